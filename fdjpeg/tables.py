@@ -1,0 +1,712 @@
+"""Quantization tables: the steps by which JPEG divides the DCT coefficients of each component (ITU-T T.81, A.3.4)."""
+
+from __future__ import annotations
+
+import io
+import math
+import numbers
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import IO, TYPE_CHECKING, Any, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree
+
+if TYPE_CHECKING:
+    import numpy
+    import PIL.Image
+    import PIL.JpegImagePlugin
+
+    Table: TypeAlias = Tensor | Sequence[Sequence[float]] | numpy.ndarray[Any, Any]
+    JpegFile: TypeAlias = str | os.PathLike[str] | bytes | IO[bytes] | PIL.Image.Image
+
+#: The luminance table of ITU-T T.81, Table K.1, row-major: ``[vertical frequency][horizontal frequency]``.
+STANDARD_LUMA: tuple[tuple[int, ...], ...] = (
+    (16, 11, 10, 16, 24, 40, 51, 61),
+    (12, 12, 14, 19, 26, 58, 60, 55),
+    (14, 13, 16, 24, 40, 57, 69, 56),
+    (14, 17, 22, 29, 51, 87, 80, 62),
+    (18, 22, 37, 56, 68, 109, 103, 77),
+    (24, 35, 55, 64, 81, 104, 113, 92),
+    (49, 64, 78, 87, 103, 121, 120, 101),
+    (72, 92, 95, 98, 112, 100, 103, 99),
+)
+
+#: The chrominance table of ITU-T T.81, Table K.2, row-major: ``[vertical frequency][horizontal frequency]``.
+STANDARD_CHROMA: tuple[tuple[int, ...], ...] = (
+    (17, 18, 24, 47, 99, 99, 99, 99),
+    (18, 21, 26, 66, 99, 99, 99, 99),
+    (24, 26, 56, 99, 99, 99, 99, 99),
+    (47, 66, 99, 99, 99, 99, 99, 99),
+    (99, 99, 99, 99, 99, 99, 99, 99),
+    (99, 99, 99, 99, 99, 99, 99, 99),
+    (99, 99, 99, 99, 99, 99, 99, 99),
+    (99, 99, 99, 99, 99, 99, 99, 99),
+)
+
+#: The steps that a baseline JPEG file can hold, both ends included.
+SMALLEST_STEP, LARGEST_STEP = 1, 255
+
+STEPS = 64
+
+
+class QuantTables:
+    """The quantization tables of Y, Cb and Cr, for all images of a batch or for each image its own.
+
+    ``QuantTables(luma, chroma)`` uses one table for both chroma components, ``QuantTables(y, cb, cr)`` one for each.
+    A grey image uses the first only.
+
+    Each table is a tensor of steps, ``(8, 8)`` or ``(N, 8, 8)``, row-major ``[vertical frequency, horizontal
+    frequency]``, of any real dtype. A tensor is kept as it is, with its device and its gradient; nested lists of
+    numbers and NumPy arrays are copied into tensors. Values are not looked at here, which would synchronise with the
+    device: see :func:`check_tables`.
+
+    Under ``arithmetic="libjpeg"`` a step q acts as clamp(round(q), 1, 255), half to even, NaN as 1, and its gradient
+    passes straight through both; larger or fractional steps act as such only under ``arithmetic="real"``.
+
+    The tables cannot be changed once made. They are a pytree whose leaves are the two or three tensors, so they pass
+    through ``torch.func``, ``torch.compile`` and ``torch.export``.
+
+    Args:
+        y: the luma table.
+        cb: the table of Cb, and of Cr too if ``cr`` is None.
+        cr: the table of Cr.
+
+    Raises:
+        TypeError: a table is boolean, complex or not numeric.
+        ValueError: a table is not ``(8, 8)`` or ``(N, 8, 8)``, or the tables differ in N or in device.
+    """
+
+    _tables: tuple[Tensor, ...]
+
+    def __init__(self, y: Table, cb: Table, cr: Table | None = None) -> None:
+        named = {"y": y, "cb": cb} if cr is None else {"y": y, "cb": cb, "cr": cr}
+        tables = {name: _as_table(table, name) for name, table in named.items()}
+        _check_alike(tables)
+        object.__setattr__(self, "_tables", tuple(tables.values()))
+
+    # ---------------------------------------------------------------------------------------------- the tables
+
+    @property
+    def y(self) -> Tensor:
+        """The table of Y, ``(8, 8)`` or ``(N, 8, 8)``."""
+        return self._tables[0]
+
+    @property
+    def cb(self) -> Tensor:
+        """The table of Cb, ``(8, 8)`` or ``(N, 8, 8)``."""
+        return self._tables[1]
+
+    @property
+    def cr(self) -> Tensor:
+        """The table of Cr, ``(8, 8)`` or ``(N, 8, 8)``."""
+        return self._tables[-1]
+
+    @property
+    def luma(self) -> Tensor:
+        """The table of Y."""
+        return self.y
+
+    @property
+    def chroma(self) -> Tensor:
+        """The table that Cb and Cr share (where they have one each: the table of Cb)."""
+        return self.cb
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tables are."""
+        return self.y.device
+
+    @property
+    def batch_size(self) -> int | None:
+        """For how many images there are tables; None if one set serves all images."""
+        return next((table.shape[0] for table in self._tables if table.dim() == 3), None)
+
+    def stacked(self) -> Tensor:
+        """All tables in one tensor, as the ops take them; differentiable.
+
+        Returns:
+            ``(N, 3, 8, 8)``, or ``(1, 3, 8, 8)`` where one set serves all images, in the order Y, Cb, Cr; float64 if
+            one of the tables is, else float32.
+        """
+        dtype = torch.float64 if any(table.dtype == torch.float64 for table in self._tables) else torch.float32
+        batch_size = self.batch_size
+        shape = (1 if batch_size is None else batch_size, 8, 8)
+        return torch.stack([table.to(dtype).expand(shape) for table in (self.y, self.cb, self.cr)], dim=1)
+
+    def integer(self) -> QuantTables:
+        """The int64 steps as which these act under ``arithmetic="libjpeg"``: clamp(round(q), 1, 255), NaN as 1."""
+        return self._mapped(_integer_steps)
+
+    def to(self, *args: Any, **kwargs: Any) -> QuantTables:
+        """The tables at another device or dtype; arguments as for :meth:`torch.Tensor.to`."""
+        return self._mapped(lambda table: table.to(*args, **kwargs))
+
+    # ----------------------------------------------------------------------------------------- ways to make them
+
+    @classmethod
+    def standard(cls, quality: float | Tensor, *, soft: bool = False) -> QuantTables:
+        """The tables of ITU-T T.81, Annex K, scaled by libjpeg's quality (``jpeg_quality_scaling``).
+
+        With s = ⌊5000 / quality⌋ below 50 and s = ⌊200 − 2 · quality⌋ from 50 on, a step is
+        clamp(⌊(base · s + 50) / 100⌋, 1, 255): for whole qualities the tables that libjpeg writes.
+
+        A floating ``quality`` that requires grad gets a gradient straight through both floors and all clamps:
+        ∂step/∂quality = base · s′ / 100 with s′ = −5000 / quality² below 50 and −2 from 50 on.
+
+        Args:
+            quality: a number in 1…100; or a tensor, 0-dim or ``(N,)`` for one quality for each image, of any real
+                dtype, on any device. A tensor is neither modified nor read back: its values are clamped to 1…100, NaN as 1.
+                (A NaN or infinite quality gets gradient 0.)
+            soft: leave out both floors and the bound 255: step = max(base · s / 100, 1) with s = 5000 / quality or
+                200 − 2 · quality, differentiable in the ordinary sense, for the soft real arithmetic.
+
+        Returns:
+            Tables ``(8, 8)`` or ``(N, 8, 8)``: int64 if ``quality`` is a number or an integer tensor, float64 if it is
+            float64, else float32. If ``soft``, floating always.
+
+        Raises:
+            TypeError: ``quality`` is neither a number nor a tensor of a real dtype.
+            ValueError: a number outside 1…100, or a tensor of other shapes.
+        """
+        if isinstance(quality, Tensor):
+            _check_quality_tensor(quality)
+            dtype = torch.float64 if quality.dtype == torch.float64 else torch.float32
+            differentiable = quality.is_floating_point()
+        else:
+            quality = _quality_tensor(quality)
+            dtype = torch.get_default_dtype()
+            differentiable = False
+        if soft:
+            steps = _soft_steps(quality).to(dtype)
+        elif differentiable:
+            steps = _straight_through_steps(quality).to(dtype)
+        else:
+            steps = _libjpeg_steps(_clamped_quality(quality))
+        return cls(*steps.unbind(-3))
+
+    @classmethod
+    def flat(cls, step: float | Tensor) -> QuantTables:
+        """The same step at every frequency of every component.
+
+        Args:
+            step: a positive number; or a tensor, 0-dim or ``(N,)`` for one step for each image (values are not read).
+
+        Raises:
+            TypeError: ``step`` is neither a number nor a tensor of a real dtype.
+            ValueError: a number that is not positive and finite, or a tensor of other shapes.
+        """
+        if isinstance(step, Tensor):
+            _check_real(step, "step")
+            if step.dim() > 1:
+                raise ValueError(
+                    f"step: wanted a number or a tensor of shape () or (N,), got shape {tuple(step.shape)}"
+                )
+            table = step[..., None, None].expand(*step.shape, 8, 8)
+        else:
+            table = torch.full((8, 8), _positive(step, "step"))
+        return cls(table, table)
+
+    @classmethod
+    def feature_distillation(cls, statistics: Table, n: int = 15, fine: float = 1, coarse: float = 40) -> QuantTables:
+        """The table of feature distillation: fine steps where images carry most, coarse steps elsewhere.
+
+        The ``n`` bands of the largest standard deviation are the accuracy-sensitive band and get the step ``fine``; the
+        others, the malicious-defence band, get ``coarse``. One table serves all components.
+        Source: Liu et al., "Feature Distillation: DNN-Oriented JPEG Compression Against Adversarial Examples", 2018
+        (arXiv 1803.05787v1), eq. 11.
+
+        Args:
+            statistics: ``(8, 8)``, the standard deviation of each DCT band over the images, all channels pooled. Of
+                equal ones the first in row-major order counts as the largest.
+            n: how many bands get the fine step, 0…64.
+            fine: their step.
+            coarse: the step of the others.
+
+        Raises:
+            TypeError: ``statistics`` is not real, or ``n`` is no integer, or a step is no number.
+            ValueError: ``statistics`` is not ``(8, 8)``, or ``n`` outside 0…64, or a step not positive and finite.
+        """
+        statistics = _as_table(statistics, "statistics")
+        if statistics.dim() != 2:
+            raise ValueError(f"statistics: wanted shape (8, 8), got {tuple(statistics.shape)}")
+        if isinstance(n, bool) or not isinstance(n, int):
+            raise TypeError(f"n: wanted an integer, got {type(n).__name__}")
+        if not 0 <= n <= STEPS:
+            raise ValueError(f"n: wanted 0 to 64 bands, got {n}")
+        order = statistics.detach().flatten().argsort(descending=True, stable=True)
+        fine_steps = torch.full((n,), _positive(fine, "fine"), device=order.device)
+        coarse_steps = torch.full((STEPS - n,), _positive(coarse, "coarse"), device=order.device)
+        table = torch.cat([fine_steps, coarse_steps])[order.argsort()].reshape(8, 8)
+        return cls(table, table)
+
+    # -------------------------------------------------------------------------------------- files, and Pillow
+
+    @classmethod
+    def from_image(cls, file: JpegFile) -> QuantTables:
+        """The tables of a JPEG file, component by component; those of a grey file serve all components.
+
+        Args:
+            file: a path, the file's bytes, a binary file object (read from where it stands), or an image as
+                ``PIL.Image.open`` returned it.
+
+        Returns:
+            int64 tables ``(8, 8)``: two if Cb and Cr name the same table, else three.
+
+        Raises:
+            TypeError: ``file`` is nothing of these.
+            ValueError: not a JPEG file of 8-bit samples; or CMYK, YCCK or RGB components; or no table for a component;
+                or a step above 255 (a table of 16-bit precision).
+        """
+        image = _open_jpeg(file)
+        if len(image.layer) not in (1, 3):
+            raise ValueError(
+                f"file: wanted a grey or YCbCr JPEG, got one of {len(image.layer)} components (mode {image.mode})"
+            )
+        if len(image.layer) == 3 and _holds_rgb(image):
+            raise ValueError("file: wanted a grey or YCbCr JPEG, got one whose components are R, G and B")
+        numbers_of_tables = [component[3] for component in image.layer]
+        for component, number in enumerate(numbers_of_tables):
+            if number not in image.quantization:
+                raise ValueError(
+                    f"file: component {component} names quantization table {number}, but the file defines only "
+                    f"{sorted(image.quantization)}"
+                )
+        used = dict.fromkeys(numbers_of_tables)
+        for number in used:
+            _check_steps(image.quantization[number], f"file: quantization table {number}")
+        y, *chroma = numbers_of_tables
+        cb, cr = chroma or (y, y)
+        tables = [y, cb] if cb == cr else [y, cb, cr]
+        return cls(*(_square(image.quantization[number]) for number in tables))
+
+    @classmethod
+    def from_pillow(cls, qtables: Sequence[Sequence[int]] | Mapping[int, Sequence[int]]) -> QuantTables:
+        """The tables that ``PIL.Image.Image.save(..., qtables=qtables)`` writes: the inverse of :meth:`to_pillow`.
+
+        Args:
+            qtables: one table for all components, or two (Y; Cb and Cr), or three (Y, Cb, Cr), each of 64 integers in
+                row-major order; a mapping counts by its keys 0, 1, 2.
+
+        Returns:
+            int64 tables ``(8, 8)``.
+
+        Raises:
+            ValueError: another number of tables, a table without 64 entries, or a step that is no integer in 1…255.
+        """
+        if isinstance(qtables, Mapping):
+            if sorted(qtables) != list(range(len(qtables))):
+                raise ValueError(f"qtables: wanted the keys 0, 1, 2 in order, got {sorted(qtables)}")
+            qtables = [qtables[number] for number in range(len(qtables))]
+        return cls._of_lists(qtables, "qtables")
+
+    def to_pillow(self) -> list[list[int]]:
+        """The tables for ``PIL.Image.Image.save(..., format="JPEG", qtables=...)``.
+
+        Leave Pillow's ``quality`` out of that call: as a percentage, it would scale the tables.
+
+        Returns:
+            Two tables (Y; Cb and Cr), or three where Cb and Cr have one each, of 64 integers in row-major order: the
+            steps as which the tables act under ``arithmetic="libjpeg"``.
+
+        Raises:
+            ValueError: the tables are a batch (index it), or a step is outside 1…255.
+        """
+        return [table.flatten().tolist() for table in self._deployed()]
+
+    @classmethod
+    def load(cls, file: str | os.PathLike[str] | IO[str] | IO[bytes]) -> QuantTables:
+        """Reads the text format of ``cjpeg -qtables``.
+
+        Integers in row-major order, 64 for each table, separated by white space; ``#`` begins a comment that ends with
+        the line. One table serves all components (as ``cjpeg -qslots 0`` does), two are Y's and that of Cb and Cr (the
+        default of ``cjpeg``), three those of Y, Cb and Cr (``-qslots 0,1,2``).
+
+        Args:
+            file: a path, or an open text or binary file.
+
+        Returns:
+            int64 tables ``(8, 8)``.
+
+        Raises:
+            ValueError: something that is no integer, not 64, 128 or 192 integers, or a step outside 1…255.
+        """
+        text = _read_text(file)
+        words = [
+            (word, line) for line, content in enumerate(text.splitlines(), 1) for word in content.split("#")[0].split()
+        ]
+        for word, line in words:
+            if not (word.isascii() and word.isdigit()):
+                raise ValueError(f"file: wanted integers and # comments, got {word!r} in line {line}")
+        steps = [int(word) for word, _ in words]
+        if len(steps) not in (STEPS, 2 * STEPS, 3 * STEPS):
+            raise ValueError(f"file: wanted one, two or three tables of 64 integers, got {len(steps)} integers")
+        return cls._of_lists([steps[start : start + STEPS] for start in range(0, len(steps), STEPS)], "file")
+
+    def save(self, file: str | os.PathLike[str] | IO[str]) -> None:
+        """Writes the text format of ``cjpeg -qtables``, with the steps of :meth:`to_pillow`.
+
+        ``cjpeg`` uses them as they stand if it gets no ``-quality``. It takes a third table, that of a Cr whose table
+        is not Cb's, only with ``-qslots 0,1,2``; a comment in the file says so.
+
+        Args:
+            file: a path, or an open text file.
+
+        Raises:
+            ValueError: the tables are a batch (index it), or a step is outside 1…255.
+        """
+        text = _to_text([table.tolist() for table in self._deployed()])
+        if isinstance(file, (str, os.PathLike)):
+            with open(file, "w", encoding="ascii") as stream:
+                stream.write(text)
+        else:
+            file.write(text)
+
+    # ------------------------------------------------------------------------------------------------ protocols
+
+    def __len__(self) -> int:
+        """The number of images for which there are tables.
+
+        Raises:
+            TypeError: one set serves all images, so there is nothing to count.
+        """
+        if self.batch_size is None:
+            raise TypeError("len() of QuantTables that are not a batch: one set of tables serves all images")
+        return self.batch_size
+
+    def __bool__(self) -> bool:
+        """True: an empty batch of tables is still tables."""
+        return True
+
+    def __getitem__(self, index: int | slice) -> QuantTables:
+        """The tables of one image, or of a slice of the batch.
+
+        Raises:
+            TypeError: one set serves all images.
+            IndexError: there is no such image.
+        """
+        batch_size = len(self)
+        return self._mapped(lambda table: table.expand(batch_size, 8, 8)[index])
+
+    def __iter__(self) -> Iterator[QuantTables]:
+        """The tables of each image in turn."""
+        return (self[index] for index in range(len(self)))
+
+    def __eq__(self, other: object) -> bool:
+        """Whether both hold the same steps for the same batch, whatever the dtype; reads the values."""
+        if not isinstance(other, QuantTables):
+            return NotImplemented
+        if self.batch_size != other.batch_size:
+            return False
+        return torch.equal(self.stacked().double(), other.stacked().double())
+
+    __hash__ = None  # type: ignore[assignment]  # equality looks at values, which live on a device
+
+    def allclose(self, other: QuantTables, rtol: float = 1e-5, atol: float = 1e-8) -> bool:
+        """Whether both hold nearly the same steps (:func:`torch.allclose`) for the same batch; reads the values."""
+        if self.batch_size != other.batch_size:
+            return False
+        return torch.allclose(self.stacked().double(), other.stacked().double(), rtol=rtol, atol=atol)
+
+    def __repr__(self) -> str:
+        names = ("luma", "chroma") if len(self._tables) == 2 else ("y", "cb", "cr")
+        lines = (
+            f"    {name}={repr(table).replace(chr(10), chr(10) + ' ' * (len(name) + 5))},"
+            for name, table in zip(names, self._tables, strict=True)
+        )
+        return "QuantTables(\n" + "\n".join(lines) + "\n)"
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"QuantTables cannot be changed: make new ones instead of setting {name!r}")
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(f"QuantTables cannot be changed: make new ones instead of deleting {name!r}")
+
+    # ------------------------------------------------------------------------------------------------ internals
+
+    def _mapped(self, function: Callable[[Tensor], Tensor]) -> QuantTables:
+        """``function`` of each table, without the constructor's checks."""
+        return _unflatten(map(function, self._tables), None)
+
+    @classmethod
+    def _of_lists(cls, tables: Sequence[Sequence[int]], name: str) -> QuantTables:
+        """Tables of one, two or three lists of 64 whole steps; ``name`` is the argument they came from."""
+        if not 1 <= len(tables) <= 3:
+            raise ValueError(f"{name}: wanted one, two or three tables, got {len(tables)}")
+        for number, table in enumerate(tables):
+            if len(table) != STEPS:
+                raise ValueError(f"{name}: wanted 64 steps in table {number}, got {len(table)}")
+            _check_steps(table, f"{name}: table {number}")
+        squares = [_square(table) for table in tables]
+        return cls(*(squares if len(squares) > 1 else squares * 2))
+
+    def _deployed(self) -> list[Tensor]:
+        """The tables as a file holds them: int64 ``(8, 8)`` of Y and Cb, and of Cr if that is not Cb's."""
+        if self.batch_size is not None:
+            raise ValueError(f"tables: wanted one set of tables, got a batch of {self.batch_size}: index it, tables[i]")
+        check_tables(self)
+        y, cb, cr = (table.cpu() for table in self.integer().stacked()[0].to(torch.int64))
+        return [y, cb] if torch.equal(cb, cr) else [y, cb, cr]
+
+
+def check_tables(tables: QuantTables, arithmetic: str = "libjpeg") -> None:
+    """Reads the steps and raises where one cannot act as it stands; synchronises with the tables' device.
+
+    Args:
+        tables: the tables.
+        arithmetic: "libjpeg" wants 1 ≤ step ≤ 255, "real" a positive finite step. Fractions are no mistake: "libjpeg"
+            rounds them.
+
+    Raises:
+        TypeError: ``tables`` is no :class:`QuantTables`.
+        ValueError: a step is out of range, or ``arithmetic`` is neither.
+    """
+    if not isinstance(tables, QuantTables):
+        raise TypeError(f"tables: wanted fdjpeg.QuantTables, got {type(tables).__name__}")
+    stacked = tables.stacked().detach().double().cpu()
+    if arithmetic == "libjpeg":
+        right, wanted = (stacked >= SMALLEST_STEP) & (stacked <= LARGEST_STEP), "from 1 to 255"
+    elif arithmetic == "real":
+        right, wanted = (stacked > 0) & stacked.isfinite(), "above 0 and finite"
+    else:
+        raise ValueError(f'arithmetic: wanted "libjpeg" or "real", got {arithmetic!r}')
+    wrong = (~right).nonzero()
+    if len(wrong):
+        image, component, row, column = wrong[0].tolist()
+        where = f"[{row}, {column}]" if tables.batch_size is None else f"[{image}, {row}, {column}]"
+        step = stacked[image, component, row, column].item()
+        raise ValueError(f"tables.{('y', 'cb', 'cr')[component]}{where}: wanted a step {wanted}, got {step:g}")
+
+
+# --------------------------------------------------------------------------------------------- quality to steps
+
+_BASES: dict[str, Tensor] = {"cpu": torch.tensor([STANDARD_LUMA, STANDARD_CHROMA], dtype=torch.int64, device="cpu")}
+
+
+def _base_on(device: torch.device) -> Tensor:
+    """The two base tables, int64 ``(2, 8, 8)``, luma first, on ``device``.
+
+    Each device keeps its copy, since no copy from the host is allowed while a CUDA graph is captured.
+    """
+    base = _BASES.get(str(device))
+    if base is None:
+        with torch.inference_mode(False):
+            base = _BASES["cpu"].to(device, non_blocking=True)
+        if _is_plain(base):
+            _BASES[str(device)] = base
+    return base
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether a tensor made now outlives this call: no fake, traced or wrapped one of a transformation."""
+    return (
+        type(tensor) is Tensor
+        and not torch.compiler.is_compiling()
+        and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+    )
+
+
+def _libjpeg_steps(quality: Tensor) -> Tensor:
+    """libjpeg's steps, int64 ``(..., 2, 8, 8)``, at ``quality``, float64 ``(...)`` in 1…100."""
+    # One correctly rounded float64 division. 5000 / tensor would multiply by a rounded reciprocal, and compiled float32
+    # divisions may be approximate: either moves the floor.
+    below = torch.div(torch.full_like(quality, 5000), quality)
+    scale = torch.where(quality < 50, below, 200 - 2 * quality).floor().to(torch.int64)
+    scaled = _base_on(quality.device) * scale[..., None, None, None]
+    return torch.div(scaled + 50, 100, rounding_mode="floor").clamp(SMALLEST_STEP, LARGEST_STEP)
+
+
+def _real_steps(quality: Tensor) -> Tensor:
+    """The same without floors and bounds, float64: base · s / 100."""
+    scale = torch.where(quality < 50, 5000 / quality, 200 - 2 * quality)
+    return _base_on(quality.device) * (scale / 100)[..., None, None, None]
+
+
+def _soft_steps(quality: Tensor) -> Tensor:
+    """Real steps of at least 1, float64 ``(..., 2, 8, 8)``, at any ``quality`` ``(...)``."""
+    return _real_steps(_clamped_quality(quality)).clamp(min=SMALLEST_STEP)
+
+
+def _straight_through_steps(quality: Tensor) -> Tensor:
+    """libjpeg's steps with the real ones' derivative, float64 ``(..., 2, 8, 8)``, at any ``quality`` ``(...)``."""
+    clamped = _clamped_quality(quality.detach())
+    # Of the value of `quality`, only the derivative is wanted: it adds 0 to the clamped one.
+    finite = torch.where(quality.isfinite(), quality, 0).double()
+    real = _real_steps(clamped + (finite - finite.detach()))
+    return _libjpeg_steps(clamped) + (real - real.detach())
+
+
+def _clamped_quality(quality: Tensor) -> Tensor:
+    """``quality`` in float64, clamped to 1…100, NaN as 1."""
+    return torch.where(quality.isnan(), 1, quality.double()).clamp(1, 100)
+
+
+def _quality_tensor(quality: float) -> Tensor:
+    """A checked number as a 0-dim tensor, so that numbers and tensors take one way through the arithmetic."""
+    if isinstance(quality, bool) or not isinstance(quality, numbers.Real):
+        raise TypeError(f"quality: wanted a number or a tensor, got {type(quality).__name__}")
+    if not 1 <= quality <= 100:
+        raise ValueError(f"quality: wanted a number from 1 to 100, got {quality}")
+    return torch.tensor(float(quality), dtype=torch.float64)
+
+
+def _check_quality_tensor(quality: Tensor) -> None:
+    """Raises unless ``quality`` is real and 0-dim or ``(N,)``."""
+    _check_real(quality, "quality")
+    if quality.dim() > 1:
+        raise ValueError(f"quality: wanted a number or a tensor of shape () or (N,), got shape {tuple(quality.shape)}")
+
+
+# ------------------------------------------------------------------------------------------------------- checks
+
+
+def _check_real(tensor: Tensor, name: str) -> None:
+    """Raises unless the dtype is of integers or of floating numbers."""
+    if tensor.dtype == torch.bool or tensor.is_complex():
+        raise TypeError(f"{name}: wanted an integer or floating dtype, got {tensor.dtype}")
+
+
+def _as_table(table: Table, name: str) -> Tensor:
+    """``table`` as a tensor of a real dtype, ``(8, 8)`` or ``(N, 8, 8)``; a tensor stays itself."""
+    if not isinstance(table, Tensor):
+        try:
+            table = torch.tensor(table)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise TypeError(
+                f"{name}: wanted a tensor, an array or nested lists of numbers, got {type(table).__name__} ({error})"
+            ) from error
+    _check_real(table, name)
+    if table.dim() not in (2, 3) or table.shape[-2:] != (8, 8):
+        raise ValueError(f"{name}: wanted shape (8, 8) or (N, 8, 8), got {tuple(table.shape)}")
+    return table
+
+
+def _check_alike(tables: Mapping[str, Tensor]) -> None:
+    """Raises if the tables are on different devices, or for different numbers of images."""
+    devices = {name: str(table.device) for name, table in tables.items()}
+    if len(set(devices.values())) > 1:
+        raise ValueError(f"tables: wanted all on one device, got {_listed(devices)}")
+    batches = {name: table.shape[0] for name, table in tables.items() if table.dim() == 3}
+    if len(set(batches.values())) > 1:
+        raise ValueError(f"tables: wanted one batch size, got {_listed(batches)}")
+
+
+def _listed(values: Mapping[str, object]) -> str:
+    """``y: 1, cb: 2``."""
+    return ", ".join(f"{name}: {value}" for name, value in values.items())
+
+
+def _check_steps(steps: Sequence[int], name: str) -> None:
+    """Raises unless all 64 ``steps`` are integers that a baseline file can hold."""
+    for index, step in enumerate(steps):
+        whole = isinstance(step, numbers.Integral) and not isinstance(step, bool)
+        if not whole or not SMALLEST_STEP <= step <= LARGEST_STEP:
+            raise ValueError(f"{name}: wanted integer steps from 1 to 255, got {step} at [{index // 8}, {index % 8}]")
+
+
+def _positive(step: float, name: str) -> float:
+    """``step`` itself, if it is a positive finite number; a whole one stays an int."""
+    if isinstance(step, bool) or not isinstance(step, numbers.Real):
+        raise TypeError(f"{name}: wanted a number, got {type(step).__name__}")
+    if not (step > 0 and math.isfinite(step)):
+        raise ValueError(f"{name}: wanted a step above 0 and finite, got {step}")
+    return int(step) if isinstance(step, numbers.Integral) else float(step)
+
+
+def _integer_steps(table: Tensor) -> Tensor:
+    """clamp(round(q), 1, 255) in int64, half to even, NaN as 1."""
+    steps = table.detach().double()
+    return torch.where(steps.isnan(), 1, steps.round()).clamp(SMALLEST_STEP, LARGEST_STEP).to(torch.int64)
+
+
+def _square(steps: Sequence[int]) -> Tensor:
+    """64 steps in row-major order as an int64 ``(8, 8)`` tensor."""
+    return torch.tensor(list(steps), dtype=torch.int64).reshape(8, 8)
+
+
+# -------------------------------------------------------------------------------------------------------- files
+
+
+def _open_jpeg(file: JpegFile) -> PIL.JpegImagePlugin.JpegImageFile:
+    """The header of a JPEG file, as Pillow reads it; a ``ValueError`` if it cannot."""
+    from PIL import Image, JpegImagePlugin
+
+    if isinstance(file, JpegImagePlugin.JpegImageFile):
+        return file
+    if isinstance(file, Image.Image):
+        raise ValueError(
+            f"file: wanted an image as PIL.Image.open returns it for a JPEG file, got one of {file.format}"
+        )
+    if isinstance(file, (str, os.PathLike)):
+        with open(file, "rb") as stream:
+            file = stream.read()
+    if isinstance(file, (bytes, bytearray, memoryview)):
+        file = io.BytesIO(file)
+    if not hasattr(file, "read"):
+        raise TypeError(f"file: wanted a path, bytes, a binary file or a PIL.Image.Image, got {type(file).__name__}")
+    try:
+        return JpegImagePlugin.JpegImageFile(file)
+    except (SyntaxError, OSError) as error:
+        raise ValueError(f"file: wanted a JPEG file of 8-bit samples, got one that Pillow refuses: {error}") from error
+
+
+def _holds_rgb(image: PIL.JpegImagePlugin.JpegImageFile) -> bool:
+    """Whether three components are R, G, B, by the rules of libjpeg (``default_decompress_parms``)."""
+    if "jfif" in image.info:
+        return False
+    if "adobe_transform" in image.info:
+        return bool(image.info["adobe_transform"] == 0)
+    return bytes(component[0] for component in image.layer) == b"RGB"
+
+
+def _read_text(file: str | os.PathLike[str] | IO[str] | IO[bytes]) -> str:
+    """All of a text file; comments may hold any bytes."""
+    if isinstance(file, (str, os.PathLike)):
+        with open(file, "rb") as stream:
+            content: str | bytes = stream.read()
+    elif hasattr(file, "read"):
+        content = file.read()
+    else:
+        raise TypeError(f"file: wanted a path or an open file, got {type(file).__name__}")
+    return content if isinstance(content, str) else content.decode("latin-1")
+
+
+def _to_text(tables: Sequence[Sequence[Sequence[int]]]) -> str:
+    """Two or three 8×8 tables in the text format of ``cjpeg -qtables``."""
+    titles = ("Y", "Cb and Cr") if len(tables) == 2 else ("Y", "Cb", "Cr")
+    lines = ["# JPEG quantization tables, row-major, for cjpeg -qtables"]
+    if len(tables) == 3:
+        lines.append("# with -qslots 0,1,2")
+    for title, table in zip(titles, tables, strict=True):
+        lines += ["", f"# {title}"]
+        lines += [" ".join(f"{step:3d}" for step in row) for row in table]
+    return "\n".join(lines) + "\n"
+
+
+# ------------------------------------------------------------------------------------------------------- pytree
+
+
+def _flatten(tables: QuantTables) -> tuple[list[Tensor], None]:
+    return list(tables._tables), None
+
+
+def _flatten_with_keys(tables: QuantTables) -> tuple[list[tuple[_pytree.KeyEntry, Tensor]], None]:
+    names = ("y", "cb", "cr")
+    return [(_pytree.GetAttrKey(name), table) for name, table in zip(names, tables._tables, strict=False)], None
+
+
+def _unflatten(tables: Iterable[Any], context: None) -> QuantTables:
+    # Without the constructor's checks: leaves may be wrapped tensors, shapes, None or whatever else a tree holds.
+    made = object.__new__(QuantTables)
+    object.__setattr__(made, "_tables", tuple(tables))
+    return made
+
+
+_pytree.register_pytree_node(
+    QuantTables,
+    _flatten,
+    _unflatten,
+    serialized_type_name="fdjpeg.QuantTables",
+    flatten_with_keys_fn=_flatten_with_keys,
+)
