@@ -1,0 +1,103 @@
+// Argument checks of the ops, the same on every device; a message shows the value that came.
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+#include <torch/headeronly/util/Exception.h>
+
+#include <optional>
+#include <string>
+
+#include "codec.h"
+#include "jpeg_math.h"
+
+namespace fdjpeg {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+inline std::string shape_of(const Tensor& tensor) {
+  std::string text = "(";
+  for (int64_t i = 0; i < tensor.dim(); ++i) text += (i ? ", " : "") + std::to_string(tensor.size(i));
+  return text + ")";
+}
+
+inline SampleType sample_type(ScalarType type, const char* name) {
+  switch (type) {
+    case ScalarType::Byte:
+      return SampleType::uint8;
+    case ScalarType::Half:
+      return SampleType::float16;
+    case ScalarType::BFloat16:
+      return SampleType::bfloat16;
+    case ScalarType::Float:
+      return SampleType::float32;
+    case ScalarType::Double:
+      return SampleType::float64;
+    default:
+      STD_TORCH_CHECK(
+          false, name, " must be uint8, float16, bfloat16, float32 or float64, got ", torch::headeronly::toString(type));
+  }
+}
+
+inline Image image_view(const Tensor& tensor, const char* name) {
+  STD_TORCH_CHECK(
+      tensor.dim() == 4 && (tensor.size(1) == 1 || tensor.size(1) == 3), name,
+      " must have shape (N, 1, H, W) or (N, 3, H, W), got ", shape_of(tensor));
+  Image image{};
+  image.data = tensor.data_ptr();
+  image.type = sample_type(tensor.scalar_type(), name);
+  for (int i = 0; i < 4; ++i) image.stride[i] = tensor.stride(i);
+  return image;
+}
+
+inline void check_factors(int64_t horizontal, int64_t vertical) {
+  STD_TORCH_CHECK(
+      (vertical == 1 && (horizontal == 1 || horizontal == 2 || horizontal == 4)) || (vertical == 2 && horizontal <= 2 && horizontal >= 1),
+      "horizontal and vertical must be (1, 1), (2, 1), (2, 2), (1, 2) or (4, 1), got (", horizontal, ", ", vertical, ")");
+}
+
+inline Geometry geometry_of(const Tensor& image, int64_t horizontal, int64_t vertical, bool fancy) {
+  check_factors(horizontal, vertical);
+  return Geometry::of(image.size(0), image.size(1), image.size(2), image.size(3), horizontal, vertical, fancy);
+}
+
+// `tables` must be contiguous; the caller makes it so and keeps it alive.
+inline Steps steps_of(const std::optional<Tensor>& tables, double quality, int64_t images) {
+  Steps steps{};
+  if (!tables.has_value()) {
+    steps.scale = quality_scale(quality);
+    return steps;
+  }
+  STD_TORCH_CHECK(
+      tables->dim() == 4 && (tables->size(0) == 1 || tables->size(0) == images) && tables->size(1) == 3 && tables->size(2) == 8 &&
+          tables->size(3) == 8,
+      "tables must have shape (1, 3, 8, 8) or (", images, ", 3, 8, 8), got ", shape_of(*tables));
+  STD_TORCH_CHECK(
+      tables->scalar_type() == ScalarType::Float, "tables must be float32, got ", torch::headeronly::toString(tables->scalar_type()));
+  steps.tables = static_cast<const float*>(tables->data_ptr());
+  steps.image_stride = tables->size(0) == 1 ? 0 : 3 * kBlockSize;
+  return steps;
+}
+
+inline void check_same_device(const Tensor& image, const Tensor& other, const char* name) {
+  STD_TORCH_CHECK(
+      image.device() == other.device(), name, " must be on the image's device");
+}
+
+inline void check_same_shape(const Tensor& image, const Tensor& other, const char* name) {
+  bool same = image.dim() == other.dim();
+  for (int64_t i = 0; same && i < image.dim(); ++i) same = image.size(i) == other.size(i);
+  STD_TORCH_CHECK(same, name, " must have the image's shape ", shape_of(image), ", got ", shape_of(other));
+}
+
+inline void check_planes(const Tensor& planes, const Geometry& g) {
+  STD_TORCH_CHECK(
+      planes.dim() == 2 && planes.scalar_type() == ScalarType::Byte && planes.size(0) == g.images && planes.size(1) == g.plane_bytes &&
+          planes.is_contiguous(),
+      "planes must be contiguous uint8 of shape (", g.images, ", ", g.plane_bytes, "), got ", shape_of(planes));
+}
+
+}  // namespace fdjpeg

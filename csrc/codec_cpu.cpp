@@ -1,0 +1,249 @@
+// The ops' schemas, and their CPU side: which kernels, which threads, which memory.
+#include "checks.h"
+#include "codec_cpu_kernels.h"
+
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <tuple>
+#include <vector>
+
+namespace fdjpeg {
+namespace {
+
+using torch::stable::parallel_for;
+
+// The best kernels that this processor runs, or those that FDJPEG_ISA names (scalar, avx2 or avx512).
+const CpuKernels& choose_kernels() {
+  std::vector<const CpuKernels*> available{&kBaselineKernels};
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+  if (avx2) available.push_back(&kAvx2Kernels);
+  if (avx2 && avx512) available.push_back(&kAvx512Kernels);
+#endif
+  const char* wanted = std::getenv("FDJPEG_ISA");
+  if (wanted == nullptr || *wanted == '\0') return *available.back();
+  std::string names;
+  for (const CpuKernels* kernels : available) {
+    if (std::strcmp(kernels->name, wanted) == 0) return *kernels;
+    names += std::string(names.empty() ? "" : ", ") + kernels->name;
+  }
+  STD_TORCH_CHECK(false, "FDJPEG_ISA must name an instruction set of this processor (", names, "), got ", wanted);
+}
+
+const CpuKernels& kernels() {
+  static const CpuKernels& chosen = choose_kernels();
+  return chosen;
+}
+
+// Scratch memory for one thread's share of the work, on a cache line.
+class ScratchMemory {
+ public:
+  explicit ScratchMemory(const Geometry& g) : memory_(new char[static_cast<size_t>(kernels().scratch_bytes(g)) + 64]) {}
+
+  void* get() const {
+    return reinterpret_cast<void*>((reinterpret_cast<uintptr_t>(memory_.get()) + 63) / 64 * 64);
+  }
+
+ private:
+  std::unique_ptr<char[]> memory_;
+};
+
+// How many rows of MCUs are worth a thread of their own: about 2^15 pixels.
+int64_t grain(const Geometry& g) {
+  const int64_t pixels = g.mcu_columns * g.horizontal * g.vertical * kBlockSize;
+  return std::max<int64_t>(1, (1 << 15) / std::max<int64_t>(1, pixels));
+}
+
+// Calls body(image, MCU row, scratch) for every row of MCUs of a batch, shared out among threads.
+template <class Body>
+void for_each_mcu_row(const Geometry& g, const Body& body) {
+  parallel_for(0, g.images * g.mcu_rows, grain(g), [&](int64_t begin, int64_t end) {
+    const ScratchMemory scratch(g);
+    for (int64_t i = begin; i < end; ++i) body(i / g.mcu_rows, i % g.mcu_rows, scratch.get());
+  });
+}
+
+// Makes the planes of every image with make_row and turns them into pixels.
+//
+// Where there are enough images, a thread takes whole images and emits each row of MCUs just after the next one is made,
+// while both are in its cache. Otherwise the rows of an image are shared out, and emitted once all are made.
+template <class MakeRow>
+void make_planes_and_emit(const Geometry& g, const uint8_t* planes, const Image& output, const MakeRow& make_row) {
+  if (g.images >= torch::stable::get_num_threads()) {
+    const int64_t images = std::max<int64_t>(1, grain(g) / std::max<int64_t>(1, g.mcu_rows));
+    parallel_for(0, g.images, images, [&](int64_t begin, int64_t end) {
+      const ScratchMemory scratch(g);
+      for (int64_t n = begin; n < end; ++n) {
+        for (int64_t row = 0; row < g.mcu_rows; ++row) {
+          make_row(n, row, scratch.get());
+          if (row > 0) kernels().emit_row(g, planes, output, n, row - 1, scratch.get());
+        }
+        if (g.mcu_rows > 0) kernels().emit_row(g, planes, output, n, g.mcu_rows - 1, scratch.get());
+      }
+    });
+  } else {
+    for_each_mcu_row(g, make_row);
+    for_each_mcu_row(g, [&](int64_t n, int64_t row, void* scratch) { kernels().emit_row(g, planes, output, n, row, scratch); });
+  }
+}
+
+std::optional<Tensor> contiguous(const std::optional<Tensor>& tensor) {
+  if (!tensor.has_value()) return tensor;
+  return torch::stable::contiguous(*tensor);
+}
+
+Tensor new_bytes(const Tensor& like, std::initializer_list<int64_t> size) {
+  return torch::stable::new_empty(like, std::vector<int64_t>(size), ScalarType::Byte);
+}
+
+std::tuple<Tensor, Tensor> round_trip(
+    const Tensor& image, const std::optional<Tensor>& tables, double quality, int64_t horizontal, int64_t vertical, bool fancy) {
+  const Image input = image_view(image, "image");
+  const std::optional<Tensor> contiguous_tables = contiguous(tables);
+  RoundTrip job{};
+  job.geometry = geometry_of(image, horizontal, vertical, fancy);
+  job.steps = steps_of(contiguous_tables, quality, job.geometry.images);
+  Tensor output = torch::stable::empty_like(image);
+  Tensor planes = new_bytes(image, {job.geometry.images, job.geometry.plane_bytes});
+  job.input = input;
+  job.output = image_view(output, "output");
+  job.planes = static_cast<uint8_t*>(planes.data_ptr());
+  if (image.numel() > 0) {
+    make_planes_and_emit(job.geometry, job.planes, job.output, [&](int64_t n, int64_t row, void* scratch) {
+      kernels().code_row(job, n, row, scratch);
+    });
+  }
+  return {output, planes};
+}
+
+std::tuple<Tensor, Tensor> round_trip_backward(
+    const Tensor& grad, const Tensor& planes, const Tensor& image, const std::optional<Tensor>& tables, double quality,
+    int64_t horizontal, int64_t vertical, bool fancy, bool table_gradient) {
+  const std::optional<Tensor> contiguous_tables = contiguous(tables);
+  RoundTripBackward job{};
+  job.input = image_view(image, "image");
+  job.grad_output = image_view(grad, "grad");
+  check_same_shape(image, grad, "grad");
+  STD_TORCH_CHECK(
+      job.input.type == job.grad_output.type && job.input.type != SampleType::uint8, "grad must have the image's floating dtype ",
+      torch::headeronly::toString(image.scalar_type()), ", got ", torch::headeronly::toString(grad.scalar_type()));
+  job.geometry = geometry_of(image, horizontal, vertical, fancy);
+  check_planes(planes, job.geometry);
+  const Geometry& g = job.geometry;
+  job.steps = steps_of(contiguous_tables, quality, g.images);
+  job.planes = static_cast<const uint8_t*>(planes.data_ptr());
+  Tensor grad_image = torch::stable::empty_like(image);
+  job.grad_input = image_view(grad_image, "grad_image");
+
+  const int64_t table_images = table_gradient ? g.images : 0;
+  std::vector<float> partials(static_cast<size_t>(table_images * g.mcu_rows * 3 * kBlockSize));
+  job.table_partials = table_gradient ? partials.data() : nullptr;
+  if (image.numel() > 0) {
+    for_each_mcu_row(g, [&](int64_t n, int64_t row, void* scratch) { kernels().backward_row(job, n, row, scratch); });
+  }
+  Tensor grad_tables = torch::stable::new_empty(
+      image, table_gradient ? std::vector<int64_t>{g.images, 3, 8, 8} : std::vector<int64_t>{0}, ScalarType::Float);
+  float* sums = static_cast<float*>(grad_tables.data_ptr());
+  // In one order whatever the threads did, so that the sum is the same bits every time.
+  for (int64_t n = 0; n < table_images; ++n) {
+    for (int64_t i = 0; i < 3 * kBlockSize; ++i) {
+      double sum = 0;
+      for (int64_t row = 0; row < g.mcu_rows; ++row) sum += partials[static_cast<size_t>((n * g.mcu_rows + row) * 3 * kBlockSize + i)];
+      sums[n * 3 * kBlockSize + i] = static_cast<float>(sum);
+    }
+  }
+  return {grad_image, grad_tables};
+}
+
+std::tuple<Tensor, Tensor, Tensor> encode(
+    const Tensor& image, const std::optional<Tensor>& tables, double quality, int64_t horizontal, int64_t vertical) {
+  const std::optional<Tensor> contiguous_tables = contiguous(tables);
+  Encode job{};
+  job.input = image_view(image, "image");
+  job.geometry = geometry_of(image, horizontal, vertical, false);
+  const Geometry& g = job.geometry;
+  job.steps = steps_of(contiguous_tables, quality, g.images);
+  const auto blocks = [&](int64_t rows, int64_t columns) {
+    return torch::stable::new_empty(image, std::vector<int64_t>{g.images, rows, columns, 8, 8}, ScalarType::Short);
+  };
+  Tensor y = blocks(g.luma_rows, g.luma_columns);
+  Tensor cb = blocks(g.chroma_rows, g.chroma_columns);
+  Tensor cr = blocks(g.chroma_rows, g.chroma_columns);
+  job.coefficients[0] = static_cast<int16_t*>(y.data_ptr());
+  job.coefficients[1] = static_cast<int16_t*>(cb.data_ptr());
+  job.coefficients[2] = static_cast<int16_t*>(cr.data_ptr());
+  if (image.numel() > 0) {
+    for_each_mcu_row(g, [&](int64_t n, int64_t row, void* scratch) { kernels().encode_row(job, n, row, scratch); });
+  }
+  return {y, cb, cr};
+}
+
+Tensor decode(
+    const Tensor& y, const Tensor& cb, const Tensor& cr, const Tensor& tables, int64_t height, int64_t width, int64_t horizontal,
+    int64_t vertical, bool fancy, ScalarType dtype) {
+  check_factors(horizontal, vertical);
+  const bool grey = cb.numel() == 0 && cr.numel() == 0 && y.numel() != 0;
+  Decode job{};
+  job.geometry = Geometry::of(y.size(0), grey ? 1 : 3, height, width, horizontal, vertical, fancy);
+  const Geometry& g = job.geometry;
+  const std::optional<Tensor> contiguous_tables = contiguous(tables);
+  job.steps = steps_of(contiguous_tables, 0, g.images);
+  std::vector<Tensor> kept;
+  const auto coefficients = [&](const Tensor& component, int64_t rows, int64_t columns, const char* name) {
+    STD_TORCH_CHECK(
+        component.dim() == 5 && component.scalar_type() == ScalarType::Short && component.size(0) == g.images &&
+            component.size(1) == rows && component.size(2) == columns && component.size(3) == 8 && component.size(4) == 8,
+        name, " must be int16 of shape (", g.images, ", ", rows, ", ", columns, ", 8, 8), got ",
+        torch::headeronly::toString(component.scalar_type()), " of ", shape_of(component));
+    kept.push_back(torch::stable::contiguous(component));
+    return static_cast<const int16_t*>(kept.back().data_ptr());
+  };
+  job.coefficients[0] = coefficients(y, g.luma_rows, g.luma_columns, "y");
+  job.coefficients[1] = coefficients(cb, g.chroma_rows, g.chroma_columns, "cb");
+  job.coefficients[2] = coefficients(cr, g.chroma_rows, g.chroma_columns, "cr");
+  Tensor planes = new_bytes(y, {g.images, g.plane_bytes});
+  job.planes = static_cast<uint8_t*>(planes.data_ptr());
+  Tensor output = torch::stable::new_empty(y, std::vector<int64_t>{g.images, g.channels, height, width}, dtype);
+  job.output = image_view(output, "dtype");
+  if (output.numel() > 0) {
+    make_planes_and_emit(g, job.planes, job.output, [&](int64_t n, int64_t row, void* scratch) {
+      kernels().decode_row(job, n, row, scratch);
+    });
+  }
+  return output;
+}
+
+std::string cpu_instruction_set() {
+  return kernels().name;
+}
+
+}  // namespace
+}  // namespace fdjpeg
+
+STABLE_TORCH_LIBRARY(fdjpeg, m) {
+  m.def(
+      "round_trip(Tensor image, Tensor? tables, float quality, int horizontal, int vertical, bool fancy) -> (Tensor, Tensor)");
+  m.def(
+      "round_trip_backward(Tensor grad, Tensor planes, Tensor image, Tensor? tables, float quality, int horizontal, "
+      "int vertical, bool fancy, bool table_gradient) -> (Tensor, Tensor)");
+  m.def("encode(Tensor image, Tensor? tables, float quality, int horizontal, int vertical) -> (Tensor, Tensor, Tensor)");
+  m.def(
+      "decode(Tensor y, Tensor cb, Tensor cr, Tensor tables, int height, int width, int horizontal, int vertical, "
+      "bool fancy, ScalarType dtype) -> Tensor");
+  m.def("cpu_instruction_set() -> str");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(fdjpeg, CPU, m) {
+  m.impl("round_trip", TORCH_BOX(&fdjpeg::round_trip));
+  m.impl("round_trip_backward", TORCH_BOX(&fdjpeg::round_trip_backward));
+  m.impl("encode", TORCH_BOX(&fdjpeg::encode));
+  m.impl("decode", TORCH_BOX(&fdjpeg::decode));
+}
+
+STABLE_TORCH_LIBRARY_IMPL(fdjpeg, CompositeExplicitAutograd, m) {
+  m.impl("cpu_instruction_set", TORCH_BOX(&fdjpeg::cpu_instruction_set));
+}

@@ -1,0 +1,38 @@
+// The CPU's kernels as a table of functions: one table for each instruction set that the library was compiled for.
+//
+// Each function handles one row of MCUs of one image, the unit of work that codec_cpu.cpp shares out among threads.
+#pragma once
+
+#include "codec.h"
+
+namespace fdjpeg {
+
+struct CpuKernels {
+  const char* name;
+
+  // Bytes of scratch memory that the functions below want for an image of this geometry.
+  int64_t (*scratch_bytes)(const Geometry&);
+
+  // Codes a row of MCUs and leaves its decoded samples in the planes.
+  void (*code_row)(const RoundTrip&, int64_t image, int64_t mcu_row, void* scratch);
+
+  // Upsamples and converts the pixel rows of a row of MCUs; needs the planes of the rows above and below it too.
+  void (*emit_row)(const Geometry&, const uint8_t* planes, const Image& output, int64_t image, int64_t mcu_row, void* scratch);
+
+  // The gradient of the pixel rows of a row of MCUs, and the row's share of the tables' gradient.
+  void (*backward_row)(const RoundTripBackward&, int64_t image, int64_t mcu_row, void* scratch);
+
+  // The quantized coefficients of a row of MCUs.
+  void (*encode_row)(const Encode&, int64_t image, int64_t mcu_row, void* scratch);
+
+  // Their samples, left in the planes.
+  void (*decode_row)(const Decode&, int64_t image, int64_t mcu_row, void* scratch);
+};
+
+extern const CpuKernels kBaselineKernels;
+#if defined(__x86_64__)
+extern const CpuKernels kAvx2Kernels;
+extern const CpuKernels kAvx512Kernels;
+#endif
+
+}  // namespace fdjpeg

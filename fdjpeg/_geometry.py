@@ -1,0 +1,94 @@
+"""Sizes of an image's components: subsampling names, sampling factors, planes (ITU-T T.81, A.1.1 and A.2)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+#: Sampling factors of luma against chroma (horizontal, vertical), by the usual name.
+SAMPLING_FACTORS: dict[str, tuple[int, int]] = {
+    "4:4:4": (1, 1),
+    "4:2:2": (2, 1),
+    "4:2:0": (2, 2),
+    "4:4:0": (1, 2),
+    "4:1:1": (4, 1),
+}
+
+BLOCK = 8
+
+
+def ceil_div(a: int, b: int) -> int:
+    """The smallest integer that is at least ``a / b``."""
+    return -(-a // b)
+
+
+class Plane(NamedTuple):
+    """One component of an image, in samples and in 8×8 blocks."""
+
+    height: int
+    width: int
+
+    @property
+    def rows(self) -> int:
+        """Rows of blocks."""
+        return ceil_div(self.height, BLOCK)
+
+    @property
+    def columns(self) -> int:
+        """Columns of blocks."""
+        return ceil_div(self.width, BLOCK)
+
+    @property
+    def coded_samples(self) -> int:
+        """Samples of all blocks, those beyond the component's true edge included."""
+        return self.rows * self.columns * BLOCK * BLOCK
+
+
+class Geometry(NamedTuple):
+    """Everything that follows from an image's size, its channels and its sampling factors.
+
+    A grey image has one component, and its sampling factors do not matter: they count as (1, 1).
+    """
+
+    height: int
+    width: int
+    channels: int
+    horizontal: int
+    vertical: int
+
+    @classmethod
+    def of(cls, height: int, width: int, channels: int, horizontal: int, vertical: int) -> Geometry:
+        """The geometry of an image of ``channels`` (1 or 3) × ``height`` × ``width`` samples."""
+        if channels == 1:
+            horizontal = vertical = 1
+        return cls(height, width, channels, horizontal, vertical)
+
+    @property
+    def luma(self) -> Plane:
+        """The Y component."""
+        return Plane(self.height, self.width)
+
+    @property
+    def chroma(self) -> Plane:
+        """The Cb and the Cr component (of no samples where the image is grey)."""
+        if self.channels == 1:
+            return Plane(0, 0)
+        return Plane(ceil_div(self.height, self.vertical), ceil_div(self.width, self.horizontal))
+
+    @property
+    def mcu_rows(self) -> int:
+        """Rows of minimum coded units."""
+        return ceil_div(self.height, BLOCK * self.vertical)
+
+    @property
+    def mcu_columns(self) -> int:
+        """Columns of minimum coded units."""
+        return ceil_div(self.width, BLOCK * self.horizontal)
+
+    @property
+    def plane_bytes(self) -> int:
+        """Bytes that a forward leaves for backward, for each image.
+
+        The decoded 8-bit components at their coded size, Y then Cb then Cr, row-major; then one byte for each
+        MCU, row-major: 0 if none of the MCU's input samples is NaN. (Other values mean that some may be.)
+        """
+        return self.luma.coded_samples + 2 * self.chroma.coded_samples + self.mcu_rows * self.mcu_columns
