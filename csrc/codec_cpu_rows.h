@@ -312,6 +312,10 @@ void code_row(const RoundTrip& job, int64_t n, int64_t mcu_row, void* memory) {
   const bool nan = read_mcu_row(g, job.input, n, mcu_row, row, Scratch(memory));
   uint8_t* planes = job.planes + n * g.plane_bytes;
   std::memset(planes + g.nan_offset + mcu_row * g.mcu_columns, nan, static_cast<size_t>(g.mcu_columns));
+  if (mcu_row == g.mcu_rows - 1) {
+    const int64_t end = g.nan_offset + g.mcu_rows * g.mcu_columns;
+    std::memset(planes + end, 0, static_cast<size_t>(g.plane_bytes - end));
+  }
   for_each_block(g, job.steps, n, mcu_row, row,
       [&](int, const Component& component, const LaneTable& table, const uint8_t* samples, int64_t stride, int64_t block_row,
           int64_t column) FDJPEG_LAMBDA_INLINE {

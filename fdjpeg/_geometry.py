@@ -89,6 +89,8 @@ class Geometry(NamedTuple):
         """Bytes that a forward leaves for backward, for each image.
 
         The decoded 8-bit components at their coded size, Y then Cb then Cr, row-major; then one byte for each
-        MCU, row-major: 0 if none of the MCU's input samples is NaN. (Other values mean that some may be.)
+        MCU, row-major: 0 if none of the MCU's input samples is NaN (other values mean that some may be); then zeros
+        to a multiple of 16, so that the planes of every image are aligned.
         """
-        return self.luma.coded_samples + 2 * self.chroma.coded_samples + self.mcu_rows * self.mcu_columns
+        used = self.luma.coded_samples + 2 * self.chroma.coded_samples + self.mcu_rows * self.mcu_columns
+        return ceil_div(used, 16) * 16

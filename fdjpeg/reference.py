@@ -355,7 +355,8 @@ def _nan_flags(image: Tensor, geometry: Geometry) -> Tensor:
 
 def _pack_planes(decoded: Sequence[Tensor], flags: Tensor) -> Tensor:
     """What `Geometry.plane_bytes` describes: uint8 ``(N, plane_bytes)``."""
-    return torch.cat([part.to(torch.uint8).flatten(1) for part in [*decoded, flags]], 1)
+    packed = torch.cat([part.to(torch.uint8).flatten(1) for part in [*decoded, flags]], 1)
+    return torch.nn.functional.pad(packed, (0, -packed.size(1) % 16))
 
 
 def _unpack_planes(planes: Tensor, geometry: Geometry) -> list[Tensor]:
