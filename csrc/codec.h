@@ -27,8 +27,9 @@ struct Geometry {
   int64_t mcu_rows, mcu_columns;       // minimum coded units (T.81 A.2)
   bool fancy;                          // upsample by libjpeg's triangle, else by repeating samples
 
-  // Offsets in bytes within an image's planes: Y at 0, then Cb, Cr, a byte for each MCU that tells of NaN, zeros.
-  int64_t cb_offset, cr_offset, nan_offset, plane_bytes;
+  // Offsets in bytes within an image's planes: Y at 0, then Cb, Cr, a flag for each MCU (0 if no sample of it is NaN or
+  // above 1), zeros.
+  int64_t cb_offset, cr_offset, flag_offset, plane_bytes;
 
   static constexpr int64_t blocks(int64_t samples) {
     return (samples + 7) / 8;
@@ -56,8 +57,8 @@ struct Geometry {
     g.mcu_columns = (width + 8 * g.horizontal - 1) / (8 * g.horizontal);
     g.cb_offset = g.luma_rows * g.luma_columns * 64;
     g.cr_offset = g.cb_offset + g.chroma_rows * g.chroma_columns * 64;
-    g.nan_offset = g.cr_offset + g.chroma_rows * g.chroma_columns * 64;
-    g.plane_bytes = (g.nan_offset + g.mcu_rows * g.mcu_columns + 15) / 16 * 16;  // so every image's planes are aligned
+    g.flag_offset = g.cr_offset + g.chroma_rows * g.chroma_columns * 64;
+    g.plane_bytes = (g.flag_offset + g.mcu_rows * g.mcu_columns + 15) / 16 * 16;  // so every image's planes are aligned
     return g;
   }
 

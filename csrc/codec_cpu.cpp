@@ -186,7 +186,8 @@ Tensor decode(
     const Tensor& y, const Tensor& cb, const Tensor& cr, const Tensor& tables, int64_t height, int64_t width, int64_t horizontal,
     int64_t vertical, bool fancy, ScalarType dtype) {
   check_factors(horizontal, vertical);
-  const bool grey = cb.numel() == 0 && cr.numel() == 0 && y.numel() != 0;
+  STD_TORCH_CHECK(y.dim() == 5, "y must have shape (N, rows, columns, 8, 8), got ", shape_of(y));
+  const bool grey = cb.dim() == 5 && cb.size(1) == 0;
   Decode job{};
   job.geometry = Geometry::of(y.size(0), grey ? 1 : 3, height, width, horizontal, vertical, fancy);
   const Geometry& g = job.geometry;
@@ -232,7 +233,7 @@ STABLE_TORCH_LIBRARY(fdjpeg, m) {
       "int vertical, bool fancy, bool table_gradient) -> (Tensor, Tensor)");
   m.def("encode(Tensor image, Tensor? tables, float quality, int horizontal, int vertical) -> (Tensor, Tensor, Tensor)");
   m.def(
-      "decode(Tensor y, Tensor cb, Tensor cr, Tensor tables, int height, int width, int horizontal, int vertical, "
+      "decode(Tensor y, Tensor cb, Tensor cr, Tensor tables, SymInt height, SymInt width, int horizontal, int vertical, "
       "bool fancy, ScalarType dtype) -> Tensor");
   m.def("cpu_instruction_set() -> str");
 }

@@ -204,7 +204,7 @@ FDJPEG_INLINE void average_row(const Geometry& g, const uint8_t* above, const ui
   }
 }
 
-// Reads the pixel rows of a row of MCUs into its components. Returns whether any sample is NaN.
+// Reads the pixel rows of a row of MCUs into its components. Returns whether any sample is NaN or above 1.
 template <SampleType type>
 FDJPEG_INLINE bool read_mcu_row(const Geometry& g, const Image& input, int64_t n, int64_t mcu_row, McuRow& row, Scratch scratch) {
   using S = Sample<type>;
@@ -221,7 +221,7 @@ FDJPEG_INLINE bool read_mcu_row(const Geometry& g, const Image& input, int64_t n
   T* gathered[3];
   for (T*& line : gathered) line = scratch.take<T>(g.width);
 
-  Ints nan{};
+  Ints odd{};
   const int64_t top = mcu_row * rows;
   for (int i = 0; i < rows; ++i) {
     uint8_t* luma = row.samples[0] + i * width;
@@ -234,7 +234,7 @@ FDJPEG_INLINE bool read_mcu_row(const Geometry& g, const Image& input, int64_t n
       if (y >= g.height) continue;
       const T* grey[1] = {contiguous_row(input, n, 0, y, g.width, gathered[0])};
       for_each_eight<1>(grey, g.width, width, [&](const T* const at[1], int64_t x) {
-        store_bytes(luma + x, S::load_byte(at[0], nan));
+        store_bytes(luma + x, S::load_byte(at[0], odd));
       });
       continue;
     }
@@ -253,7 +253,7 @@ FDJPEG_INLINE bool read_mcu_row(const Geometry& g, const Image& input, int64_t n
       uint8_t* const cb = full[0][part];
       uint8_t* const cr = full[1][part];
       for_each_eight<3>(rgb, g.width, width, [&](const T* const at[3], int64_t x) {
-        const Ints r = S::load_byte(at[0], nan), green = S::load_byte(at[1], nan), b = S::load_byte(at[2], nan);
+        const Ints r = S::load_byte(at[0], odd), green = S::load_byte(at[1], odd), b = S::load_byte(at[2], odd);
         const YCbCr<Ints> colour = rgb_to_ycbcr(r, green, b);
         store_bytes(luma + x, colour.y);
         store_bytes(cb + x, colour.cb);
@@ -268,7 +268,7 @@ FDJPEG_INLINE bool read_mcu_row(const Geometry& g, const Image& input, int64_t n
     }
   }
   bool any = false;
-  for (int i = 0; i < kLanes; ++i) any |= nan[i] != 0;
+  for (int i = 0; i < kLanes; ++i) any |= odd[i] != 0;
   return any;
 }
 
@@ -309,11 +309,11 @@ FDJPEG_INLINE void for_each_block(const Geometry& g, const Steps& steps, int64_t
 void code_row(const RoundTrip& job, int64_t n, int64_t mcu_row, void* memory) {
   const Geometry& g = job.geometry;
   McuRow row;
-  const bool nan = read_mcu_row(g, job.input, n, mcu_row, row, Scratch(memory));
+  const bool odd = read_mcu_row(g, job.input, n, mcu_row, row, Scratch(memory));
   uint8_t* planes = job.planes + n * g.plane_bytes;
-  std::memset(planes + g.nan_offset + mcu_row * g.mcu_columns, nan, static_cast<size_t>(g.mcu_columns));
+  std::memset(planes + g.flag_offset + mcu_row * g.mcu_columns, odd, static_cast<size_t>(g.mcu_columns));
   if (mcu_row == g.mcu_rows - 1) {
-    const int64_t end = g.nan_offset + g.mcu_rows * g.mcu_columns;
+    const int64_t end = g.flag_offset + g.mcu_rows * g.mcu_columns;
     std::memset(planes + end, 0, static_cast<size_t>(g.plane_bytes - end));
   }
   for_each_block(g, job.steps, n, mcu_row, row,
@@ -639,9 +639,9 @@ FDJPEG_INLINE void gradients_of_pixels(
   const int64_t begin = mcu_row * rows, end = least(begin + rows, g.height);
   const auto store_real = [](T* target, Reals x) FDJPEG_LAMBDA_INLINE { S::store(target, x); };
   const bool direct = job.grad_input.stride[3] == 1;
-  const uint8_t* nan_flags = job.planes + n * g.plane_bytes + g.nan_offset + mcu_row * g.mcu_columns;
+  const uint8_t* flags = job.planes + n * g.plane_bytes + g.flag_offset + mcu_row * g.mcu_columns;
   bool may_hold_nan = false;
-  for (int64_t i = 0; i < g.mcu_columns; ++i) may_hold_nan |= nan_flags[i] != 0;
+  for (int64_t i = 0; i < g.mcu_columns; ++i) may_hold_nan |= flags[i] != 0;
 
   R* fine[2];
   for (R*& line : fine) line = scratch.take<R>(width + 32) + 16;
@@ -690,10 +690,9 @@ FDJPEG_INLINE void gradients_of_pixels(
       if (may_hold_nan) {
         const T* input = row_of<const T>(job.input, n, c, y);
         for (int64_t x = 0; x < g.width; ++x) {
-          T sample[kLanes] = {input[x * job.input.stride[3]]};
-          Ints nan{};
-          S::load_byte(sample, nan);
-          if (nan[0] != 0) target[c][x] = T{};
+          const T sample[kLanes] = {input[x * job.input.stride[3]]};
+          const Reals value = S::load(sample);
+          if (value[0] != value[0]) target[c][x] = T{};
         }
       }
       if (!direct) scatter_row(staged[c], row_of<T>(job.grad_input, n, c, y), job.grad_input.stride[3], g.width);

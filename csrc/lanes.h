@@ -128,7 +128,8 @@ FDJPEG_INLINE Ints float_to_bfloat16(Floats f) {
 // ---------------------------------------------------------------------------------------------------------------------
 // Samples
 //
-// Sample<type>::load_byte    rint(255 x), half to even, saturating; NaN becomes 0 and sets its lanes of `nan`
+// Sample<type>::load_byte    rint(255 x), half to even, saturating, NaN as 0; sets the lanes of `odd` where x is NaN or
+//                            above 1, which backward and the caller's warning look into
 // Sample<type>::store_byte   byte / 255, correctly rounded, then rounded to the type
 // Sample<type>::load, store  the value itself, for gradients
 
@@ -154,9 +155,9 @@ template <class Self, class RealLanes>
 struct FloatingSample {
   using Reals = RealLanes;
   template <class T>
-  static FDJPEG_INLINE Ints load_byte(const T* source, Ints& nan) {
+  static FDJPEG_INLINE Ints load_byte(const T* source, Ints& odd) {
     const Reals x = Self::load(source);
-    nan |= __builtin_convertvector(x != x, Ints);
+    odd |= __builtin_convertvector(~(x <= 1), Ints);
     return byte_of_real(x);
   }
   template <class T>

@@ -85,12 +85,16 @@ class Geometry(NamedTuple):
         return ceil_div(self.width, BLOCK * self.horizontal)
 
     @property
+    def flag_offset(self) -> int:
+        """Where in an image's planes the flags begin."""
+        return self.luma.coded_samples + 2 * self.chroma.coded_samples
+
+    @property
     def plane_bytes(self) -> int:
         """Bytes that a forward leaves for backward, for each image.
 
-        The decoded 8-bit components at their coded size, Y then Cb then Cr, row-major; then one byte for each
-        MCU, row-major: 0 if none of the MCU's input samples is NaN (other values mean that some may be); then zeros
-        to a multiple of 16, so that the planes of every image are aligned.
+        The decoded 8-bit components at their coded size, Y then Cb then Cr, row-major; then one flag for each
+        MCU, row-major: 0 if none of the MCU's input samples is NaN or above 1 (other values mean that some may be);
+        then zeros to a multiple of 16, so that the planes of every image are aligned.
         """
-        used = self.luma.coded_samples + 2 * self.chroma.coded_samples + self.mcu_rows * self.mcu_columns
-        return ceil_div(used, 16) * 16
+        return ceil_div(self.flag_offset + self.mcu_rows * self.mcu_columns, 16) * 16

@@ -1,0 +1,261 @@
+"""The whole contract of each op: schema, fallback, fake kernel, vmap rule and autograd.
+
+The ops themselves are not differentiable. `round_trip` wraps them in a `torch.autograd.Function`, because that is what
+works under `torch.func.grad`, `jacrev` and `vmap(grad)` as well as under `torch.compile`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fdjpeg import _library, reference
+from fdjpeg._geometry import BLOCK, Geometry
+
+#: The schemas, as csrc/codec_cpu.cpp defines them. Images are ``(N, C, H, W)``, C 1 or 3; tables are float32
+#: ``(1 or N, 3, 8, 8)`` for Y, Cb and Cr, and None stands for the standard tables at the number ``quality``;
+#: ``horizontal`` and ``vertical`` are luma's sampling factors against chroma; ``fancy`` is libjpeg's triangle filter.
+SCHEMAS = {
+    # The decoded image, and what backward needs of it (`Geometry.plane_bytes`).
+    "round_trip": "(Tensor image, Tensor? tables, float quality, int horizontal, int vertical, bool fancy) "
+    "-> (Tensor, Tensor)",
+    # Straight through every rounding: the gradient of the image, and (else an empty tensor) of each image's tables.
+    "round_trip_backward": "(Tensor grad, Tensor planes, Tensor image, Tensor? tables, float quality, int horizontal, "
+    "int vertical, bool fancy, bool table_gradient) -> (Tensor, Tensor)",
+    # Quantized coefficients of Y, Cb and Cr, int16 (N, rows, columns, 8, 8).
+    "encode": "(Tensor image, Tensor? tables, float quality, int horizontal, int vertical) -> (Tensor, Tensor, Tensor)",
+    # Their image.
+    "decode": "(Tensor y, Tensor cb, Tensor cr, Tensor tables, SymInt height, SymInt width, int horizontal, "
+    "int vertical, bool fancy, ScalarType dtype) -> Tensor",
+}
+
+_definitions = torch.library.Library("fdjpeg", "FRAGMENT")
+_fallbacks = torch.library.Library("fdjpeg", "IMPL", "CompositeExplicitAutograd")
+for _name, _schema in SCHEMAS.items():
+    if not _library.LOADED:
+        _definitions.define(_name + _schema)
+    # Serves on every device for which the library holds no kernel.
+    _fallbacks.impl(_name, getattr(reference, _name))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Fake kernels: what comes out, of which shape, without computing it
+
+
+def _geometry(image: Tensor, horizontal: int, vertical: int) -> Geometry:
+    return Geometry.of(image.size(2), image.size(3), image.size(1), horizontal, vertical)
+
+
+@torch.library.register_fake("fdjpeg::round_trip")
+def _round_trip_fake(
+    image: Tensor, tables: Tensor | None, quality: float, horizontal: int, vertical: int, fancy: bool
+) -> tuple[Tensor, Tensor]:
+    size = _geometry(image, horizontal, vertical).plane_bytes
+    return torch.empty_like(image), image.new_empty((image.size(0), size), dtype=torch.uint8)
+
+
+@torch.library.register_fake("fdjpeg::round_trip_backward")
+def _round_trip_backward_fake(
+    grad: Tensor,
+    planes: Tensor,
+    image: Tensor,
+    tables: Tensor | None,
+    quality: float,
+    horizontal: int,
+    vertical: int,
+    fancy: bool,
+    table_gradient: bool,
+) -> tuple[Tensor, Tensor]:
+    shape = (image.size(0), 3, BLOCK, BLOCK) if table_gradient else (0,)
+    return torch.empty_like(image), image.new_empty(shape, dtype=torch.float32)
+
+
+@torch.library.register_fake("fdjpeg::encode")
+def _encode_fake(
+    image: Tensor, tables: Tensor | None, quality: float, horizontal: int, vertical: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    geometry = _geometry(image, horizontal, vertical)
+    y, cb, cr = (
+        image.new_empty((image.size(0), plane.rows, plane.columns, BLOCK, BLOCK), dtype=torch.int16)
+        for plane in (geometry.luma, geometry.chroma, geometry.chroma)
+    )
+    return y, cb, cr
+
+
+@torch.library.register_fake("fdjpeg::decode")
+def _decode_fake(
+    y: Tensor,
+    cb: Tensor,
+    cr: Tensor,
+    tables: Tensor,
+    height: int,
+    width: int,
+    horizontal: int,
+    vertical: int,
+    fancy: bool,
+    dtype: torch.dtype,
+) -> Tensor:
+    channels = 1 if cb.size(1) == 0 else 3
+    return y.new_empty((y.size(0), channels, height, width), dtype=dtype)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# vmap: the mapped dimension becomes part of the batch
+
+
+def _merge(tensor: Tensor, dim: int | None, size: int) -> Tensor:
+    """``(N, …)``, mapped along ``dim`` or the same for all, as ``(size · N, …)``."""
+    mapped = tensor.unsqueeze(0).expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
+    return mapped.flatten(0, 1)
+
+
+def _merge_tables(tables: Tensor | None, dim: int | None, size: int, images: int) -> Tensor | None:
+    """Tables for ``size`` batches of ``images``; one set for all of them stays one."""
+    if tables is None or (dim is None and tables.size(0) == 1):
+        return tables
+    mapped = tables.unsqueeze(0) if dim is None else tables.movedim(dim, 0)
+    return mapped.expand(size, images, 3, BLOCK, BLOCK).flatten(0, 1)
+
+
+def _split(result: Tensor, size: int) -> Tensor:
+    return result.unflatten(0, (size, result.size(0) // size))
+
+
+def _images_in(image: Tensor, dim: int | None) -> int:
+    """The batch size N of an image that may be mapped along ``dim``."""
+    return image.size(0) if dim is None else image.movedim(dim, 0).size(1)
+
+
+def _register_vmap(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    return lambda rule: torch.library.register_vmap(f"fdjpeg::{name}", rule)  # type: ignore[no-any-return]
+
+
+@_register_vmap("round_trip")
+def _round_trip_vmap(info: Any, in_dims: tuple[int | None, ...], image: Tensor, tables: Tensor | None, *rest: Any) -> Any:
+    size = info.batch_size
+    tables = _merge_tables(tables, in_dims[1], size, _images_in(image, in_dims[0]))
+    results = torch.ops.fdjpeg.round_trip(_merge(image, in_dims[0], size), tables, *rest)
+    return tuple(_split(result, size) for result in results), (0, 0)
+
+
+@_register_vmap("round_trip_backward")
+def _round_trip_backward_vmap(
+    info: Any,
+    in_dims: tuple[int | None, ...],
+    grad: Tensor,
+    planes: Tensor,
+    image: Tensor,
+    tables: Tensor | None,
+    *rest: Any,
+) -> Any:
+    size = info.batch_size
+    tables = _merge_tables(tables, in_dims[3], size, _images_in(image, in_dims[2]))
+    merged = (_merge(tensor, dim, size) for tensor, dim in zip((grad, planes, image), in_dims, strict=False))
+    grad_image, grad_tables = torch.ops.fdjpeg.round_trip_backward(*merged, tables, *rest)
+    if not rest[-1]:  # no gradient of the tables: the same empty tensor for all
+        return (_split(grad_image, size), grad_tables), (0, None)
+    return (_split(grad_image, size), _split(grad_tables, size)), (0, 0)
+
+
+@_register_vmap("encode")
+def _encode_vmap(info: Any, in_dims: tuple[int | None, ...], image: Tensor, tables: Tensor | None, *rest: Any) -> Any:
+    size = info.batch_size
+    tables = _merge_tables(tables, in_dims[1], size, _images_in(image, in_dims[0]))
+    results = torch.ops.fdjpeg.encode(_merge(image, in_dims[0], size), tables, *rest)
+    return tuple(_split(result, size) for result in results), (0, 0, 0)
+
+
+@_register_vmap("decode")
+def _decode_vmap(
+    info: Any, in_dims: tuple[int | None, ...], y: Tensor, cb: Tensor, cr: Tensor, tables: Tensor, *rest: Any
+) -> Any:
+    size = info.batch_size
+    merged_tables = _merge_tables(tables, in_dims[3], size, _images_in(y, in_dims[0]))
+    merged = (_merge(tensor, dim, size) for tensor, dim in zip((y, cb, cr), in_dims, strict=False))
+    return _split(torch.ops.fdjpeg.decode(*merged, merged_tables, *rest), size), 0
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Autograd
+
+
+def round_trip(
+    image: Tensor,
+    tables: Tensor | None,
+    quality: float,
+    horizontal: int,
+    vertical: int,
+    fancy: bool,
+    identity: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """The exact round trip with a straight-through gradient.
+
+    Args:
+        image, tables, quality, horizontal, vertical, fancy: as in `SCHEMAS`; ``tables`` acts rounded and clamped, and
+            receives its gradient as if it did not.
+        identity: let the image's gradient pass the whole layer unchanged (BPDA).
+
+    Returns:
+        The decoded image, differentiable in ``image`` and ``tables``, and the planes, which are not.
+    """
+    out, planes = _RoundTrip.apply(image, tables, quality, horizontal, vertical, fancy, identity)
+    return out, planes
+
+
+class _RoundTrip(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(image: Tensor, tables: Tensor | None, *options: Any) -> tuple[Tensor, Tensor]:
+        return torch.ops.fdjpeg.round_trip(image, tables, *options[:-1])  # type: ignore[no-any-return]
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        image, tables, *ctx.options = inputs
+        planes = output[1]
+        ctx.mark_non_differentiable(planes)
+        ctx.save_for_backward(image, tables, planes)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        image, tables, planes = ctx.saved_tensors
+        *options, identity = ctx.options
+        table_gradient = ctx.needs_input_grad[1]
+        grad_image: Tensor | None = None
+        grad_tables: Tensor | None = None
+        if table_gradient or not identity:
+            grad_image, grad_tables = _RoundTripBackward.apply(grad, planes, image, tables, *options, table_gradient)
+        if identity:
+            grad_image = grad
+        if not table_gradient:
+            grad_tables = None
+        elif tables.size(0) == 1 and grad_tables is not None:
+            grad_tables = grad_tables.sum(0, keepdim=True)
+        return grad_image, grad_tables, *(None,) * len(ctx.options)
+
+
+class _RoundTripBackward(torch.autograd.Function):
+    """Linear in the incoming gradient, and differentiable in it; all else counts as constant."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(grad: Tensor, planes: Tensor, image: Tensor, tables: Tensor | None, *options: Any) -> tuple[Tensor, Tensor]:
+        return torch.ops.fdjpeg.round_trip_backward(grad, planes, image, tables, *options)  # type: ignore[no-any-return]
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        _, planes, image, tables, *ctx.options = inputs
+        ctx.save_for_backward(planes, image, tables)
+
+    @staticmethod
+    def backward(ctx: Any, image_tangent: Tensor, tables_tangent: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        planes, image, tables = ctx.saved_tensors
+        *options, table_gradient = ctx.options
+        tangent = reference.straight_through_tangent(
+            image_tangent, tables_tangent if table_gradient else None, planes, image, tables, *options
+        )
+        return tangent, None, None, None, *(None,) * len(ctx.options)
