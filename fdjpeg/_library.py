@@ -1,0 +1,79 @@
+"""The compiled library: loaded once, at import; which kernels it holds, and why others are missing.
+
+The environment variable ``FDJPEG_BACKEND``, read once at import, insists on a backend: ``cuda`` or ``triton`` for
+tensors on a GPU (importing fdjpeg fails if it is missing), or ``reference``, plain torch everywhere, for which the
+library is not loaded at all. Unset, the best one that is there serves on each device.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+
+_CHOICES = ("cuda", "triton", "reference")
+_PATH = Path(__file__).with_name("_C.abi3.so")
+
+#: What ``FDJPEG_BACKEND`` asked for, or None.
+BACKEND: str | None = os.environ.get("FDJPEG_BACKEND") or None
+
+
+def _load() -> str | None:
+    """Loads the library; returns None, or in words why it is not loaded."""
+    if BACKEND == "reference":
+        return "FDJPEG_BACKEND=reference was set"
+    if not _PATH.is_file():
+        return f"{_PATH} does not exist: fdjpeg was not built here (`python -m pip install .` builds it)"
+    try:
+        torch.ops.load_library(_PATH)
+    except OSError as error:
+        return f"{_PATH} does not load beside torch {torch.__version__}: {error.__cause__ or error}"
+    return None
+
+
+def _holds(device: str) -> bool:
+    """Whether the library, just loaded, registered kernels for a device type."""
+    return LOADED and torch._C._dispatch_has_kernel_for_dispatch_key("fdjpeg::round_trip", device.upper())
+
+
+def _why_no_cuda() -> str | None:
+    if _FAILURE is not None:
+        return _FAILURE
+    if not _HOLDS_CUDA:
+        return "the library was built without CUDA kernels (FDJPEG_CUDA=1 at the installation insists on them)"
+    if not torch.cuda.is_available():
+        return "the library holds the kernels, but torch sees no CUDA device"
+    return None
+
+
+if BACKEND is not None and BACKEND not in _CHOICES:
+    raise ValueError(f"FDJPEG_BACKEND should be {', '.join(_CHOICES)} or unset, got {BACKEND!r}")
+
+_FAILURE: str | None = _load()
+
+#: Whether the library is loaded, and so the kernels for the CPU are there.
+LOADED: bool = _FAILURE is None
+
+# Asked before anything else registers kernels for the same ops.
+_HOLDS_CUDA: bool = _holds("cuda")
+
+
+def backends() -> dict[str, str]:
+    """Says which kernels are there, and for each that is missing, why.
+
+    Returns:
+        For each of "cpu" (compiled C++), "cuda" (compiled CUDA), "triton" and "reference" (plain torch on any device)
+        either "available" or "missing: " and the reason.
+    """
+    missing = {
+        "cpu": _FAILURE,
+        "cuda": _why_no_cuda(),
+        "triton": "this version of fdjpeg has no Triton kernels",
+        "reference": None,
+    }
+    return {name: "available" if why is None else f"missing: {why}" for name, why in missing.items()}
+
+
+if BACKEND is not None and (_state := backends()[BACKEND]) != "available":
+    raise ImportError(f"FDJPEG_BACKEND={BACKEND}, but this backend is {_state}")

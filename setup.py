@@ -1,0 +1,180 @@
+"""Builds the one compiled library, fdjpeg/_C.abi3.so: C++ always, CUDA where nvcc is found.
+
+Environment:
+    FDJPEG_CUDA        1 insists on the CUDA kernels, 0 leaves them out; unset, they are built where nvcc is found.
+    FDJPEG_CUDA_ARCHS  GPU architectures to compile for, such as "8.0;9.0"; unset, every major one that nvcc knows.
+                       The last one is also kept as PTX, for the GPUs that come after it.
+    CUDA_HOME          where CUDA lies, if nvcc is not on the PATH.
+    CXX, CXXFLAGS, LDFLAGS, NVCC_PREPEND_FLAGS, NVCC_CCBIN as usual.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sysconfig
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError, SetupError
+from setuptools.modified import newer_group
+
+from build_backend import TORCH_REQUIREMENT, find_torch
+
+ROOT = Path(__file__).resolve().parent
+CPP_SOURCES = sorted(ROOT.glob("csrc/*.cpp"))
+CUDA_SOURCES = sorted(ROOT.glob("csrc/*.cu"))
+HEADERS = sorted([*ROOT.glob("csrc/*.h"), *ROOT.glob("csrc/*.cuh")])
+
+# The oldest torch whose stable ABI the library keeps to: 2.10, as in TORCH_REQUIREMENT.
+DEFINITIONS = ["-DTORCH_TARGET_VERSION=0x020a000000000000", "-DNDEBUG"]
+# -fwrapv: hostile coefficients wrap around in a defined way. -ffp-contract=off: the same bits whether or not the
+# processor has a fused multiply-add. No -march: each source file says which instructions it may use.
+HOST_FLAGS = ["-fPIC", "-fvisibility=hidden", "-fwrapv", "-ffp-contract=off", "-Wall"]
+# libtorch must stay a dependency although no symbol of the link line needs it: through it the dynamic linker finds
+# libtorch_cpu and, in a CUDA build of torch, libtorch_cuda. There is no rpath: torch is imported, and so loaded, first.
+LINK_FLAGS = ["-Wl,--no-as-needed", "-Wl,--exclude-libs,ALL"]
+
+
+def find_cxx() -> list[str]:
+    """The command of a C++20 compiler: CXX, or what Python was built with, or what is there."""
+    wanted = os.environ.get("CXX")
+    candidates = [wanted] if wanted else [sysconfig.get_config_var("CXX") or "c++", "c++", "g++", "clang++"]
+    found = [command for command in map(shlex.split, candidates) if shutil.which(command[0])]
+    if not found:
+        raise CompileError(
+            f"fdjpeg needs a C++20 compiler and found none (looked for {', '.join(dict.fromkeys(candidates))}): "
+            "install one, for instance with `apt-get install g++` or `dnf install gcc-c++`, or name it in CXX."
+        )
+    probe = subprocess.run(
+        [*found[0], "-std=c++20", "-fsyntax-only", "-x", "c++", "-"],
+        input="#include <bit>\nint main() {}\n",
+        text=True,
+        capture_output=True,
+    )
+    if probe.returncode != 0:
+        raise CompileError(
+            f"fdjpeg needs a C++20 compiler, and {shlex.join(found[0])} is none: install a newer one, for instance "
+            f"with `apt-get install g++`, or name another in CXX. It said: {probe.stderr.strip()}"
+        )
+    return found[0]
+
+
+def find_nvcc() -> str | None:
+    """The nvcc to build the CUDA kernels with; None where there is none or FDJPEG_CUDA=0 forbids it."""
+    wanted = os.environ.get("FDJPEG_CUDA", "")
+    if wanted not in ("", "0", "1"):
+        raise SetupError(f"FDJPEG_CUDA should be 0, 1 or unset, got {wanted!r}.")
+    if wanted == "0":
+        return None
+    cuda_home = os.environ.get("CUDA_HOME")
+    places = [f"{cuda_home}/bin/nvcc"] if cuda_home else ["nvcc", "/usr/local/cuda/bin/nvcc"]
+    nvcc = next(filter(None, map(shutil.which, places)), None)
+    if nvcc is None and wanted == "1":
+        raise SetupError(
+            f"FDJPEG_CUDA=1 asks for the CUDA kernels, but there is no nvcc (looked for {' and '.join(places)}): "
+            "install the CUDA toolkit or set CUDA_HOME; without FDJPEG_CUDA=1 fdjpeg installs without them."
+        )
+    return nvcc
+
+
+def gpu_flags() -> list[str]:
+    """What tells nvcc which GPU architectures to compile for."""
+    wanted = os.environ.get("FDJPEG_CUDA_ARCHS", "").replace(";", " ").replace(",", " ").split()
+    if not wanted:
+        return ["-arch=all-major"]
+    for arch in wanted:
+        if not re.fullmatch(r"\d+\.\d[af]?", arch):
+            raise SetupError(f'FDJPEG_CUDA_ARCHS should hold architectures such as "8.0;9.0", got {arch!r}.')
+    numbers = [arch.replace(".", "") for arch in wanted]
+    flags = [f"-gencode=arch=compute_{number},code=sm_{number}" for number in numbers]
+    return [*flags, f"-gencode=arch=compute_{numbers[-1]},code=compute_{numbers[-1]}"]
+
+
+def for_host(flags: list[str]) -> list[str]:
+    """Flags for the host's compiler and linker, as nvcc hands them on."""
+    return ["-Xcompiler=" + flag.replace(",", r"\,") for flag in flags]
+
+
+class BuildLibrary(build_ext):
+    """Compiles csrc with a C++ compiler and nvcc, and links one library that is no Python module.
+
+    Python's own compiler settings are left aside: the library has no tie to Python, and torch's CUDAExtension refuses
+    to run beside a CPU build of torch, which the stable ABI does not mind.
+    """
+
+    def build_extension(self, ext: Extension) -> None:
+        """Builds `ext`, the library."""
+        torch = find_torch()
+        if torch is None:
+            raise SetupError(
+                f"building fdjpeg needs the headers of {TORCH_REQUIREMENT}, and this Python has none: "
+                "`python -m pip install torch`."
+            )
+        cxx, nvcc = find_cxx(), find_nvcc()
+        sources = [*CPP_SOURCES, *(CUDA_SOURCES if nvcc else [])]
+        print(f"fdjpeg: building the C++ kernels with {shlex.join(cxx)}, against {torch}")
+        if nvcc and CUDA_SOURCES:
+            print(f"fdjpeg: building the CUDA kernels with {nvcc} {shlex.join(gpu_flags())}")
+        else:
+            why = "they are not part of this version" if nvcc else "no nvcc was found, or FDJPEG_CUDA=0 was set"
+            print(f"fdjpeg: building no CUDA kernels ({why})")
+
+        common = ["-std=c++20", "-O3", *DEFINITIONS, "-isystem", str(torch / "include")]
+        cxx_flags = shlex.split(os.environ.get("CXXFLAGS", ""))
+        compilers = {
+            ".cpp": [*cxx, *common, *HOST_FLAGS, *cxx_flags],
+            ".cu": [nvcc or "nvcc", *common, *gpu_flags(), "--threads=0", *for_host(HOST_FLAGS)],
+        }
+        # Other flags, another place: what an earlier build left behind is used again only where it would be the same.
+        place = Path(self.build_temp).resolve() / hashlib.sha256(repr(compilers).encode()).hexdigest()[:12]
+        objects = [place / f"{source.name}.o" for source in sources]
+        commands = [
+            [*compilers[source.suffix], "-c", str(source), "-o", str(target)]
+            for source, target in zip(sources, objects, strict=True)
+            if self.force or newer_group([str(source), *ext.depends], str(target))
+        ]
+        place.mkdir(parents=True, exist_ok=True)
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            list(pool.map(run, commands))
+
+        library = Path(self.get_ext_fullpath(ext.name))
+        library.parent.mkdir(parents=True, exist_ok=True)
+        link_flags = [*LINK_FLAGS, *cxx_flags, *shlex.split(os.environ.get("LDFLAGS", ""))]
+        linker = [nvcc, *for_host(link_flags)] if nvcc and CUDA_SOURCES else [*cxx, *link_flags]
+        run([*linker, "-shared", *map(str, objects), f"-L{torch / 'lib'}", "-ltorch", "-o", str(library)])
+
+
+def run(command: list[str]) -> None:
+    """Prints and runs a command of the build."""
+    print(shlex.join(command), flush=True)
+    if subprocess.run(command).returncode != 0:
+        hint = " FDJPEG_CUDA=0 installs fdjpeg without CUDA kernels." if "nvcc" in Path(command[0]).name else ""
+        raise CompileError(f"{command[0]} failed; its messages stand above.{hint}")
+
+
+def relative(paths: list[Path]) -> list[str]:
+    """Paths as setuptools wants them: relative to this file."""
+    return [path.relative_to(ROOT).as_posix() for path in paths]
+
+
+if __name__ == "__main__":
+    setup(
+        ext_modules=[
+            Extension(
+                "fdjpeg._C",
+                sources=relative([*CPP_SOURCES, *CUDA_SOURCES]),
+                depends=relative([*HEADERS, ROOT / "setup.py"]),
+                py_limited_api=True,
+                language="c++",
+            )
+        ],
+        cmdclass={"build_ext": BuildLibrary},
+        options={"bdist_wheel": {"py_limited_api": "cp310"}},
+    )
