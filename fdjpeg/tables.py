@@ -6,7 +6,7 @@ import io
 import math
 import numbers
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
 import torch
@@ -157,8 +157,8 @@ class QuantTables:
 
         Args:
             quality: a number in 1…100; or a tensor, 0-dim or ``(N,)`` for one quality for each image, of any real
-                dtype, on any device. A tensor is neither modified nor read back: its values are clamped to 1…100, NaN as 1.
-                (A NaN or infinite quality gets gradient 0.)
+                dtype, on any device. A tensor is neither modified nor read back: its values are clamped to 1…100, NaN
+                as 1. (A NaN or infinite quality gets gradient 0.)
             soft: leave out both floors and the bound 255: step = max(base · s / 100, 1) with s = 5000 / quality or
                 200 − 2 · quality, differentiable in the ordinary sense, for the soft real arithmetic.
 
@@ -203,9 +203,9 @@ class QuantTables:
                 raise ValueError(
                     f"step: wanted a number or a tensor of shape () or (N,), got shape {tuple(step.shape)}"
                 )
-            table = step[..., None, None].expand(*step.shape, 8, 8)
+            table = step.reshape(*step.shape, 1, 1).expand(*step.shape, 8, 8)
         else:
-            table = torch.full((8, 8), _positive(step, "step"))
+            table = torch.full((8, 8), _positive(step, "step", "a number or a tensor"))
         return cls(table, table)
 
     @classmethod
@@ -293,12 +293,15 @@ class QuantTables:
             int64 tables ``(8, 8)``.
 
         Raises:
+            TypeError: ``qtables`` is neither a sequence nor a mapping.
             ValueError: another number of tables, a table without 64 entries, or a step that is no integer in 1…255.
         """
         if isinstance(qtables, Mapping):
             if sorted(qtables) != list(range(len(qtables))):
                 raise ValueError(f"qtables: wanted the keys 0, 1, 2 in order, got {sorted(qtables)}")
             qtables = [qtables[number] for number in range(len(qtables))]
+        if not isinstance(qtables, Sequence):
+            raise TypeError(f"qtables: wanted a list or a mapping of tables, got {type(qtables).__name__}")
         return cls._of_lists(qtables, "qtables")
 
     def to_pillow(self) -> list[list[int]]:
@@ -399,7 +402,7 @@ class QuantTables:
             return NotImplemented
         if self.batch_size != other.batch_size:
             return False
-        return torch.equal(self.stacked().double(), other.stacked().double())
+        return torch.equal(self.stacked().double(), other.stacked().double().to(self.device))
 
     __hash__ = None  # type: ignore[assignment]  # equality looks at values, which live on a device
 
@@ -407,7 +410,8 @@ class QuantTables:
         """Whether both hold nearly the same steps (:func:`torch.allclose`) for the same batch; reads the values."""
         if self.batch_size != other.batch_size:
             return False
-        return torch.allclose(self.stacked().double(), other.stacked().double(), rtol=rtol, atol=atol)
+        mine, others = self.stacked().double(), other.stacked().double().to(self.device)
+        return torch.allclose(mine, others, rtol=rtol, atol=atol)
 
     def __repr__(self) -> str:
         names = ("luma", "chroma") if len(self._tables) == 2 else ("y", "cb", "cr")
@@ -435,8 +439,9 @@ class QuantTables:
         if not 1 <= len(tables) <= 3:
             raise ValueError(f"{name}: wanted one, two or three tables, got {len(tables)}")
         for number, table in enumerate(tables):
-            if len(table) != STEPS:
-                raise ValueError(f"{name}: wanted 64 steps in table {number}, got {len(table)}")
+            length = len(table) if isinstance(table, Sized) else type(table).__name__
+            if length != STEPS:
+                raise ValueError(f"{name}: wanted 64 steps in table {number}, got {length}")
             _check_steps(table, f"{name}: table {number}")
         squares = [_square(table) for table in tables]
         return cls(*(squares if len(squares) > 1 else squares * 2))
@@ -481,25 +486,28 @@ def check_tables(tables: QuantTables, arithmetic: str = "libjpeg") -> None:
 
 # --------------------------------------------------------------------------------------------- quality to steps
 
-_BASES: dict[str, Tensor] = {"cpu": torch.tensor([STANDARD_LUMA, STANDARD_CHROMA], dtype=torch.int64, device="cpu")}
+#: By device, the two base tables, int64 ``(2, 8, 8)``, luma first.
+_BASES: dict[str, Tensor] = {}
 
 
-def _base_on(device: torch.device) -> Tensor:
-    """The two base tables, int64 ``(2, 8, 8)``, luma first, on ``device``.
+def _base_for(quality: Tensor) -> Tensor:
+    """The two base tables, int64 ``(2, 8, 8)``, luma first, on the device of ``quality``.
 
-    Each device keeps its copy, since no copy from the host is allowed while a CUDA graph is captured.
+    They are kept for the next call, since no copy from the host is allowed while a CUDA graph is captured.
     """
-    base = _BASES.get(str(device))
-    if base is None:
-        with torch.inference_mode(False):
-            base = _BASES["cpu"].to(device, non_blocking=True)
-        if _is_plain(base):
-            _BASES[str(device)] = base
+    device = str(quality.device)
+    if device in _BASES and type(quality) in (Tensor, torch.nn.Parameter):
+        return _BASES[device]
+    with torch.inference_mode(False):
+        base = torch.tensor([STANDARD_LUMA, STANDARD_CHROMA], dtype=torch.int64, device="cpu")
+        base = base.to(quality.device, non_blocking=True)
+    if _outlives_this_call(base):
+        _BASES[device] = base
     return base
 
 
-def _is_plain(tensor: Tensor) -> bool:
-    """Whether a tensor made now outlives this call: no fake, traced or wrapped one of a transformation."""
+def _outlives_this_call(tensor: Tensor) -> bool:
+    """Whether a tensor made now is a plain one: not fake, traced, or wrapped by a transformation of ``torch.func``."""
     return (
         type(tensor) is Tensor
         and not torch.compiler.is_compiling()
@@ -507,20 +515,25 @@ def _is_plain(tensor: Tensor) -> bool:
     )
 
 
+def _beside_tables(scale: Tensor) -> Tensor:
+    """``(...)`` as ``(..., 1, 1, 1)``, to multiply two tables."""
+    return scale.reshape(*scale.shape, 1, 1, 1)
+
+
 def _libjpeg_steps(quality: Tensor) -> Tensor:
-    """libjpeg's steps, int64 ``(..., 2, 8, 8)``, at ``quality``, float64 ``(...)`` in 1…100."""
+    """The steps of libjpeg, int64 ``(..., 2, 8, 8)``, at ``quality``, float64 ``(...)`` in 1…100."""
     # One correctly rounded float64 division. 5000 / tensor would multiply by a rounded reciprocal, and compiled float32
     # divisions may be approximate: either moves the floor.
     below = torch.div(torch.full_like(quality, 5000), quality)
     scale = torch.where(quality < 50, below, 200 - 2 * quality).floor().to(torch.int64)
-    scaled = _base_on(quality.device) * scale[..., None, None, None]
+    scaled = _base_for(quality) * _beside_tables(scale)
     return torch.div(scaled + 50, 100, rounding_mode="floor").clamp(SMALLEST_STEP, LARGEST_STEP)
 
 
 def _real_steps(quality: Tensor) -> Tensor:
     """The same without floors and bounds, float64: base · s / 100."""
     scale = torch.where(quality < 50, 5000 / quality, 200 - 2 * quality)
-    return _base_on(quality.device) * (scale / 100)[..., None, None, None]
+    return _base_for(quality) * _beside_tables(scale / 100)
 
 
 def _soft_steps(quality: Tensor) -> Tensor:
@@ -529,7 +542,7 @@ def _soft_steps(quality: Tensor) -> Tensor:
 
 
 def _straight_through_steps(quality: Tensor) -> Tensor:
-    """libjpeg's steps with the real ones' derivative, float64 ``(..., 2, 8, 8)``, at any ``quality`` ``(...)``."""
+    """The steps of libjpeg with the derivative of the real ones, float64, at any ``quality``; shapes as there."""
     clamped = _clamped_quality(quality.detach())
     # Of the value of `quality`, only the derivative is wanted: it adds 0 to the clamped one.
     finite = torch.where(quality.isfinite(), quality, 0).double()
@@ -542,13 +555,12 @@ def _clamped_quality(quality: Tensor) -> Tensor:
     return torch.where(quality.isnan(), 1, quality.double()).clamp(1, 100)
 
 
-def _quality_tensor(quality: float) -> Tensor:
+def _quality_tensor(quality: object) -> Tensor:
     """A checked number as a 0-dim tensor, so that numbers and tensors take one way through the arithmetic."""
-    if isinstance(quality, bool) or not isinstance(quality, numbers.Real):
-        raise TypeError(f"quality: wanted a number or a tensor, got {type(quality).__name__}")
-    if not 1 <= quality <= 100:
+    number = _number(quality, "quality", "a number or a tensor")
+    if not 1 <= number <= 100:
         raise ValueError(f"quality: wanted a number from 1 to 100, got {quality}")
-    return torch.tensor(float(quality), dtype=torch.float64)
+    return torch.tensor(float(number), dtype=torch.float64)
 
 
 def _check_quality_tensor(quality: Tensor) -> None:
@@ -573,7 +585,8 @@ def _as_table(table: Table, name: str) -> Tensor:
         try:
             table = torch.tensor(table)
         except (TypeError, ValueError, RuntimeError) as error:
-            raise TypeError(
+            kind = ValueError if isinstance(error, ValueError) else TypeError
+            raise kind(
                 f"{name}: wanted a tensor, an array or nested lists of numbers, got {type(table).__name__} ({error})"
             ) from error
     _check_real(table, name)
@@ -597,21 +610,27 @@ def _listed(values: Mapping[str, object]) -> str:
     return ", ".join(f"{name}: {value}" for name, value in values.items())
 
 
-def _check_steps(steps: Sequence[int], name: str) -> None:
+def _check_steps(steps: Sequence[object], name: str) -> None:
     """Raises unless all 64 ``steps`` are integers that a baseline file can hold."""
     for index, step in enumerate(steps):
-        whole = isinstance(step, numbers.Integral) and not isinstance(step, bool)
-        if not whole or not SMALLEST_STEP <= step <= LARGEST_STEP:
+        whole = int(step) if isinstance(step, numbers.Integral) and type(step) is not bool else None
+        if whole is None or not SMALLEST_STEP <= whole <= LARGEST_STEP:
             raise ValueError(f"{name}: wanted integer steps from 1 to 255, got {step} at [{index // 8}, {index % 8}]")
 
 
-def _positive(step: float, name: str) -> float:
-    """``step`` itself, if it is a positive finite number; a whole one stays an int."""
-    if isinstance(step, bool) or not isinstance(step, numbers.Real):
-        raise TypeError(f"{name}: wanted a number, got {type(step).__name__}")
-    if not (step > 0 and math.isfinite(step)):
+def _number(value: object, name: str, wanted: str = "a number") -> int | float:
+    """``value``, if it is a real number (a NumPy one too), as an int or a float."""
+    if isinstance(value, numbers.Real) and type(value) is not bool:
+        return int(value) if isinstance(value, numbers.Integral) else float(value)
+    raise TypeError(f"{name}: wanted {wanted}, got {type(value).__name__}")
+
+
+def _positive(step: object, name: str, wanted: str = "a number") -> int | float:
+    """``step``, if it is a positive finite number; a whole one stays an int."""
+    number = _number(step, name, wanted)
+    if not (number > 0 and math.isfinite(number)):
         raise ValueError(f"{name}: wanted a step above 0 and finite, got {step}")
-    return int(step) if isinstance(step, numbers.Integral) else float(step)
+    return number
 
 
 def _integer_steps(table: Tensor) -> Tensor:
@@ -710,3 +729,6 @@ _pytree.register_pytree_node(
     serialized_type_name="fdjpeg.QuantTables",
     flatten_with_keys_fn=_flatten_with_keys,
 )
+
+# Tables hold nothing but tensors, so `torch.load` may make them without being told to trust the file.
+torch.serialization.add_safe_globals([QuantTables])
