@@ -1,0 +1,243 @@
+"""The command ``fdjpeg``: evaluate a defence, send one image through the codec, check an installation."""
+
+from __future__ import annotations
+
+import math
+import platform
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from PIL import Image, ImageOps, UnidentifiedImageError, features
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from torch import Tensor
+
+import fdjpeg
+from fdjpeg import evaluation
+from fdjpeg.evaluation.data import SUBSAMPLINGS, pillow_codec, to_pillow, to_tensor
+
+app = typer.Typer(
+    help="JPEG as one differentiable PyTorch op: what it is worth as a defence, and whether its bits are Pillow's.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+console = Console()
+complaints = Console(stderr=True)
+
+DEFENSES = ["jpeg:75", "jpeg:50", "jpeg:25"]
+RADII = ["1/255", "2/255"]
+GRADIENTS = list(evaluation.GRADIENTS)
+
+#: Formats that keep every sample of what is written.
+LOSSLESS = (".png", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
+
+
+@app.command()
+def evaluate(
+    defense: Annotated[list[str], typer.Option(help='Such as "jpeg:75" or "jpeg:75,4:4:4"; repeatable.')] = DEFENSES,
+    eps: Annotated[list[str], typer.Option(help="L∞ radius, in units of [0, 1]; repeatable.")] = RADII,
+    gradient: Annotated[list[str], typer.Option(help="What an adaptive attacker tries; repeatable.")] = GRADIENTS,
+    steps: Annotated[int, typer.Option(help="Gradient steps of PGD.")] = 20,
+    restarts: Annotated[int, typer.Option(help="Random starts of PGD.")] = 1,
+    loss: Annotated[str, typer.Option(help=f"What PGD climbs: {', '.join(evaluation.LOSSES)}.")] = "cross-entropy",
+    images: Annotated[int, typer.Option(help="Take the first so many of the photographs.")] = 20,
+    batch_size: Annotated[int, typer.Option(help="Images at once.")] = 5,
+    pictures: Annotated[int, typer.Option(help="Images of each defence that report.html shows.")] = 3,
+    seed: Annotated[int, typer.Option(help="Of all that is random.")] = 0,
+    device: Annotated[str, typer.Option(help='Where the network runs, such as "cuda".')] = "cpu",
+    out: Annotated[Path, typer.Option(help="Folder of the report, and of finished cells to go on from.")] = Path(
+        "fdjpeg-evaluation"
+    ),
+) -> None:
+    """Attacks a network behind JPEG, and without: how much of the robustness is real?
+
+    The 20 photographs and the EfficientNet-Lite0 come from packages; nothing is downloaded. Writes report.html,
+    report.md and results.json. A run that was stopped goes on where it was.
+    """
+    start = time.perf_counter()
+    network, data = evaluation.efficientnet_lite0(), evaluation.photographs().head(images)
+    try:
+        network.module.to(device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device should be one that torch has here, got {device!r}: {error}") from error
+    with _progress() as progress:
+        report = evaluation.evaluate(
+            network,
+            data,
+            defenses=defense,
+            eps=eps,
+            gradients=gradient,
+            attack=evaluation.PGD(steps=steps, restarts=restarts, loss=loss, seed=seed),
+            batch_size=batch_size,
+            pictures=pictures,
+            seed=seed,
+            out=out,
+            progress=progress,
+        )
+    files = report.save(out)
+    _print_report(report)
+    minutes, seconds = divmod(round(time.perf_counter() - start), 60)
+    console.print(f"Took {minutes} min {seconds} s on {device}, {torch.get_num_threads()} threads. Written:")
+    for file in files:
+        console.print(f"  {file}", soft_wrap=True, highlight=False)
+
+
+@contextmanager
+def _progress() -> Iterator[evaluation.Progress]:
+    """A progress bar on standard error, as what ``evaluation.evaluate`` calls."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("images"))
+    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=complaints) as bars:
+        task = bars.add_task("clean accuracy", total=None)
+        yield lambda done, total, doing: bars.update(task, completed=done, total=total, description=doing)
+
+
+def _print_report(report: evaluation.Report) -> None:
+    """The table, what it means and the checks, on standard output."""
+    for sentence in report.summary():
+        console.print(f"[bold red]Check failed.[/] {sentence}")
+    table = Table(caption_justify="left")
+    for number, title in enumerate(report.header):
+        table.add_column(title, justify="left" if number < 2 else "right")
+    for number, row in enumerate(report.table):
+        last = number + 1 == len(report.table) or report.table[number + 1][0] != row[0]
+        table.add_row(*row, end_section=last)
+    console.print(report.headline)
+    console.print(table)
+    for note in report.notes:
+        console.print(note, style="dim", highlight=False)
+    for check in report.checks:
+        console.print(f"{'passed' if check.passed else '[bold red]FAILED[/]'}  {check.name} ({check.figure})")
+    for kind in ("images", "model"):
+        origin = report.settings[kind]
+        console.print(f"{origin['source']}. Terms: {origin['terms']}", style="dim", highlight=False)
+
+
+@app.command()
+def roundtrip(
+    source: Annotated[Path, typer.Argument(help="Any 8-bit RGB or grey image that Pillow reads.")],
+    target: Annotated[Path, typer.Argument(help=f"Where the decoded image goes: {', '.join(LOSSLESS)}.")],
+    quality: Annotated[int, typer.Option(min=1, max=100)] = 75,
+    subsampling: Annotated[str, typer.Option(help="4:4:4, 4:2:2, 4:2:0, 4:4:0 or 4:1:1.")] = "4:2:0",
+) -> None:
+    """Compresses and decompresses one image, and measures what that cost."""
+    if target.suffix.lower() not in LOSSLESS:
+        raise ValueError(
+            f"target should end in one of {', '.join(LOSSLESS)}, which keep what the codec made, got {str(target)!r}"
+        )
+    original = _open(source)
+    decoded = fdjpeg.jpeg(original, quality, subsampling=subsampling)
+    try:
+        to_pillow(decoded).save(target)
+    except OSError as error:
+        raise ValueError(f"target should be a file that can be written, got {str(target)!r}: {error}") from error
+
+    channels, height, width = original.shape
+    table = Table(show_header=False, title=f"{source.name}, {width} × {height}, {'RGB' if channels == 3 else 'grey'}")
+    table.add_row("PSNR", _psnr(original, decoded))
+    table.add_row("SSIM", _ssim(original, decoded))
+    if subsampling in SUBSAMPLINGS:
+        theirs, size = pillow_codec(to_pillow(original), quality, subsampling)
+        differing = int((to_tensor(theirs) != decoded).sum())
+        table.add_row("JPEG file of Pillow", f"{size} bytes, {8 * size / (width * height):.3f} bits per pixel")
+        table.add_row("equals Pillow", "yes, every sample" if differing == 0 else f"NO: {differing} samples differ")
+    else:
+        table.add_row("JPEG file of Pillow", f"Pillow writes no {subsampling}")
+    console.print(table)
+    console.print(f"Written: {target}", soft_wrap=True, highlight=False)
+
+
+def _open(source: Path) -> Tensor:
+    """An image file as uint8 ``(3, H, W)`` or ``(1, H, W)``, upright, without its alpha channel."""
+    try:
+        with Image.open(source) as image:
+            image = ImageOps.exif_transpose(image)
+            if image.mode.startswith(("I", "F")):
+                raise ValueError(f"source should have 8-bit samples, got {str(source)!r} of mode {image.mode}")
+            if "A" in image.getbands():
+                console.print("The alpha channel is left out: JPEG has none.")
+            return to_tensor(image.convert("L" if image.mode in ("1", "L", "LA") else "RGB"))
+    except (OSError, UnidentifiedImageError) as error:
+        raise ValueError(f"source should be an image that Pillow reads, got {str(source)!r}: {error}") from error
+
+
+def _psnr(a: Tensor, b: Tensor) -> str:
+    """Peak signal-to-noise ratio over all samples of two uint8 images, in decibels."""
+    error = float((a.double() - b.double()).square().mean())
+    return f"{10 * math.log10(255**2 / error):.2f} dB" if error > 0 else "∞ (no sample changed)"
+
+
+def _ssim(a: Tensor, b: Tensor) -> str:
+    """Structural similarity (Wang et al. 2004) of two uint8 images: Gaussian window of 11 × 11, mean over channels."""
+    from pytorch_msssim import ssim
+
+    if min(a.shape[-2:]) < 11:
+        return "needs at least 11 × 11 pixels"
+    return f"{float(ssim(a[None].double(), b[None].double(), data_range=255)):.4f}"
+
+
+@app.command()
+def doctor() -> None:
+    """Tells what is installed, and checks the codec's bits against the installed Pillow."""
+    table = Table(title="Versions", title_justify="left", show_header=False)
+    for name, value in _versions():
+        table.add_row(name, value)
+    console.print(table)
+
+    table = Table(title="Backends", title_justify="left", show_header=False)
+    for name, state in fdjpeg.backends().items():
+        table.add_row(name, state)
+    console.print(table)
+
+    samples, differing = _self_check()
+    if differing:
+        complaints.print(f"[bold red]Self-check failed:[/] {differing} of {samples} samples differ from Pillow's.")
+        raise typer.Exit(1)
+    console.print(f"Self-check passed: {samples} samples, all equal to Pillow's.")
+
+
+def _versions() -> Iterator[tuple[str, str]]:
+    """Names and versions of all that has a say in the bits."""
+    yield "fdjpeg", fdjpeg.__version__
+    yield "Python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"
+    yield "torch", str(torch.__version__)
+    yield "CUDA", torch.cuda.get_device_name() if torch.cuda.is_available() else "torch sees no device"
+    for package in ("triton", "pillow"):
+        try:
+            yield package, version(package)
+        except PackageNotFoundError:
+            yield package, "not installed"
+    turbo = features.version_feature("libjpeg_turbo")
+    yield "Pillow's codec", f"libjpeg-turbo {turbo}" if turbo else "not libjpeg-turbo: its bits may differ from ours"
+
+
+def _self_check() -> tuple[int, int]:
+    """Random images through the codec and through Pillow: the samples compared, and those that differ."""
+    generator = torch.Generator().manual_seed(0)
+    samples = differing = 0
+    for height, width in ((1, 1), (8, 8), (17, 23), (64, 48), (99, 101)):
+        for channels, subsampling in ((3, "4:4:4"), (3, "4:2:2"), (3, "4:2:0"), (1, "4:4:4")):
+            for quality in (1, 25, 50, 75, 95, 100):
+                image = torch.randint(0, 256, (channels, height, width), generator=generator, dtype=torch.uint8)
+                theirs = to_tensor(pillow_codec(to_pillow(image), quality, subsampling)[0])
+                as_bytes = fdjpeg.jpeg(image, quality, subsampling=subsampling)
+                as_floats = fdjpeg.jpeg(image.float() / 255, quality, subsampling=subsampling)
+                differing += int((as_bytes != theirs).sum()) + int((as_floats != theirs.float() / 255).sum())
+                samples += 2 * image.numel()
+    return samples, differing
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command with ``arguments`` (``sys.argv`` if None); mistakes end it with one sentence and code 2."""
+    try:
+        app(arguments)
+    except (ValueError, evaluation.MissingPackage) as error:
+        complaints.print(f"[bold red]Error:[/] {error}", soft_wrap=True, highlight=False)
+        raise SystemExit(2) from error
