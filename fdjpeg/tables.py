@@ -415,11 +415,11 @@ class QuantTables:
 
     def __repr__(self) -> str:
         names = ("luma", "chroma") if len(self._tables) == 2 else ("y", "cb", "cr")
-        lines = (
-            f"    {name}={repr(table).replace(chr(10), chr(10) + ' ' * (len(name) + 5))},"
-            for name, table in zip(names, self._tables, strict=True)
-        )
-        return "QuantTables(\n" + "\n".join(lines) + "\n)"
+        lines = []
+        for name, table in zip(names, self._tables, strict=True):
+            label = f"    {name}="
+            lines.append(label + repr(table).replace("\n", "\n" + " " * len(label)) + ",\n")
+        return "QuantTables(\n" + "".join(lines) + ")"
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"QuantTables cannot be changed: make new ones instead of setting {name!r}")
@@ -613,14 +613,14 @@ def _listed(values: Mapping[str, object]) -> str:
 def _check_steps(steps: Sequence[object], name: str) -> None:
     """Raises unless all 64 ``steps`` are integers that a baseline file can hold."""
     for index, step in enumerate(steps):
-        whole = int(step) if isinstance(step, numbers.Integral) and type(step) is not bool else None
+        whole = int(step) if type(step) is not bool and isinstance(step, numbers.Integral) else None
         if whole is None or not SMALLEST_STEP <= whole <= LARGEST_STEP:
             raise ValueError(f"{name}: wanted integer steps from 1 to 255, got {step} at [{index // 8}, {index % 8}]")
 
 
 def _number(value: object, name: str, wanted: str = "a number") -> int | float:
     """``value``, if it is a real number (a NumPy one too), as an int or a float."""
-    if isinstance(value, numbers.Real) and type(value) is not bool:
+    if type(value) is not bool and isinstance(value, numbers.Real):
         return int(value) if isinstance(value, numbers.Integral) else float(value)
     raise TypeError(f"{name}: wanted {wanted}, got {type(value).__name__}")
 
