@@ -15,45 +15,27 @@ import math
 from collections.abc import Callable, Sequence
 from functools import reduce
 from operator import add
-
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from ._geometry import BLOCK, Geometry, Plane
+from .surrogates import Surrogate
+from .tables import STANDARD_CHROMA, STANDARD_LUMA
+
+_Number = TypeVar("_Number", int, float)
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Quantization tables
 # ---------------------------------------------------------------------------------------------------------------------
 
-#: ITU-T T.81, tables K.1 and K.2, row-major.
-_LUMA = (
-    (16, 11, 10, 16, 24, 40, 51, 61),
-    (12, 12, 14, 19, 26, 58, 60, 55),
-    (14, 13, 16, 24, 40, 57, 69, 56),
-    (14, 17, 22, 29, 51, 87, 80, 62),
-    (18, 22, 37, 56, 68, 109, 103, 77),
-    (24, 35, 55, 64, 81, 104, 113, 92),
-    (49, 64, 78, 87, 103, 121, 120, 101),
-    (72, 92, 95, 98, 112, 100, 103, 99),
-)
-_CHROMA = (
-    (17, 18, 24, 47, 99, 99, 99, 99),
-    (18, 21, 26, 66, 99, 99, 99, 99),
-    (24, 26, 56, 99, 99, 99, 99, 99),
-    (47, 66, 99, 99, 99, 99, 99, 99),
-    (99, 99, 99, 99, 99, 99, 99, 99),
-    (99, 99, 99, 99, 99, 99, 99, 99),
-    (99, 99, 99, 99, 99, 99, 99, 99),
-    (99, 99, 99, 99, 99, 99, 99, 99),
-)
-
 
 def standard_tables(quality: float, device: torch.device) -> Tensor:
-    """libjpeg's tables at ``quality``, which acts as the nearest number in 1…100: int32 ``(1, 3, 8, 8)`` for Y, Cb, Cr."""
+    """The tables of libjpeg at ``quality``, which acts as the nearest number in 1…100: int32 ``(1, 3, 8, 8)``."""
     quality = min(100.0, max(1.0, quality))
     scale = math.floor(5000 / quality) if quality < 50 else math.floor(200 - 2 * quality)
-    base = torch.tensor([[_LUMA, _CHROMA, _CHROMA]], dtype=torch.int32, device=device)
+    base = torch.tensor([[STANDARD_LUMA, STANDARD_CHROMA, STANDARD_CHROMA]], dtype=torch.int32, device=device)
     return ((base * scale + 50) // 100).clamp(1, 255)
 
 
@@ -90,7 +72,7 @@ def to_bytes(image: Tensor) -> Tensor:
 
 
 def from_bytes(samples: Tensor, dtype: torch.dtype) -> Tensor:
-    """The inverse of `to_bytes`: ``byte / 255``, correctly rounded in float32 (float64 for float64), then in ``dtype``."""
+    """The inverse of `to_bytes`: ``byte / 255`` correctly rounded in float32 (float64 for float64), then ``dtype``."""
     if dtype == torch.uint8:
         return samples.to(torch.uint8)
     samples = samples.to(torch.float64 if dtype == torch.float64 else torch.float32)
@@ -281,22 +263,30 @@ def _islow_matrix() -> list[list[int]]:
 _ISLOW = _islow_matrix()
 
 
-def _pass(x: Tensor, matrix: Sequence[Sequence[int]], dim: int, shift: int) -> Tensor:
-    """An exact linear map along ``dim``, then one rounding shift to the right."""
+def _transposed(matrix: Sequence[Sequence[_Number]]) -> list[list[_Number]]:
+    return [list(column) for column in zip(*matrix, strict=True)]
+
+
+def _linear(matrix: Sequence[Sequence[float]], x: Tensor, dim: int) -> Tensor:
+    """A matrix applied along ``dim``. Not by ``matmul``: a GPU has none for integers, and autocast would lower it."""
     inputs = x.unbind(dim)
-    outputs = [reduce(add, [m * s for m, s in zip(row, inputs, strict=True)]) for row in matrix]
-    return (torch.stack(outputs, dim) + (1 << (shift - 1))) >> shift
+    return torch.stack([reduce(add, [m * s for m, s in zip(row, inputs, strict=True)]) for row in matrix], dim)
+
+
+def _pass(matrix: Sequence[Sequence[int]], x: Tensor, dim: int, shift: int) -> Tensor:
+    """One pass of an integer DCT: an exact linear map, then one rounding shift to the right."""
+    return (_linear(matrix, x, dim) + (1 << (shift - 1))) >> shift
 
 
 def fdct(blocks: Tensor) -> Tensor:
     """The forward DCT of level-shifted samples, rows then columns: 8 times the orthonormal one (``jfdctint``)."""
-    return _pass(_pass(blocks, _ISLOW, -1, 11), _ISLOW, -2, 15)
+    return _pass(_ISLOW, _pass(_ISLOW, blocks, -1, 11), -2, 15)
 
 
 def idct(blocks: Tensor) -> Tensor:
     """The inverse DCT, columns then rows, level-shifted back and limited to 0…255 (``jidctint``)."""
-    transposed = list(zip(*_ISLOW, strict=True))
-    return (_pass(_pass(blocks, transposed, -2, 11), transposed, -1, 18) + 128).clamp(0, 255)
+    inverse = _transposed(_ISLOW)
+    return (_pass(inverse, _pass(inverse, blocks, -2, 11), -1, 18) + 128).clamp(0, 255)
 
 
 def quantize(blocks: Tensor, steps: Tensor) -> Tensor:
@@ -343,20 +333,21 @@ def _unlimited_rgb(decoded: Sequence[Tensor], geometry: Geometry, fancy: bool) -
     )
 
 
-def _nan_flags(image: Tensor, geometry: Geometry) -> Tensor:
-    """For each MCU, whether one of the image's samples in it is NaN: bool ``(N, MCU rows, MCU columns)``."""
-    nan = image.isnan().any(1)
+def _flags(image: Tensor, geometry: Geometry) -> Tensor:
+    """For each MCU, whether one of the image's samples in it is NaN or above 1: bool ``(N, MCU rows, MCU columns)``."""
+    odd = torch.zeros_like(image, dtype=torch.bool) if image.dtype == torch.uint8 else ~(image <= 1)
     height, width = BLOCK * geometry.vertical, BLOCK * geometry.horizontal
     rows = torch.arange(geometry.mcu_rows * height, device=image.device).clamp(max=geometry.height - 1)
     columns = torch.arange(geometry.mcu_columns * width, device=image.device).clamp(max=geometry.width - 1)
-    padded = nan.index_select(1, rows).index_select(2, columns)
+    padded = odd.any(1).index_select(1, rows).index_select(2, columns)
     return padded.reshape(-1, geometry.mcu_rows, height, geometry.mcu_columns, width).any(4).any(2)
 
 
-def _pack_planes(decoded: Sequence[Tensor], flags: Tensor) -> Tensor:
+def _pack_planes(decoded: Sequence[Tensor], flags: Tensor, geometry: Geometry) -> Tensor:
     """What `Geometry.plane_bytes` describes: uint8 ``(N, plane_bytes)``."""
-    packed = torch.cat([part.to(torch.uint8).flatten(1) for part in [*decoded, flags]], 1)
-    return torch.nn.functional.pad(packed, (0, -packed.size(1) % 16))
+    parts = [part.to(torch.uint8).flatten(1) for part in [*decoded, flags]]
+    padding = geometry.plane_bytes - sum(part.size(1) for part in parts)
+    return torch.cat([*parts, parts[0].new_zeros(flags.size(0), padding)], 1)
 
 
 def _unpack_planes(planes: Tensor, geometry: Geometry) -> list[Tensor]:
@@ -379,7 +370,8 @@ def round_trip(
         tables: ``(1 or N, 3, 8, 8)`` steps for Y, Cb, Cr, row-major by [vertical, horizontal] frequency, acting as
             `integer_tables`; or None for the standard ones.
         quality: 1…100, read only where ``tables`` is None.
-        horizontal, vertical: the sampling factors of luma against chroma.
+        horizontal: the sampling factor of luma against chroma along rows: 1, 2 or 4.
+        vertical: the same along columns: 1 or 2.
         fancy: whether chroma is upsampled by the triangle filter rather than repeated.
 
     Returns:
@@ -390,7 +382,7 @@ def round_trip(
     decoded = _decoded(_quantized(image, steps, geometry), steps)
     samples = _unlimited_rgb(decoded, geometry, fancy).clamp(0, 255)
     out = torch.empty_like(image).copy_(from_bytes(samples, image.dtype))
-    return out, _pack_planes(decoded, _nan_flags(image, geometry))
+    return out, _pack_planes(decoded, _flags(image, geometry), geometry)
 
 
 def encode(
@@ -425,10 +417,15 @@ def decode(
     """The op ``fdjpeg::decode``: the image ``(N, 1 or 3, height, width)`` that a file's coefficients make.
 
     Args:
-        y, cb, cr: as `encode` returns them.
+        y: Y's coefficients, int16 ``(N, rows, columns, 8, 8)``, as `encode` returns them.
+        cb: Cb's; of shape ``(N, 0, 0, 8, 8)`` for a grey image.
+        cr: Cr's, likewise.
         tables: ``(1 or N, 3, 8, 8)``, as for `round_trip`.
-        height, width: the image's size.
-        horizontal, vertical, fancy: as for `round_trip`.
+        height: the image's rows.
+        width: the image's columns.
+        horizontal: as for `round_trip`.
+        vertical: as for `round_trip`.
+        fancy: as for `round_trip`.
         dtype: uint8 or floating; a floating image is in [0, 1].
     """
     channels = 1 if cb.size(1) == 0 else 3
@@ -436,3 +433,363 @@ def decode(
     coefficients = [component.to(torch.int32) for component in (y, cb, cr)[:channels]]
     decoded = _decoded(coefficients, integer_tables(tables))
     return from_bytes(_unlimited_rgb(decoded, geometry, fancy).clamp(0, 255), dtype)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The same steps in real numbers. Working scale 0…255, level-shifted: Y less 128, Cb and Cr about 0, so all are linear.
+# ---------------------------------------------------------------------------------------------------------------------
+
+#: ITU-R BT.601's weights of red and blue in luma; all else about colour follows from them.
+_K_R, _K_B = 0.299, 0.114
+_K_G = 1 - _K_R - _K_B
+
+_RGB_TO_YCBCR = [
+    [_K_R, _K_G, _K_B],
+    [-_K_R / (2 - 2 * _K_B), -_K_G / (2 - 2 * _K_B), 0.5],
+    [0.5, -_K_G / (2 - 2 * _K_R), -_K_B / (2 - 2 * _K_R)],
+]
+_YCBCR_TO_RGB = [
+    [1.0, 0.0, 2 - 2 * _K_R],
+    [1.0, -(2 - 2 * _K_B) * _K_B / _K_G, -(2 - 2 * _K_R) * _K_R / _K_G],
+    [1.0, 2 - 2 * _K_B, 0.0],
+]
+
+#: The orthonormal DCT-II of 8 samples: rows by frequency (ITU-T T.81, A.3.3, which writes it out in two dimensions).
+_DCT = [
+    [math.sqrt((1 if k == 0 else 2) / BLOCK) * math.cos(math.pi * (2 * n + 1) * k / (2 * BLOCK)) for n in range(BLOCK)]
+    for k in range(BLOCK)
+]
+
+#: A linear map along one axis: ``out[i]`` is the sum of ``weight * in[index[i]]`` over its taps ``(index, weight)``.
+_Taps = list[tuple[Tensor, float]]
+
+
+def _resample(x: Tensor, taps: _Taps, dim: int) -> Tensor:
+    return reduce(add, [weight * x.index_select(dim, index) for index, weight in taps])
+
+
+def _resample_adjoint(gradient: Tensor, taps: _Taps, dim: int, size: int) -> Tensor:
+    """The transposed map of `_resample`, onto ``size`` samples: each goes back to where it came from, and is summed."""
+    shape = list(gradient.shape)
+    shape[dim] = size
+    total = gradient.new_zeros(shape)
+    for index, weight in taps:
+        total = total.index_add(dim, index, weight * gradient)
+    return total
+
+
+def _subsampling_taps(
+    geometry: Geometry, plane: Plane, horizontal: int, vertical: int, device: torch.device
+) -> tuple[_Taps, _Taps]:
+    """Plain averages, without the integers' biases: taps along rows, taps along columns."""
+    rows = _subsampled_rows(geometry, plane, vertical, device)
+    columns = _subsampled_columns(geometry, plane, horizontal, device)
+    return [(index, 1 / vertical) for index in rows], [(index, 1 / horizontal) for index in columns]
+
+
+def _upsampling_taps(
+    geometry: Geometry, plane: Plane, horizontal: int, vertical: int, fancy: bool, device: torch.device
+) -> tuple[_Taps, _Taps]:
+    """Weights 3/4 and 1/4 where libjpeg's triangle applies, else repetition: taps along rows, taps along columns."""
+
+    def taps(size: int, true_size: int, factor: int) -> _Taps:
+        near = _near(size, factor, device)
+        if factor == 1 or not _triangle(geometry, fancy):
+            return [(near, 1.0)]
+        return [(near, 0.75), (_far(size, true_size, device), 0.25)]
+
+    return taps(geometry.height, plane.height, vertical), taps(geometry.width, plane.width, horizontal)
+
+
+def _components_of(samples: Tensor, geometry: Geometry) -> list[Tensor]:
+    """The linear part of what precedes the DCT: ``(N, C, H, W)`` to components of coded size, without level shift."""
+    if geometry.channels == 3:
+        samples = _linear(_RGB_TO_YCBCR, samples, 1)
+    components = []
+    for component, (plane, horizontal, vertical) in zip(samples.unbind(1), _component_planes(geometry), strict=True):
+        rows, columns = _subsampling_taps(geometry, plane, horizontal, vertical, samples.device)
+        components.append(_resample(_resample(component, rows, 1), columns, 2))
+    return components
+
+
+def _components_of_adjoint(gradients: Sequence[Tensor], geometry: Geometry) -> Tensor:
+    """The transposed map of `_components_of`."""
+    components = []
+    for gradient, (plane, horizontal, vertical) in zip(gradients, _component_planes(geometry), strict=True):
+        rows, columns = _subsampling_taps(geometry, plane, horizontal, vertical, gradient.device)
+        gradient = _resample_adjoint(gradient, columns, 2, geometry.width)
+        components.append(_resample_adjoint(gradient, rows, 1, geometry.height))
+    samples = torch.stack(components, 1)
+    return _linear(_transposed(_RGB_TO_YCBCR), samples, 1) if geometry.channels == 3 else samples
+
+
+def _samples_of(components: Sequence[Tensor], geometry: Geometry, fancy: bool) -> Tensor:
+    """The linear part of what follows the inverse DCT: components of coded size to ``(N, C, H, W)``."""
+    upsampled = []
+    for component, (plane, horizontal, vertical) in zip(components, _component_planes(geometry), strict=True):
+        rows, columns = _upsampling_taps(geometry, plane, horizontal, vertical, fancy, component.device)
+        component = component[:, : plane.height, : plane.width]
+        upsampled.append(_resample(_resample(component, rows, 1), columns, 2))
+    samples = torch.stack(upsampled, 1)
+    return _linear(_YCBCR_TO_RGB, samples, 1) if geometry.channels == 3 else samples
+
+
+def _samples_of_adjoint(gradient: Tensor, geometry: Geometry, fancy: bool) -> list[Tensor]:
+    """The transposed map of `_samples_of`; samples beyond a component's true size get 0."""
+    if geometry.channels == 3:
+        gradient = _linear(_transposed(_YCBCR_TO_RGB), gradient, 1)
+    components = []
+    for component, (plane, horizontal, vertical) in zip(gradient.unbind(1), _component_planes(geometry), strict=True):
+        rows, columns = _upsampling_taps(geometry, plane, horizontal, vertical, fancy, gradient.device)
+        component = _resample_adjoint(component, columns, 2, plane.columns * BLOCK)
+        components.append(_resample_adjoint(component, rows, 1, plane.rows * BLOCK))
+    return components
+
+
+def real_dct(blocks: Tensor) -> Tensor:
+    """The orthonormal 8×8 DCT-II of the last two dimensions."""
+    return _linear(_DCT, _linear(_DCT, blocks, -1), -2)
+
+
+def real_idct(blocks: Tensor) -> Tensor:
+    """The inverse, and the transposed map, of `real_dct`."""
+    inverse = _transposed(_DCT)
+    return _linear(inverse, _linear(inverse, blocks, -2), -1)
+
+
+def real_round_trip(
+    image: Tensor,
+    tables: Tensor,
+    horizontal: int,
+    vertical: int,
+    fancy: bool,
+    rounding: Callable[[Tensor], Tensor] = torch.round,
+) -> Tensor:
+    """JPEG in real numbers: nothing is rounded but the coefficients, by ``rounding``. Differentiable by autograd.
+
+    Args:
+        image: ``(N, C, H, W)``, C 1 or 3, uint8 or floating in [0, 1], any strides; computed in float32, or in float64
+            where it is float64. NaN spreads over the blocks that it lies in, as in any arithmetic of real numbers.
+        tables: ``(1 or N, 3, 8, 8)`` steps for Y, Cb, Cr, taken as they are: neither rounded nor limited.
+        horizontal: as for `round_trip`.
+        vertical: as for `round_trip`.
+        fancy: as for `round_trip`.
+        rounding: what happens to a coefficient in steps, elementwise. ``torch.round`` goes half to even.
+
+    Returns:
+        The image, of ``image``'s dtype; floating in [0, 1], uint8 rounded half to even.
+    """
+    geometry = _geometry(image, horizontal, vertical)
+    dtype = _real_dtype(image)
+    steps = tables.to(dtype)
+    samples = image.to(dtype) if image.dtype == torch.uint8 else 255 * image.to(dtype)
+    decoded = []
+    for i, component in enumerate(_components_of(samples, geometry)):
+        level = 128 if i == 0 else 0
+        step = _table(steps, i)
+        coefficients = rounding(real_dct(to_blocks(component - level)) / step)
+        decoded.append(from_blocks(real_idct(coefficients * step)) + level)
+    samples = _samples_of(decoded, geometry, fancy).clamp(0, 255)
+    return samples.round().to(torch.uint8) if image.dtype == torch.uint8 else (samples / 255).to(image.dtype)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Straight-through: the derivative of the real steps, every rounding the identity, at the point where the integers are
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _within_range(decoded: Sequence[Tensor], geometry: Geometry, fancy: bool) -> Tensor:
+    """The derivative of the last limiting: whether R, G and B lie in 0…255 before it; grey always does."""
+    samples = _unlimited_rgb(decoded, geometry, fancy)
+    return (samples >= 0) & (samples <= 255)
+
+
+def _table_errors(image: Tensor, tables: Tensor | None, quality: float, geometry: Geometry) -> list[Tensor]:
+    """For each component ``k - c``: a coefficient's derivative by its step, c in steps before rounding and k after."""
+    steps = _steps(tables, quality, image.device)
+    errors = []
+    for i, blocks in enumerate(_transformed(image, geometry)):
+        step = 8 * _table(steps, i)
+        exact = step * quantize(blocks, _table(steps, i)) - blocks  # subtracted as integers, so nothing cancels
+        errors.append(exact.to(_real_dtype(image)) / step)
+    return errors
+
+
+def round_trip_backward(
+    grad: Tensor,
+    planes: Tensor,
+    image: Tensor,
+    tables: Tensor | None,
+    quality: float,
+    horizontal: int,
+    vertical: int,
+    fancy: bool,
+    table_gradient: bool,
+) -> tuple[Tensor, Tensor]:
+    """The op ``fdjpeg::round_trip_backward``: the straight-through gradient of `round_trip`.
+
+    With fixed tables, and every rounding the identity, the inverse DCT undoes the DCT. So the image's gradient is the
+    last limiting's mask, then the transposed upsampling, colour conversions and subsampling, without a transform.
+
+    Args:
+        grad: the gradient of the image that came out, ``(N, C, H, W)``, floating, any strides.
+        planes: the second result of `round_trip`.
+        image: as for `round_trip`, and so the others.
+        tables: as for `round_trip`.
+        quality: as for `round_trip`.
+        horizontal: as for `round_trip`.
+        vertical: as for `round_trip`.
+        fancy: as for `round_trip`.
+        table_gradient: whether the tables' gradient is wanted.
+
+    Returns:
+        The gradient of ``image``, laid out like it, 0 for its NaN samples; and that of the tables, for each image:
+        float32 ``(N, 3, 8, 8)``, or ``(0,)`` where it is not wanted.
+    """
+    geometry = _geometry(image, horizontal, vertical)
+    inside = _within_range(_unpack_planes(planes, geometry), geometry, fancy)
+    gradient = grad.to(_real_dtype(image))
+    components = _samples_of_adjoint(torch.where(inside, gradient, 0), geometry, fancy)
+    samples = torch.where(image.isnan(), 0, _components_of_adjoint(components, geometry))
+    of_image = torch.empty_like(image).copy_(samples)
+    if not table_gradient:
+        return of_image, torch.empty(0, device=image.device)
+
+    of_tables = torch.zeros(image.size(0), 3, BLOCK, BLOCK, device=image.device, dtype=samples.dtype)
+    for i, errors in enumerate(_table_errors(image, tables, quality, geometry)):
+        # A coefficient acts on the samples of 0…255, which leave as samples of 0…1.
+        coefficients = real_dct(to_blocks(components[i])) / 255
+        of_tables[:, i] = (coefficients * errors).sum((1, 2))
+    return of_image, of_tables.to(torch.float32)
+
+
+def straight_through_tangent(
+    v: Tensor, planes: Tensor, image: Tensor, horizontal: int, vertical: int, fancy: bool
+) -> Tensor:
+    """The transposed map of `round_trip_backward`'s first result: how ``v``, a change of the image, changes the output.
+
+    Linear in ``v`` and differentiable by it, so that the gradient of a straight-through gradient can be taken.
+
+    Args:
+        v: ``(N, C, H, W)``, floating.
+        planes: the second result of `round_trip`.
+        image: the image that went into it.
+        horizontal: as for `round_trip`.
+        vertical: as for `round_trip`.
+        fancy: as for `round_trip`.
+
+    Returns:
+        ``(N, C, H, W)`` of ``v``'s dtype.
+    """
+    geometry = _geometry(image, horizontal, vertical)
+    inside = _within_range(_unpack_planes(planes, geometry), geometry, fancy)
+    change = torch.where(image.isnan(), 0, v.to(_real_dtype(image)))
+    samples = _samples_of(_components_of(change, geometry), geometry, fancy)
+    return torch.where(inside, samples, 0).to(v.dtype)
+
+
+def table_tangent(
+    v: Tensor,
+    planes: Tensor,
+    image: Tensor,
+    tables: Tensor | None,
+    quality: float,
+    horizontal: int,
+    vertical: int,
+    fancy: bool,
+) -> Tensor:
+    """The transposed map of `round_trip_backward`'s second result: how ``v``, a change of tables, changes the output.
+
+    Args:
+        v: ``(1 or N, 3, 8, 8)``, floating.
+        planes: the second result of `round_trip`.
+        image: as for `round_trip`, and so the others.
+        tables: as for `round_trip`.
+        quality: as for `round_trip`.
+        horizontal: as for `round_trip`.
+        vertical: as for `round_trip`.
+        fancy: as for `round_trip`.
+
+    Returns:
+        ``(N, C, H, W)``, float64 where the image is float64, else float32.
+    """
+    geometry = _geometry(image, horizontal, vertical)
+    inside = _within_range(_unpack_planes(planes, geometry), geometry, fancy)
+    change = v.to(_real_dtype(image))
+    components = [
+        from_blocks(real_idct(_table(change, i) * errors))
+        for i, errors in enumerate(_table_errors(image, tables, quality, geometry))
+    ]
+    return torch.where(inside, _samples_of(components, geometry, fancy) / 255, 0)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The integers' values with the real numbers' derivatives
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+class _Differential(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return torch.zeros_like(x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return gradients[0]
+
+
+def _differential(x: Tensor) -> Tensor:
+    """The differential of a variable: 0 in value, whatever the variable's own is, and the identity in derivative."""
+    dx: Tensor = _Differential.apply(x)
+    return dx
+
+
+def exact_with_surrogate(
+    image: Tensor, tables: Tensor, horizontal: int, vertical: int, fancy: bool, surrogate: Surrogate
+) -> Tensor:
+    """`round_trip`, bit for bit, as an autograd graph whose derivatives are those of the real steps and ``surrogate``.
+
+    The graph is ``y + J dx + K dq``: y from the integers, dx and dq the `_differential` of image and tables. In J and K
+    a coefficient changes by r′(c) times the change of the image's own, and by ``k - c r′(c)`` times the change of its
+    step, where c is the integer DCT's output in steps, k its rounding, and r′ the surrogate's derivative; the last
+    limiting passes what the integers left alone; any other rounding and limiting is the identity. A NaN sample gets
+    gradient 0. The graph is linear in dx and dq: its second derivatives by image and tables are 0, which is the truth
+    for straight-through and not for a surrogate whose r′ varies.
+
+    Args:
+        image: ``(N, C, H, W)``, C 1 or 3, floating, any strides.
+        tables: ``(1 or N, 3, 8, 8)``, floating, acting as `integer_tables`, straight through.
+        horizontal: as for `round_trip`.
+        vertical: as for `round_trip`.
+        fancy: as for `round_trip`.
+        surrogate: any object with a method ``derivative(c)``, elementwise and finite.
+
+    Returns:
+        The image, of ``image``'s dtype.
+    """
+    geometry = _geometry(image, horizontal, vertical)
+    dtype = _real_dtype(image)
+    steps = integer_tables(tables.detach())
+    dx = torch.where(image.isnan(), 0, _differential(image.to(dtype)))
+    dq = _differential(tables.to(dtype))
+
+    coefficients, changes = [], []
+    transformed = _transformed(image.detach(), geometry)
+    for i, (blocks, change) in enumerate(zip(transformed, _components_of(255 * dx, geometry), strict=True)):
+        k = quantize(blocks, _table(steps, i))
+        c = blocks.to(dtype) / (8 * _table(steps, i))
+        slope = surrogate.derivative(c)
+        coefficients.append(k)
+        changes.append(slope * real_dct(to_blocks(change)) + (k - c * slope) * _table(dq, i))
+
+    decoded = _decoded(coefficients, steps)
+    exact = from_bytes(_unlimited_rgb(decoded, geometry, fancy).clamp(0, 255), dtype)
+    change = _samples_of([from_blocks(real_idct(change)) for change in changes], geometry, fancy)
+    inside = _within_range(decoded, geometry, fancy)
+    return (exact + torch.where(inside, change / 255, 0)).to(image.dtype)

@@ -1,0 +1,404 @@
+"""Surrogates of rounding: what stands in for the derivative of ``k = round(c)``, c a DCT coefficient in steps.
+
+Each is a small frozen object with ``forward(c)``, the surrogate r(c) itself, and ``derivative(c)``, its derivative
+r′(c), both elementwise and for floating tensors of any shape. `resolve` turns a name or such an object, a user's own
+included, into an object.
+
+The exact codec rounds, and takes only ``derivative`` for the way back. With ``soft=True`` ``forward`` takes the place
+of rounding, and autograd differentiates it; that needs a ``smooth`` one.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import ClassVar, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+__all__ = [
+    "Cubic",
+    "Fourier",
+    "Identity",
+    "Noise",
+    "Sine",
+    "Softmax",
+    "StraightThrough",
+    "Surrogate",
+    "Tanh",
+    "Zero",
+    "hard_rounding",
+    "resolve",
+]
+
+
+@runtime_checkable
+class Surrogate(Protocol):
+    """What ``gradient=`` takes beside a name: any object with these two methods, elementwise on floating tensors.
+
+    Two attributes are looked at where they are there: ``smooth``, whether ``forward`` may be used with ``soft=True``
+    (False if missing), and ``only_soft``, whether it may be used in no other way (False if missing).
+    """
+
+    def forward(self, c: Tensor) -> Tensor:
+        """What stands in for ``round(c)``."""
+
+    def derivative(self, c: Tensor) -> Tensor:
+        """What stands in for its derivative."""
+
+
+@dataclass(frozen=True)
+class StraightThrough:
+    """Rounding whose derivative is 1: r(c) = round(c), half to even; r′(c) = 1.
+
+    Source: Bengio, Léonard and Courville, "Estimating or propagating gradients through stochastic neurons for
+    conditional computation", 2013, arXiv 1308.3432.
+    """
+
+    name: ClassVar[str] = "straight-through"
+    smooth: ClassVar[bool] = False
+
+    def forward(self, c: Tensor) -> Tensor:
+        """Round, half to even."""
+        return c.round()
+
+    def derivative(self, c: Tensor) -> Tensor:
+        """1 everywhere."""
+        return torch.ones_like(c)
+
+
+@dataclass(frozen=True)
+class Identity(StraightThrough):
+    """The whole layer's derivative by the image is taken to be the identity: colour, resampling and clamps included.
+
+    As a surrogate of rounding alone it is `StraightThrough`, and so it is for the tables; the layer looks for this
+    class to pass the image's gradient on unchanged.
+
+    Source: backward pass differentiable approximation, Athalye, Carlini and Wagner, "Obfuscated gradients give a false
+    sense of security", ICML 2018, arXiv 1802.00420, section 4.1.
+    """
+
+    name: ClassVar[str] = "identity"
+
+
+@dataclass(frozen=True)
+class Zero:
+    """Plain rounding: r(c) = round(c), half to even; r′(c) = 0. Only for showing what masked gradients look like."""
+
+    name: ClassVar[str] = "zero"
+    smooth: ClassVar[bool] = False
+
+    def forward(self, c: Tensor) -> Tensor:
+        """Round, half to even."""
+        return c.round()
+
+    def derivative(self, c: Tensor) -> Tensor:
+        """0 everywhere."""
+        return torch.zeros_like(c)
+
+
+@dataclass(frozen=True)
+class _Floored(ABC):
+    """A smooth surrogate with a floor under its derivative.
+
+    Args:
+        floor: the least value of ``derivative``, at least 0; 0 leaves the derivative as it is. Several surrogates are
+            flat at whole numbers, where most coefficients of a smooth image are: a floor lets some gradient through.
+            It has no part in ``forward``.
+
+    Raises:
+        TypeError: ``floor`` is not a number.
+        ValueError: ``floor`` is negative or not finite.
+    """
+
+    smooth: ClassVar[bool] = True
+
+    floor: float = field(default=0.0, kw_only=True)
+
+    def __post_init__(self) -> None:
+        _check_number("floor", self.floor, "a finite number of at least 0", lambda x: x >= 0)
+
+    def derivative(self, c: Tensor) -> Tensor:
+        """r′(c), or ``floor`` where that is more."""
+        slope = self._slope(c)
+        return slope.clamp(min=self.floor) if self.floor > 0 else slope
+
+    @abstractmethod
+    def forward(self, c: Tensor) -> Tensor:
+        """What stands in for ``round(c)``."""
+
+    @abstractmethod
+    def _slope(self, c: Tensor) -> Tensor:
+        """r′(c), the derivative of ``forward``."""
+
+
+@dataclass(frozen=True)
+class Cubic(_Floored):
+    """A cubic about the nearest whole number k = round(c): r(c) = k + (c − k)³; r′(c) = 3 (c − k)².
+
+    It jumps where rounding does, by 3/4 instead of 1.
+
+    Args:
+        floor: the least value of the derivative, which is 0 at whole numbers; 0 leaves it so.
+
+    Source: Shin and Song, "JPEG-resistant adversarial images", NIPS 2017 workshop on machine learning and computer
+    security.
+    """
+
+    name: ClassVar[str] = "cubic"
+
+    def forward(self, c: Tensor) -> Tensor:
+        """The cubic about the nearest whole number."""
+        k = c.round()
+        return k + (c - k) ** 3
+
+    def _slope(self, c: Tensor) -> Tensor:
+        return 3 * (c - c.round()) ** 2
+
+
+@dataclass(frozen=True)
+class Sine(_Floored):
+    """A staircase with one wave a step: r(c) = c − sin(2πc) / 2π; r′(c) = 1 − cos(2πc).
+
+    Args:
+        floor: the least value of the derivative, which is 0 at whole numbers; 0 leaves it so.
+
+    Source: elementary; with half the first term of `Fourier` it is the strongest such wave that never descends.
+    """
+
+    name: ClassVar[str] = "sine"
+
+    def forward(self, c: Tensor) -> Tensor:
+        """The staircase."""
+        return c - _turns(c).sin() / (2 * math.pi)
+
+    def _slope(self, c: Tensor) -> Tensor:
+        return 1 - _turns(c).cos()
+
+
+@dataclass(frozen=True)
+class Fourier(_Floored):
+    """The Fourier series of rounding, cut off: r(c) = c − Σₙ (−1)ⁿ⁺¹ sin(2πnc) / (πn), n from 1 to ``terms``.
+
+    r′(c) = 1 − 2 Σₙ (−1)ⁿ⁺¹ cos(2πnc): at whole numbers 1 for an even number of terms and −1 for an odd one, between
+    them 2 ``terms`` + 1; it is negative in places.
+
+    Args:
+        floor: the least value of the derivative; 0 leaves it as it is, negative in places.
+        terms: how many terms of the series, a whole number of at least 1; 10 by default, our choice.
+
+    Raises:
+        TypeError: ``terms`` is not an int.
+        ValueError: ``terms`` is less than 1.
+
+    Source: the sawtooth's Fourier series, subtracted from the identity.
+    """
+
+    name: ClassVar[str] = "fourier"
+
+    terms: int = 10
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.terms, bool) or not isinstance(self.terms, int):
+            raise TypeError(f"terms must be an int, got {self.terms!r}")
+        if self.terms < 1:
+            raise ValueError(f"terms must be at least 1, got {self.terms}")
+
+    def forward(self, c: Tensor) -> Tensor:
+        """The identity less the series."""
+        turns = _turns(c)
+        for n in range(1, self.terms + 1):
+            c = c - (-1) ** (n + 1) * (n * turns).sin() / (math.pi * n)
+        return c
+
+    def _slope(self, c: Tensor) -> Tensor:
+        turns = _turns(c)
+        slope = torch.ones_like(c)
+        for n in range(1, self.terms + 1):
+            slope = slope - 2 * (-1) ** (n + 1) * (n * turns).cos()
+        return slope
+
+
+@dataclass(frozen=True)
+class Tanh(_Floored):
+    """Soft rounding: r(c) = ⌊c⌋ + ½ + ½ tanh(α t) / tanh(α / 2), t = c − ⌊c⌋ − ½.
+
+    r′(c) = α (1 − tanh²(α t)) / (2 tanh(α / 2)): at the default α about 0.15 at whole numbers and 2.1 between them.
+    Towards α = 0 r is the identity, for large α it is rounding.
+
+    Args:
+        floor: the least value of the derivative; 0 leaves it as it is.
+        alpha: α, positive; 4 by default, our choice.
+
+    Raises:
+        TypeError: ``alpha`` is not a number.
+        ValueError: ``alpha`` is not positive and finite.
+
+    Source: Agustsson and Theis, "Universally quantized neural compression", NeurIPS 2020, arXiv 2006.09952, section
+    4.1.
+    """
+
+    name: ClassVar[str] = "tanh"
+
+    alpha: float = 4.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_alpha(self.alpha)
+
+    def forward(self, c: Tensor) -> Tensor:
+        """Soft rounding."""
+        whole = c.floor() + 0.5
+        return whole + (self.alpha * (c - whole)).tanh() / (2 * math.tanh(self.alpha / 2))
+
+    def _slope(self, c: Tensor) -> Tensor:
+        wave = (self.alpha * (c - c.floor() - 0.5)).tanh()
+        return self.alpha * (1 - wave**2) / (2 * math.tanh(self.alpha / 2))
+
+
+@dataclass(frozen=True)
+class Softmax(_Floored):
+    """The mean of the 5 nearest whole numbers j, weighted by softmax_j(−α (c − j)²).
+
+    r′(c) is 2 α times the variance of j under those weights.
+
+    Args:
+        floor: the least value of the derivative; 0 leaves it as it is.
+        alpha: α, positive, for c in steps; 4 by default, our choice. At equal α it is near to `Tanh`.
+
+    Raises:
+        TypeError: ``alpha`` is not a number.
+        ValueError: ``alpha`` is not positive and finite.
+
+    Source: "JPEG inspired deep learning" (JPEG-DL), ICLR 2025, arXiv 2410.07081; there α is learned.
+    """
+
+    name: ClassVar[str] = "softmax"
+
+    alpha: float = 4.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_alpha(self.alpha)
+
+    def forward(self, c: Tensor) -> Tensor:
+        """The weighted mean."""
+        k = c.round()
+        weights, offsets = self._weights(c - k)
+        return k + _weighted_sum(weights, offsets)
+
+    def _slope(self, c: Tensor) -> Tensor:
+        weights, offsets = self._weights(c - c.round())
+        mean = _weighted_sum(weights, offsets)
+        return 2 * self.alpha * (_weighted_sum(weights, [j * j for j in offsets]) - mean**2)
+
+    def _weights(self, remainder: Tensor) -> tuple[Tensor, list[int]]:
+        """Weights along a new first dimension, and the whole numbers they belong to, counted from the nearest."""
+        offsets = [-2, -1, 0, 1, 2]
+        logits = torch.stack([-self.alpha * (remainder - j) ** 2 for j in offsets])
+        return logits.softmax(0), offsets
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Rounding's error as noise: r(c) = c + u, u uniform in [−½, ½), drawn anew at each call; r′(c) = 1.
+
+    Only for ``soft=True``: with an exact forward it would be `StraightThrough`.
+
+    Args:
+        generator: where the noise comes from; None for the default generator of the tensor's device. It draws on its
+            own device, so that a CPU generator gives the same noise on every device.
+
+    Raises:
+        TypeError: ``generator`` is neither a ``torch.Generator`` nor None.
+
+    Source: Ballé, Laparra and Simoncelli, "End-to-end optimized image compression", ICLR 2017, arXiv 1611.01704.
+    """
+
+    name: ClassVar[str] = "noise"
+    smooth: ClassVar[bool] = True
+    only_soft: ClassVar[bool] = True
+
+    generator: torch.Generator | None = None
+
+    def __post_init__(self) -> None:
+        if self.generator is not None and not isinstance(self.generator, torch.Generator):
+            raise TypeError(f"generator must be a torch.Generator or None, got {self.generator!r}")
+
+    def forward(self, c: Tensor) -> Tensor:
+        """The coefficient and its noise."""
+        device = c.device if self.generator is None else self.generator.device
+        draw = torch.rand(c.shape, generator=self.generator, device=device, dtype=c.dtype)
+        return c + (draw.to(c.device) - 0.5)
+
+    def derivative(self, c: Tensor) -> Tensor:
+        """1 everywhere."""
+        return torch.ones_like(c)
+
+
+#: The surrogates that need no more than their name. (Not noise: without a generator of its own it cannot be repeated.)
+_NAMED = (StraightThrough, Identity, Cubic, Sine, Fourier, Tanh, Softmax, Zero)
+_BY_NAME: dict[str, Callable[[], Surrogate]] = {kind.name: kind for kind in _NAMED}
+
+
+def resolve(gradient: str | Surrogate) -> Surrogate:
+    """The surrogate that ``gradient`` names, with its default parameters, or ``gradient`` itself if it is one.
+
+    Args:
+        gradient: "straight-through", "identity", "cubic", "sine", "fourier", "tanh", "softmax" or "zero"; or an object
+            with methods ``forward(c)`` and ``derivative(c)``.
+
+    Raises:
+        ValueError: no surrogate has that name.
+        TypeError: it is neither a name nor such an object.
+    """
+    names = ", ".join(repr(name) for name in _BY_NAME)
+    if isinstance(gradient, str):
+        if gradient not in _BY_NAME:
+            raise ValueError(f"gradient must be one of {names}, or a surrogate object; got {gradient!r}")
+        return _BY_NAME[gradient]()
+    wanted = f"gradient must be one of {names}, or an object with methods forward(c) and derivative(c)"
+    if isinstance(gradient, type):
+        raise TypeError(f"{wanted}; got the class {gradient.__name__}, of which an object must be made first")
+    if not all(callable(getattr(gradient, method, None)) for method in ("forward", "derivative")):
+        raise TypeError(f"{wanted}; got {gradient!r}")
+    return gradient
+
+
+def hard_rounding(surrogate: Surrogate) -> Callable[[Tensor], Tensor]:
+    """A function of c whose value is round(c), half to even, and whose derivative is the surrogate's.
+
+    For the real arithmetic without ``soft``. Its second derivative is 0, which is the truth for `StraightThrough` only.
+    """
+
+    def rounding(c: Tensor) -> Tensor:
+        point = c.detach()
+        return point.round() + surrogate.derivative(point) * (c - point)
+
+    return rounding
+
+
+def _turns(c: Tensor) -> Tensor:
+    """2πc less whole turns, which keeps the sines of large coefficients accurate."""
+    return 2 * math.pi * (c - c.detach().round())
+
+
+def _weighted_sum(weights: Tensor, values: list[int]) -> Tensor:
+    """The sum over the first dimension of ``weights`` times ``values``."""
+    first, *rest = (weight * value for weight, value in zip(weights.unbind(0), values, strict=True))
+    return sum(rest, first)
+
+
+def _check_number(name: str, value: float, wanted: str, holds: Callable[[float], bool]) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be {wanted}, got {value!r}")
+    if not (math.isfinite(value) and holds(value)):
+        raise ValueError(f"{name} must be {wanted}, got {value!r}")
+
+
+def _check_alpha(alpha: float) -> None:
+    _check_number("alpha", alpha, "a positive finite number", lambda x: x > 0)
