@@ -1,7 +1,12 @@
 """JPEG as one differentiable PyTorch op: libjpeg-turbo's bits forward, the gradient of your choice backward."""
 
+from fdjpeg import surrogates
 from fdjpeg._library import backends
+from fdjpeg.coefficients import Coefficients
+from fdjpeg.functional import check, decode, encode, jpeg
+from fdjpeg.modules import JPEG
+from fdjpeg.tables import QuantTables
 
 __version__ = "0.1.0"
 
-__all__ = ["backends"]
+__all__ = ["JPEG", "Coefficients", "QuantTables", "backends", "check", "decode", "encode", "jpeg", "surrogates"]

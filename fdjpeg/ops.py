@@ -254,8 +254,9 @@ class _RoundTripBackward(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, image_tangent: Tensor, tables_tangent: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         planes, image, tables = ctx.saved_tensors
-        *options, table_gradient = ctx.options
-        tangent = reference.straight_through_tangent(
-            image_tangent, tables_tangent if table_gradient else None, planes, image, tables, *options
-        )
+        quality, *sampling, table_gradient = ctx.options
+        tangent = reference.straight_through_tangent(image_tangent, planes, image, *sampling)
+        if table_gradient:
+            of_tables = reference.table_tangent(tables_tangent, planes, image, tables, quality, *sampling)
+            tangent = tangent + of_tables.to(tangent.dtype)
         return tangent, None, None, None, *(None,) * len(ctx.options)

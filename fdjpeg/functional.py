@@ -1,0 +1,330 @@
+"""JPEG as a function of tensors: `jpeg`, its two halves `encode` and `decode`, and `check`."""
+
+from __future__ import annotations
+
+import math
+import numbers
+import warnings
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fdjpeg import ops, reference, surrogates
+from fdjpeg._geometry import SAMPLING_FACTORS, Geometry
+from fdjpeg.coefficients import Coefficients
+from fdjpeg.surrogates import Identity, StraightThrough, Surrogate
+from fdjpeg.tables import QuantTables, check_tables
+
+_DTYPES = (torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_UPSAMPLING = {"fancy": True, "nearest": False}
+_ARITHMETICS = ("libjpeg", "real")
+_DEFAULT_QUALITY = 75
+
+
+def jpeg(
+    image: Tensor,
+    quality: float | Tensor = _DEFAULT_QUALITY,
+    *,
+    tables: QuantTables | None = None,
+    subsampling: str = "4:2:0",
+    upsampling: str = "fancy",
+    gradient: str | Surrogate = "straight-through",
+    arithmetic: str = "libjpeg",
+    soft: bool = False,
+) -> Tensor:
+    """Compresses images by JPEG and decompresses them, differentiably.
+
+    With the default arithmetic the result equals Pillow's decode(encode(image)) in every sample.
+
+    Args:
+        image: ``(..., 3, H, W)`` RGB or ``(..., 1, H, W)`` grey, H and W ≥ 1; uint8 in 0…255, or float16, bfloat16,
+            float32 or float64 in [0, 1]; any strides, any number of images. A floating sample x acts as the byte
+            rint(255 x), saturating, NaN as 0. A floating image above 1 draws a `UserWarning` from an eager call on a CPU.
+        quality: libjpeg's quality, 1…100: a number, or a tensor, 0-dim or ``(N,)``, one for each image of the flattened
+            batch. A tensor is never read back: its values act clamped to 1…100. A floating one that requires grad
+            gets a gradient, straight through libjpeg's floor and clamp.
+        tables: quantization tables instead of a quality; batched ones give each image its own. Under "libjpeg" a
+            step acts as clamp(round(q), 1, 255).
+        subsampling: "4:4:4", "4:2:2", "4:2:0", "4:4:0" or "4:1:1" (T.81 A.1.1); a grey image has none.
+        upsampling: how chroma is brought back to full size: "fancy" (libjpeg's triangle, Pillow) or "nearest".
+        gradient: how the rounding of coefficients is differentiated: a name of `fdjpeg.surrogates`
+            ("straight-through", "identity", "cubic", "sine", "fourier", "tanh", "softmax", "zero") or an object with
+            ``forward(c)`` and ``derivative(c)``, c the coefficient in steps.
+        arithmetic: "libjpeg", the 8-bit integers of libjpeg-turbo; or "real", the same geometry in real numbers, where
+            only coefficients are rounded.
+        soft: put the surrogate in place of that rounding in forward too ("real" only, for smooth surrogates).
+
+    Returns:
+        The image after compression, of ``image``'s shape, dtype, device and (where it has no gaps) strides. A uint8
+        image carries no gradient.
+
+    Raises:
+        TypeError, ValueError: an argument is of the wrong type, shape or name, or a number is out of range.
+    """
+    setting = _setting(subsampling, upsampling)
+    surrogate = _surrogate(gradient, arithmetic, soft)
+    batch = _flattened(image)
+    steps, number = _steps(batch, quality, tables, soft=soft)
+    if batch.dtype == torch.uint8 and steps is not None and steps.requires_grad and torch.is_grad_enabled():
+        raise TypeError("image must be floating where quality or tables require a gradient, got uint8, which carries none")
+    if arithmetic == "real":
+        result = _real(batch, steps, number, setting, surrogate, soft)
+    elif isinstance(surrogate, StraightThrough):
+        result, planes = ops.round_trip(batch, steps, number, *setting, isinstance(surrogate, Identity))
+        _warn_above_one(batch, planes, setting)
+    else:
+        result = _exact_with_surrogate(batch, steps, number, setting, surrogate)
+    return _as_empty_like(result, image)
+
+
+def encode(
+    image: Tensor,
+    quality: float | Tensor = _DEFAULT_QUALITY,
+    *,
+    tables: QuantTables | None = None,
+    subsampling: str = "4:2:0",
+) -> Coefficients:
+    """The quantized coefficients that a JPEG file of each image holds; not differentiable.
+
+    Args:
+        image, quality, tables, subsampling: as for `jpeg`.
+
+    Returns:
+        `Coefficients` of the flattened batch, with the integer tables that made them.
+    """
+    setting = _setting(subsampling, "fancy")
+    batch = _flattened(image).detach()
+    steps, number = _steps(batch, quality, tables)
+    y, cb, cr = torch.ops.fdjpeg.encode(batch, None if steps is None else steps.detach(), number, *setting[:2])
+    used = QuantTables.standard(number) if tables is None and steps is None else tables
+    if used is None:
+        used = QuantTables.standard(quality)
+    grey = batch.size(1) == 1
+    size = (batch.size(2), batch.size(3))
+    return Coefficients(
+        y, None if grey else cb, None if grey else cr, used.integer().to(batch.device), size, subsampling
+    )
+
+
+def decode(coefficients: Coefficients, dtype: torch.dtype = torch.uint8, *, upsampling: str = "fancy") -> Tensor:
+    """The images that coefficients stand for; not differentiable.
+
+    Args:
+        coefficients: as `encode` returns them, or from a file. Products with their steps are saturated to ±32767.
+        dtype: of the images: uint8 in 0…255, or a floating type in [0, 1].
+        upsampling: as for `jpeg`.
+
+    Returns:
+        ``(N, 3 or 1, H, W)``.
+    """
+    if not isinstance(coefficients, Coefficients):
+        raise TypeError(f"coefficients must be fdjpeg.Coefficients, got {type(coefficients).__name__}")
+    if dtype not in _DTYPES:
+        raise TypeError(f"dtype must be uint8, float16, bfloat16, float32 or float64, got {dtype}")
+    horizontal, vertical, fancy = _setting(coefficients.subsampling, upsampling)
+    y, cb, cr = coefficients.y, coefficients.cb, coefficients.cr
+    if cb is None or cr is None:
+        cb = cr = y.new_empty((y.size(0), 0, 0, 8, 8))
+    tables = coefficients.tables.stacked().to(y.device, torch.float32)
+    height, width = coefficients.size
+    result: Tensor = torch.ops.fdjpeg.decode(y, cb, cr, tables, height, width, horizontal, vertical, fancy, dtype)
+    return result
+
+
+def check(image: Tensor, quality: float | Tensor | None = None, tables: QuantTables | None = None) -> None:
+    """Reads the values that `jpeg` only clamps, and raises where one is out of range. Synchronises with a GPU.
+
+    Raises:
+        ValueError: a floating image holds NaN or lies outside [0, 1], a quality lies outside 1…100, or a step outside
+            1…255 or is no integer.
+    """
+    batch = _flattened(image)
+    if batch.is_floating_point() and batch.numel() > 0:
+        low, high = (value.item() for value in batch.detach().aminmax())
+        if not (low >= 0 and high <= 1):
+            raise ValueError(f"image must lie in [0, 1], got values from {low:g} to {high:g}")
+    if isinstance(quality, Tensor):
+        _check_quality_shape(quality, batch)
+        wrong = quality.detach()[~((quality >= 1) & (quality <= 100))].flatten()
+        if wrong.numel() > 0:
+            raise ValueError(f"quality must be in 1…100, got {wrong[0].item():g}")
+    elif quality is not None:
+        _check_quality_number(quality)
+    if tables is not None:
+        check_tables(tables)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Arguments
+
+
+class _Setting(NamedTuple):
+    """What an op's last arguments say: sampling factors, and whether chroma is upsampled by a triangle."""
+
+    horizontal: int
+    vertical: int
+    fancy: bool
+
+
+def _setting(subsampling: str, upsampling: str) -> _Setting:
+    if not isinstance(subsampling, str) or subsampling not in SAMPLING_FACTORS:
+        raise ValueError(f"subsampling must be one of {', '.join(map(repr, SAMPLING_FACTORS))}, got {subsampling!r}")
+    if not isinstance(upsampling, str) or upsampling not in _UPSAMPLING:
+        raise ValueError(f"upsampling must be one of {', '.join(map(repr, _UPSAMPLING))}, got {upsampling!r}")
+    return _Setting(*SAMPLING_FACTORS[subsampling], _UPSAMPLING[upsampling])
+
+
+def _surrogate(gradient: str | Surrogate, arithmetic: str, soft: bool) -> Surrogate:
+    surrogate = surrogates.resolve(gradient)
+    if arithmetic not in _ARITHMETICS:
+        raise ValueError(f"arithmetic must be one of {', '.join(map(repr, _ARITHMETICS))}, got {arithmetic!r}")
+    if not isinstance(soft, bool):
+        raise TypeError(f"soft must be True or False, got {soft!r}")
+    if soft and arithmetic != "real":
+        raise ValueError(f"soft=True needs arithmetic='real', got {arithmetic!r}")
+    if soft and not getattr(surrogate, "smooth", False):
+        raise ValueError(f"soft=True needs a gradient with a smooth forward, got {gradient!r}")
+    if getattr(surrogate, "only_soft", False) and not soft:
+        raise ValueError(f"gradient {gradient!r} needs arithmetic='real' and soft=True")
+    return surrogate
+
+
+def _flattened(image: Tensor) -> Tensor:
+    """``(..., C, H, W)`` as ``(N, C, H, W)``."""
+    if not isinstance(image, Tensor):
+        raise TypeError(f"image must be a torch.Tensor, got {type(image).__name__}")
+    if image.dtype not in _DTYPES:
+        raise TypeError(f"image must be uint8, float16, bfloat16, float32 or float64, got {image.dtype}")
+    if image.ndim < 3 or image.size(-3) not in (1, 3) or image.size(-2) < 1 or image.size(-1) < 1:
+        raise ValueError(
+            f"image must have shape (..., 3, H, W) or (..., 1, H, W) with H, W of at least 1, got {tuple(image.shape)}"
+        )
+    if image.ndim == 4:
+        return image
+    return image.unsqueeze(0) if image.ndim == 3 else image.flatten(0, -4)
+
+
+def _steps(
+    batch: Tensor, quality: float | Tensor, tables: QuantTables | None, *, soft: bool = False
+) -> tuple[Tensor | None, float]:
+    """Tables as the ops take them, or None and the number that stands for the standard ones."""
+    if tables is not None:
+        _check_one_of(quality, tables)
+    elif isinstance(quality, Tensor):
+        _check_quality_shape(quality, batch)
+        tables = QuantTables.standard(quality, soft=soft)
+    else:
+        return None, _check_quality_number(quality)
+    steps = tables.stacked()
+    if steps.size(0) not in (1, batch.size(0)):
+        raise ValueError(f"tables must be (8, 8) or one for each of the {batch.size(0)} images, got {steps.size(0)}")
+    dtype = torch.float64 if steps.dtype == torch.float64 and batch.dtype == torch.float64 else torch.float32
+    return steps.to(batch.device, dtype), 0.0
+
+
+def _check_one_of(quality: float | Tensor, tables: QuantTables) -> None:
+    if not isinstance(tables, QuantTables):
+        raise TypeError(f"tables must be fdjpeg.QuantTables, got {type(tables).__name__}")
+    if isinstance(quality, Tensor) or quality != _DEFAULT_QUALITY:
+        raise ValueError(f"tables take the place of quality: give one of them, got both (quality={quality!r})")
+
+
+def check_arguments(
+    quality: float | Tensor,
+    tables: QuantTables | None,
+    subsampling: str,
+    upsampling: str,
+    gradient: str | Surrogate,
+    arithmetic: str,
+    soft: bool,
+) -> None:
+    """What can be checked of the arguments of `jpeg` before there is an image: for a layer's constructor."""
+    _setting(subsampling, upsampling)
+    _surrogate(gradient, arithmetic, soft)
+    if tables is not None:
+        _check_one_of(quality, tables)
+    elif not isinstance(quality, Tensor):
+        _check_quality_number(quality)
+
+
+def _check_quality_number(quality: Any) -> float:
+    if isinstance(quality, bool) or not isinstance(quality, numbers.Real):
+        raise TypeError(f"quality must be a number or a tensor, got {quality!r} ({type(quality).__name__})")
+    number = float(quality)
+    if math.isnan(number) or not 1 <= number <= 100:
+        raise ValueError(f"quality must be in 1…100, got {quality!r}")
+    return number
+
+
+def _check_quality_shape(quality: Tensor, batch: Tensor) -> None:
+    if quality.ndim > 1 or (quality.ndim == 1 and quality.size(0) != batch.size(0)):
+        raise ValueError(
+            f"quality must be a number, a 0-dim tensor or one of shape ({batch.size(0)},), got shape {tuple(quality.shape)}"
+        )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Results
+
+
+def _as_empty_like(result: Tensor, image: Tensor) -> Tensor:
+    """The flattened result with the shape of ``image``, and the strides of ``torch.empty_like(image)``."""
+    if image.ndim == 4:
+        return result
+    result = result.reshape(image.shape)
+    if result.stride() != torch.empty_like(image, device="meta").stride():
+        result = torch.empty_like(image).copy_(result)
+    return result
+
+
+def _warn_above_one(batch: Tensor, planes: Tensor, setting: _Setting) -> None:
+    """Says that 0…255 was perhaps fed where [0, 1] was meant; only where asking costs no synchronisation."""
+    if torch.compiler.is_compiling() or type(planes) is not Tensor or not planes.is_cpu or not batch.is_floating_point():
+        return
+    if torch._C._functorch.is_functorch_wrapped_tensor(planes):
+        return
+    geometry = Geometry.of(batch.size(2), batch.size(3), batch.size(1), setting.horizontal, setting.vertical)
+    if planes[:, geometry.flag_offset :].any() and (highest := batch.detach().nan_to_num(nan=0.0).amax().item()) > 1:
+        warnings.warn(
+            f"image must lie in [0, 1], got values up to {highest:g}: they act as 1 (divide by 255, or pass uint8?)",
+            UserWarning,
+            stacklevel=3,
+        )
+
+
+def _tables_of(batch: Tensor, steps: Tensor | None, number: float, *, soft: bool = False) -> Tensor:
+    """Tables for the reference pieces, which know no number."""
+    if steps is not None:
+        return steps
+    dtype = torch.float64 if batch.dtype == torch.float64 else torch.float32
+    return QuantTables.standard(number, soft=soft).stacked().to(batch.device, dtype)
+
+
+def _real(
+    batch: Tensor, steps: Tensor | None, number: float, setting: _Setting, surrogate: Surrogate, soft: bool
+) -> Tensor:
+    """The round trip in real numbers."""
+
+    rounding = surrogate.forward if soft else surrogates.hard_rounding(surrogate)
+    tables = _tables_of(batch, steps, number, soft=soft)
+    with torch.autocast(batch.device.type, enabled=False):
+        if not isinstance(surrogate, Identity):
+            return reference.real_round_trip(batch, tables, *setting, rounding)
+        value = reference.real_round_trip(batch.detach(), tables, *setting, rounding)
+        # The difference is 0 in value; where it is NaN, as for an infinite sample, it stays 0.
+        return value if batch.dtype == torch.uint8 else value + (batch - batch.detach()).nan_to_num(nan=0.0)
+
+
+def _exact_with_surrogate(
+    batch: Tensor, steps: Tensor | None, number: float, setting: _Setting, surrogate: Surrogate
+) -> Tensor:
+    """The exact round trip whose gradient is that of a surrogate, by the reference pieces."""
+    differentiable = torch.is_grad_enabled() and (batch.requires_grad or (steps is not None and steps.requires_grad))
+    if batch.dtype == torch.uint8 or not differentiable:
+        result, planes = torch.ops.fdjpeg.round_trip(batch, steps, number, *setting)
+        _warn_above_one(batch, planes, setting)
+        return result
+    tables = _tables_of(batch, steps, number)
+    with torch.autocast(batch.device.type, enabled=False):
+        return reference.exact_with_surrogate(batch, tables, *setting, surrogate)
