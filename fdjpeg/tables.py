@@ -201,7 +201,7 @@ class QuantTables:
             _check_real(step, "step")
             if step.dim() > 1:
                 raise ValueError(
-                    f"step: wanted a number or a tensor of shape () or (N,), got shape {tuple(step.shape)}"
+                    f"step must be a number or a tensor of shape () or (N,), got shape {tuple(step.shape)}"
                 )
             table = step.reshape(*step.shape, 1, 1).expand(*step.shape, 8, 8)
         else:
@@ -230,11 +230,11 @@ class QuantTables:
         """
         statistics = _as_table(statistics, "statistics")
         if statistics.dim() != 2:
-            raise ValueError(f"statistics: wanted shape (8, 8), got {tuple(statistics.shape)}")
+            raise ValueError(f"statistics must have shape (8, 8), got {tuple(statistics.shape)}")
         if isinstance(n, bool) or not isinstance(n, int):
-            raise TypeError(f"n: wanted an integer, got {type(n).__name__}")
+            raise TypeError(f"n must be an integer, got {type(n).__name__}")
         if not 0 <= n <= STEPS:
-            raise ValueError(f"n: wanted 0 to 64 bands, got {n}")
+            raise ValueError(f"n must be in 0…64, got {n}")
         order = statistics.detach().flatten().argsort(descending=True, stable=True)
         fine_steps = torch.full((n,), _positive(fine, "fine"), device=order.device)
         coarse_steps = torch.full((STEPS - n,), _positive(coarse, "coarse"), device=order.device)
@@ -262,20 +262,20 @@ class QuantTables:
         image = _open_jpeg(file)
         if len(image.layer) not in (1, 3):
             raise ValueError(
-                f"file: wanted a grey or YCbCr JPEG, got one of {len(image.layer)} components (mode {image.mode})"
+                f"file must be a grey or YCbCr JPEG, got one of {len(image.layer)} components (mode {image.mode})"
             )
         if len(image.layer) == 3 and _holds_rgb(image):
-            raise ValueError("file: wanted a grey or YCbCr JPEG, got one whose components are R, G and B")
+            raise ValueError("file must be a grey or YCbCr JPEG, got one whose components are R, G and B")
         numbers_of_tables = [component[3] for component in image.layer]
         for component, number in enumerate(numbers_of_tables):
             if number not in image.quantization:
                 raise ValueError(
-                    f"file: component {component} names quantization table {number}, but the file defines only "
-                    f"{sorted(image.quantization)}"
+                    f"file must define quantization table {number}, which component {component} names, "
+                    f"got only {sorted(image.quantization)}"
                 )
         used = dict.fromkeys(numbers_of_tables)
         for number in used:
-            _check_steps(image.quantization[number], f"file: quantization table {number}")
+            _check_steps(image.quantization[number], f"quantization table {number} of file")
         y, *chroma = numbers_of_tables
         cb, cr = chroma or (y, y)
         tables = [y, cb] if cb == cr else [y, cb, cr]
@@ -298,10 +298,10 @@ class QuantTables:
         """
         if isinstance(qtables, Mapping):
             if sorted(qtables) != list(range(len(qtables))):
-                raise ValueError(f"qtables: wanted the keys 0, 1, 2 in order, got {sorted(qtables)}")
+                raise ValueError(f"qtables must have the keys 0, 1, 2 in order, got {sorted(qtables)}")
             qtables = [qtables[number] for number in range(len(qtables))]
         if not isinstance(qtables, Sequence):
-            raise TypeError(f"qtables: wanted a list or a mapping of tables, got {type(qtables).__name__}")
+            raise TypeError(f"qtables must be a list or a mapping of tables, got {type(qtables).__name__}")
         return cls._of_lists(qtables, "qtables")
 
     def to_pillow(self) -> list[list[int]]:
@@ -341,10 +341,10 @@ class QuantTables:
         ]
         for word, line in words:
             if not (word.isascii() and word.isdigit()):
-                raise ValueError(f"file: wanted integers and # comments, got {word!r} in line {line}")
+                raise ValueError(f"file must hold integers and # comments, got {word!r} in line {line}")
         steps = [int(word) for word, _ in words]
         if len(steps) not in (STEPS, 2 * STEPS, 3 * STEPS):
-            raise ValueError(f"file: wanted one, two or three tables of 64 integers, got {len(steps)} integers")
+            raise ValueError(f"file must hold one, two or three tables of 64 integers, got {len(steps)} integers")
         return cls._of_lists([steps[start : start + STEPS] for start in range(0, len(steps), STEPS)], "file")
 
     def save(self, file: str | os.PathLike[str] | IO[str]) -> None:
@@ -437,19 +437,19 @@ class QuantTables:
     def _of_lists(cls, tables: Sequence[Sequence[int]], name: str) -> QuantTables:
         """Tables of one, two or three lists of 64 whole steps; ``name`` is the argument they came from."""
         if not 1 <= len(tables) <= 3:
-            raise ValueError(f"{name}: wanted one, two or three tables, got {len(tables)}")
+            raise ValueError(f"{name} must hold one, two or three tables, got {len(tables)}")
         for number, table in enumerate(tables):
             length = len(table) if isinstance(table, Sized) else type(table).__name__
             if length != STEPS:
-                raise ValueError(f"{name}: wanted 64 steps in table {number}, got {length}")
-            _check_steps(table, f"{name}: table {number}")
+                raise ValueError(f"table {number} of {name} must have 64 steps, got {length}")
+            _check_steps(table, f"table {number} of {name}")
         squares = [_square(table) for table in tables]
         return cls(*(squares if len(squares) > 1 else squares * 2))
 
     def _deployed(self) -> list[Tensor]:
         """The tables as a file holds them: int64 ``(8, 8)`` of Y and Cb, and of Cr if that is not Cb's."""
         if self.batch_size is not None:
-            raise ValueError(f"tables: wanted one set of tables, got a batch of {self.batch_size}: index it, tables[i]")
+            raise ValueError(f"tables must be one set of tables, got a batch of {self.batch_size}: index it, tables[i]")
         check_tables(self)
         y, cb, cr = (table.cpu() for table in self.integer().stacked()[0].to(torch.int64))
         return [y, cb] if torch.equal(cb, cr) else [y, cb, cr]
@@ -468,20 +468,20 @@ def check_tables(tables: QuantTables, arithmetic: str = "libjpeg") -> None:
         ValueError: a step is out of range, or ``arithmetic`` is neither.
     """
     if not isinstance(tables, QuantTables):
-        raise TypeError(f"tables: wanted fdjpeg.QuantTables, got {type(tables).__name__}")
+        raise TypeError(f"tables must be fdjpeg.QuantTables, got {type(tables).__name__}")
     stacked = tables.stacked().detach().double().cpu()
     if arithmetic == "libjpeg":
-        right, wanted = (stacked >= SMALLEST_STEP) & (stacked <= LARGEST_STEP), "from 1 to 255"
+        right, wanted = (stacked >= SMALLEST_STEP) & (stacked <= LARGEST_STEP), "in 1…255"
     elif arithmetic == "real":
         right, wanted = (stacked > 0) & stacked.isfinite(), "above 0 and finite"
     else:
-        raise ValueError(f'arithmetic: wanted "libjpeg" or "real", got {arithmetic!r}')
+        raise ValueError(f'arithmetic must be "libjpeg" or "real", got {arithmetic!r}')
     wrong = (~right).nonzero()
     if len(wrong):
         image, component, row, column = wrong[0].tolist()
         where = f"[{row}, {column}]" if tables.batch_size is None else f"[{image}, {row}, {column}]"
         step = stacked[image, component, row, column].item()
-        raise ValueError(f"tables.{('y', 'cb', 'cr')[component]}{where}: wanted a step {wanted}, got {step:g}")
+        raise ValueError(f"tables.{('y', 'cb', 'cr')[component]}{where} must be {wanted}, got {step:g}")
 
 
 # --------------------------------------------------------------------------------------------- quality to steps
@@ -559,7 +559,7 @@ def _quality_tensor(quality: object) -> Tensor:
     """A checked number as a 0-dim tensor, so that numbers and tensors take one way through the arithmetic."""
     number = _number(quality, "quality", "a number or a tensor")
     if not 1 <= number <= 100:
-        raise ValueError(f"quality: wanted a number from 1 to 100, got {quality}")
+        raise ValueError(f"quality must be in 1…100, got {quality}")
     return torch.tensor(float(number), dtype=torch.float64)
 
 
@@ -567,7 +567,7 @@ def _check_quality_tensor(quality: Tensor) -> None:
     """Raises unless ``quality`` is real and 0-dim or ``(N,)``."""
     _check_real(quality, "quality")
     if quality.dim() > 1:
-        raise ValueError(f"quality: wanted a number or a tensor of shape () or (N,), got shape {tuple(quality.shape)}")
+        raise ValueError(f"quality must be a number or a tensor of shape () or (N,), got shape {tuple(quality.shape)}")
 
 
 # ------------------------------------------------------------------------------------------------------- checks
@@ -576,7 +576,7 @@ def _check_quality_tensor(quality: Tensor) -> None:
 def _check_real(tensor: Tensor, name: str) -> None:
     """Raises unless the dtype is of integers or of floating numbers."""
     if tensor.dtype == torch.bool or tensor.is_complex():
-        raise TypeError(f"{name}: wanted an integer or floating dtype, got {tensor.dtype}")
+        raise TypeError(f"{name} must have an integer or floating dtype, got {tensor.dtype}")
 
 
 def _as_table(table: Table, name: str) -> Tensor:
@@ -587,11 +587,11 @@ def _as_table(table: Table, name: str) -> Tensor:
         except (TypeError, ValueError, RuntimeError) as error:
             kind = ValueError if isinstance(error, ValueError) else TypeError
             raise kind(
-                f"{name}: wanted a tensor, an array or nested lists of numbers, got {type(table).__name__} ({error})"
+                f"{name} must be a tensor, an array or nested lists of numbers, got {type(table).__name__} ({error})"
             ) from error
     _check_real(table, name)
     if table.dim() not in (2, 3) or table.shape[-2:] != (8, 8):
-        raise ValueError(f"{name}: wanted shape (8, 8) or (N, 8, 8), got {tuple(table.shape)}")
+        raise ValueError(f"{name} must have shape (8, 8) or (N, 8, 8), got {tuple(table.shape)}")
     return table
 
 
@@ -599,10 +599,10 @@ def _check_alike(tables: Mapping[str, Tensor]) -> None:
     """Raises if the tables are on different devices, or for different numbers of images."""
     devices = {name: str(table.device) for name, table in tables.items()}
     if len(set(devices.values())) > 1:
-        raise ValueError(f"tables: wanted all on one device, got {_listed(devices)}")
+        raise ValueError(f"tables must be on one device, got {_listed(devices)}")
     batches = {name: table.shape[0] for name, table in tables.items() if table.dim() == 3}
     if len(set(batches.values())) > 1:
-        raise ValueError(f"tables: wanted one batch size, got {_listed(batches)}")
+        raise ValueError(f"tables must be for the same number of images, got {_listed(batches)}")
 
 
 def _listed(values: Mapping[str, object]) -> str:
@@ -615,21 +615,21 @@ def _check_steps(steps: Sequence[object], name: str) -> None:
     for index, step in enumerate(steps):
         whole = int(step) if type(step) is not bool and isinstance(step, numbers.Integral) else None
         if whole is None or not SMALLEST_STEP <= whole <= LARGEST_STEP:
-            raise ValueError(f"{name}: wanted integer steps from 1 to 255, got {step} at [{index // 8}, {index % 8}]")
+            raise ValueError(f"{name} must hold integers in 1…255, got {step} at [{index // 8}, {index % 8}]")
 
 
 def _number(value: object, name: str, wanted: str = "a number") -> int | float:
     """``value``, if it is a real number (a NumPy one too), as an int or a float."""
     if type(value) is not bool and isinstance(value, numbers.Real):
         return int(value) if isinstance(value, numbers.Integral) else float(value)
-    raise TypeError(f"{name}: wanted {wanted}, got {type(value).__name__}")
+    raise TypeError(f"{name} must be {wanted}, got {type(value).__name__}")
 
 
 def _positive(step: object, name: str, wanted: str = "a number") -> int | float:
     """``step``, if it is a positive finite number; a whole one stays an int."""
     number = _number(step, name, wanted)
     if not (number > 0 and math.isfinite(number)):
-        raise ValueError(f"{name}: wanted a step above 0 and finite, got {step}")
+        raise ValueError(f"{name} must be above 0 and finite, got {step}")
     return number
 
 
@@ -655,7 +655,7 @@ def _open_jpeg(file: JpegFile) -> PIL.JpegImagePlugin.JpegImageFile:
         return file
     if isinstance(file, Image.Image):
         raise ValueError(
-            f"file: wanted an image as PIL.Image.open returns it for a JPEG file, got one of {file.format}"
+            f"file must be a JPEG file, or an image as PIL.Image.open returns it for one, got an image of format {file.format}"
         )
     if isinstance(file, (str, os.PathLike)):
         with open(file, "rb") as stream:
@@ -663,11 +663,11 @@ def _open_jpeg(file: JpegFile) -> PIL.JpegImagePlugin.JpegImageFile:
     if isinstance(file, (bytes, bytearray, memoryview)):
         file = io.BytesIO(file)
     if not hasattr(file, "read"):
-        raise TypeError(f"file: wanted a path, bytes, a binary file or a PIL.Image.Image, got {type(file).__name__}")
+        raise TypeError(f"file must be a path, bytes, a binary file or a PIL.Image.Image, got {type(file).__name__}")
     try:
         return JpegImagePlugin.JpegImageFile(file)
     except (SyntaxError, OSError) as error:
-        raise ValueError(f"file: wanted a JPEG file of 8-bit samples, got one that Pillow refuses: {error}") from error
+        raise ValueError(f"file must be a JPEG file of 8-bit samples, got one that Pillow refuses: {error}") from error
 
 
 def _holds_rgb(image: PIL.JpegImagePlugin.JpegImageFile) -> bool:
@@ -687,7 +687,7 @@ def _read_text(file: str | os.PathLike[str] | IO[str] | IO[bytes]) -> str:
     elif hasattr(file, "read"):
         content = file.read()
     else:
-        raise TypeError(f"file: wanted a path or an open file, got {type(file).__name__}")
+        raise TypeError(f"file must be a path or an open file, got {type(file).__name__}")
     return content if isinstance(content, str) else content.decode("latin-1")
 
 

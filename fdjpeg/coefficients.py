@@ -1,0 +1,184 @@
+"""Quantized DCT coefficients as a JPEG file stores them (ITU-T T.81, A.3.4)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree
+
+from fdjpeg._geometry import SAMPLING_FACTORS, Geometry, Plane
+from fdjpeg.tables import QuantTables
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Coefficients:
+    """The quantized DCT coefficients of a batch of images, all of one size, with the tables that scale them back.
+
+    Each component is int16 ``(N, rows, columns, 8, 8)``: block row, block column, vertical frequency, horizontal
+    frequency. These are the blocks that hold samples of the component; the dummy blocks with which a file fills its
+    last MCUs (T.81, A.2.4) are left out.
+
+    They are a pytree whose leaves are the components and the tables.
+
+    Args:
+        y: the luma component.
+        cb: the Cb component, None for grey images.
+        cr: the Cr component, None for grey images.
+        tables: one set of quantization tables for all images, or one for each.
+        size: height and width of the images, in samples.
+        subsampling: "4:4:4", "4:2:2", "4:2:0", "4:4:0" or "4:1:1"; without meaning for grey images.
+
+    Raises:
+        TypeError: a component is no int16 tensor, or ``tables`` no :class:`QuantTables`.
+        ValueError: only one of ``cb`` and ``cr`` is there, or a shape is not the one that follows from N, ``size`` and
+            ``subsampling``, or ``tables`` are for another number of images, or something is on another device.
+    """
+
+    y: Tensor
+    cb: Tensor | None
+    cr: Tensor | None
+    tables: QuantTables
+    size: tuple[int, int]
+    subsampling: str
+
+    def __post_init__(self) -> None:
+        geometry = self.geometry
+        if (self.cb is None) != (self.cr is None):
+            given, missing = ("cr", "cb") if self.cb is None else ("cb", "cr")
+            raise ValueError(f"{missing} must be a tensor as {given} is, or both None for grey images; got None")
+        _check_component(self.y, "y", geometry.luma, self.y)
+        if self.cb is not None and self.cr is not None:
+            _check_component(self.cb, "cb", geometry.chroma, self.y)
+            _check_component(self.cr, "cr", geometry.chroma, self.y)
+        if not isinstance(self.tables, QuantTables):
+            raise TypeError(f"tables must be fdjpeg.QuantTables, got {type(self.tables).__name__}")
+        if self.tables.batch_size not in (None, 1, self.y.size(0)):
+            raise ValueError(
+                f"tables must be (8, 8) or one for each of the {self.y.size(0)} images, got {self.tables.batch_size}"
+            )
+        if self.tables.device != self.y.device:
+            raise ValueError(f"tables must be on {self.y.device} as y is, got {self.tables.device}")
+
+    @property
+    def geometry(self) -> Geometry:
+        """The sizes of the components in samples, blocks and MCUs.
+
+        Raises:
+            ValueError: ``size`` or ``subsampling`` is none.
+        """
+        if self.subsampling not in SAMPLING_FACTORS:
+            raise ValueError(f"subsampling must be one of {', '.join(SAMPLING_FACTORS)}, got {self.subsampling!r}")
+        if not isinstance(self.size, tuple) or len(self.size) != 2 or min(self.size) < 1:
+            raise ValueError(f"size must be a tuple (H, W) with H, W of at least 1, got {self.size}")
+        height, width = self.size
+        return Geometry.of(height, width, 1 if self.cb is None else 3, *SAMPLING_FACTORS[self.subsampling])
+
+    @property
+    def device(self) -> torch.device:
+        """Where the coefficients and the tables are."""
+        return self.y.device
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Coefficients:
+        """The coefficients and their tables on another device."""
+        moved = [leaf.to(device, non_blocking=non_blocking) for leaf in _flatten(self)[0]]
+        return _unflatten(moved, (self.size, self.subsampling))
+
+    def __len__(self) -> int:
+        """The number of images."""
+        return self.y.size(0)
+
+    def __getitem__(self, index: int) -> Coefficients:
+        """The coefficients of one image, as a batch of one, with its tables ``(8, 8)``.
+
+        Raises:
+            IndexError: there is no such image.
+        """
+        image = range(len(self))[index]
+        *components, tables = _flatten(self)[0]
+        if tables.batch_size is not None:
+            tables = tables[image if tables.batch_size == len(self) else 0]
+        return _unflatten([*(x[image : image + 1] for x in components), tables], (self.size, self.subsampling))
+
+    def __iter__(self) -> Iterator[Coefficients]:
+        """The coefficients of each image in turn."""
+        return (self[index] for index in range(len(self)))
+
+    def __repr__(self) -> str:
+        lines = [
+            f"{name}={None if x is None else (str(x.dtype).removeprefix('torch.'), *x.shape)}"
+            for name, x in (("y", self.y), ("cb", self.cb), ("cr", self.cr))
+        ]
+        lines += [f"size={self.size}", f"subsampling={self.subsampling!r}", f"tables={self.tables!r}"]
+        text = ",\n".join(lines).replace("\n", "\n    ")
+        return f"Coefficients(\n    {text},\n)"
+
+
+def _check_component(component: object, name: str, plane: Plane, y: Tensor) -> None:
+    """Raises unless ``component`` holds int16 blocks of ``plane``, for as many images as ``y`` and on its device."""
+    if not isinstance(component, Tensor) or component.dtype != torch.int16:
+        got = component.dtype if isinstance(component, Tensor) else type(component).__name__
+        raise TypeError(f"{name} must be an int16 tensor, got {got}")
+    blocks = (plane.rows, plane.columns, 8, 8)
+    if component.shape[1:] != blocks or component.shape[0] != y.shape[0]:
+        images = "N" if component is y else y.shape[0]
+        wanted = ", ".join(map(str, (images, *blocks)))
+        raise ValueError(
+            f"{name} must have shape ({wanted}) at this size and subsampling, got {tuple(component.shape)}"
+        )
+    if component.device != y.device:
+        raise ValueError(f"{name} must be on {y.device} as y is, got {component.device}")
+
+
+# ------------------------------------------------------------------------------------------------------- pytree
+
+_Context = tuple[tuple[int, int], str]
+
+
+def _flatten(coefficients: Coefficients) -> tuple[list[Any], _Context]:
+    # A None for the chroma of grey images would count as a leaf.
+    named, context = _flatten_with_keys(coefficients)
+    return [leaf for _, leaf in named], context
+
+
+def _flatten_with_keys(coefficients: Coefficients) -> tuple[list[tuple[_pytree.KeyEntry, Any]], _Context]:
+    names = ("y", "tables") if coefficients.cb is None else ("y", "cb", "cr", "tables")
+    leaves: list[tuple[_pytree.KeyEntry, Any]] = [
+        (_pytree.GetAttrKey(name), getattr(coefficients, name)) for name in names
+    ]
+    return leaves, (coefficients.size, coefficients.subsampling)
+
+
+def _unflatten(leaves: Iterable[Any], context: _Context) -> Coefficients:
+    # Without the constructor's checks: leaves may be wrapped tensors, shapes, None or whatever else a tree holds.
+    y, *chroma, tables = leaves
+    cb, cr = chroma or (None, None)
+    size, subsampling = context
+    made = object.__new__(Coefficients)
+    fields = {"y": y, "cb": cb, "cr": cr, "tables": tables, "size": size, "subsampling": subsampling}
+    for name, value in fields.items():
+        object.__setattr__(made, name, value)
+    return made
+
+
+def _context_from_json(context: Any) -> _Context:
+    (height, width), subsampling = context
+    return (height, width), subsampling
+
+
+_pytree.register_pytree_node(
+    Coefficients,
+    _flatten,
+    _unflatten,
+    serialized_type_name="fdjpeg.Coefficients",
+    to_dumpable_context=lambda context: context,
+    from_dumpable_context=_context_from_json,
+    flatten_with_keys_fn=_flatten_with_keys,
+)
+
+# Coefficients hold nothing but tensors, numbers and names, so `torch.load` may make them without being told to trust
+# the file.
+torch.serialization.add_safe_globals([Coefficients])
