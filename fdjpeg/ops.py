@@ -153,8 +153,8 @@ def _round_trip_backward_vmap(
 ) -> Any:
     size = info.batch_size
     tables = _merge_tables(tables, in_dims[3], size, _images_in(image, in_dims[2]))
-    merged = (_merge(tensor, dim, size) for tensor, dim in zip((grad, planes, image), in_dims, strict=False))
-    grad_image, grad_tables = torch.ops.fdjpeg.round_trip_backward(*merged, tables, *rest)
+    grad, planes, image = (_merge(tensor, dim, size) for tensor, dim in zip((grad, planes, image), in_dims, strict=False))
+    grad_image, grad_tables = torch.ops.fdjpeg.round_trip_backward(grad, planes.contiguous(), image, tables, *rest)
     if not rest[-1]:  # no gradient of the tables: the same empty tensor for all
         return (_split(grad_image, size), grad_tables), (0, None)
     return (_split(grad_image, size), _split(grad_tables, size)), (0, 0)
@@ -206,11 +206,21 @@ def round_trip(
 
 
 class _RoundTrip(torch.autograd.Function):
+    # forward spells its arguments out: torch.compile takes a variadic one for the old style, with ctx first.
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(image: Tensor, tables: Tensor | None, *options: Any) -> tuple[Tensor, Tensor]:
-        return torch.ops.fdjpeg.round_trip(image, tables, *options[:-1])  # type: ignore[no-any-return]
+    def forward(
+        image: Tensor,
+        tables: Tensor | None,
+        quality: float,
+        horizontal: int,
+        vertical: int,
+        fancy: bool,
+        identity: bool,
+    ) -> tuple[Tensor, Tensor]:
+        out, planes = torch.ops.fdjpeg.round_trip(image, tables, quality, horizontal, vertical, fancy)
+        return out, planes
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -243,8 +253,21 @@ class _RoundTripBackward(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(grad: Tensor, planes: Tensor, image: Tensor, tables: Tensor | None, *options: Any) -> tuple[Tensor, Tensor]:
-        return torch.ops.fdjpeg.round_trip_backward(grad, planes, image, tables, *options)  # type: ignore[no-any-return]
+    def forward(
+        grad: Tensor,
+        planes: Tensor,
+        image: Tensor,
+        tables: Tensor | None,
+        quality: float,
+        horizontal: int,
+        vertical: int,
+        fancy: bool,
+        table_gradient: bool,
+    ) -> tuple[Tensor, Tensor]:
+        of_image, of_tables = torch.ops.fdjpeg.round_trip_backward(
+            grad, planes, image, tables, quality, horizontal, vertical, fancy, table_gradient
+        )
+        return of_image, of_tables
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
