@@ -14,7 +14,9 @@ from typing import Annotated
 import torch
 import typer
 from PIL import Image, ImageOps, UnidentifiedImageError, features
+from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from torch import Tensor
@@ -87,7 +89,7 @@ def evaluate(
     minutes, seconds = divmod(round(time.perf_counter() - start), 60)
     console.print(f"Took {minutes} min {seconds} s on {device}, {torch.get_num_threads()} threads. Written:")
     for file in files:
-        console.print(f"  {file}", soft_wrap=True, highlight=False)
+        console.print(f"  {file}", soft_wrap=True, markup=False, highlight=False)
 
 
 @contextmanager
@@ -102,22 +104,24 @@ def _progress() -> Iterator[evaluation.Progress]:
 def _print_report(report: evaluation.Report) -> None:
     """The table, what it means and the checks, on standard output."""
     for sentence in report.summary():
-        console.print(f"[bold red]Check failed.[/] {sentence}")
-    table = Table(caption_justify="left")
+        console.print(f"[bold red]Check failed.[/] {escape(sentence)}")
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for number, title in enumerate(report.header):
-        table.add_column(title, justify="left" if number < 2 else "right")
+        # Titles break at hyphens and spaces, so that the table fits into 80 columns.
+        table.add_column(title.replace("-", "-\n").replace(" ", "\n"), justify="left" if number < 2 else "right")
     for number, row in enumerate(report.table):
         last = number + 1 == len(report.table) or report.table[number + 1][0] != row[0]
         table.add_row(*row, end_section=last)
-    console.print(report.headline)
+    console.print(report.headline, markup=False, highlight=False)
     console.print(table)
     for note in report.notes:
-        console.print(note, style="dim", highlight=False)
+        console.print(note, style="dim", markup=False, highlight=False)
     for check in report.checks:
-        console.print(f"{'passed' if check.passed else '[bold red]FAILED[/]'}  {check.name} ({check.figure})")
+        verdict = "passed" if check.passed else "[bold red]FAILED[/]"
+        console.print(f"{verdict}  {escape(f'{check.name} ({check.figure})')}", highlight=False)
     for kind in ("images", "model"):
         origin = report.settings[kind]
-        console.print(f"{origin['source']}. Terms: {origin['terms']}", style="dim", highlight=False)
+        console.print(f"{origin['source']}. Terms: {origin['terms']}", style="dim", markup=False, highlight=False)
 
 
 @app.command()
@@ -140,7 +144,8 @@ def roundtrip(
         raise ValueError(f"target should be a file that can be written, got {str(target)!r}: {error}") from error
 
     channels, height, width = original.shape
-    table = Table(show_header=False, title=f"{source.name}, {width} × {height}, {'RGB' if channels == 3 else 'grey'}")
+    title = f"{source.name}, {width} × {height}, {'RGB' if channels == 3 else 'grey'}"
+    table = Table(show_header=False, title=escape(title), title_justify="left")
     table.add_row("PSNR", _psnr(original, decoded))
     table.add_row("SSIM", _ssim(original, decoded))
     if subsampling in SUBSAMPLINGS:
@@ -151,7 +156,7 @@ def roundtrip(
     else:
         table.add_row("JPEG file of Pillow", f"Pillow writes no {subsampling}")
     console.print(table)
-    console.print(f"Written: {target}", soft_wrap=True, highlight=False)
+    console.print(f"Written: {target}", soft_wrap=True, markup=False, highlight=False)
 
 
 def _open(source: Path) -> Tensor:
@@ -188,12 +193,12 @@ def doctor() -> None:
     """Tells what is installed, and checks the codec's bits against the installed Pillow."""
     table = Table(title="Versions", title_justify="left", show_header=False)
     for name, value in _versions():
-        table.add_row(name, value)
+        table.add_row(name, escape(value))
     console.print(table)
 
     table = Table(title="Backends", title_justify="left", show_header=False)
     for name, state in fdjpeg.backends().items():
-        table.add_row(name, state)
+        table.add_row(name, escape(state))
     console.print(table)
 
     samples, differing = _self_check()
@@ -239,5 +244,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         app(arguments)
     except (ValueError, evaluation.MissingPackage) as error:
-        complaints.print(f"[bold red]Error:[/] {error}", soft_wrap=True, highlight=False)
+        complaints.print(f"[bold red]Error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
         raise SystemExit(2) from error

@@ -301,7 +301,7 @@ class Report:
         body += ["<h2>Images right against the radius, worst case</h2>", self._curves()]
         body += ["<h2>Pictures</h2>", self._gallery()]
         checks = [["passed" if check.passed else "FAILED", check.name, check.figure] for check in self.checks]
-        body += ["<h2>Checks</h2>", _html_table(["", "check", "figure"], checks)]
+        body += ["<h2>Checks</h2>", f'<div class="checks">{_html_table(["", "check", "figure"], checks)}</div>']
         settings = html.escape(json.dumps(self.settings, indent=2, ensure_ascii=False))
         body += ["<h2>Settings, origins and terms</h2>", f"<pre>{settings}</pre>"]
         return (
@@ -356,24 +356,22 @@ class Report:
 
     def _pictures(self, cell: Cell, picture: Picture, clean: int) -> str:
         original = to_bytes(self.images.images[picture.index])
+        name, label = self.images.names[picture.index], int(self.images.labels[picture.index])
         difference = (picture.adversarial.short() - original.short()) * 10 + 128
         by = f"{cell.threat}, {cell.gradient}" if cell.gradient else cell.threat
+        after = _verdict(cell.predicted[picture.index], label)
         panels = [
-            ("clean", original, f"seen as class {clean}"),
-            (f"adversarial ({by})", picture.adversarial, ""),
+            ("clean", original, _verdict(clean, label)),
+            (f"adversarial ({by})", picture.adversarial, after if cell.defense == "none" else ""),
             ("difference × 10 on grey", difference.clamp(0, 255).to(torch.uint8), ""),
         ]
-        seen = f"seen as class {cell.predicted[picture.index]}"
-        if cell.defense == "none":
-            panels[1] = (*panels[1][:2], seen)
-        else:
-            panels.append(("defended", picture.defended, seen))
+        if cell.defense != "none":
+            panels.append(("adversarial, defended", picture.defended, after))
         figures = "".join(
             f'<figure><img alt="{html.escape(title)}" src="data:image/png;base64,{png(image)}">'
-            f"<figcaption>{html.escape(title)}<br>{html.escape(caption)}</figcaption></figure>"
+            f"<figcaption>{html.escape(title)}<br>{caption}</figcaption></figure>"
             for title, image, caption in panels
         )
-        name, label = self.images.names[picture.index], int(self.images.labels[picture.index])
         return f'<div class="strip"><p>{html.escape(name)}, class {label}</p>{figures}</div>'
 
     def save(self, folder: str | Path) -> list[Path]:
@@ -397,6 +395,11 @@ class Report:
         return [folder / name for name in texts]
 
 
+def _verdict(predicted: int, label: int) -> str:
+    kind = "right" if predicted == label else "wrong"
+    return f'seen as class {predicted}: <b class="{kind}">{kind}</b>'
+
+
 def _html_table(header: list[str], rows: list[list[str]]) -> str:
     def line(tag: str, values: list[str]) -> str:
         return "<tr>" + "".join(f"<{tag}>{html.escape(value)}</{tag}>" for value in values) + "</tr>"
@@ -418,6 +421,9 @@ th { border-bottom: 2px solid #555; }
 .strip { margin: 1rem 0; } .strip p { margin: 0 0 .3rem; font-weight: 600; }
 figure { display: inline-block; margin: 0 .6rem .6rem 0; vertical-align: top; width: 224px; max-width: 46%; }
 figure img { width: 100%; min-height: 1px; display: block; image-rendering: auto; }
+th:nth-child(n+3), td:nth-child(n+3) { text-align: right; }
+.checks th, .checks td { text-align: left; }
+.right { color: #00734f; } .wrong { color: #b34700; }
 figcaption { font-size: .85rem; color: #444; }
 svg { max-width: 100%; height: auto; } svg text { font-size: 13px; fill: currentColor; } .grid { stroke: #ddd; }
 pre { overflow-x: auto; background: #f6f6f6; padding: 1rem; font-size: .8rem; }
