@@ -98,7 +98,7 @@ FDJPEG_INLINE int table_step(float q) {
 // ---------------------------------------------------------------------------------------------------------------------
 // Colour (BT.601 full range, 16 fraction bits)
 
-constexpr int fix16(double x) {
+constexpr FDJPEG_INLINE int fix16(double x) {
   return static_cast<int>(x * 65536 + 0.5);
 }
 
@@ -147,7 +147,7 @@ FDJPEG_INLINE int average_bias(int horizontal, int vertical, int column) {
 constexpr int kConstBits = 13;  // fraction bits of the constants
 constexpr int kPass1Bits = 2;   // fraction bits that survive between the passes
 
-constexpr int fix13(double x) {
+constexpr FDJPEG_INLINE int fix13(double x) {
   return static_cast<int>(x * 8192 + 0.5);
 }
 
