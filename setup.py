@@ -36,7 +36,7 @@ HEADERS = sorted([*ROOT.glob("csrc/*.h"), *ROOT.glob("csrc/*.cuh")])
 DEFINITIONS = ["-DTORCH_TARGET_VERSION=0x020a000000000000", "-DNDEBUG"]
 # -fwrapv: hostile coefficients wrap around in a defined way. -ffp-contract=off: the same bits whether or not the
 # processor has a fused multiply-add. No -march: each source file says which instructions it may use.
-HOST_FLAGS = ["-fPIC", "-fvisibility=hidden", "-fwrapv", "-ffp-contract=off", "-Wall"]
+HOST_FLAGS = ["-fPIC", "-fvisibility=hidden", "-fwrapv", "-ffp-contract=off", "-Wall", "-Wno-psabi"]
 # libtorch must stay a dependency although no symbol of the link line needs it: through it the dynamic linker finds
 # libtorch_cpu and, in a CUDA build of torch, libtorch_cuda. There is no rpath: torch is imported, and so loaded, first.
 LINK_FLAGS = ["-Wl,--no-as-needed", "-Wl,--exclude-libs,ALL"]
