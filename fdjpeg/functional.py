@@ -13,7 +13,7 @@ from torch import Tensor
 from fdjpeg import ops, reference, surrogates
 from fdjpeg._geometry import SAMPLING_FACTORS, Geometry
 from fdjpeg.coefficients import Coefficients
-from fdjpeg.surrogates import Identity, StraightThrough, Surrogate
+from fdjpeg.surrogates import Identity, Surrogate
 from fdjpeg.tables import QuantTables, check_tables
 
 _DTYPES = (torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -40,7 +40,8 @@ def jpeg(
     Args:
         image: ``(..., 3, H, W)`` RGB or ``(..., 1, H, W)`` grey, H and W ≥ 1; uint8 in 0…255, or float16, bfloat16,
             float32 or float64 in [0, 1]; any strides, any number of images. A floating sample x acts as the byte
-            rint(255 x), saturating, NaN as 0. A floating image above 1 draws a `UserWarning` from an eager call on a CPU.
+            rint(255 x), saturating, NaN as 0. A floating image above 1 draws a `UserWarning` from an
+            eager call on a CPU.
         quality: libjpeg's quality, 1…100: a number, or a tensor, 0-dim or ``(N,)``, one for each image of the flattened
             batch. A tensor is never read back: its values act clamped to 1…100. A floating one that requires grad
             gets a gradient, straight through libjpeg's floor and clamp.
@@ -67,14 +68,16 @@ def jpeg(
     batch = _flattened(image)
     steps, number = _steps(batch, quality, tables, soft=soft)
     if batch.dtype == torch.uint8 and steps is not None and steps.requires_grad and torch.is_grad_enabled():
-        raise TypeError("image must be floating where quality or tables require a gradient, got uint8, which carries none")
+        raise TypeError(
+            "image must be floating where quality or tables require a gradient, got uint8, which carries none"
+        )
     if arithmetic == "real":
         result = _real(batch, steps, number, setting, surrogate, soft)
-    elif isinstance(surrogate, StraightThrough):
-        result, planes = ops.round_trip(batch, steps, number, *setting, isinstance(surrogate, Identity))
+    elif (spelled := surrogates.spell(surrogate)) is not None:
+        result, planes = ops.round_trip(batch, steps, number, *setting, spelled)
         _warn_above_one(batch, planes, setting)
     else:
-        result = _exact_with_surrogate(batch, steps, number, setting, surrogate)
+        result = _exact_with_own_surrogate(batch, steps, number, setting, surrogate)
     return _as_empty_like(result, image)
 
 
@@ -260,7 +263,8 @@ def _check_quality_number(quality: Any) -> float:
 def _check_quality_shape(quality: Tensor, batch: Tensor) -> None:
     if quality.ndim > 1 or (quality.ndim == 1 and quality.size(0) != batch.size(0)):
         raise ValueError(
-            f"quality must be a number, a 0-dim tensor or one of shape ({batch.size(0)},), got shape {tuple(quality.shape)}"
+            f"quality must be a number, a 0-dim tensor or one of shape ({batch.size(0)},), "
+            f"got shape {tuple(quality.shape)}"
         )
 
 
@@ -280,7 +284,12 @@ def _as_empty_like(result: Tensor, image: Tensor) -> Tensor:
 
 def _warn_above_one(batch: Tensor, planes: Tensor, setting: _Setting) -> None:
     """Says that 0…255 was perhaps fed where [0, 1] was meant; only where asking costs no synchronisation."""
-    if torch.compiler.is_compiling() or type(planes) is not Tensor or not planes.is_cpu or not batch.is_floating_point():
+    if (
+        torch.compiler.is_compiling()
+        or type(planes) is not Tensor
+        or not planes.is_cpu
+        or not batch.is_floating_point()
+    ):
         return
     if torch._C._functorch.is_functorch_wrapped_tensor(planes):
         return
@@ -305,7 +314,6 @@ def _real(
     batch: Tensor, steps: Tensor | None, number: float, setting: _Setting, surrogate: Surrogate, soft: bool
 ) -> Tensor:
     """The round trip in real numbers."""
-
     rounding = surrogate.forward if soft else surrogates.hard_rounding(surrogate)
     tables = _tables_of(batch, steps, number, soft=soft)
     with torch.autocast(batch.device.type, enabled=False):
@@ -316,10 +324,10 @@ def _real(
         return value if batch.dtype == torch.uint8 else value + (batch - batch.detach()).nan_to_num(nan=0.0)
 
 
-def _exact_with_surrogate(
+def _exact_with_own_surrogate(
     batch: Tensor, steps: Tensor | None, number: float, setting: _Setting, surrogate: Surrogate
 ) -> Tensor:
-    """The exact round trip whose gradient is that of a surrogate, by the reference pieces."""
+    """The exact round trip whose gradient is that of a user's own surrogate, by the reference pieces."""
     differentiable = torch.is_grad_enabled() and (batch.requires_grad or (steps is not None and steps.requires_grad))
     if batch.dtype == torch.uint8 or not differentiable:
         result, planes = torch.ops.fdjpeg.round_trip(batch, steps, number, *setting)
@@ -327,4 +335,4 @@ def _exact_with_surrogate(
         return result
     tables = _tables_of(batch, steps, number)
     with torch.autocast(batch.device.type, enabled=False):
-        return reference.exact_with_surrogate(batch, tables, *setting, surrogate)
+        return ops.once_differentiable(reference.exact_with_surrogate(batch, tables, *setting, surrogate))

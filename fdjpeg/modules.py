@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from fdjpeg import functional, surrogates
@@ -22,6 +21,10 @@ class JPEG(nn.Module):
     Shape:
         ``(..., 3, H, W)`` or ``(..., 1, H, W)`` to the same.
     """
+
+    y: Tensor | None
+    cb: Tensor | None
+    cr: Tensor | None
 
     def __init__(
         self,
@@ -52,7 +55,9 @@ class JPEG(nn.Module):
     @property
     def tables(self) -> QuantTables | None:
         """The tables that were given, where the layer now is."""
-        return None if self.y is None else QuantTables(self.y, self.cb, self.cr)
+        if self.y is None or self.cb is None:
+            return None
+        return QuantTables(self.y, self.cb, self.cr)
 
     def forward(self, image: Tensor) -> Tensor:
         return functional.jpeg(

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fdjpeg import _library, reference
+from fdjpeg import _library as _library  # registers the kernels, before what follows adds to them
+from fdjpeg import reference
 from fdjpeg._geometry import BLOCK, Geometry
 
 #: The schemas, as csrc/codec_cpu.cpp defines them. Images are ``(N, C, H, W)``, C 1 or 3; tables are float32
@@ -25,6 +26,9 @@ SCHEMAS = {
     # Straight through every rounding: the gradient of the image, and (else an empty tensor) of each image's tables.
     "round_trip_backward": "(Tensor grad, Tensor planes, Tensor image, Tensor? tables, float quality, int horizontal, "
     "int vertical, bool fancy, bool table_gradient) -> (Tensor, Tensor)",
+    # The same with a surrogate (`fdjpeg.surrogates.spell`) for the rounding of coefficients.
+    "surrogate_backward": "(Tensor grad, Tensor planes, Tensor image, Tensor? tables, float quality, int horizontal, "
+    "int vertical, bool fancy, bool table_gradient, str surrogate, float parameter, float floor) -> (Tensor, Tensor)",
     # Quantized coefficients of Y, Cb and Cr, int16 (N, rows, columns, 8, 8).
     "encode": "(Tensor image, Tensor? tables, float quality, int horizontal, int vertical) -> (Tensor, Tensor, Tensor)",
     # Their image.
@@ -35,7 +39,7 @@ SCHEMAS = {
 _definitions = torch.library.Library("fdjpeg", "FRAGMENT")
 _fallbacks = torch.library.Library("fdjpeg", "IMPL", "CompositeExplicitAutograd")
 for _name, _schema in SCHEMAS.items():
-    if not _library.LOADED:
+    if not hasattr(torch.ops.fdjpeg, _name):
         _definitions.define(_name + _schema)
     # Serves on every device for which the library holds no kernel.
     _fallbacks.impl(_name, getattr(reference, _name))
@@ -71,6 +75,24 @@ def _round_trip_backward_fake(
 ) -> tuple[Tensor, Tensor]:
     shape = (image.size(0), 3, BLOCK, BLOCK) if table_gradient else (0,)
     return torch.empty_like(image), image.new_empty(shape, dtype=torch.float32)
+
+
+@torch.library.register_fake("fdjpeg::surrogate_backward")
+def _surrogate_backward_fake(
+    grad: Tensor,
+    planes: Tensor,
+    image: Tensor,
+    tables: Tensor | None,
+    quality: float,
+    horizontal: int,
+    vertical: int,
+    fancy: bool,
+    table_gradient: bool,
+    surrogate: str,
+    parameter: float,
+    floor: float,
+) -> tuple[Tensor, Tensor]:
+    return _round_trip_backward_fake(grad, planes, image, tables, quality, horizontal, vertical, fancy, table_gradient)
 
 
 @torch.library.register_fake("fdjpeg::encode")
@@ -130,34 +152,55 @@ def _images_in(image: Tensor, dim: int | None) -> int:
 
 
 def _register_vmap(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    return lambda rule: torch.library.register_vmap(f"fdjpeg::{name}", rule)  # type: ignore[no-any-return]
+    return lambda rule: torch.library.register_vmap(f"fdjpeg::{name}", rule)
 
 
 @_register_vmap("round_trip")
-def _round_trip_vmap(info: Any, in_dims: tuple[int | None, ...], image: Tensor, tables: Tensor | None, *rest: Any) -> Any:
+def _round_trip_vmap(
+    info: Any, in_dims: tuple[int | None, ...], image: Tensor, tables: Tensor | None, *rest: Any
+) -> Any:
     size = info.batch_size
     tables = _merge_tables(tables, in_dims[1], size, _images_in(image, in_dims[0]))
     results = torch.ops.fdjpeg.round_trip(_merge(image, in_dims[0], size), tables, *rest)
     return tuple(_split(result, size) for result in results), (0, 0)
 
 
-@_register_vmap("round_trip_backward")
-def _round_trip_backward_vmap(
+def _backward_vmap(
+    op: Callable[..., Any],
     info: Any,
     in_dims: tuple[int | None, ...],
     grad: Tensor,
     planes: Tensor,
     image: Tensor,
     tables: Tensor | None,
-    *rest: Any,
+    quality: float,
+    horizontal: int,
+    vertical: int,
+    fancy: bool,
+    table_gradient: bool,
+    *surrogate: Any,
 ) -> Any:
     size = info.batch_size
     tables = _merge_tables(tables, in_dims[3], size, _images_in(image, in_dims[2]))
-    grad, planes, image = (_merge(tensor, dim, size) for tensor, dim in zip((grad, planes, image), in_dims, strict=False))
-    grad_image, grad_tables = torch.ops.fdjpeg.round_trip_backward(grad, planes.contiguous(), image, tables, *rest)
-    if not rest[-1]:  # no gradient of the tables: the same empty tensor for all
-        return (_split(grad_image, size), grad_tables), (0, None)
-    return (_split(grad_image, size), _split(grad_tables, size)), (0, 0)
+    grad, planes, image = (
+        _merge(tensor, dim, size) for tensor, dim in zip((grad, planes, image), in_dims, strict=False)
+    )
+    of_image, of_tables = op(
+        grad, planes.contiguous(), image, tables, quality, horizontal, vertical, fancy, table_gradient, *surrogate
+    )
+    if not table_gradient:  # the same empty tensor for all
+        return (_split(of_image, size), of_tables), (0, None)
+    return (_split(of_image, size), _split(of_tables, size)), (0, 0)
+
+
+@_register_vmap("round_trip_backward")
+def _round_trip_backward_vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> Any:
+    return _backward_vmap(torch.ops.fdjpeg.round_trip_backward, info, in_dims, *arguments)
+
+
+@_register_vmap("surrogate_backward")
+def _surrogate_backward_vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> Any:
+    return _backward_vmap(torch.ops.fdjpeg.surrogate_backward, info, in_dims, *arguments)
 
 
 @_register_vmap("encode")
@@ -189,19 +232,19 @@ def round_trip(
     horizontal: int,
     vertical: int,
     fancy: bool,
-    identity: bool = False,
+    surrogate: tuple[str, float, float],
 ) -> tuple[Tensor, Tensor]:
-    """The exact round trip with a straight-through gradient.
+    """The exact round trip with the gradient of a built-in surrogate.
 
     Args:
         image, tables, quality, horizontal, vertical, fancy: as in `SCHEMAS`; ``tables`` acts rounded and clamped, and
             receives its gradient as if it did not.
-        identity: let the image's gradient pass the whole layer unchanged (BPDA).
+        surrogate: as `fdjpeg.surrogates.spell` gives it.
 
     Returns:
         The decoded image, differentiable in ``image`` and ``tables``, and the planes, which are not.
     """
-    out, planes = _RoundTrip.apply(image, tables, quality, horizontal, vertical, fancy, identity)
+    out, planes = _RoundTrip.apply(image, tables, quality, horizontal, vertical, fancy, *surrogate)
     return out, planes
 
 
@@ -217,34 +260,39 @@ class _RoundTrip(torch.autograd.Function):
         horizontal: int,
         vertical: int,
         fancy: bool,
-        identity: bool,
+        surrogate: str,
+        parameter: float,
+        floor: float,
     ) -> tuple[Tensor, Tensor]:
         out, planes = torch.ops.fdjpeg.round_trip(image, tables, quality, horizontal, vertical, fancy)
         return out, planes
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        image, tables, *ctx.options = inputs
+        image, tables, *setting, ctx.surrogate, ctx.parameter, ctx.floor = inputs
+        ctx.setting = setting
         planes = output[1]
         ctx.mark_non_differentiable(planes)
         ctx.save_for_backward(image, tables, planes)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor | None, ...]:
         image, tables, planes = ctx.saved_tensors
-        *options, identity = ctx.options
         table_gradient = ctx.needs_input_grad[1]
-        grad_image: Tensor | None = None
-        grad_tables: Tensor | None = None
+        identity = ctx.surrogate == "identity"
+        of_image: Tensor | None = grad
+        of_tables: Tensor | None = None
         if table_gradient or not identity:
-            grad_image, grad_tables = _RoundTripBackward.apply(grad, planes, image, tables, *options, table_gradient)
-        if identity:
-            grad_image = grad
+            arguments = (grad, planes, image, tables, *ctx.setting, table_gradient)
+            if identity or ctx.surrogate == "straight-through":
+                of_image, of_tables = _RoundTripBackward.apply(*arguments)
+            else:
+                of_image, of_tables = _SurrogateBackward.apply(*arguments, ctx.surrogate, ctx.parameter, ctx.floor)
         if not table_gradient:
-            grad_tables = None
-        elif tables.size(0) == 1 and grad_tables is not None:
-            grad_tables = grad_tables.sum(0, keepdim=True)
-        return grad_image, grad_tables, *(None,) * len(ctx.options)
+            of_tables = None
+        elif of_tables is not None and tables.size(0) == 1:
+            of_tables = of_tables.sum(0, keepdim=True)
+        return grad if identity else of_image, of_tables, None, None, None, None, None, None, None
 
 
 class _RoundTripBackward(torch.autograd.Function):
@@ -271,15 +319,104 @@ class _RoundTripBackward(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        _, planes, image, tables, *ctx.options = inputs
+        _, planes, image, tables, *setting, ctx.table_gradient = inputs
+        ctx.setting = setting
         ctx.save_for_backward(planes, image, tables)
 
     @staticmethod
-    def backward(ctx: Any, image_tangent: Tensor, tables_tangent: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, image_tangent: Tensor, tables_tangent: Tensor) -> tuple[Tensor | None, ...]:
         planes, image, tables = ctx.saved_tensors
-        quality, *sampling, table_gradient = ctx.options
+        quality, *sampling = ctx.setting
         tangent = reference.straight_through_tangent(image_tangent, planes, image, *sampling)
-        if table_gradient:
+        if ctx.table_gradient:
             of_tables = reference.table_tangent(tables_tangent, planes, image, tables, quality, *sampling)
             tangent = tangent + of_tables.to(tangent.dtype)
-        return tangent, None, None, None, *(None,) * len(ctx.options)
+        return tangent, None, None, None, None, None, None, None, None
+
+
+class _SurrogateBackward(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        grad: Tensor,
+        planes: Tensor,
+        image: Tensor,
+        tables: Tensor | None,
+        quality: float,
+        horizontal: int,
+        vertical: int,
+        fancy: bool,
+        table_gradient: bool,
+        surrogate: str,
+        parameter: float,
+        floor: float,
+    ) -> tuple[Tensor, Tensor]:
+        of_image, of_tables = torch.ops.fdjpeg.surrogate_backward(
+            grad,
+            planes,
+            image,
+            tables,
+            quality,
+            horizontal,
+            vertical,
+            fancy,
+            table_gradient,
+            surrogate,
+            parameter,
+            floor,
+        )
+        return of_image, of_tables
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *tangents: Tensor) -> Tensor:
+        raise RuntimeError(_ONCE)
+
+
+_ONCE = (
+    "a surrogate's gradient under the exact forward cannot be differentiated again: "
+    "use gradient='straight-through' or 'identity', or arithmetic='real' with soft=True"
+)
+
+
+def once_differentiable(out: Tensor) -> Tensor:
+    """``out`` with a gradient that raises when it is differentiated again, where that could only give a false zero."""
+    result: Tensor = _OnceDifferentiable.apply(out)
+    return result
+
+
+class _OnceDifferentiable(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(out: Tensor) -> Tensor:
+        return out.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        result: Tensor = _NotDifferentiable.apply(grads[0])
+        return result
+
+
+class _NotDifferentiable(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(grad: Tensor) -> Tensor:
+        return grad.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        raise RuntimeError(_ONCE)

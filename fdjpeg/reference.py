@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from ._geometry import BLOCK, Geometry, Plane
-from .surrogates import Surrogate
+from .surrogates import Surrogate, unspell
 from .tables import STANDARD_CHROMA, STANDARD_LUMA
 
 _Number = TypeVar("_Number", int, float)
@@ -557,6 +557,11 @@ def real_idct(blocks: Tensor) -> Tensor:
     return _linear(inverse, _linear(inverse, blocks, -2), -1)
 
 
+def _laid_out_like(image: Tensor, samples: Tensor) -> Tensor:
+    """The same samples in the order in memory that ``torch.empty_like(image)`` has."""
+    return torch.zeros_like(image, dtype=samples.dtype) + samples  # a sum takes its first term's order
+
+
 def real_round_trip(
     image: Tensor,
     tables: Tensor,
@@ -589,7 +594,7 @@ def real_round_trip(
         step = _table(steps, i)
         coefficients = rounding(real_dct(to_blocks(component - level)) / step)
         decoded.append(from_blocks(real_idct(coefficients * step)) + level)
-    samples = _samples_of(decoded, geometry, fancy).clamp(0, 255)
+    samples = _laid_out_like(image, _samples_of(decoded, geometry, fancy).clamp(0, 255))
     return samples.round().to(torch.uint8) if image.dtype == torch.uint8 else (samples / 255).to(image.dtype)
 
 
@@ -661,6 +666,60 @@ def round_trip_backward(
         coefficients = real_dct(to_blocks(components[i])) / 255
         of_tables[:, i] = (coefficients * errors).sum((1, 2))
     return of_image, of_tables.to(torch.float32)
+
+
+def surrogate_backward(
+    grad: Tensor,
+    planes: Tensor,
+    image: Tensor,
+    tables: Tensor | None,
+    quality: float,
+    horizontal: int,
+    vertical: int,
+    fancy: bool,
+    table_gradient: bool,
+    surrogate: str,
+    parameter: float,
+    floor: float,
+) -> tuple[Tensor, Tensor]:
+    """The op ``fdjpeg::surrogate_backward``: as `round_trip_backward`, with a surrogate for the coefficients' rounding.
+
+    Args:
+        grad: as for `round_trip_backward`, and so the others up to ``table_gradient``.
+        planes: as for `round_trip_backward`.
+        image: as for `round_trip`.
+        tables: as for `round_trip`.
+        quality: as for `round_trip`.
+        horizontal: as for `round_trip`.
+        vertical: as for `round_trip`.
+        fancy: as for `round_trip`.
+        table_gradient: whether the tables' gradient is wanted.
+        surrogate: a name of `fdjpeg.surrogates`.
+        parameter: its parameter, 0 where it has none.
+        floor: the floor under its derivative.
+
+    Returns:
+        As `round_trip_backward`.
+    """
+    geometry = _geometry(image, horizontal, vertical)
+    derivative = unspell(surrogate, parameter, floor).derivative
+    steps = _steps(tables, quality, image.device)
+    inside = _within_range(_unpack_planes(planes, geometry), geometry, fancy)
+    gradient = torch.where(inside, grad.to(_real_dtype(image)), 0)
+    of_tables = torch.zeros(image.size(0), 3, BLOCK, BLOCK, device=image.device, dtype=gradient.dtype)
+    components = []
+    adjoint = _samples_of_adjoint(gradient, geometry, fancy)
+    for i, (blocks, component) in enumerate(zip(_transformed(image, geometry), adjoint, strict=True)):
+        step = _table(steps, i)
+        c = blocks.to(gradient.dtype) / (8 * step)
+        slope = derivative(c)
+        of_coefficients = real_dct(to_blocks(component))
+        # A coefficient acts on the samples of 0…255, which leave as samples of 0…1.
+        of_tables[:, i] = (of_coefficients * (quantize(blocks, step) - c * slope)).sum((1, 2)) / 255
+        components.append(from_blocks(real_idct(of_coefficients * slope)))
+    samples = torch.where(image.isnan(), 0, _components_of_adjoint(components, geometry))
+    of_image = torch.empty_like(image).copy_(samples)
+    return of_image, of_tables.to(torch.float32) if table_gradient else torch.empty(0, device=image.device)
 
 
 def straight_through_tangent(
@@ -792,4 +851,4 @@ def exact_with_surrogate(
     exact = from_bytes(_unlimited_rgb(decoded, geometry, fancy).clamp(0, 255), dtype)
     change = _samples_of([from_blocks(real_idct(change)) for change in changes], geometry, fancy)
     inside = _within_range(decoded, geometry, fancy)
-    return (exact + torch.where(inside, change / 255, 0)).to(image.dtype)
+    return (_laid_out_like(image, exact) + torch.where(inside, change / 255, 0)).to(image.dtype)

@@ -13,8 +13,8 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import ClassVar, Protocol, runtime_checkable
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -402,3 +402,21 @@ def _check_number(name: str, value: float, wanted: str, holds: Callable[[float],
 
 def _check_alpha(alpha: float) -> None:
     _check_number("alpha", alpha, "a positive finite number", lambda x: x > 0)
+
+
+def spell(surrogate: Surrogate) -> tuple[str, float, float] | None:
+    """A built-in surrogate as an op takes it: name, its one parameter (0 where it has none), floor. Others: None."""
+    if type(surrogate) not in _NAMED:
+        return None
+    parameters = {field.name: getattr(surrogate, field.name) for field in fields(surrogate)}  # type: ignore[arg-type]
+    floor = parameters.pop("floor", 0.0)
+    return surrogate.name, float(sum(parameters.values())), float(floor)  # type: ignore[attr-defined]
+
+
+def unspell(name: str, parameter: float, floor: float) -> Surrogate:
+    """The inverse of `spell`."""
+    kind = {kind.name: kind for kind in _NAMED}[name]
+    names = [field.name for field in fields(kind)]
+    values: dict[str, Any] = {"floor": floor, "terms": round(parameter), "alpha": parameter}
+    surrogate: Surrogate = kind(**{name: values[name] for name in names})
+    return surrogate
