@@ -108,10 +108,9 @@ class Coefficients:
         return (self[index] for index in range(len(self)))
 
     def __repr__(self) -> str:
-        lines = [
-            f"{name}={None if x is None else (str(x.dtype).removeprefix('torch.'), *x.shape)}"
-            for name, x in (("y", self.y), ("cb", self.cb), ("cr", self.cr))
-        ]
+        lines = []
+        for name, x in (("y", self.y), ("cb", self.cb), ("cr", self.cr)):
+            lines.append(f"{name}=None" if x is None else f"{name}=int16 {tuple(x.shape)}")
         lines += [f"size={self.size}", f"subsampling={self.subsampling!r}", f"tables={self.tables!r}"]
         text = ",\n".join(lines).replace("\n", "\n    ")
         return f"Coefficients(\n    {text},\n)"

@@ -307,7 +307,7 @@ class QuantTables:
     def to_pillow(self) -> list[list[int]]:
         """The tables for ``PIL.Image.Image.save(..., format="JPEG", qtables=...)``.
 
-        Leave Pillow's ``quality`` out of that call: as a percentage, it would scale the tables.
+        Leave Pillow's ``quality`` out of that call: it would scale the tables.
 
         Returns:
             Two tables (Y; Cb and Cr), or three where Cb and Cr have one each, of 64 integers in row-major order: the
@@ -655,7 +655,8 @@ def _open_jpeg(file: JpegFile) -> PIL.JpegImagePlugin.JpegImageFile:
         return file
     if isinstance(file, Image.Image):
         raise ValueError(
-            f"file must be a JPEG file, or an image as PIL.Image.open returns it for one, got an image of format {file.format}"
+            f"file must be a JPEG file, or an image as PIL.Image.open returns it for one, "
+            f"got an image of format {file.format}"
         )
     if isinstance(file, (str, os.PathLike)):
         with open(file, "rb") as stream:
