@@ -4,9 +4,21 @@ from fdjpeg import surrogates
 from fdjpeg._library import backends
 from fdjpeg.coefficients import Coefficients
 from fdjpeg.functional import check, decode, encode, jpeg
-from fdjpeg.modules import JPEG
+from fdjpeg.modules import JPEG, LearnableJPEG, RandomJPEG
 from fdjpeg.tables import QuantTables
 
 __version__ = "0.1.0"
 
-__all__ = ["JPEG", "Coefficients", "QuantTables", "backends", "check", "decode", "encode", "jpeg", "surrogates"]
+__all__ = [
+    "JPEG",
+    "Coefficients",
+    "LearnableJPEG",
+    "QuantTables",
+    "RandomJPEG",
+    "backends",
+    "check",
+    "decode",
+    "encode",
+    "jpeg",
+    "surrogates",
+]

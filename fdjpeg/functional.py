@@ -140,7 +140,7 @@ def check(image: Tensor, quality: float | Tensor | None = None, tables: QuantTab
 
     Raises:
         ValueError: a floating image holds NaN or lies outside [0, 1], a quality lies outside 1…100, or a step outside
-            1…255 or is no integer.
+            1…255.
     """
     batch = _flattened(image)
     if batch.is_floating_point() and batch.numel() > 0:

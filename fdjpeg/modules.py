@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any, ClassVar
+
+import torch
 from torch import Tensor, nn
 
 from fdjpeg import functional, surrogates
 from fdjpeg.surrogates import Surrogate
-from fdjpeg.tables import QuantTables
+from fdjpeg.tables import QuantTables, check_tables
 
 
 class JPEG(nn.Module):
@@ -84,3 +88,161 @@ class JPEG(nn.Module):
         if self.arithmetic != "libjpeg":
             text += f", arithmetic={self.arithmetic!r}, soft={self.soft}"
         return text
+
+
+class RandomJPEG(nn.Module):
+    """Compresses each image at a quality of its own, drawn anew in every call, in training and in evaluation.
+
+    Args:
+        quality: the least and the greatest integer quality, both drawn; uniform between them.
+        p: the probability that an image is compressed at all.
+        generator: of the images' device; None takes torch's own.
+        subsampling, upsampling, gradient: as for `fdjpeg.jpeg`.
+
+    Shape:
+        ``(..., 3, H, W)`` or ``(..., 1, H, W)`` to the same. The draws are made on the images' device, without
+        synchronisation.
+    """
+
+    def __init__(
+        self,
+        quality: tuple[int, int] = (30, 95),
+        p: float = 1.0,
+        generator: torch.Generator | None = None,
+        *,
+        subsampling: str = "4:2:0",
+        upsampling: str = "fancy",
+        gradient: str | Surrogate = "straight-through",
+    ) -> None:
+        super().__init__()
+        if not (
+            isinstance(quality, (tuple, list))
+            and len(quality) == 2
+            and all(isinstance(end, int) and not isinstance(end, bool) for end in quality)
+            and 1 <= quality[0] <= quality[1] <= 100
+        ):
+            raise ValueError(f"quality must be two integers, 1 ≤ least ≤ greatest ≤ 100, got {quality!r}")
+        if not (isinstance(p, (int, float)) and 0 <= p <= 1):
+            raise ValueError(f"p must be a probability, 0…1, got {p!r}")
+        functional.check_arguments(75, None, subsampling, upsampling, gradient, "libjpeg", False)
+        self.quality = (quality[0], quality[1])
+        self.p = float(p)
+        self.generator = generator
+        self.subsampling = subsampling
+        self.upsampling = upsampling
+        self.gradient = surrogates.resolve(gradient)
+
+    def forward(self, image: Tensor) -> Tensor:
+        shape = image.shape[:-3]
+        least, greatest = self.quality
+        drawn = torch.randint(least, greatest + 1, (shape.numel(),), generator=self.generator, device=image.device)
+        out = functional.jpeg(
+            image,
+            drawn,
+            subsampling=self.subsampling,
+            upsampling=self.upsampling,
+            gradient=self.gradient,
+        )
+        if self.p == 1:
+            return out
+        chosen = torch.rand(shape, generator=self.generator, device=image.device) < self.p
+        return torch.where(chosen[..., None, None, None], out, image)
+
+    def extra_repr(self) -> str:
+        return f"quality={self.quality}, p={self.p:g}, subsampling={self.subsampling!r}, gradient={self.gradient!r}"
+
+
+class LearnableJPEG(nn.Module):
+    """JPEG whose quantization tables are learned. Forward uses the integer tables exactly, as a file would.
+
+    The parameters are the logarithms of the steps, so that an optimizer changes small and large steps in proportion.
+    They act within ln 1 … ln 255; at a bound the gradient that points back inside passes and the one that points
+    outside does not, so no step is ever stuck. (The parametrisation is ours.)
+
+    Args:
+        tables: where to start; steps within 1…255. Batched tables learn a set for each image of a batch.
+        share: which components have one table together: "chroma" (Cb and Cr, as in most files), "all" or "none".
+        subsampling, upsampling, gradient, arithmetic, soft: as for `fdjpeg.jpeg`.
+
+    Shape:
+        ``(..., 3, H, W)`` or ``(..., 1, H, W)`` to the same.
+    """
+
+    _SHARES: ClassVar = {"all": (0, 0, 0), "chroma": (0, 1, 1), "none": (0, 1, 2)}
+
+    def __init__(
+        self,
+        tables: QuantTables,
+        *,
+        share: str = "chroma",
+        subsampling: str = "4:2:0",
+        upsampling: str = "fancy",
+        gradient: str | Surrogate = "straight-through",
+        arithmetic: str = "libjpeg",
+        soft: bool = False,
+    ) -> None:
+        super().__init__()
+        functional.check_arguments(75, tables, subsampling, upsampling, gradient, arithmetic, soft)
+        if share not in self._SHARES:
+            raise ValueError(f"share must be one of {', '.join(map(repr, self._SHARES))}, got {share!r}")
+        check_tables(tables)
+        self.share = share
+        self.subsampling = subsampling
+        self.upsampling = upsampling
+        self.gradient = surrogates.resolve(gradient)
+        self.arithmetic = arithmetic
+        self.soft = soft
+        starts = (tables.y, tables.cb, tables.cr)[: 1 + max(self._SHARES[share])]
+        self.log_steps = nn.ParameterList(nn.Parameter(start.detach().float().log()) for start in starts)
+
+    def steps(self) -> QuantTables:
+        """The real-valued steps, differentiable in the parameters."""
+        learned = [_Bounded.apply(logs, 0.0, math.log(255)).exp() for logs in self.log_steps]
+        y, cb, cr = (learned[i] for i in self._SHARES[self.share])
+        return QuantTables(y, cb, cr)
+
+    @property
+    def tables(self) -> QuantTables:
+        """The integer tables that forward uses, to be deployed in any encoder."""
+        with torch.no_grad():
+            return self.steps().integer()
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """For an optimizer: the tables without weight decay, which would only pull every step towards 1."""
+        return [{"params": list(self.parameters()), "weight_decay": 0.0}]
+
+    def forward(self, image: Tensor) -> Tensor:
+        return functional.jpeg(
+            image,
+            tables=self.steps(),
+            subsampling=self.subsampling,
+            upsampling=self.upsampling,
+            gradient=self.gradient,
+            arithmetic=self.arithmetic,
+            soft=self.soft,
+        )
+
+    def extra_repr(self) -> str:
+        return f"share={self.share!r}, subsampling={self.subsampling!r}, gradient={self.gradient!r}"
+
+
+class _Bounded(torch.autograd.Function):
+    """A clamp whose gradient vanishes only where a step of descent would lead further outside."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, low: float, high: float) -> Tensor:
+        return x.clamp(low, high)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        x, ctx.low, ctx.high = inputs
+        ctx.save_for_backward(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        (x,) = ctx.saved_tensors
+        (grad,) = grads
+        outward = ((x <= ctx.low) & (grad > 0)) | ((x >= ctx.high) & (grad < 0))
+        return torch.where(outward, 0, grad), None, None

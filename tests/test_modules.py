@@ -1,0 +1,207 @@
+"""The layers: what they hold, what they pass on, how they learn."""
+
+from __future__ import annotations
+
+import copy
+import io
+import math
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+import fdjpeg
+from fdjpeg import JPEG, LearnableJPEG, QuantTables, RandomJPEG
+
+
+@pytest.fixture
+def image() -> Tensor:
+    generator = torch.Generator().manual_seed(7)
+    return torch.rand(4, 3, 24, 40, generator=generator)
+
+
+def smooth_images(count: int, size: int) -> Tensor:
+    """Low-pass noise, so that high frequencies are cheap to give up."""
+    generator = torch.Generator().manual_seed(11)
+    coarse = torch.rand(count, 3, size // 8, size // 8, generator=generator)
+    return torch.nn.functional.interpolate(coarse, size=(size, size), mode="bicubic").clamp(0, 1)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# JPEG
+
+
+@pytest.mark.parametrize("quality", [1, 50, 100, torch.tensor(30.0), torch.tensor([10, 40, 70, 100])])
+def test_jpeg_layer_equals_the_function(image: Tensor, quality: float | Tensor) -> None:
+    layer = JPEG(quality, subsampling="4:2:2", upsampling="nearest")
+    assert torch.equal(layer(image), fdjpeg.jpeg(image, quality, subsampling="4:2:2", upsampling="nearest"))
+
+
+def test_jpeg_layer_has_no_parameters_and_moves_its_tables() -> None:
+    layer = JPEG(tables=QuantTables.flat(9))
+    assert list(layer.parameters()) == []
+    assert set(layer.state_dict()) == {"y", "cb", "cr"}
+    assert layer.to("meta").tables is not None
+    assert layer.tables.y.device.type == "meta"
+
+
+def test_jpeg_layer_survives_a_state_dict(image: Tensor) -> None:
+    layer = JPEG(tables=QuantTables.flat(9))
+    other = JPEG(tables=QuantTables.flat(50))
+    other.load_state_dict(layer.state_dict())
+    assert torch.equal(layer(image), other(image))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"quality": 0}, "quality must be in 1…100, got 0"),
+        ({"quality": float("nan")}, "quality must be in 1…100, got nan"),
+        ({"subsampling": "4:2:1"}, "subsampling must be one of .* got '4:2:1'"),
+        ({"upsampling": "cubic"}, "upsampling must be one of .* got 'cubic'"),
+        ({"gradient": "straight"}, "gradient must be one of .* got 'straight'"),
+        ({"arithmetic": "float"}, "arithmetic must be one of .* got 'float'"),
+        ({"soft": True}, "soft=True needs arithmetic='real'"),
+        ({"soft": True, "arithmetic": "real"}, "soft=True needs a gradient with a smooth forward"),
+    ],
+)
+def test_jpeg_layer_refuses_bad_arguments_when_it_is_made(arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        JPEG(**arguments)  # type: ignore[arg-type]
+
+
+def test_jpeg_layer_says_what_it_is() -> None:
+    assert "quality=30" in repr(JPEG(30))
+    assert "4:2:0" in repr(JPEG(30))
+    assert "tables=" in repr(JPEG(tables=QuantTables.flat(3)))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# RandomJPEG
+
+
+def test_random_qualities_cover_the_range_with_both_ends() -> None:
+    picture = smooth_images(1, 16).expand(200, -1, -1, -1)
+    layer = RandomJPEG((10, 12), generator=torch.Generator().manual_seed(0))
+    out = layer(picture)
+    at = [fdjpeg.jpeg(picture[:1], quality)[0] for quality in (10, 11, 12)]
+    counts = [sum(torch.equal(one, wanted) for one in out) for wanted in at]
+    assert sum(counts) == 200
+    assert min(counts) > 30  # 66 expected of each: seven standard deviations away
+
+
+def test_random_jpeg_is_repeated_by_its_generator(image: Tensor) -> None:
+    first = RandomJPEG(generator=torch.Generator().manual_seed(5))(image)
+    again = RandomJPEG(generator=torch.Generator().manual_seed(5))(image)
+    assert torch.equal(first, again)
+
+
+def test_random_jpeg_leaves_a_share_of_the_images_alone() -> None:
+    pictures = torch.rand(200, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    out = RandomJPEG((5, 5), p=0.25, generator=torch.Generator().manual_seed(2))(pictures)
+    changed = (out != pictures).flatten(1).any(1).sum().item()
+    assert 20 < changed < 85  # 50 expected
+    assert torch.equal(RandomJPEG(p=0.0)(pictures), pictures)
+
+
+@pytest.mark.parametrize("quality", [(0, 50), (50, 101), (60, 40), (30.0, 95.0), 50, (1, 2, 3)])
+def test_random_jpeg_refuses_a_bad_range(quality: object) -> None:
+    with pytest.raises(ValueError, match="quality must be two integers"):
+        RandomJPEG(quality)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("p", [-0.1, 1.5, "often"])
+def test_random_jpeg_refuses_a_bad_probability(p: object) -> None:
+    with pytest.raises(ValueError, match="p must be a probability"):
+        RandomJPEG(p=p)  # type: ignore[arg-type]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# LearnableJPEG
+
+
+@pytest.mark.parametrize(("share", "count"), [("all", 1), ("chroma", 2), ("none", 3)])
+def test_learnable_tables_are_the_only_parameters(share: str, count: int) -> None:
+    layer = LearnableJPEG(QuantTables.standard(75), share=share)
+    assert len(list(layer.parameters())) == count
+    (group,) = layer.parameter_groups()
+    assert group["weight_decay"] == 0
+    assert len(group["params"]) == count
+
+
+def test_learnable_forward_is_what_a_file_with_its_tables_decodes_to() -> None:
+    layer = LearnableJPEG(QuantTables.standard(60), share="none")
+    with torch.no_grad():
+        for logs in layer.log_steps:
+            logs.add_(torch.rand(8, 8, generator=torch.Generator().manual_seed(3)))
+    pixels = (smooth_images(1, 40) * 255).round().to(torch.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels[0].permute(1, 2, 0).numpy()).save(
+        file, "JPEG", qtables=layer.tables.to_pillow(), subsampling=2
+    )
+    decoded = torch.frombuffer(bytearray(Image.open(file).tobytes()), dtype=torch.uint8).reshape(40, 40, 3)
+    out = layer(pixels.float() / 255)
+    assert torch.equal((out[0] * 255).round().to(torch.uint8).permute(1, 2, 0), decoded)
+
+
+def test_learnable_starts_at_the_tables_it_was_given() -> None:
+    tables = QuantTables.standard(torch.tensor([20, 80]))
+    assert LearnableJPEG(tables, share="none").tables == tables.integer()
+
+
+@pytest.mark.parametrize("bound", [0.0, math.log(255)])
+def test_learnable_steps_leave_a_bound_but_do_not_cross_it(bound: float) -> None:
+    layer = LearnableJPEG(QuantTables.flat(round(math.exp(bound))), share="all")
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+    inward = 1 if bound == 0 else -1
+    for direction, moves in ((-inward, False), (inward, True)):
+        optimizer.zero_grad()
+        (-direction * layer.steps().y.log().sum()).backward()
+        optimizer.step()
+        moved = not torch.allclose(layer.log_steps[0], torch.tensor(bound))
+        assert moved == moves
+
+
+def test_learning_reduces_the_error_at_fixed_mean_step() -> None:
+    images = smooth_images(8, 32)
+    layer = LearnableJPEG(QuantTables.flat(40), share="all", subsampling="4:4:4", gradient="straight-through")
+    optimizer = torch.optim.Adam(layer.parameter_groups(), lr=0.05)
+
+    def loss() -> Tensor:
+        spread = layer.steps().y.log().mean() - math.log(40)
+        return (layer(images) - images).square().mean() * 1e3 + spread.square() * 10
+
+    before = loss().item()
+    for _ in range(40):
+        optimizer.zero_grad()
+        value = loss()
+        value.backward()
+        optimizer.step()
+    assert loss().item() < 0.5 * before
+
+
+def test_learnable_survives_copies_and_state_dicts(image: Tensor) -> None:
+    layer = LearnableJPEG(QuantTables.standard(50))
+    twin = copy.deepcopy(layer)
+    with torch.no_grad():
+        twin.log_steps[0].add_(1)
+    assert not torch.equal(layer(image), twin(image))
+    twin.load_state_dict(layer.state_dict())
+    assert torch.equal(layer(image), twin(image))
+
+
+def test_learnable_works_with_an_exponential_moving_average(image: Tensor) -> None:
+    layer = LearnableJPEG(QuantTables.standard(50))
+    average = torch.optim.swa_utils.AveragedModel(layer)
+    average.update_parameters(layer)
+    assert torch.equal(average(image), layer(image))
+
+
+def test_learnable_refuses_bad_arguments() -> None:
+    with pytest.raises(ValueError, match=r"share must be one of 'all', 'chroma', 'none', got 'luma'"):
+        LearnableJPEG(QuantTables.flat(3), share="luma")
+    with pytest.raises(TypeError, match=r"tables must be fdjpeg\.QuantTables, got int"):
+        LearnableJPEG(50)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="1…255"):
+        LearnableJPEG(QuantTables.flat(300))
