@@ -166,7 +166,7 @@ class Sine(_Floored):
     Args:
         floor: the least value of the derivative, which is 0 at whole numbers; 0 leaves it so.
 
-    Source: elementary; with half the first term of `Fourier` it is the strongest such wave that never descends.
+    Source: elementary. It takes off half of the first term of `Fourier`, the most that leaves no place descending.
     """
 
     name: ClassVar[str] = "sine"
