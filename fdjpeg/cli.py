@@ -23,6 +23,7 @@ from torch import Tensor
 
 import fdjpeg
 from fdjpeg import evaluation
+from fdjpeg.cli_bench import bench
 from fdjpeg.evaluation.data import SUBSAMPLINGS, pillow_codec, to_pillow, to_tensor
 
 app = typer.Typer(
@@ -40,6 +41,9 @@ GRADIENTS = list(evaluation.GRADIENTS)
 
 #: Formats that keep every sample of what is written.
 LOSSLESS = (".png", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
+
+
+app.command()(bench)
 
 
 @app.command()

@@ -1,0 +1,86 @@
+"""The benchmark measures what it says: the peers are what they claim, and the files hold what was measured."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from fdjpeg.benchmark import PEERS, measure, save
+from fdjpeg.benchmark.measure import BACKWARD, FORWARD, Results
+
+
+@pytest.fixture(scope="module")
+def results() -> Results:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(measure.BATCHES, "8×224²", (2, 32, 32))
+        peers = ["fdjpeg uint8", "fdjpeg float32", "Pillow codec", "Pillow tensors"]
+        return measure.run(peers, ["8×224²"], threads=[1], rounds=3, memory=False)
+
+
+def test_every_peer_is_measured_in_every_direction_it_has(results: Results) -> None:
+    measured = {(m.peer, m.direction) for m in results.measurements if m.rounds == 3}
+    assert measured == {
+        ("fdjpeg uint8", FORWARD),
+        ("fdjpeg float32", FORWARD),
+        ("fdjpeg float32", BACKWARD),
+        ("Pillow codec", FORWARD),
+        ("Pillow tensors", FORWARD),
+        ("Pillow tensors", BACKWARD),
+    }
+    assert all(0 < m.low <= m.seconds <= m.high for m in results.measurements)
+
+
+def test_fidelity_finds_fdjpeg_equal_and_a_wrong_codec_not(results: Results) -> None:
+    for row in results.fidelity:
+        assert (row["psnr"], row["equal"], row["largest"]) == (None, 1.0, 0), row
+    wrong = PEERS["fdjpeg uint8"]
+    pictures = measure.photographs(2, 32, 32)
+    off_by_one = type(wrong)(
+        "wrong", wrong.dtype, wrong.prepare, lambda q, s: lambda x: wrong.codec(q, s)(x) ^ 1, wrong.tensor, False
+    )
+    row = measure.measure_fidelity(off_by_one, pictures, 75, "4:2:0")
+    assert row["equal"] == 0
+    assert row["largest"] == 1
+    assert row["psnr"] == pytest.approx(48.13, abs=0.01)
+
+
+def test_files_hold_what_was_measured(results: Results, tmp_path: Path) -> None:
+    files = {path.suffix: path for path in save(results, tmp_path)}
+    data = json.loads(files[".json"].read_text(encoding="utf-8"))
+    assert data["machine"]["commit"]
+    assert len(data["measurements"]) == len(results.measurements)
+    rows = list(csv.DictReader(files[".csv"].open(encoding="utf-8")))
+    assert [float(row["seconds"]) for row in rows] == [m.seconds for m in results.measurements]
+    page = files[".md"].read_text(encoding="utf-8")
+    assert "fdjpeg float32" in page
+    assert "∞ / 100.00 / 0" in page
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is read from Linux's /proc")
+def test_peak_memory_counts_a_result() -> None:
+    needed = measure.peak_memory("fdjpeg uint8", "1×1024²", FORWARD, 75, "4:2:0")
+    result = 3 * 1024 * 1024
+    assert result <= needed < 2.5 * result
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"peers": ["libjpeg"]}, "peers must be among .* got 'libjpeg'"),
+        ({"batches": ["7×7"]}, "batches must be among .* got '7×7'"),
+        ({"rounds": 0}, "rounds must be at least 1, got 0"),
+    ],
+)
+def test_bad_arguments(arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        measure.run(**arguments)  # type: ignore[arg-type]
+
+
+def test_threads_are_left_as_they_were(results: Results) -> None:
+    before = torch.get_num_threads()
+    measure.run(["Pillow codec"], [], threads=[1], memory=False)
+    assert torch.get_num_threads() == before
