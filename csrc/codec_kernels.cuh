@@ -25,6 +25,13 @@ namespace fdjpeg {
 #define FDJPEG_DEVICE FDJPEG_INLINE
 #endif
 
+// Before a loop over what lies in registers: their indices must be known to the compiler.
+#if defined(__CUDA_ARCH__)
+#define FDJPEG_UNROLL _Pragma("unroll")
+#else
+#define FDJPEG_UNROLL
+#endif
+
 constexpr int kWarp = 32;
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -59,15 +66,17 @@ struct Sizes {
   int luma_rows, luma_columns;      // blocks
   int chroma_rows, chroma_columns;  // blocks
   int mcu_rows, mcu_columns;
-  int64_t cb_offset, cr_offset, flag_offset, plane_bytes;
+  unsigned cb_offset, cr_offset, flag_offset;  // the planes of one image stay below 2^32 bytes
+  int64_t plane_bytes;
 
   static Sizes of(const Geometry& g) {
+    const auto narrow = [](int64_t size) { return static_cast<int>(size); };
+    const auto offset = [](int64_t bytes) { return static_cast<unsigned>(bytes); };
     return {
-        static_cast<int>(g.height),          static_cast<int>(g.width),        static_cast<int>(g.chroma_height),
-        static_cast<int>(g.chroma_width),    static_cast<int>(g.luma_rows),    static_cast<int>(g.luma_columns),
-        static_cast<int>(g.chroma_rows),     static_cast<int>(g.chroma_columns), static_cast<int>(g.mcu_rows),
-        static_cast<int>(g.mcu_columns),     g.cb_offset,                      g.cr_offset,
-        g.flag_offset,                        g.plane_bytes};
+        narrow(g.height),      narrow(g.width),       narrow(g.chroma_height), narrow(g.chroma_width),
+        narrow(g.luma_rows),   narrow(g.luma_columns), narrow(g.chroma_rows),  narrow(g.chroma_columns),
+        narrow(g.mcu_rows),    narrow(g.mcu_columns), offset(g.cb_offset),     offset(g.cr_offset),
+        offset(g.flag_offset), g.plane_bytes};
   }
 };
 
@@ -190,9 +199,11 @@ struct Sample<SampleType::uint8> {
     return static_cast<uint8_t>(clamp(value, 0, kMaxSample));
   }
   template <int count>
-  static FDJPEG_DEVICE void pack(const int* value, unsigned* words) {
-    for (int i = 0; i < count / 4; ++i) {
-      words[i] = processor::pack_saturated(value[4 * i], value[4 * i + 1], value[4 * i + 2], value[4 * i + 3]);
+  static FDJPEG_DEVICE void pack(const int* value, uint8_t* samples) {
+    FDJPEG_UNROLL
+    for (int i = 0; i < count; i += 4) {
+      const unsigned word = processor::pack_saturated(value[i], value[i + 1], value[i + 2], value[i + 3]);
+      __builtin_memcpy(samples + i, &word, 4);
     }
   }
 };
@@ -213,8 +224,12 @@ struct SixteenBits {
     return static_cast<uint16_t>(narrow(fraction(value), 0.0f));
   }
   template <int count>
-  static FDJPEG_DEVICE void pack(const int* value, unsigned* words) {
-    for (int i = 0; i < count / 2; ++i) words[i] = narrow(fraction(value[2 * i]), fraction(value[2 * i + 1]));
+  static FDJPEG_DEVICE void pack(const int* value, uint16_t* samples) {
+    FDJPEG_UNROLL
+    for (int i = 0; i < count; i += 2) {
+      const unsigned word = narrow(fraction(value[i]), fraction(value[i + 1]));
+      __builtin_memcpy(samples + i, &word, 4);
+    }
   }
   static FDJPEG_DEVICE float real(uint16_t x) {
     return widen(x);
@@ -244,8 +259,9 @@ struct Sample<SampleType::float32> {
     return fraction(value);
   }
   template <int count>
-  static FDJPEG_DEVICE void pack(const int* value, float* words) {
-    for (int i = 0; i < count; ++i) words[i] = of(value[i]);
+  static FDJPEG_DEVICE void pack(const int* value, float* samples) {
+    FDJPEG_UNROLL
+    for (int i = 0; i < count; ++i) samples[i] = of(value[i]);
   }
   static FDJPEG_DEVICE float real(float x) {
     return x;
@@ -273,8 +289,9 @@ struct Sample<SampleType::float64> {
     return static_cast<double>(clamp(value, 0, kMaxSample)) / 255.0;
   }
   template <int count>
-  static FDJPEG_DEVICE void pack(const int* value, double* words) {
-    for (int i = 0; i < count; ++i) words[i] = of(value[i]);
+  static FDJPEG_DEVICE void pack(const int* value, double* samples) {
+    FDJPEG_UNROLL
+    for (int i = 0; i < count; ++i) samples[i] = of(value[i]);
   }
   static FDJPEG_DEVICE double real(double x) {
     return x;
@@ -284,60 +301,67 @@ struct Sample<SampleType::float64> {
   }
 };
 
+// How many blocks of threads a multiprocessor should hold, and so how many registers a thread may use: numbers in double
+// precision take two each, and get as many as there are.
+template <SampleType type, int blocks>
+constexpr int kResident = type == SampleType::float64 ? 1 : blocks;
+
 template <class T>
-FDJPEG_DEVICE T* row_of(const Image& image, int64_t n, int channel, int64_t row) {
-  return static_cast<T*>(image.data) + n * image.stride[0] + channel * image.stride[1] + row * image.stride[2];
+FDJPEG_DEVICE T* address_of(const Image& image, int64_t n, int64_t row, int64_t column) {
+  return processor::keep(static_cast<T*>(image.data) + (n * image.stride[0] + row * image.stride[2] + column * image.stride[3]));
 }
 
-// `count` samples of a row from column x on, a sample beyond `last` as the last one. `vectors` promises alignment.
+// `count` samples of a row, one beyond sample `last` as that one. `whole` promises that all are there, together, and at
+// an address that is a multiple of their bytes, or of 16.
 template <int count, class T>
-FDJPEG_DEVICE void read_samples(const T* row, int64_t stride, int x, int last, bool vectors, T (&samples)[count]) {
+FDJPEG_DEVICE void read_samples(const T* row, int64_t stride, int last, bool whole, T (&samples)[count]) {
   constexpr int kBytes = count * static_cast<int>(sizeof(T));
-  if (vectors && x + count - 1 <= last) {
+  if (whole) {
     if constexpr (kBytes % 16 == 0) {
+      FDJPEG_UNROLL
       for (int i = 0; i < kBytes / 16; ++i) {
-        const uint4 word = processor::load_once(reinterpret_cast<const uint4*>(row + x) + i);
+        const uint4 word = processor::load_once(reinterpret_cast<const uint4*>(row) + i);
         __builtin_memcpy(reinterpret_cast<char*>(samples) + 16 * i, &word, 16);
       }
-    } else if constexpr (kBytes == 8) {
-      const uint2 word = processor::load_once(reinterpret_cast<const uint2*>(row + x));
-      __builtin_memcpy(samples, &word, 8);
     } else {
-      static_assert(kBytes == 4);
-      const unsigned word = processor::load_once(reinterpret_cast<const unsigned*>(row + x));
-      __builtin_memcpy(samples, &word, 4);
+      static_assert(kBytes == 8);
+      const uint2 word = processor::load_once(reinterpret_cast<const uint2*>(row));
+      __builtin_memcpy(samples, &word, 8);
     }
     return;
   }
-  for (int i = 0; i < count; ++i) samples[i] = row[smaller(x + i, last) * stride];
+  FDJPEG_UNROLL
+  for (int i = 0; i < count; ++i) samples[i] = row[smaller(i, last) * stride];
 }
 
-// Writes `count` samples of a row from column x on, none beyond `last`.
+// Writes `count` samples of a row, none beyond sample `last`.
 template <int count, class T>
-FDJPEG_DEVICE void write_samples(T* row, int64_t stride, int x, int last, bool vectors, const T (&samples)[count]) {
+FDJPEG_DEVICE void write_samples(T* row, int64_t stride, int last, bool whole, const T (&samples)[count]) {
   constexpr int kBytes = count * static_cast<int>(sizeof(T));
-  if (vectors && x + count - 1 <= last) {
+  if (whole) {
     if constexpr (kBytes % 16 == 0) {
+      FDJPEG_UNROLL
       for (int i = 0; i < kBytes / 16; ++i) {
         uint4 word;
         __builtin_memcpy(&word, reinterpret_cast<const char*>(samples) + 16 * i, 16);
-        processor::store_once(reinterpret_cast<uint4*>(row + x) + i, word);
+        processor::store_once(reinterpret_cast<uint4*>(row) + i, word);
       }
     } else {
       static_assert(kBytes == 8);
       uint2 word;
       __builtin_memcpy(&word, samples, 8);
-      processor::store_once(reinterpret_cast<uint2*>(row + x), word);
+      processor::store_once(reinterpret_cast<uint2*>(row), word);
     }
     return;
   }
+  FDJPEG_UNROLL
   for (int i = 0; i < count; ++i) {
-    if (x + i <= last) row[(x + i) * stride] = samples[i];
+    if (i <= last) row[i * stride] = samples[i];
   }
 }
 
 // Cb and Cr of one place in the halves of a word, so that one instruction works on both. As a lane type of jpeg_math.h
-// it is good for sums under 2^16; after a shift only the lowest byte of each half is meant.
+// it is good for sums under 2^16; a shift leaves bits of Cr above the byte of Cb.
 struct Twin {
   unsigned word;
 
@@ -348,7 +372,7 @@ struct Twin {
     return word & 0xff;
   }
   FDJPEG_INLINE unsigned cr() const {
-    return word >> 16 & 0xff;
+    return word >> 16;
   }
   friend FDJPEG_INLINE Twin operator+(Twin a, Twin b) {
     return {a.word + b.word};
@@ -405,8 +429,10 @@ struct Place {
   int group;  // of eight threads within the MCU
   int row;    // of the group's eight
 
-  FDJPEG_INLINE explicit Place(int lane)
-      : mcu(lane / L::kThreads), group(lane % L::kThreads / kBlock), row(lane % kBlock) {}
+  FDJPEG_INLINE explicit Place(unsigned lane)
+      : mcu(static_cast<int>(lane / L::kThreads)),
+        group(static_cast<int>(lane % L::kThreads / kBlock)),
+        row(static_cast<int>(lane % kBlock)) {}
 
   // The luma row that the thread handles in turn v: its row and its block's column and row within the MCU.
   FDJPEG_INLINE int luma_row(int v) const {
@@ -454,10 +480,16 @@ struct alignas(16) SharedSteps {
   static constexpr int kColumn = 10;
   Step step[3][kBlock][kColumn];
 
-  FDJPEG_DEVICE void fill(const Steps& steps, int64_t image, int components, int thread, int threads) {
-    for (int i = thread; i < components * kBlockSize; i += threads) {
-      const int component = i / kBlockSize, index = i % kBlockSize;
-      const int q = step_of(steps, image, component, index);
+  // All threads of a block must call this, and meet at a barrier before they read.
+  template <unsigned components, unsigned threads>
+  FDJPEG_DEVICE void fill(const Steps& steps, int64_t image) {
+    constexpr unsigned kSteps = components * kBlockSize;
+    FDJPEG_UNROLL
+    for (unsigned first = 0; first < kSteps; first += threads) {
+      const unsigned i = first + threadIdx.x;
+      if (i >= kSteps) return;
+      const unsigned component = i / kBlockSize, index = i % kBlockSize;
+      const int q = step_of(steps, image, static_cast<int>(component), static_cast<int>(index));
       step[component][index % kBlock][index / kBlock] = {reciprocal_step(q), q};
     }
   }
@@ -466,12 +498,12 @@ struct alignas(16) SharedSteps {
 // Eight numbers of a row or a column of a block in the tile.
 template <int stride, class T>
 FDJPEG_INLINE void read_tile(const T* tile, T (&x)[8]) {
-#pragma unroll
+FDJPEG_UNROLL
   for (int i = 0; i < kBlock; ++i) x[i] = tile[i * stride];
 }
 template <int stride, class T>
 FDJPEG_INLINE void write_tile(T* tile, const T (&x)[8]) {
-#pragma unroll
+FDJPEG_UNROLL
   for (int i = 0; i < kBlock; ++i) tile[i * stride] = x[i];
 }
 
@@ -494,27 +526,29 @@ FDJPEG_DEVICE bool transform_rows(
   constexpr int kSums = L::kHorizontal == 1 ? 8 : 4;
   unsigned highest = 0;
   Twin sums[kSums];
-#pragma unroll
+FDJPEG_UNROLL
   for (int v = 0; v < L::kLumaRows; ++v) {
     const int y = smaller(mcu_row * kBlock * L::kVertical + place.luma_row(v), sizes.height - 1);
     const int x0 = (mcu_column * L::kHorizontal + place.luma_column(v)) * kBlock;
     T samples[kChannels][kBlock];
-    const T* row = row_of<const T>(input, n, 0, y);
-#pragma unroll
+    const T* row = address_of<const T>(input, n, y, x0);
+    const int last = sizes.width - 1 - x0;
+    const bool whole = vectors && last >= kBlock - 1;
+FDJPEG_UNROLL
     for (int c = 0; c < kChannels; ++c) {
-      read_samples(row + c * input.stride[1], input.stride[3], x0, sizes.width - 1, vectors, samples[c]);
+      read_samples(row + c * input.stride[1], input.stride[3], last, whole, samples[c]);
     }
     if constexpr (S::kFloating) {
-#pragma unroll
+FDJPEG_UNROLL
       for (int c = 0; c < kChannels; ++c) {
-#pragma unroll
+FDJPEG_UNROLL
         for (int i = 0; i < kBlock; i += 2) {
           highest = processor::largest(highest, S::order(samples[c][i]), S::order(samples[c][i + 1]));
         }
       }
     }
     int luma[kBlock];
-#pragma unroll
+FDJPEG_UNROLL
     for (int i = 0; i < kBlock; ++i) {
       if constexpr (L::kGrey) {
         luma[i] = static_cast<int>(S::byte(samples[0][i]) & kMaxSample);
@@ -532,7 +566,7 @@ FDJPEG_DEVICE bool transform_rows(
   if constexpr (!L::kGrey) {
     constexpr int kSamples = L::kHorizontal * L::kVertical;
     constexpr int kShift = kSamples == 4 ? 2 : kSamples == 2 ? 1 : 0;
-#pragma unroll
+FDJPEG_UNROLL
     for (int k = 0; k < kSums; ++k) {
       const Twin sum = sums[k] + average_bias(L::kHorizontal, L::kVertical, k);
       sums[k].word = sum.word >> kShift & 0x00ff00ffu;
@@ -540,16 +574,16 @@ FDJPEG_DEVICE bool transform_rows(
     // Rows beyond the component's last repeat it. (Without vertical subsampling the repeated pixel rows do.)
     if (L::kVertical == 2 && (mcu_row + 1) * kBlock > sizes.chroma_height) {
       const int last = sizes.chroma_height - 1 - mcu_row * kBlock;
-#pragma unroll
+FDJPEG_UNROLL
       for (int k = 0; k < kSums; ++k) {
         sums[k].word = processor::shuffle(sums[k].word, lane - place.row + smaller(place.row, last));
       }
     }
     int chroma[kBlock];
     if constexpr (L::kHorizontal == 1) {
-#pragma unroll
+FDJPEG_UNROLL
       for (int v = 0; v < 2; ++v) {
-#pragma unroll
+FDJPEG_UNROLL
         for (int i = 0; i < kBlock; ++i) chroma[i] = static_cast<int>(v == 0 ? sums[i].cb() : sums[i].cr());
         transform_row(chroma, tile + place.chroma_tile(v));
       }
@@ -559,7 +593,7 @@ FDJPEG_DEVICE bool transform_rows(
       const bool right = place.group != 0;
       const unsigned keep = right ? kHighHalves : kLowHalves, give = right ? kLowHalves : kHighHalves;
       unsigned halves[4];
-#pragma unroll
+FDJPEG_UNROLL
       for (int k = 0; k < 2; ++k) {
         const unsigned kept = processor::permute(sums[2 * k].word, sums[2 * k + 1].word, keep);
         const unsigned given = processor::permute(sums[2 * k].word, sums[2 * k + 1].word, give);
@@ -567,7 +601,7 @@ FDJPEG_DEVICE bool transform_rows(
         halves[k] = right ? got : kept;
         halves[2 + k] = right ? kept : got;
       }
-#pragma unroll
+FDJPEG_UNROLL
       for (int i = 0; i < kBlock; ++i) chroma[i] = static_cast<int>(halves[i / 2] >> 16 * (i % 2) & 0xffffu);
       transform_row(chroma, tile + place.chroma_tile(0));
     }
@@ -579,7 +613,7 @@ FDJPEG_DEVICE bool transform_rows(
 FDJPEG_DEVICE void quantize_column(const int* tile, const SharedSteps::Step* steps, int (&c)[8], int (&k)[8]) {
   read_tile<kTileRow>(tile, c);
   fdct_pass<false>(c);
-#pragma unroll
+FDJPEG_UNROLL
   for (int i = 0; i < kBlock; ++i) k[i] = quantize(c[i], steps[i].reciprocal);
 }
 
@@ -599,10 +633,10 @@ constexpr int kCodeThreads = kCodeWarps * kWarp;
 constexpr int kCodeBlocksPerProcessor = 4;
 
 template <class L, SampleType type, bool encode>
-__global__ void __launch_bounds__(kCodeThreads, kCodeBlocksPerProcessor) code_blocks(const __grid_constant__ CodeBlocks job) {
+__global__ void __launch_bounds__(kCodeThreads, kResident<type, kCodeBlocksPerProcessor>) code_blocks(const __grid_constant__ CodeBlocks job) {
   __shared__ SharedSteps steps;
   __shared__ int tiles[kCodeWarps][L::kTile];
-  const int warp = static_cast<int>(threadIdx.x) / kWarp, lane = static_cast<int>(threadIdx.x) % kWarp;
+  const int warp = static_cast<int>(threadIdx.x / kWarp), lane = static_cast<int>(threadIdx.x % kWarp);
   const Sizes& sizes = job.sizes;
   const int64_t n = job.first_image + static_cast<int>(blockIdx.y);
   const int work = static_cast<int>(blockIdx.x) * kCodeWarps + warp;
@@ -613,14 +647,14 @@ __global__ void __launch_bounds__(kCodeThreads, kCodeBlocksPerProcessor) code_bl
   const bool busy = work < job.warps;
 
   bool unusual = false;
-  steps.fill(job.steps, n, L::kGrey ? 1 : 3, static_cast<int>(threadIdx.x), kCodeThreads);
+  steps.fill<L::kGrey ? 1 : 3, kCodeThreads>(job.steps, n);
   if (busy) {
     unusual = transform_rows<L, type>(sizes, job.input, job.vectors, n, mcu_row, mcu_column, place, lane, tile);
   }
   __syncthreads();
   if (!busy) return;
 
-#pragma unroll
+FDJPEG_UNROLL
   for (int pass = 0; pass < L::kPasses; ++pass) {
     const int column = lane % kBlock;
     int* block = tile + L::block_start(4 * pass + lane / kBlock) + column;
@@ -628,7 +662,7 @@ __global__ void __launch_bounds__(kCodeThreads, kCodeBlocksPerProcessor) code_bl
     int c[8], k[8];
     quantize_column(block, step, c, k);
     if constexpr (!encode) {
-#pragma unroll
+FDJPEG_UNROLL
       for (int i = 0; i < kBlock; ++i) k[i] *= step[i].step;
       idct_pass<true>(k);
     }
@@ -636,10 +670,11 @@ __global__ void __launch_bounds__(kCodeThreads, kCodeBlocksPerProcessor) code_bl
   }
   __syncwarp();
 
-  const auto finish_row = [&](const int* row, int component, int64_t block_row, int y, int64_t block_column) {
+  uint8_t* planes = processor::keep(job.planes + n * sizes.plane_bytes);
+  const auto finish_row = [&](const int* row, int component, int block_row, int y, int block_column) {
     const bool luma = component == 0;
-    const int64_t rows = luma ? sizes.luma_rows : sizes.chroma_rows;
-    const int64_t columns = luma ? sizes.luma_columns : sizes.chroma_columns;
+    const int rows = luma ? sizes.luma_rows : sizes.chroma_rows;
+    const int columns = luma ? sizes.luma_columns : sizes.chroma_columns;
     if (block_row >= rows || block_column >= columns) return;
     if constexpr (encode) {
       int x[8];
@@ -647,34 +682,35 @@ __global__ void __launch_bounds__(kCodeThreads, kCodeBlocksPerProcessor) code_bl
       uint4 word;
       const auto pair = [&](int i) { return processor::permute(static_cast<unsigned>(x[i]), static_cast<unsigned>(x[i + 1]), 0x5410); };
       word = {pair(0), pair(2), pair(4), pair(6)};
-      int16_t* target = job.coefficients[component] + ((n * rows + block_row) * columns + block_column) * kBlockSize + y * kBlock;
+      const int64_t block = (n * rows + block_row) * columns + block_column;
+      int16_t* target = job.coefficients[component] + (block * kBlockSize + y * kBlock);
       processor::store_once(reinterpret_cast<uint4*>(target), word);
     } else {
-      const int64_t offset = luma ? 0 : component == 1 ? sizes.cb_offset : sizes.cr_offset;
-      uint8_t* target = job.planes + n * sizes.plane_bytes + offset + ((block_row * kBlock + y) * columns + block_column) * kBlock;
-      *reinterpret_cast<uint2*>(target) = restore_row(row);
+      const unsigned offset = luma ? 0 : component == 1 ? sizes.cb_offset : sizes.cr_offset;
+      const unsigned target = offset + ((block_row * kBlock + y) * columns + block_column) * kBlock;
+      *reinterpret_cast<uint2*>(planes + target) = restore_row(row);
     }
   };
-#pragma unroll
+FDJPEG_UNROLL
   for (int v = 0; v < L::kLumaRows; ++v) {
     const int y = mcu_row * kBlock * L::kVertical + place.luma_row(v);
     finish_row(tile + place.luma_tile(v), 0, y / kBlock, y % kBlock, mcu_column * L::kHorizontal + place.luma_column(v));
   }
-#pragma unroll
+FDJPEG_UNROLL
   for (int v = 0; v < L::kChromaRows; ++v) {
     finish_row(tile + place.chroma_tile(v), place.chroma_component(v), mcu_row, place.row, mcu_column);
   }
 
   if constexpr (!encode) {
-    uint8_t* flags = job.planes + n * sizes.plane_bytes + sizes.flag_offset;
+    uint8_t* flags = planes + sizes.flag_offset;
     const unsigned all = Sample<type>::kFloating ? processor::ballot(unusual) : 0;
     if (lane % L::kThreads == 0 && mcu_column < sizes.mcu_columns) {
       const unsigned mine = all >> lane & (L::kThreads == 8 ? 0xffu : 0xffffu);
-      flags[static_cast<int64_t>(mcu_row) * sizes.mcu_columns + mcu_column] = mine != 0;
+      flags[mcu_row * sizes.mcu_columns + mcu_column] = mine != 0;
     }
     // The bytes that round the planes up to a multiple of 16.
-    const int64_t used = static_cast<int64_t>(sizes.mcu_rows) * sizes.mcu_columns;
-    if (work == 0 && lane < sizes.plane_bytes - sizes.flag_offset - used) flags[used + lane] = 0;
+    const int used = sizes.mcu_rows * sizes.mcu_columns;
+    if (work == 0 && lane < static_cast<int>(sizes.plane_bytes - sizes.flag_offset) - used) flags[used + lane] = 0;
   }
 }
 
@@ -683,7 +719,7 @@ constexpr int kDecodeThreads = kDecodeWarps * kWarp;
 
 __global__ void __launch_bounds__(kDecodeThreads) decode_blocks(const __grid_constant__ DecodeBlocks job) {
   __shared__ int tiles[kDecodeWarps][4 * kTileBlock];
-  const int warp = static_cast<int>(threadIdx.x) / kWarp, lane = static_cast<int>(threadIdx.x) % kWarp;
+  const int warp = static_cast<int>(threadIdx.x / kWarp), lane = static_cast<int>(threadIdx.x % kWarp);
   const int64_t n = job.first_image + static_cast<int>(blockIdx.y);
   const int row = lane % kBlock, column = lane % kBlock;
   const int block = (static_cast<int>(blockIdx.x) * kDecodeWarps + warp) * 4 + lane / kBlock;
@@ -692,15 +728,15 @@ __global__ void __launch_bounds__(kDecodeThreads) decode_blocks(const __grid_con
   if (busy) {
     int16_t levels[kBlock];
     const int16_t* source = job.coefficients + (n * job.blocks + block) * kBlockSize;
-    read_samples(source, 1, row * kBlock, kBlockSize - 1, true, levels);
-#pragma unroll
+    read_samples(source + row * kBlock, 1, kBlock - 1, true, levels);
+FDJPEG_UNROLL
     for (int i = 0; i < kBlock; ++i) tile[row * kTileRow + i] = levels[i];
   }
   __syncwarp();
   if (busy) {
     int x[8];
     read_tile<kTileRow>(tile + column, x);
-#pragma unroll
+FDJPEG_UNROLL
     for (int i = 0; i < kBlock; ++i) {
       x[i] = dequantize_saturating(x[i], step_of(job.steps, n, job.component, i * kBlock + column));
     }
@@ -742,6 +778,12 @@ FDJPEG_INLINE Twin upsampled(Twin near, Twin beside, Twin vertical, Twin diagona
   }
 }
 
+// Neighbouring bytes whose address is a multiple of their number.
+template <int count>
+FDJPEG_DEVICE void read_bytes(const uint8_t* address, uint8_t (&bytes)[count]) {
+  __builtin_memcpy(bytes, __builtin_assume_aligned(address, count), count);
+}
+
 // The chroma of a patch of kWide × kTall pixels, kept in registers.
 template <class U, int wide, int tall>
 struct ChromaPatch {
@@ -752,26 +794,26 @@ struct ChromaPatch {
 
   // `column` and `row` are of chroma. Beyond an edge the edge's sample stands in.
   FDJPEG_DEVICE void load(const Sizes& sizes, const uint8_t* planes, int row, int column) {
-    const int64_t stride = static_cast<int64_t>(sizes.chroma_columns) * kBlock;
+    const unsigned stride = sizes.chroma_columns * kBlock;
     const int last_column = sizes.chroma_width - 1, last_row = sizes.chroma_height - 1;
-#pragma unroll
+    const uint8_t* cb = planes + sizes.cb_offset;
+    const uint8_t* cr = planes + sizes.cr_offset;
+FDJPEG_UNROLL
     for (int i = 0; i < kRows + 2 * kHaloDown; ++i) {
-      const int64_t y = clamp(row + i - kHaloDown, 0, last_row);
-      const uint8_t* cb = planes + sizes.cb_offset + y * stride;
-      const uint8_t* cr = planes + sizes.cr_offset + y * stride;
+      const unsigned at = static_cast<unsigned>(clamp(row + i - kHaloDown, 0, last_row)) * stride + column;
       uint8_t near[2][kColumns];
       // A row of blocks goes on to a multiple of eight, so that all of these are there.
-      __builtin_memcpy(near[0], __builtin_assume_aligned(cb + column, kColumns), kColumns);
-      __builtin_memcpy(near[1], __builtin_assume_aligned(cr + column, kColumns), kColumns);
-#pragma unroll
+      read_bytes(cb + at, near[0]);
+      read_bytes(cr + at, near[1]);
+FDJPEG_UNROLL
       for (int k = 0; k < kColumns; ++k) sample[i][kHaloAcross + k] = Twin::of(near[0][k], near[1][k]);
       if constexpr (U::kAcross) {
-        const int left = larger(column - 1, 0), right = smaller(column + kColumns, last_column);
-        sample[i][0] = Twin::of(cb[left], cr[left]);
-        sample[i][kColumns + 1] = Twin::of(cb[right], cr[right]);
-        if (column + kColumns > last_column + 1) {
-#pragma unroll
-          for (int k = 1; k < kColumns; ++k) {
+        // The bytes beside these are those of another row or plane at an edge, and not meant.
+        sample[i][0] = column == 0 ? sample[i][1] : Twin::of(cb[at - 1], cr[at - 1]);
+        sample[i][kColumns + 1] = Twin::of(cb[at + kColumns], cr[at + kColumns]);
+        if (column + kColumns > last_column) {
+          FDJPEG_UNROLL
+          for (int k = 1; k <= kColumns; ++k) {
             if (column + k > last_column) sample[i][1 + k] = sample[i][k];
           }
         }
@@ -809,7 +851,7 @@ constexpr int kEmitThreads = 256;
 constexpr int kEmitBlocksPerProcessor = 4;  // as above
 
 template <class U, SampleType type>
-__global__ void __launch_bounds__(kEmitThreads, kEmitBlocksPerProcessor) emit_image(const __grid_constant__ EmitImage job) {
+__global__ void __launch_bounds__(kEmitThreads, kResident<type, kEmitBlocksPerProcessor>) emit_image(const __grid_constant__ EmitImage job) {
   using S = Sample<type>;
   using T = typename S::Stored;
   constexpr int kWide = kPatchWidth<type>, kTall = kPatch / kWide;
@@ -819,17 +861,19 @@ __global__ void __launch_bounds__(kEmitThreads, kEmitBlocksPerProcessor) emit_im
   const int64_t n = job.first_image + static_cast<int>(blockIdx.y);
   const int patch_row = job.patches_across.quotient(patch);
   const int x0 = job.patches_across.remainder(patch, patch_row) * kWide, y0 = patch_row * kTall;
-  const uint8_t* planes = job.planes + n * sizes.plane_bytes;
-  const int64_t luma_stride = static_cast<int64_t>(sizes.luma_columns) * kBlock;
+  const uint8_t* planes = processor::keep(job.planes + n * sizes.plane_bytes);
+  const unsigned luma_stride = sizes.luma_columns * kBlock;
 
   ChromaPatch<U, kWide, kTall> chroma;
   if constexpr (!U::kGrey) chroma.load(sizes, planes, y0 / U::kVertical, x0 / U::kHorizontal);
   uint8_t luma[kTall][kWide];  // rows of blocks go on below the image, so that all of these are there
-#pragma unroll
+FDJPEG_UNROLL
   for (int y = 0; y < kTall; ++y) {
-    __builtin_memcpy(luma[y], __builtin_assume_aligned(planes + (y0 + y) * luma_stride + x0, kWide), kWide);
+    read_bytes(planes + ((y0 + y) * luma_stride + x0), luma[y]);
   }
-  T* row = row_of<T>(job.output, n, 0, y0) ;
+  T* corner = address_of<T>(job.output, n, y0, x0);
+  const int last = sizes.width - 1 - x0;
+  const bool whole = job.vectors && last >= kWide - 1;
   unrolled<kTall>([&]<int y>() {
     if (y0 + y < sizes.height) {
       int value[3][kWide];
@@ -845,17 +889,12 @@ __global__ void __launch_bounds__(kEmitThreads, kEmitBlocksPerProcessor) emit_im
           value[2][x] = pixel.b;
         }
       });
-#pragma unroll
+FDJPEG_UNROLL
       for (int c = 0; c < (U::kGrey ? 1 : 3); ++c) {
         T samples[kWide];
-        unsigned words[kWide * sizeof(T) / 4];
-        if constexpr (sizeof(T) <= 2) {
-          S::template pack<kWide>(value[c], words);
-          __builtin_memcpy(samples, words, sizeof(samples));
-        } else {
-          S::template pack<kWide>(value[c], samples);
-        }
-        write_samples(row + y * job.output.stride[2] + c * job.output.stride[1], job.output.stride[3], x0, sizes.width - 1, job.vectors, samples);
+        S::template pack<kWide>(value[c], samples);
+        T* row = corner + y * job.output.stride[2] + c * job.output.stride[1];
+        write_samples(row, job.output.stride[3], last, whole, samples);
       }
     }
   });
@@ -894,14 +933,14 @@ FDJPEG_DEVICE PixelGradient<Real> to_ycbcr_gradient(int luma, Twin chroma, Real 
 // The chroma of any one pixel.
 template <class U>
 FDJPEG_DEVICE Twin chroma_at(const Sizes& sizes, const uint8_t* planes, int y, int x) {
-  const int64_t stride = static_cast<int64_t>(sizes.chroma_columns) * kBlock;
+  const unsigned stride = sizes.chroma_columns * kBlock;
   const bool late = x % U::kHorizontal != 0, lower = y % U::kVertical != 0;
   const int column = x / U::kHorizontal, row = y / U::kVertical;
   const int beside = U::kAcross ? clamp(column + (late ? 1 : -1), 0, sizes.chroma_width - 1) : column;
   const int far = U::kDown ? clamp(row + (lower ? 1 : -1), 0, sizes.chroma_height - 1) : row;
   const auto twin = [&](int i, int k) {
-    const uint8_t* cb = planes + sizes.cb_offset + i * stride + k;
-    return Twin::of(*cb, cb[sizes.cr_offset - sizes.cb_offset]);
+    const unsigned at = i * stride + k;
+    return Twin::of(planes[sizes.cb_offset + at], planes[sizes.cr_offset + at]);
   };
   const Twin a = twin(row, column), b = twin(row, beside), c = twin(far, column), d = twin(far, beside);
   if (late) return lower ? upsampled<U, true, true>(a, b, c, d) : upsampled<U, true, false>(a, b, c, d);
@@ -917,7 +956,7 @@ static_assert(2 * (kTileWide + 2) + 2 * kTileTall <= kGradientThreads);
 constexpr int kGradientBlocksPerProcessor = 3;
 
 template <class U, SampleType type>
-__global__ void __launch_bounds__(kGradientThreads, kGradientBlocksPerProcessor)
+__global__ void __launch_bounds__(kGradientThreads, kResident<type, kGradientBlocksPerProcessor>)
 differentiate(const __grid_constant__ Differentiate job) {
   using S = Sample<type>;
   using T = typename S::Stored;
@@ -935,25 +974,24 @@ differentiate(const __grid_constant__ Differentiate job) {
   const int x0 = tile_x + local_x, y0 = tile_y + local_y;
   const int last_x = sizes.width - 1, last_y = sizes.height - 1;
   const bool inside = x0 <= last_x && y0 <= last_y;
-  const uint8_t* planes = job.planes + n * sizes.plane_bytes;
-  const int64_t luma_stride = static_cast<int64_t>(sizes.luma_columns) * kBlock;
-  const T* grad = row_of<const T>(job.grad_output, n, 0, 0);
-
+  const uint8_t* planes = processor::keep(job.planes + n * sizes.plane_bytes);
+  const unsigned luma_stride = sizes.luma_columns * kBlock;
   PixelGradient<Real> pixel[kTall][kWide] = {};
   if (inside) {
+    const T* corner = address_of<const T>(job.grad_output, n, y0, x0);
+    const bool whole = job.read_vectors && x0 + kWide - 1 <= last_x;
     ChromaPatch<U, kWide, kTall> chroma;
     if constexpr (!U::kGrey) chroma.load(sizes, planes, y0 / U::kVertical, x0 / U::kHorizontal);
     unrolled<kTall>([&]<int y>() {
       if (y0 + y > last_y) return;
       T samples[kChannels][kWide];
-#pragma unroll
+FDJPEG_UNROLL
       for (int c = 0; c < kChannels; ++c) {
-        const T* row = grad + c * job.grad_output.stride[1] + (y0 + y) * job.grad_output.stride[2];
-        read_samples(row, job.grad_output.stride[3], x0, last_x, job.read_vectors, samples[c]);
+        const T* row = corner + y * job.grad_output.stride[2] + c * job.grad_output.stride[1];
+        read_samples(row, job.grad_output.stride[3], last_x - x0, whole, samples[c]);
       }
       uint8_t luma[kWide];
-      const uint8_t* luma_row = planes + (y0 + y) * luma_stride + x0;
-      __builtin_memcpy(luma, __builtin_assume_aligned(luma_row, kWide), kWide);
+      read_bytes(planes + ((y0 + y) * luma_stride + x0), luma);
       unrolled<kWide>([&]<int x>() {
         if constexpr (U::kGrey) {
           // Grey samples are limited inside the inverse transform alone, which straight-through passes.
@@ -971,9 +1009,9 @@ differentiate(const __grid_constant__ Differentiate job) {
   if constexpr (kRing) {
     // The gradients of upsampled chroma in the tile and the ring around it.
     __shared__ ChromaGradient<Real> fine[kTileTall + 2][kTileWide + 2];
-#pragma unroll
+FDJPEG_UNROLL
     for (int y = 0; y < kTall; ++y) {
-#pragma unroll
+FDJPEG_UNROLL
       for (int x = 0; x < kWide; ++x) fine[local_y + y + 1][local_x + x + 1] = pixel[y][x].chroma;
     }
     // Thread i makes pixel i of the ring: the row above, the row below, then left and right of each row.
@@ -989,7 +1027,7 @@ differentiate(const __grid_constant__ Differentiate job) {
       const int x = clamp(tile_x + ring_x - 1, 0, sizes.chroma_width * U::kHorizontal - 1);
       const int y = clamp(tile_y + ring_y - 1, 0, sizes.chroma_height * U::kVertical - 1);
       if (x <= last_x && y <= last_y) {
-        const T* at = grad + y * job.grad_output.stride[2] + x * job.grad_output.stride[3];
+        const T* at = address_of<const T>(job.grad_output, n, y, x);
         const int64_t channel = job.grad_output.stride[1];
         ring = to_ycbcr_gradient<Real>(
                    planes[y * luma_stride + x], chroma_at<U>(sizes, planes, y, x), S::real(*at), S::real(at[channel]),
@@ -1003,16 +1041,16 @@ differentiate(const __grid_constant__ Differentiate job) {
     // Within the tile too the edge's pixel stands in for the one beyond it.
     const int edge_x = smaller(sizes.chroma_width * U::kHorizontal - tile_x, kTileWide + 1);
     const int edge_y = smaller(sizes.chroma_height * U::kVertical - tile_y, kTileTall + 1);
-#pragma unroll
+FDJPEG_UNROLL
     for (int i = 0; i < kCellsDown; ++i) {
-#pragma unroll
+FDJPEG_UNROLL
       for (int k = 0; k < kCellsAcross; ++k) {
         constexpr int kReachDown = U::kDown ? 4 : U::kVertical, kReachAcross = U::kAcross ? 4 : U::kHorizontal;
         const int top = local_y + U::kVertical * i + (U::kDown ? 0 : 1);
         const int left = local_x + U::kHorizontal * k + (U::kAcross ? 0 : 1);
-#pragma unroll
+FDJPEG_UNROLL
         for (int a = 0; a < kReachDown; ++a) {
-#pragma unroll
+FDJPEG_UNROLL
           for (int b = 0; b < kReachAcross; ++b) {
             const Real down = !U::kDown ? Real(1) : a == 0 || a == 3 ? Real(.25) : Real(.75);
             const Real across = !U::kAcross ? Real(1) : b == 0 || b == 3 ? Real(.25) : Real(.75);
@@ -1025,9 +1063,9 @@ differentiate(const __grid_constant__ Differentiate job) {
     }
   } else {
     if (!inside) return;
-#pragma unroll
+FDJPEG_UNROLL
     for (int y = 0; y < kTall; ++y) {
-#pragma unroll
+FDJPEG_UNROLL
       for (int x = 0; x < kWide; ++x) {
         cell[y / U::kVertical][x / U::kHorizontal].cb += pixel[y][x].chroma.cb;
         cell[y / U::kVertical][x / U::kHorizontal].cr += pixel[y][x].chroma.cr;
@@ -1037,18 +1075,18 @@ differentiate(const __grid_constant__ Differentiate job) {
 
   if (job.plane_gradients != nullptr) {
     float* gradients = job.plane_gradients + n * sizes.flag_offset;
-#pragma unroll
+FDJPEG_UNROLL
     for (int y = 0; y < kTall; ++y) {
-#pragma unroll
+FDJPEG_UNROLL
       for (int x = 0; x < kWide; ++x) gradients[(y0 + y) * luma_stride + x0 + x] = static_cast<float>(pixel[y][x].y);
     }
     if constexpr (!U::kGrey) {
-      const int64_t stride = static_cast<int64_t>(sizes.chroma_columns) * kBlock;
-#pragma unroll
+      const unsigned stride = sizes.chroma_columns * kBlock;
+FDJPEG_UNROLL
       for (int i = 0; i < kCellsDown; ++i) {
-#pragma unroll
+FDJPEG_UNROLL
         for (int k = 0; k < kCellsAcross; ++k) {
-          float* at = gradients + (y0 / U::kVertical + i) * stride + x0 / U::kHorizontal + k;
+          float* at = gradients + ((y0 / U::kVertical + i) * stride + x0 / U::kHorizontal + k);
           at[sizes.cb_offset] = static_cast<float>(cell[i][k].cb);
           at[sizes.cr_offset] = static_cast<float>(cell[i][k].cr);
         }
@@ -1056,18 +1094,20 @@ differentiate(const __grid_constant__ Differentiate job) {
     }
   }
 
+  T* grad_corner = address_of<T>(job.grad_input, n, y0, x0);
+  const bool whole = job.write_vectors && x0 + kWide - 1 <= last_x;
   bool may_be_nan = false;
   if constexpr (S::kFloating) {
-    const int64_t mcu = static_cast<int64_t>(y0 / (kBlock * U::kVertical)) * sizes.mcu_columns + x0 / (kBlock * U::kHorizontal);
+    const int mcu = y0 / (kBlock * U::kVertical) * sizes.mcu_columns + x0 / (kBlock * U::kHorizontal);
     may_be_nan = planes[sizes.flag_offset + mcu] != 0;
   }
-#pragma unroll
+FDJPEG_UNROLL
   for (int y = 0; y < kTall; ++y) {
     if (y0 + y > last_y) break;
     // The last row and column also stand for their replicas, which subsampling averaged.
     const int copies_down = y0 + y == last_y ? 1 + sizes.chroma_height * U::kVertical - sizes.height : 1;
     T samples[kChannels][kWide];
-#pragma unroll
+FDJPEG_UNROLL
     for (int x = 0; x < kWide; ++x) {
       const Real dy = pixel[y][x].y;
       if constexpr (U::kGrey) {
@@ -1082,18 +1122,18 @@ differentiate(const __grid_constant__ Differentiate job) {
         samples[2][x] = S::stored(Real(kB) * dy + Real(.5) * cb - Real(kB / kCrScale) * cr);
       }
     }
-#pragma unroll
+FDJPEG_UNROLL
     for (int c = 0; c < kChannels; ++c) {
       if (may_be_nan) {
-        const T* input = row_of<const T>(job.input, n, c, y0 + y);
-#pragma unroll
+        const T* input = address_of<const T>(job.input, n, y0 + y, x0) + c * job.input.stride[1];
+FDJPEG_UNROLL
         for (int x = 0; x < kWide; ++x) {
-          const T sample = input[smaller(x0 + x, last_x) * job.input.stride[3]];
+          const T sample = input[smaller(x, last_x - x0) * job.input.stride[3]];
           if (S::real(sample) != S::real(sample)) samples[c][x] = T{};  // NaN
         }
       }
-      T* row = row_of<T>(job.grad_input, n, c, y0 + y);
-      write_samples(row, job.grad_input.stride[3], x0, last_x, job.write_vectors, samples[c]);
+      T* row = grad_corner + y * job.grad_input.stride[2] + c * job.grad_input.stride[1];
+      write_samples(row, job.grad_input.stride[3], last_x - x0, whole, samples[c]);
     }
   }
 }
@@ -1130,7 +1170,7 @@ __global__ void __launch_bounds__(kSumThreads) sum_tables(const __grid_constant_
   __shared__ float sums[kSumWarps][3][kBlockSize];
   constexpr int kComponents = L::kGrey ? 1 : 3;
   constexpr int kSums = L::kGrey ? 1 : L::kHorizontal == 1 ? 3 : 2;  // a thread's columns are of so many components
-  const int warp = static_cast<int>(threadIdx.x) / kWarp, lane = static_cast<int>(threadIdx.x) % kWarp;
+  const int warp = static_cast<int>(threadIdx.x / kWarp), lane = static_cast<int>(threadIdx.x % kWarp);
   const int column = lane % kBlock;
   const Sizes& sizes = job.sizes;
   const int64_t n = job.first_image + static_cast<int>(blockIdx.y);
@@ -1139,35 +1179,35 @@ __global__ void __launch_bounds__(kSumThreads) sum_tables(const __grid_constant_
   int* tile = tiles[warp];
   float* gradient_tile = gradient_tiles[warp];
 
-  steps.fill(job.steps, n, kComponents, static_cast<int>(threadIdx.x), kSumThreads);
+  steps.fill<kComponents, kSumThreads>(job.steps, n);
   __syncthreads();
   float sum[kSums][kBlock] = {};
   for (int work = static_cast<int>(blockIdx.x) * kSumWarps + warp; work < job.warps; work += static_cast<int>(gridDim.x) * kSumWarps) {
     const int mcu_row = job.warps_across.quotient(work);
     const int mcu_column = job.warps_across.remainder(work, mcu_row) * L::kMcus + place.mcu;
     transform_rows<L, type>(sizes, job.input, job.vectors, n, mcu_row, mcu_column, place, lane, tile);
-    const auto gradient_row = [&](int offset_in_tile, int64_t offset, int64_t blocks, int y, int height, int x, int width) {
+    const auto gradient_row = [&](int offset_in_tile, unsigned offset, unsigned blocks, int y, int height, int x, int width) {
       float g[kBlock];
-      const float* row = gradients + offset + y * blocks * kBlock + x;
-#pragma unroll
+      const float* row = gradients + (offset + y * blocks * kBlock + x);
+FDJPEG_UNROLL
       for (int i = 0; i < kBlock; ++i) g[i] = y < height && x + i < width ? row[i] : 0.0f;
       orthonormal_pass(g);
       write_tile<1>(gradient_tile + offset_in_tile, g);
     };
-#pragma unroll
+FDJPEG_UNROLL
     for (int v = 0; v < L::kLumaRows; ++v) {
       gradient_row(
           place.luma_tile(v), 0, sizes.luma_columns, mcu_row * kBlock * L::kVertical + place.luma_row(v), sizes.height,
           (mcu_column * L::kHorizontal + place.luma_column(v)) * kBlock, sizes.width);
     }
-#pragma unroll
+FDJPEG_UNROLL
     for (int v = 0; v < L::kChromaRows; ++v) {
       gradient_row(
           place.chroma_tile(v), place.chroma_component(v) == 1 ? sizes.cb_offset : sizes.cr_offset, sizes.chroma_columns,
           mcu_row * kBlock + place.row, sizes.chroma_height, mcu_column * kBlock, sizes.chroma_width);
     }
     __syncwarp();
-#pragma unroll
+FDJPEG_UNROLL
     for (int pass = 0; pass < L::kPasses; ++pass) {
       const int start = L::block_start(4 * pass + lane / kBlock) + column;
       const SharedSteps::Step* step = steps.step[component_of_pass<L>(pass, lane)][column];
@@ -1177,7 +1217,7 @@ __global__ void __launch_bounds__(kSumThreads) sum_tables(const __grid_constant_
       orthonormal_pass(g);
       int c[kBlock], k[kBlock];
       quantize_column(tile + start, step, c, k);
-#pragma unroll
+FDJPEG_UNROLL
       for (int i = 0; i < kBlock; ++i) {
         sum[slot][i] += g[i] * (static_cast<float>(k[i]) - static_cast<float>(c[i]) * step[i].reciprocal);
       }
@@ -1186,10 +1226,10 @@ __global__ void __launch_bounds__(kSumThreads) sum_tables(const __grid_constant_
   }
 
   // Threads with the same column and component, then warps: always in the same order.
-#pragma unroll
+FDJPEG_UNROLL
   for (int slot = 0; slot < kSums; ++slot) {
     const bool both = L::kHorizontal > 1 && slot == 1;  // every other eight threads have Cb, the others Cr
-#pragma unroll
+FDJPEG_UNROLL
     for (int i = 0; i < kBlock; ++i) {
       float x = sum[slot][i];
       x += processor::shuffle_xor(x, 16);

@@ -78,6 +78,15 @@ __device__ __forceinline__ unsigned permute(unsigned a, unsigned b, unsigned sel
   return __byte_perm(a, b, selector);
 }
 
+// The same address, of which the compiler no longer knows how it was computed: else it computes it again at each use, to
+// save registers.
+template <class T>
+__device__ __forceinline__ T* keep(T* address) {
+  asm volatile("" : "+l"(address));
+  __builtin_assume(__isGlobal(address));  // nor that it is no address of shared memory
+  return address;
+}
+
 // Memory that is read or written once: it should not drive what is read again out of the caches.
 template <class Word>
 __device__ __forceinline__ Word load_once(const Word* address) {

@@ -290,6 +290,11 @@ inline unsigned permute(unsigned a, unsigned b, unsigned selector) {
   return word;
 }
 
+template <class T>
+inline T* keep(T* address) {
+  return address;
+}
+
 // As on a GPU, an address must be a multiple of the word.
 template <class Word>
 inline void check_aligned(const Word* address) {

@@ -1,0 +1,194 @@
+// The ops on a GPU: allocation, launches on the current stream, registration. The schemas stand in codec_cpu.cpp.
+#include <torch/csrc/stable/accelerator.h>
+
+#include <cuda_runtime.h>
+
+#include <limits>
+#include <optional>
+#include <tuple>
+#include <vector>
+
+#include "checks.h"
+#include "codec_launch.h"
+
+// In a CUDA build of torch only, hence weak: beside a CPU build the library loads, and no tensor comes here.
+extern "C" __attribute__((weak)) AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device, void** stream);
+
+namespace fdjpeg {
+namespace {
+
+// Launches on the device's current stream and asks at once whether the launch was accepted; waits for nothing.
+class Launcher {
+ public:
+  explicit Launcher(const Tensor& image) : guard_(image.get_device_index()) {
+    void* stream = nullptr;
+    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(image.get_device_index(), &stream));
+    stream_ = static_cast<cudaStream_t>(stream);
+  }
+
+  template <class Job>
+  void operator()(void (*kernel)(Job), Grid grid, int threads, const Job& job) {
+    kernel<<<dim3(grid.x, grid.y), static_cast<unsigned>(threads), 0, stream_>>>(job);
+    const cudaError_t error = cudaGetLastError();
+    STD_TORCH_CHECK(error == cudaSuccess, "a kernel of fdjpeg could not be launched: ", cudaGetErrorString(error));
+  }
+
+ private:
+  torch::stable::accelerator::DeviceGuard guard_;
+  cudaStream_t stream_;
+};
+
+std::optional<Tensor> contiguous(const std::optional<Tensor>& tensor) {
+  if (!tensor.has_value()) return tensor;
+  return torch::stable::contiguous(*tensor);
+}
+
+// The same samples at an address that wide accesses may use.
+Tensor aligned(const Tensor& tensor) {
+  const Tensor dense = torch::stable::contiguous(tensor);
+  return reinterpret_cast<uintptr_t>(dense.data_ptr()) % 16 == 0 ? dense : torch::stable::clone(dense);
+}
+
+Tensor allocate(const Tensor& like, std::initializer_list<int64_t> size, ScalarType type) {
+  return torch::stable::new_empty(like, std::vector<int64_t>(size), type);
+}
+
+// A thread computes offsets within an image's planes in 32 bits.
+void check_size(const Geometry& g) {
+  constexpr int64_t kMost = std::numeric_limits<int>::max();
+  STD_TORCH_CHECK(
+      g.height < kMost - 64 && g.width < kMost - 64 && g.plane_bytes <= 2 * kMost,
+      "an image on a GPU may have up to 2^32 samples in its components, got ", g.height, " × ", g.width);
+}
+
+std::tuple<Tensor, Tensor> round_trip(
+    const Tensor& image, const std::optional<Tensor>& tables, double quality, int64_t horizontal, int64_t vertical,
+    bool fancy) {
+  RoundTrip op{};
+  op.input = image_view(image, "image");
+  op.geometry = geometry_of(image, horizontal, vertical, fancy);
+  check_size(op.geometry);
+  const std::optional<Tensor> dense_tables = contiguous(tables);
+  if (dense_tables.has_value()) check_same_device(image, *dense_tables, "tables");
+  op.steps = steps_of(dense_tables, quality, op.geometry.images);
+  Tensor output = torch::stable::empty_like(image);
+  Tensor planes = allocate(image, {op.geometry.images, op.geometry.plane_bytes}, ScalarType::Byte);
+  op.output = image_view(output, "output");
+  op.planes = static_cast<uint8_t*>(planes.data_ptr());
+  if (image.numel() > 0) {
+    Launcher launch(image);
+    launch_round_trip(op, launch);
+  }
+  return {output, planes};
+}
+
+std::tuple<Tensor, Tensor> round_trip_backward(
+    const Tensor& grad, const Tensor& planes, const Tensor& image, const std::optional<Tensor>& tables, double quality,
+    int64_t horizontal, int64_t vertical, bool fancy, bool table_gradient) {
+  RoundTripBackward op{};
+  op.input = image_view(image, "image");
+  op.grad_output = image_view(grad, "grad");
+  check_same_shape(image, grad, "grad");
+  check_same_device(image, grad, "grad");
+  check_same_device(image, planes, "planes");
+  STD_TORCH_CHECK(
+      op.input.type == op.grad_output.type && op.input.type != SampleType::uint8,
+      "grad must have the image's floating dtype ", torch::headeronly::toString(image.scalar_type()), ", got ",
+      torch::headeronly::toString(grad.scalar_type()));
+  op.geometry = geometry_of(image, horizontal, vertical, fancy);
+  const Geometry& g = op.geometry;
+  check_size(g);
+  check_planes(planes, g);
+  const std::optional<Tensor> dense_tables = contiguous(tables);
+  if (dense_tables.has_value()) check_same_device(image, *dense_tables, "tables");
+  op.steps = steps_of(dense_tables, quality, g.images);
+  const Tensor aligned_planes = aligned(planes);
+  op.planes = static_cast<const uint8_t*>(aligned_planes.data_ptr());
+  Tensor grad_image = torch::stable::empty_like(image);
+  op.grad_input = image_view(grad_image, "grad_image");
+
+  Tensor grad_tables = table_gradient ? allocate(image, {g.images, 3, 8, 8}, ScalarType::Float)
+                                      : allocate(image, {0}, ScalarType::Float);
+  if (image.numel() == 0) return {grad_image, torch::stable::zero_(grad_tables)};
+  Launcher launch(image);
+  if (table_gradient) {
+    const TableScratch sizes = TableScratch::of(g);
+    Tensor scratch = allocate(image, {sizes.plane_gradients + sizes.partials}, ScalarType::Float);
+    launch_round_trip_backward(
+        op, static_cast<float*>(scratch.data_ptr()), static_cast<float*>(grad_tables.data_ptr()), launch);
+  } else {
+    launch_round_trip_backward(op, nullptr, nullptr, launch);
+  }
+  return {grad_image, grad_tables};
+}
+
+std::tuple<Tensor, Tensor, Tensor> encode(
+    const Tensor& image, const std::optional<Tensor>& tables, double quality, int64_t horizontal, int64_t vertical) {
+  Encode op{};
+  op.input = image_view(image, "image");
+  op.geometry = geometry_of(image, horizontal, vertical, false);
+  const Geometry& g = op.geometry;
+  check_size(g);
+  const std::optional<Tensor> dense_tables = contiguous(tables);
+  if (dense_tables.has_value()) check_same_device(image, *dense_tables, "tables");
+  op.steps = steps_of(dense_tables, quality, g.images);
+  Tensor y = allocate(image, {g.images, g.luma_rows, g.luma_columns, 8, 8}, ScalarType::Short);
+  Tensor cb = allocate(image, {g.images, g.chroma_rows, g.chroma_columns, 8, 8}, ScalarType::Short);
+  Tensor cr = allocate(image, {g.images, g.chroma_rows, g.chroma_columns, 8, 8}, ScalarType::Short);
+  op.coefficients[0] = static_cast<int16_t*>(y.data_ptr());
+  op.coefficients[1] = static_cast<int16_t*>(cb.data_ptr());
+  op.coefficients[2] = static_cast<int16_t*>(cr.data_ptr());
+  if (image.numel() > 0) {
+    Launcher launch(image);
+    launch_encode(op, launch);
+  }
+  return {y, cb, cr};
+}
+
+Tensor decode(
+    const Tensor& y, const Tensor& cb, const Tensor& cr, const Tensor& tables, int64_t height, int64_t width,
+    int64_t horizontal, int64_t vertical, bool fancy, ScalarType dtype) {
+  check_factors(horizontal, vertical);
+  const bool grey = cb.numel() == 0 && cr.numel() == 0 && y.numel() != 0;
+  Decode op{};
+  op.geometry = Geometry::of(y.size(0), grey ? 1 : 3, height, width, horizontal, vertical, fancy);
+  const Geometry& g = op.geometry;
+  check_size(g);
+  check_same_device(y, tables, "tables");
+  const std::optional<Tensor> dense_tables = torch::stable::contiguous(tables);
+  op.steps = steps_of(dense_tables, 0, g.images);
+  std::vector<Tensor> kept;
+  const auto coefficients = [&](const Tensor& component, int64_t rows, int64_t columns, const char* name) {
+    check_same_device(y, component, name);
+    STD_TORCH_CHECK(
+        component.dim() == 5 && component.scalar_type() == ScalarType::Short && component.size(0) == g.images &&
+            component.size(1) == rows && component.size(2) == columns && component.size(3) == 8 &&
+            component.size(4) == 8,
+        name, " must be int16 of shape (", g.images, ", ", rows, ", ", columns, ", 8, 8), got ",
+        torch::headeronly::toString(component.scalar_type()), " of ", shape_of(component));
+    kept.push_back(aligned(component));
+    return static_cast<const int16_t*>(kept.back().data_ptr());
+  };
+  op.coefficients[0] = coefficients(y, g.luma_rows, g.luma_columns, "y");
+  op.coefficients[1] = coefficients(cb, g.chroma_rows, g.chroma_columns, "cb");
+  op.coefficients[2] = coefficients(cr, g.chroma_rows, g.chroma_columns, "cr");
+  Tensor planes = allocate(y, {g.images, g.plane_bytes}, ScalarType::Byte);
+  op.planes = static_cast<uint8_t*>(planes.data_ptr());
+  Tensor output = torch::stable::new_empty(y, std::vector<int64_t>{g.images, g.channels, height, width}, dtype);
+  op.output = image_view(output, "dtype");
+  if (output.numel() > 0) {
+    Launcher launch(y);
+    launch_decode(op, launch);
+  }
+  return output;
+}
+
+}  // namespace
+}  // namespace fdjpeg
+
+STABLE_TORCH_LIBRARY_IMPL(fdjpeg, CUDA, m) {
+  m.impl("round_trip", TORCH_BOX(&fdjpeg::round_trip));
+  m.impl("round_trip_backward", TORCH_BOX(&fdjpeg::round_trip_backward));
+  m.impl("encode", TORCH_BOX(&fdjpeg::encode));
+  m.impl("decode", TORCH_BOX(&fdjpeg::decode));
+}
