@@ -1,0 +1,42 @@
+"""Every implementation of the ops, behind one face, so that one suite tests them all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+
+import fdjpeg
+from fdjpeg import reference
+
+
+class Backend(NamedTuple):
+    """The ops (see `fdjpeg.ops.SCHEMAS`), and the device whose tensors they take."""
+
+    name: str
+    device: str
+    round_trip: Callable[..., Any]
+    round_trip_backward: Callable[..., Any]
+    encode: Callable[..., Any]
+    decode: Callable[..., Any]
+
+    @property
+    def missing(self) -> str | None:
+        """Why this backend is not there, or None if it is."""
+        state = fdjpeg.backends()[self.name]
+        return None if state == "available" else state
+
+
+def _of(name: str, device: str, functions: Any) -> Backend:
+    names = ("round_trip", "round_trip_backward", "encode", "decode")
+    return Backend(name, device, *(getattr(functions, function) for function in names))
+
+
+BACKENDS = {
+    backend.name: backend
+    for backend in (
+        _of("reference", "cpu", reference),
+        _of("cpu", "cpu", torch.ops.fdjpeg),
+    )
+}
