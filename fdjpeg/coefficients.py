@@ -33,7 +33,7 @@ class Coefficients:
         subsampling: "4:4:4", "4:2:2", "4:2:0", "4:4:0" or "4:1:1"; without meaning for grey images.
 
     Raises:
-        TypeError: a component is no int16 tensor, or ``tables`` no :class:`QuantTables`.
+        TypeError: a component is no int16 tensor, or ``tables`` no `QuantTables`.
         ValueError: only one of ``cb`` and ``cr`` is there, or a shape is not the one that follows from N, ``size`` and
             ``subsampling``, or ``tables`` are for another number of images, or something is on another device.
     """

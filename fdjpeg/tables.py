@@ -60,7 +60,7 @@ class QuantTables:
     Each table is a tensor of steps, ``(8, 8)`` or ``(N, 8, 8)``, row-major ``[vertical frequency, horizontal
     frequency]``, of any real dtype. A tensor is kept as it is, with its device and its gradient; nested lists of
     numbers and NumPy arrays are copied into tensors. Values are not looked at here, which would synchronise with the
-    device: see :func:`check_tables`.
+    device: see `check_tables`.
 
     Under ``arithmetic="libjpeg"`` a step q acts as clamp(round(q), 1, 255), half to even, NaN as 1, and its gradient
     passes straight through both; larger or fractional steps act as such only under ``arithmetic="real"``.
@@ -140,7 +140,7 @@ class QuantTables:
         return self._mapped(_integer_steps)
 
     def to(self, *args: Any, **kwargs: Any) -> QuantTables:
-        """The tables at another device or dtype; arguments as for :meth:`torch.Tensor.to`."""
+        """The tables at another device or dtype; arguments as for `torch.Tensor.to`."""
         return self._mapped(lambda table: table.to(*args, **kwargs))
 
     # ----------------------------------------------------------------------------------------- ways to make them
@@ -283,7 +283,7 @@ class QuantTables:
 
     @classmethod
     def from_pillow(cls, qtables: Sequence[Sequence[int]] | Mapping[int, Sequence[int]]) -> QuantTables:
-        """The tables that ``PIL.Image.Image.save(..., qtables=qtables)`` writes: the inverse of :meth:`to_pillow`.
+        """The tables that ``PIL.Image.Image.save(..., qtables=qtables)`` writes: the inverse of `to_pillow`.
 
         Args:
             qtables: one table for all components, or two (Y; Cb and Cr), or three (Y, Cb, Cr), each of 64 integers in
@@ -348,7 +348,7 @@ class QuantTables:
         return cls._of_lists([steps[start : start + STEPS] for start in range(0, len(steps), STEPS)], "file")
 
     def save(self, file: str | os.PathLike[str] | IO[str]) -> None:
-        """Writes the text format of ``cjpeg -qtables``, with the steps of :meth:`to_pillow`.
+        """Writes the text format of ``cjpeg -qtables``, with the steps of `to_pillow`.
 
         ``cjpeg`` uses them as they stand if it gets no ``-quality``. It takes a third table, that of a Cr whose table
         is not Cb's, only with ``-qslots 0,1,2``; a comment in the file says so.
@@ -407,7 +407,7 @@ class QuantTables:
     __hash__ = None  # type: ignore[assignment]  # equality looks at values, which live on a device
 
     def allclose(self, other: QuantTables, rtol: float = 1e-5, atol: float = 1e-8) -> bool:
-        """Whether both hold nearly the same steps (:func:`torch.allclose`) for the same batch; reads the values."""
+        """Whether both hold nearly the same steps (`torch.allclose`) for the same batch; reads the values."""
         if self.batch_size != other.batch_size:
             return False
         mine, others = self.stacked().double(), other.stacked().double().to(self.device)
@@ -464,7 +464,7 @@ def check_tables(tables: QuantTables, arithmetic: str = "libjpeg") -> None:
             rounds them.
 
     Raises:
-        TypeError: ``tables`` is no :class:`QuantTables`.
+        TypeError: ``tables`` is no `QuantTables`.
         ValueError: a step is out of range, or ``arithmetic`` is neither.
     """
     if not isinstance(tables, QuantTables):

@@ -135,6 +135,16 @@ class TestStandard:
             assert batched.cb[index].tolist() == chroma, quality
             assert QuantTables.standard(quality) == batched[index], quality
 
+    def test_double_precision_is_floored_as_python_does(self) -> None:
+        # 5000 / quality rounds to n itself; a product with the rounded reciprocal falls short of many an n.
+        qualities = [5000 / n for n in range(101, 5000, 40)]
+        batched = QuantTables.standard(torch.tensor(qualities, dtype=torch.float64))
+        for index, quality in enumerate(qualities):
+            scale = math.floor(5000 / quality)
+            expected = [[min(255, max(1, (base * scale + 50) // 100)) for base in row] for row in STANDARD_LUMA]
+            assert batched.y[index].tolist() == expected, quality
+            assert QuantTables.standard(quality).y.tolist() == expected, quality
+
     def test_numpy_numbers(self) -> None:
         assert QuantTables.standard(np.int64(30)) == QuantTables.standard(np.float32(30)) == QuantTables.standard(30)
 
@@ -242,8 +252,19 @@ class TestStandardGradient:
         torch.testing.assert_close(torch.func.grad(total)(quality), expected)
         torch.testing.assert_close(torch.func.vmap(torch.func.grad(total))(quality), expected)
         torch.testing.assert_close(torch.func.jacrev(total)(quality), expected)
-        # The tensors that a transformation wrapped must not have been kept for later calls.
-        assert QuantTables.standard(quality) == QuantTables.standard(quality.long())
+
+    def test_nothing_that_a_transform_wrapped_is_kept(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def total(quality: Tensor) -> Tensor:
+            return QuantTables.standard(quality).y.sum()
+
+        monkeypatch.setattr(fdjpeg.tables, "_BASES", {})
+        base = sum(map(sum, STANDARD_LUMA))
+        quality = torch.tensor([10.0, 60.0])
+        expected = torch.diag(torch.tensor([base * 10000 / 10**3 / 100, 0]))
+        torch.testing.assert_close(torch.func.hessian(total)(quality), expected)
+        torch.testing.assert_close(torch.func.grad(total)(quality), torch.tensor([base * -0.5, base * -0.02]))
+        torch._dynamo.reset()
+        assert torch.compile(total, fullgraph=True, backend="aot_eager")(quality) == total(quality)
 
     def test_tables_made_under_inference_mode_leave_no_trace(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(fdjpeg.tables, "_BASES", {})
@@ -451,9 +472,20 @@ class TestFromImage:
         with pytest.raises(ValueError, match=r"grey or YCbCr JPEG, got one of 4 components \(mode CMYK\)"):
             QuantTables.from_image(jpeg_bytes(photograph_like("CMYK")))
 
-    def test_rgb_components(self) -> None:
+    @pytest.mark.parametrize("adobe", [True, False])
+    def test_rgb_components(self, adobe: bool) -> None:
+        data = jpeg_bytes(keep_rgb=True)
+        if not adobe:  # then only the components' numbers, "R", "G" and "B", tell
+            marker = data.index(b"\xff\xee")
+            data = data[:marker] + data[marker + 2 + int.from_bytes(data[marker + 2 : marker + 4], "big") :]
         with pytest.raises(ValueError, match="grey or YCbCr JPEG, got one whose components are R, G and B"):
-            QuantTables.from_image(jpeg_bytes(keep_rgb=True))
+            QuantTables.from_image(data)
+
+    def test_without_jfif_and_adobe_markers_components_are_ycbcr(self) -> None:
+        data = jpeg_bytes(qtables=two_tables().to_pillow())
+        assert data[2:4] == b"\xff\xe0"
+        data = data[:2] + data[4 + int.from_bytes(data[4:6], "big") :]
+        assert QuantTables.from_image(data) == two_tables()
 
     def test_twelve_bits(self) -> None:
         data = jpeg_bytes()
