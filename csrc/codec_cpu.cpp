@@ -2,6 +2,7 @@
 #include "checks.h"
 #include "codec_cpu_kernels.h"
 
+#include <array>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
@@ -18,9 +19,10 @@ const CpuKernels& choose_kernels() {
   std::vector<const CpuKernels*> available{&kBaselineKernels};
 #if defined(__x86_64__)
   __builtin_cpu_init();
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  // AVX-512 as Ice Lake and Zen 4 have it, with a multiply-add of 16-bit pairs.
   const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vnni");
   if (avx2) available.push_back(&kAvx2Kernels);
   if (avx2 && avx512) available.push_back(&kAvx512Kernels);
 #endif
@@ -39,17 +41,50 @@ const CpuKernels& kernels() {
   return chosen;
 }
 
-// Scratch memory for one thread's share of the work, on a cache line.
-class ScratchMemory {
- public:
-  explicit ScratchMemory(const Geometry& g) : memory_(new char[static_cast<size_t>(kernels().scratch_bytes(g)) + 64]) {}
+StepTables step_tables(const Steps& steps, int64_t image) {
+  static constexpr uint8_t kStandard[2][kBlockSize] = {FDJPEG_STANDARD_LUMA, FDJPEG_STANDARD_CHROMA};
+  static constexpr std::array<NarrowStep, kMaxSample + 1> kNarrow = [] {
+    std::array<NarrowStep, kMaxSample + 1> narrow{};
+    for (int q = 1; q <= kMaxSample; ++q) narrow[q] = narrow_step(q);
+    return narrow;
+  }();
+  StepTables tables;
+  for (int c = 0; c < 3; ++c) {
+    StepTables::Table& table = tables.component[c];
+    for (int i = 0; i < kBlockSize; ++i) {
+      const int q = steps.tables == nullptr ? standard_step(kStandard[c > 0][i], steps.scale)
+                                            : table_step(steps.tables[image * steps.image_stride + c * kBlockSize + i]);
+      table.step[i] = static_cast<int16_t>(q);
+      table.half[i] = static_cast<int16_t>(kBlock / 2 * q);
+      table.reciprocal[i] = kNarrow[q].reciprocal;
+      table.scale[i] = kNarrow[q].scale;
+    }
+  }
+  return tables;
+}
 
-  void* get() const {
-    return reinterpret_cast<void*>((reinterpret_cast<uintptr_t>(memory_.get()) + 63) / 64 * 64);
+// What one thread keeps while it works on its share: scratch memory on a cache line, and the tables of its last image.
+class Worker {
+ public:
+  Worker(const Geometry& g, const Steps& steps)
+      : steps_(steps), memory_(new char[static_cast<size_t>(kernels().scratch_bytes(g)) + kCacheLine]) {}
+
+  void* scratch() const {
+    return reinterpret_cast<void*>((reinterpret_cast<uintptr_t>(memory_.get()) + kCacheLine - 1) / kCacheLine * kCacheLine);
+  }
+
+  const StepTables& tables(int64_t image) {
+    if (image_ < 0 || (image != image_ && steps_.image_stride != 0)) tables_ = step_tables(steps_, image);
+    image_ = image;
+    return tables_;
   }
 
  private:
+  static constexpr uintptr_t kCacheLine = 64;
+  const Steps steps_;
   std::unique_ptr<char[]> memory_;
+  int64_t image_ = -1;
+  StepTables tables_;
 };
 
 // How many rows of MCUs are worth a thread of their own: about 2^15 pixels.
@@ -58,12 +93,12 @@ int64_t grain(const Geometry& g) {
   return std::max<int64_t>(1, (1 << 15) / std::max<int64_t>(1, pixels));
 }
 
-// Calls body(image, MCU row, scratch) for every row of MCUs of a batch, shared out among threads.
+// Calls body(image, MCU row, worker) for every row of MCUs of a batch, shared out among threads.
 template <class Body>
-void for_each_mcu_row(const Geometry& g, const Body& body) {
+void for_each_mcu_row(const Geometry& g, const Steps& steps, const Body& body) {
   parallel_for(0, g.images * g.mcu_rows, grain(g), [&](int64_t begin, int64_t end) {
-    const ScratchMemory scratch(g);
-    for (int64_t i = begin; i < end; ++i) body(i / g.mcu_rows, i % g.mcu_rows, scratch.get());
+    Worker worker(g, steps);
+    for (int64_t i = begin; i < end; ++i) body(i / g.mcu_rows, i % g.mcu_rows, worker);
   });
 }
 
@@ -72,22 +107,26 @@ void for_each_mcu_row(const Geometry& g, const Body& body) {
 // Where there are enough images, a thread takes whole images and emits each row of MCUs just after the next one is made,
 // while both are in its cache. Otherwise the rows of an image are shared out, and emitted once all are made.
 template <class MakeRow>
-void make_planes_and_emit(const Geometry& g, const uint8_t* planes, const Image& output, const MakeRow& make_row) {
+void make_planes_and_emit(
+    const Geometry& g, const Steps& steps, const uint8_t* planes, const Image& output, const MakeRow& make_row) {
+  const auto emit = [&](int64_t n, int64_t row, Worker& worker) {
+    kernels().emit_row(g, planes, output, n, row, worker.scratch());
+  };
   if (g.images >= torch::stable::get_num_threads()) {
     const int64_t images = std::max<int64_t>(1, grain(g) / std::max<int64_t>(1, g.mcu_rows));
     parallel_for(0, g.images, images, [&](int64_t begin, int64_t end) {
-      const ScratchMemory scratch(g);
+      Worker worker(g, steps);
       for (int64_t n = begin; n < end; ++n) {
         for (int64_t row = 0; row < g.mcu_rows; ++row) {
-          make_row(n, row, scratch.get());
-          if (row > 0) kernels().emit_row(g, planes, output, n, row - 1, scratch.get());
+          make_row(n, row, worker);
+          if (row > 0) emit(n, row - 1, worker);
         }
-        if (g.mcu_rows > 0) kernels().emit_row(g, planes, output, n, g.mcu_rows - 1, scratch.get());
+        if (g.mcu_rows > 0) emit(n, g.mcu_rows - 1, worker);
       }
     });
   } else {
-    for_each_mcu_row(g, make_row);
-    for_each_mcu_row(g, [&](int64_t n, int64_t row, void* scratch) { kernels().emit_row(g, planes, output, n, row, scratch); });
+    for_each_mcu_row(g, steps, make_row);
+    for_each_mcu_row(g, steps, emit);
   }
 }
 
@@ -113,8 +152,8 @@ std::tuple<Tensor, Tensor> round_trip(
   job.output = image_view(output, "output");
   job.planes = static_cast<uint8_t*>(planes.data_ptr());
   if (image.numel() > 0) {
-    make_planes_and_emit(job.geometry, job.planes, job.output, [&](int64_t n, int64_t row, void* scratch) {
-      kernels().code_row(job, n, row, scratch);
+    make_planes_and_emit(job.geometry, job.steps, job.planes, job.output, [&](int64_t n, int64_t row, Worker& worker) {
+      kernels().code_row(job, worker.tables(n), n, row, worker.scratch());
     });
   }
   return {output, planes};
@@ -143,7 +182,9 @@ std::tuple<Tensor, Tensor> round_trip_backward(
   std::vector<float> partials(static_cast<size_t>(table_images * g.mcu_rows * 3 * kBlockSize));
   job.table_partials = table_gradient ? partials.data() : nullptr;
   if (image.numel() > 0) {
-    for_each_mcu_row(g, [&](int64_t n, int64_t row, void* scratch) { kernels().backward_row(job, n, row, scratch); });
+    for_each_mcu_row(g, job.steps, [&](int64_t n, int64_t row, Worker& worker) {
+      kernels().backward_row(job, worker.tables(n), n, row, worker.scratch());
+    });
   }
   Tensor grad_tables = torch::stable::new_empty(
       image, table_gradient ? std::vector<int64_t>{g.images, 3, 8, 8} : std::vector<int64_t>{0}, ScalarType::Float);
@@ -177,7 +218,9 @@ std::tuple<Tensor, Tensor, Tensor> encode(
   job.coefficients[1] = static_cast<int16_t*>(cb.data_ptr());
   job.coefficients[2] = static_cast<int16_t*>(cr.data_ptr());
   if (image.numel() > 0) {
-    for_each_mcu_row(g, [&](int64_t n, int64_t row, void* scratch) { kernels().encode_row(job, n, row, scratch); });
+    for_each_mcu_row(g, job.steps, [&](int64_t n, int64_t row, Worker& worker) {
+      kernels().encode_row(job, worker.tables(n), n, row, worker.scratch());
+    });
   }
   return {y, cb, cr};
 }
@@ -211,8 +254,8 @@ Tensor decode(
   Tensor output = torch::stable::new_empty(y, std::vector<int64_t>{g.images, g.channels, height, width}, dtype);
   job.output = image_view(output, "dtype");
   if (output.numel() > 0) {
-    make_planes_and_emit(g, job.planes, job.output, [&](int64_t n, int64_t row, void* scratch) {
-      kernels().decode_row(job, n, row, scratch);
+    make_planes_and_emit(g, job.steps, job.planes, job.output, [&](int64_t n, int64_t row, Worker& worker) {
+      kernels().decode_row(job, worker.tables(n), n, row, worker.scratch());
     });
   }
   return output;

@@ -6,6 +6,7 @@
 #pragma GCC target("avx2,fma,f16c")
 #endif
 
+#define FDJPEG_VECTOR_BYTES 32
 #include "codec_cpu_rows.h"
 
 namespace fdjpeg {

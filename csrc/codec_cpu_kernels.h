@@ -4,8 +4,20 @@
 #pragma once
 
 #include "codec.h"
+#include "jpeg_math.h"
 
 namespace fdjpeg {
+
+// An image's quantization steps, as the lanes want them: row-major, a register reads a row of eight.
+struct StepTables {
+  struct Table {
+    alignas(16) int16_t step[kBlockSize];
+    alignas(16) int16_t half[kBlockSize];          // half of 8 steps: 8 is the transform's own factor
+    alignas(16) uint16_t reciprocal[kBlockSize];   // of NarrowStep
+    alignas(16) uint16_t scale[kBlockSize];
+  };
+  Table component[3];
+};
 
 struct CpuKernels {
   const char* name;
@@ -14,19 +26,19 @@ struct CpuKernels {
   int64_t (*scratch_bytes)(const Geometry&);
 
   // Codes a row of MCUs and leaves its decoded samples in the planes.
-  void (*code_row)(const RoundTrip&, int64_t image, int64_t mcu_row, void* scratch);
+  void (*code_row)(const RoundTrip&, const StepTables&, int64_t image, int64_t mcu_row, void* scratch);
 
   // Upsamples and converts the pixel rows of a row of MCUs; needs the planes of the rows above and below it too.
   void (*emit_row)(const Geometry&, const uint8_t* planes, const Image& output, int64_t image, int64_t mcu_row, void* scratch);
 
   // The gradient of the pixel rows of a row of MCUs, and the row's share of the tables' gradient.
-  void (*backward_row)(const RoundTripBackward&, int64_t image, int64_t mcu_row, void* scratch);
+  void (*backward_row)(const RoundTripBackward&, const StepTables&, int64_t image, int64_t mcu_row, void* scratch);
 
   // The quantized coefficients of a row of MCUs.
-  void (*encode_row)(const Encode&, int64_t image, int64_t mcu_row, void* scratch);
+  void (*encode_row)(const Encode&, const StepTables&, int64_t image, int64_t mcu_row, void* scratch);
 
   // Their samples, left in the planes.
-  void (*decode_row)(const Decode&, int64_t image, int64_t mcu_row, void* scratch);
+  void (*decode_row)(const Decode&, const StepTables&, int64_t image, int64_t mcu_row, void* scratch);
 };
 
 extern const CpuKernels kBaselineKernels;

@@ -1,10 +1,10 @@
 // The kernels of codec_cpu_kernels.h, written over the lanes of lanes.h.
 //
-// Included by one source file for each instruction set, which names it in FDJPEG_ISA; everything here has internal
-// linkage, so that no function compiled for one processor is ever linked into another's path.
+// Included by one source file for each instruction set, which names it and its FDJPEG_VECTOR_BYTES; everything here has
+// internal linkage, so that no function compiled for one processor is ever linked into another's path.
 #pragma once
 
-#include <cmath>
+#include <type_traits>
 
 #include "codec_cpu_kernels.h"
 #include "lanes.h"
@@ -27,9 +27,10 @@ class Scratch {
     return piece;
   }
 
-  // A piece starts on a cache line and may be read and written one vector beyond its end.
+  // A piece starts on a cache line, and kSlack bytes beyond its end may be read and written too.
+  static constexpr int64_t kSlack = 128;
   static constexpr int64_t bytes(int64_t size) {
-    return (size + 63) / 64 * 64 + 64;
+    return (size + kSlack + 63) / 64 * 64;
   }
 
  private:
@@ -50,8 +51,8 @@ FDJPEG_INLINE int64_t padded_width(const Geometry& g) {
 }
 
 struct Component {
-  int64_t offset, rows, columns;       // in the planes; in blocks
-  int vertical;                        // rows of its blocks in a row of MCUs
+  int64_t offset, rows, columns;  // in the planes; in blocks
+  int vertical;                   // rows of its blocks in a row of MCUs
   int64_t stride() const {
     return columns * kBlock;
   }
@@ -67,99 +68,142 @@ FDJPEG_INLINE T* row_of(const Image& image, int64_t n, int64_t c, int64_t y) {
   return static_cast<T*>(image.data) + n * image.stride[0] + c * image.stride[1] + y * image.stride[2];
 }
 
-// A row of an image as contiguous samples: itself, or gathered into `gathered` where its stride is not 1.
-template <class T>
-FDJPEG_INLINE const T* contiguous_row(const Image& image, int64_t n, int64_t c, int64_t y, int64_t width, T* gathered) {
-  const T* row = row_of<const T>(image, n, c, y);
-  const int64_t stride = image.stride[3];
-  if (stride == 1) return row;
-  for (int64_t x = 0; x < width; ++x) gathered[x] = row[x * stride];
-  return gathered;
+// Three channels whose samples take turns, as in an image loaded from a file.
+template <int channels>
+FDJPEG_INLINE bool is_interleaved(const Image& image) {
+  return channels == 3 && image.stride[3] == 3 && image.stride[1] == 1;
 }
 
-// Calls body(samples of each channel, x) for the columns 0 … padded in steps of eight, the last column replicated.
-template <int channels, class T, class Body>
-FDJPEG_INLINE void for_each_eight(const T* const rows[channels], int64_t width, int64_t padded, Body body) {
-  const int64_t whole = width / kLanes * kLanes;
-  for (int64_t x = 0; x < whole; x += kLanes) {
-    const T* at[channels];
-    for (int c = 0; c < channels; ++c) at[c] = rows[c] + x;
+// The channels of a pixel row as contiguous samples: where they lie, or gathered where their stride is not 1.
+template <int channels, class T>
+FDJPEG_INLINE void gather_row(
+    const Image& image, int64_t n, int64_t y, int64_t width, T* const gathered[channels], const T* rows[channels]) {
+  const int64_t stride = image.stride[3];
+  for (int c = 0; c < channels; ++c) rows[c] = stride == 1 ? row_of<const T>(image, n, c, y) : gathered[c];
+  if (stride == 1) return;
+  if (is_interleaved<channels>(image)) {
+    const T* __restrict pixels = row_of<const T>(image, n, 0, y);
+    T* __restrict first = gathered[0];
+    T* __restrict second = gathered[1 % channels];
+    T* __restrict third = gathered[2 % channels];
+    for (int64_t x = 0; x < width; ++x) {
+      first[x] = pixels[3 * x];
+      second[x] = pixels[3 * x + 1];
+      third[x] = pixels[3 * x + 2];
+    }
+    return;
+  }
+  for (int c = 0; c < channels; ++c) {
+    const T* row = row_of<const T>(image, n, c, y);
+    for (int64_t x = 0; x < width; ++x) gathered[c][x] = row[x * stride];
+  }
+}
+
+// Where to write the channels of a pixel row, and scatter_row() from there to the image.
+template <int channels, class T>
+FDJPEG_INLINE void target_row(const Image& image, int64_t n, int64_t y, T* const staged[channels], T* rows[channels]) {
+  for (int c = 0; c < channels; ++c) rows[c] = image.stride[3] == 1 ? row_of<T>(image, n, c, y) : staged[c];
+}
+
+template <int channels, class T>
+FDJPEG_INLINE void scatter_row(const Image& image, int64_t n, int64_t y, int64_t width, T* const rows[channels]) {
+  const int64_t stride = image.stride[3];
+  if (stride == 1) return;
+  if (is_interleaved<channels>(image)) {
+    T* __restrict pixels = row_of<T>(image, n, 0, y);
+    const T* __restrict first = rows[0];
+    const T* __restrict second = rows[1 % channels];
+    const T* __restrict third = rows[2 % channels];
+    for (int64_t x = 0; x < width; ++x) {
+      pixels[3 * x] = first[x];
+      pixels[3 * x + 1] = second[x];
+      pixels[3 * x + 2] = third[x];
+    }
+    return;
+  }
+  for (int c = 0; c < channels; ++c) {
+    T* row = row_of<T>(image, n, c, y);
+    for (int64_t x = 0; x < width; ++x) row[x * stride] = rows[c][x];
+  }
+}
+
+// Calls body(samples of each row, x) for x = 0, step, … < padded; the rows' last sample is repeated beyond their width.
+template <int rows, int step, class T, class Body>
+FDJPEG_INLINE void for_each_step(const T* const sources[rows], int64_t width, int64_t padded, Body body) {
+  const int64_t whole = width / step * step;
+  for (int64_t x = 0; x < whole; x += step) {
+    const T* at[rows];
+    for (int c = 0; c < rows; ++c) at[c] = sources[c] + x;
     body(at, x);
   }
-  for (int64_t x = whole; x < padded; x += kLanes) {
-    T edge[channels][kLanes];
-    const T* at[channels];
-    for (int c = 0; c < channels; ++c) {
-      for (int i = 0; i < kLanes; ++i) edge[c][i] = rows[c][least(x + i, width - 1)];
+  for (int64_t x = whole; x < padded; x += step) {
+    T edge[rows][step];
+    const T* at[rows];
+    const int64_t count = most(least(width - x, step), 0);
+    for (int c = 0; c < rows; ++c) {
+      std::memcpy(edge[c], sources[c] + x, static_cast<size_t>(count) * sizeof(T));
+      for (int64_t i = count; i < step; ++i) edge[c][i] = sources[c][width - 1];
       at[c] = edge[c];
     }
     body(at, x);
   }
 }
 
-// Stores eight samples of each channel where only `count` of them lie inside the image.
-template <SampleType type, class Lanes, class Store>
-FDJPEG_INLINE void store_some(typename Sample<type>::Stored* target, Lanes lanes, int64_t count, Store store_all) {
-  if (count >= kLanes) {
-    store_all(target, lanes);
+// Stores a step of samples by store(target) where only `count` of them lie inside the image.
+template <int step, class T, class Store>
+FDJPEG_INLINE void store_some(T* target, int64_t count, Store store_all) {
+  if (count >= step) {
+    store_all(target);
   } else {
-    typename Sample<type>::Stored edge[kLanes];
-    store_all(edge, lanes);
-    for (int64_t i = 0; i < count; ++i) target[i] = edge[i];
+    T edge[step];
+    store_all(edge);
+    std::memcpy(target, edge, static_cast<size_t>(count) * sizeof(T));
   }
 }
 
+// ---------------------------------------------------------------------------------------------------------------------
+// Blocks: x[i] is row i of kBlocks blocks side by side
+
+// A row of a table for each of the blocks.
 template <class T>
-FDJPEG_INLINE void scatter_row(const T* samples, T* row, int64_t stride, int64_t width) {
-  for (int64_t x = 0; x < width; ++x) row[x * stride] = samples[x];
+FDJPEG_INLINE Shorts repeat_row(const T* row) {
+  Shorts repeated;
+  for (int b = 0; b < kBlocks; ++b) std::memcpy(reinterpret_cast<char*>(&repeated) + 16 * b, row, 16);
+  return repeated;
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
-// Tables
-
-// A component's table, as the lanes want it: a row of the table is a vector.
-struct LaneTable {
-  Floats reciprocal[kBlock];
-  Ints step[kBlock];
-};
-
-FDJPEG_INLINE LaneTable lane_table(const Steps& steps, int64_t image, int component) {
-  static constexpr uint8_t kStandard[2][kBlockSize] = {FDJPEG_STANDARD_LUMA, FDJPEG_STANDARD_CHROMA};
-  alignas(32) int32_t q[kBlockSize];
-  if (steps.tables == nullptr) {
-    const uint8_t* base = kStandard[component > 0];
-    for (int i = 0; i < kBlockSize; ++i) q[i] = standard_step(base[i], steps.scale);
-  } else {
-    const float* table = steps.tables + image * steps.image_stride + component * kBlockSize;
-    for (int i = 0; i < kBlockSize; ++i) q[i] = table_step(table[i]);
-  }
-  LaneTable lanes;
-  for (int i = 0; i < kBlock; ++i) {
-    lanes.step[i] = load<Ints>(q + i * kBlock);
-    lanes.reciprocal[i] = 1.0f / __builtin_convertvector(lanes.step[i] * kBlock, Floats);
-  }
-  return lanes;
+// The level of each coefficient of row i.
+FDJPEG_INLINE Shorts quantize_row(Shorts c, const StepTables::Table& table, int i) {
+  const Shorts n = magnitude(c) + repeat_row(table.half + i * kBlock);
+  const Shorts reciprocal = repeat_row(table.reciprocal + i * kBlock), scale = repeat_row(table.scale + i * kBlock);
+  return with_sign_of(multiply_high_unsigned(multiply_high_unsigned(n, reciprocal), scale), c);
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
-// Blocks: x[i] is row i of a block
-
-FDJPEG_INLINE void load_block(const uint8_t* samples, int64_t stride, Ints x[8]) {
+FDJPEG_INLINE void load_blocks(const uint8_t* samples, int64_t stride, Shorts x[8]) {
   for (int i = 0; i < kBlock; ++i) x[i] = load_bytes(samples + i * stride) - kLevelShift;
 }
 
-FDJPEG_INLINE void store_block(uint8_t* samples, int64_t stride, const Ints x[8]) {
-  for (int i = 0; i < kBlock; ++i) store_bytes(samples + i * stride, clamp(x[i] + kLevelShift, 0, kMaxSample));
+FDJPEG_INLINE void store_blocks(uint8_t* samples, int64_t stride, int64_t count, const Shorts x[8]) {
+  for (int i = 0; i < kBlock; ++i) {
+    const Bytes bytes = pack_bytes_saturating(x[i] + kLevelShift);
+    if (count >= kBlocks) {
+      store(samples + i * stride, bytes);
+    } else {
+      std::memcpy(samples + i * stride, &bytes, static_cast<size_t>(count * kBlock));
+    }
+  }
 }
 
-FDJPEG_INLINE void fdct(Ints x[8]) {
+template <class I>
+FDJPEG_INLINE void fdct(I x[8]) {
   transpose(x);
   fdct_pass<true>(x);
   transpose(x);
   fdct_pass<false>(x);
 }
 
-FDJPEG_INLINE void idct(Ints x[8]) {
+template <class I>
+FDJPEG_INLINE void idct(I x[8]) {
   idct_pass<true>(x);
   transpose(x);
   idct_pass<false>(x);
@@ -177,20 +221,33 @@ struct McuRow {
 FDJPEG_INLINE int64_t mcu_row_scratch(const Geometry& g) {
   const int64_t width = padded_width(g);
   return Scratch::bytes(width * kBlock * g.vertical) + 2 * Scratch::bytes(g.chroma_columns * kBlockSize) +
-      4 * Scratch::bytes(width * 2) + 3 * Scratch::bytes(g.width * 8);
+      4 * Scratch::bytes(width) + 3 * Scratch::bytes(g.width * 8);
+}
+
+// The sums of neighbours in a register's worth of pairs of bytes.
+FDJPEG_INLINE Shorts pair_sums(const uint8_t* pairs) {
+  const UShorts v = load<UShorts>(pairs);
+  return reinterpret_cast<Shorts>((v & 0xff) + (v >> 8));
+}
+
+// The bias of each lane: they start at an even column.
+template <int horizontal, int vertical>
+FDJPEG_INLINE Shorts average_biases() {
+  Shorts bias;
+  for (int i = 0; i < kLanes; ++i) bias[i] = static_cast<int16_t>(average_bias(horizontal, vertical, i));
+  return bias;
 }
 
 // Cb or Cr of one subsampled row, from `vertical` rows at full resolution.
 FDJPEG_INLINE void average_row(const Geometry& g, const uint8_t* above, const uint8_t* below, uint8_t* target) {
   const int64_t width = g.chroma_columns * kBlock;
   if (g.horizontal == 2 && g.vertical == 2) {
-    for (int64_t i = 0; i < width; ++i) {
-      target[i] = static_cast<uint8_t>(
-          (above[2 * i] + above[2 * i + 1] + below[2 * i] + below[2 * i + 1] + average_bias(2, 2, static_cast<int>(i & 1))) >> 2);
+    for (int64_t i = 0; i < width; i += kLanes) {
+      store_bytes(target + i, (pair_sums(above + 2 * i) + pair_sums(below + 2 * i) + average_biases<2, 2>()) >> 2);
     }
   } else if (g.horizontal == 2) {
-    for (int64_t i = 0; i < width; ++i) {
-      target[i] = static_cast<uint8_t>((above[2 * i] + above[2 * i + 1] + average_bias(2, 1, static_cast<int>(i & 1))) >> 1);
+    for (int64_t i = 0; i < width; i += kLanes) {
+      store_bytes(target + i, (pair_sums(above + 2 * i) + average_biases<2, 1>()) >> 1);
     }
   } else if (g.horizontal == 4) {
     for (int64_t i = 0; i < width; ++i) {
@@ -198,15 +255,18 @@ FDJPEG_INLINE void average_row(const Geometry& g, const uint8_t* above, const ui
       target[i] = static_cast<uint8_t>((four[0] + four[1] + four[2] + four[3] + average_bias(4, 1, 0)) >> 2);
     }
   } else if (g.vertical == 2) {
-    for (int64_t i = 0; i < width; ++i) target[i] = static_cast<uint8_t>((above[i] + below[i] + average_bias(1, 2, 0)) >> 1);
+    for (int64_t i = 0; i < width; i += kLanes) {
+      store_bytes(target + i, (load_bytes(above + i) + load_bytes(below + i) + average_biases<1, 2>()) >> 1);
+    }
   } else {
     std::memcpy(target, above, static_cast<size_t>(width));
   }
 }
 
 // Reads the pixel rows of a row of MCUs into its components. Returns whether any sample is NaN or above 1.
-template <SampleType type>
-FDJPEG_INLINE bool read_mcu_row(const Geometry& g, const Image& input, int64_t n, int64_t mcu_row, McuRow& row, Scratch scratch) {
+template <SampleType type, int channels>
+FDJPEG_INLINE bool read_mcu_row(
+    const Geometry& g, const Image& input, int64_t n, int64_t mcu_row, McuRow& row, Scratch scratch) {
   using S = Sample<type>;
   using T = typename S::Stored;
   const int64_t width = padded_width(g), chroma_width = g.chroma_columns * kBlock;
@@ -218,61 +278,57 @@ FDJPEG_INLINE bool read_mcu_row(const Geometry& g, const Image& input, int64_t n
   for (auto& component : full) {
     for (uint8_t*& line : component) line = scratch.take<uint8_t>(width);
   }
-  T* gathered[3];
+  T* gathered[channels];
   for (T*& line : gathered) line = scratch.take<T>(g.width);
 
-  Ints odd{};
+  OddSamples odd;
   const int64_t top = mcu_row * rows;
   for (int i = 0; i < rows; ++i) {
-    uint8_t* luma = row.samples[0] + i * width;
+    uint8_t* const luma = row.samples[0] + i * width;
     const int64_t y = top + i;
     const int chroma_line = i / g.vertical, part = i % g.vertical;
-    // A row of chroma that exists averages replicated pixel rows; one beyond the edge repeats the row above it.
-    const bool chroma_exists = mcu_row * kBlock + chroma_line < g.chroma_height;
-    if (y >= g.height) std::memcpy(luma, luma - width, static_cast<size_t>(width));
-    if (g.channels == 1) {
-      if (y >= g.height) continue;
-      const T* grey[1] = {contiguous_row(input, n, 0, y, g.width, gathered[0])};
-      for_each_eight<1>(grey, g.width, width, [&](const T* const at[1], int64_t x) {
-        store_bytes(luma + x, S::load_byte(at[0], odd));
-      });
-      continue;
-    }
-    if (!chroma_exists) {
-      if (part == 0) {
-        for (int c = 1; c < 3; ++c) {
-          uint8_t* line = row.samples[c] + chroma_line * chroma_width;
-          std::memcpy(line, line - chroma_width, static_cast<size_t>(chroma_width));
-        }
-      }
-      continue;
-    }
     if (y < g.height) {
-      const T* rgb[3];
-      for (int c = 0; c < 3; ++c) rgb[c] = contiguous_row(input, n, c, y, g.width, gathered[c]);
+      const T* pixels[channels];
+      gather_row<channels>(input, n, y, g.width, gathered, pixels);
       uint8_t* const cb = full[0][part];
       uint8_t* const cr = full[1][part];
-      for_each_eight<3>(rgb, g.width, width, [&](const T* const at[3], int64_t x) {
-        const Ints r = S::load_byte(at[0], odd), green = S::load_byte(at[1], odd), b = S::load_byte(at[2], odd);
-        const YCbCr<Ints> colour = rgb_to_ycbcr(r, green, b);
-        store_bytes(luma + x, colour.y);
-        store_bytes(cb + x, colour.cb);
-        store_bytes(cr + x, colour.cr);
+      for_each_step<channels, kLanes>(pixels, g.width, width, [&](const T* const* at, int64_t x) FDJPEG_LAMBDA_INLINE {
+        const Shorts first = S::load_bytes(at[0], odd);
+        if constexpr (channels == 1) {
+          store_bytes(luma + x, first);
+        } else {
+          const Shorts second = S::load_bytes(at[1], odd), third = S::load_bytes(at[2], odd);
+          const YCbCr<Shorts> colour = rgb_to_ycbcr(first, second, third);
+          store_bytes(luma + x, colour.y);
+          store_bytes(cb + x, colour.cb);
+          store_bytes(cr + x, colour.cr);
+        }
       });
+    } else {
+      std::memcpy(luma, luma - width, static_cast<size_t>(width));
     }
-    if (part == g.vertical - 1) {
-      const int below = y < g.height ? part : 0;  // the edge row stands in for the one that is missing
-      for (int c = 0; c < 2; ++c) {
-        average_row(g, full[c][0], full[c][below], row.samples[c + 1] + chroma_line * chroma_width);
+    if (channels == 1 || part != g.vertical - 1) continue;
+    // A row of chroma that exists averages replicated pixel rows; one beyond the edge repeats the row above it.
+    for (int c = 0; c < 2; ++c) {
+      uint8_t* line = row.samples[c + 1] + chroma_line * chroma_width;
+      if (mcu_row * kBlock + chroma_line < g.chroma_height) {
+        average_row(g, full[c][0], full[c][y < g.height ? part : 0], line);
+      } else {
+        std::memcpy(line, line - chroma_width, static_cast<size_t>(chroma_width));
       }
     }
   }
-  bool any = false;
-  for (int i = 0; i < kLanes; ++i) any |= odd[i] != 0;
-  return any;
+  return odd.any();
 }
 
-FDJPEG_INLINE bool read_mcu_row(const Geometry& g, const Image& input, int64_t n, int64_t mcu_row, McuRow& row, Scratch scratch) {
+template <SampleType type>
+FDJPEG_INLINE bool read_mcu_row(
+    const Geometry& g, const Image& input, int64_t n, int64_t mcu_row, McuRow& row, Scratch scratch) {
+  return g.channels == 1 ? read_mcu_row<type, 1>(g, input, n, mcu_row, row, scratch)
+                         : read_mcu_row<type, 3>(g, input, n, mcu_row, row, scratch);
+}
+
+bool read_mcu_row(const Geometry& g, const Image& input, int64_t n, int64_t mcu_row, McuRow& row, Scratch scratch) {
   switch (input.type) {
     case SampleType::uint8:
       return read_mcu_row<SampleType::uint8>(g, input, n, mcu_row, row, scratch);
@@ -288,25 +344,32 @@ FDJPEG_INLINE bool read_mcu_row(const Geometry& g, const Image& input, int64_t n
   return false;
 }
 
-// Calls body(component, table, samples, their stride, block row, block column) for each block of a row of MCUs.
-template <class Body>
-FDJPEG_INLINE void for_each_block(const Geometry& g, const Steps& steps, int64_t n, int64_t mcu_row, const McuRow& row, Body body) {
+// Some blocks side by side within a row of MCUs.
+struct BlockGroup {
+  int component;
+  int64_t block_row, column, count;  // in the component; `count` is how many of them lie inside it
+  const uint8_t* samples;
+  int64_t stride;                    // of the samples
+};
+
+// Calls body(group, its component) for each group of `step` blocks of a row of MCUs.
+template <int step, class Body>
+FDJPEG_INLINE void for_each_group(const Geometry& g, int64_t mcu_row, const McuRow& row, Body body) {
   for (int c = 0; c < g.channels; ++c) {
     const Component component = component_of(g, c);
-    const LaneTable table = lane_table(steps, n, c);
     const int64_t stride = c == 0 ? padded_width(g) : component.stride();
     for (int v = 0; v < component.vertical; ++v) {
       const int64_t block_row = mcu_row * component.vertical + v;
       if (block_row >= component.rows) break;
       const uint8_t* samples = row.samples[c] + v * kBlock * stride;
-      for (int64_t column = 0; column < component.columns; ++column) {
-        body(c, component, table, samples + column * kBlock, stride, block_row, column);
+      for (int64_t column = 0; column < component.columns; column += step) {
+        body(BlockGroup{c, block_row, column, component.columns - column, samples + column * kBlock, stride}, component);
       }
     }
   }
 }
 
-void code_row(const RoundTrip& job, int64_t n, int64_t mcu_row, void* memory) {
+void code_row(const RoundTrip& job, const StepTables& tables, int64_t n, int64_t mcu_row, void* memory) {
   const Geometry& g = job.geometry;
   McuRow row;
   const bool odd = read_mcu_row(g, job.input, n, mcu_row, row, Scratch(memory));
@@ -316,54 +379,60 @@ void code_row(const RoundTrip& job, int64_t n, int64_t mcu_row, void* memory) {
     const int64_t end = g.flag_offset + g.mcu_rows * g.mcu_columns;
     std::memset(planes + end, 0, static_cast<size_t>(g.plane_bytes - end));
   }
-  for_each_block(g, job.steps, n, mcu_row, row,
-      [&](int, const Component& component, const LaneTable& table, const uint8_t* samples, int64_t stride, int64_t block_row,
-          int64_t column) FDJPEG_LAMBDA_INLINE {
-        Ints x[8];
-        load_block(samples, stride, x);
-        fdct(x);
-        for (int i = 0; i < kBlock; ++i) x[i] = quantize(x[i], table.reciprocal[i]) * table.step[i];
-        idct(x);
-        store_block(planes + component.offset + (block_row * component.stride() + column) * kBlock, component.stride(), x);
-      });
+  for_each_group<kBlocks>(g, mcu_row, row, [&](const BlockGroup& group, const Component& component) FDJPEG_LAMBDA_INLINE {
+    const StepTables::Table& table = tables.component[group.component];
+    Shorts x[8];
+    load_blocks(group.samples, group.stride, x);
+    fdct(x);
+    for (int i = 0; i < kBlock; ++i) x[i] = quantize_row(x[i], table, i) * repeat_row(table.step + i * kBlock);
+    idct(x);
+    uint8_t* target = planes + component.offset + (group.block_row * component.stride() + group.column) * kBlock;
+    store_blocks(target, component.stride(), group.count, x);
+  });
 }
 
-void encode_row(const Encode& job, int64_t n, int64_t mcu_row, void* memory) {
+void encode_row(const Encode& job, const StepTables& tables, int64_t n, int64_t mcu_row, void* memory) {
+  const Geometry& g = job.geometry;
   McuRow row;
-  read_mcu_row(job.geometry, job.input, n, mcu_row, row, Scratch(memory));
-  for_each_block(job.geometry, job.steps, n, mcu_row, row,
-      [&](int c, const Component& component, const LaneTable& table, const uint8_t* samples, int64_t stride, int64_t block_row,
-          int64_t column) FDJPEG_LAMBDA_INLINE {
-        Ints x[8];
-        load_block(samples, stride, x);
-        fdct(x);
-        int16_t* target = job.coefficients[c] + ((n * component.rows + block_row) * component.columns + column) * kBlockSize;
-        for (int i = 0; i < kBlock; ++i) {
-          store(target + i * kBlock, __builtin_convertvector(quantize(x[i], table.reciprocal[i]), Shorts));
-        }
-      });
+  read_mcu_row(g, job.input, n, mcu_row, row, Scratch(memory));
+  for_each_group<kBlocks>(g, mcu_row, row, [&](const BlockGroup& group, const Component& component) FDJPEG_LAMBDA_INLINE {
+    const StepTables::Table& table = tables.component[group.component];
+    Shorts x[8];
+    load_blocks(group.samples, group.stride, x);
+    fdct(x);
+    for (int i = 0; i < kBlock; ++i) x[i] = quantize_row(x[i], table, i);
+    const int64_t first = (n * component.rows + group.block_row) * component.columns + group.column;
+    int16_t* target = job.coefficients[group.component] + first * kBlockSize;
+    for (int b = 0; b < least(group.count, kBlocks); ++b) {
+      for (int i = 0; i < kBlock; ++i) {
+        std::memcpy(target + b * kBlockSize + i * kBlock, reinterpret_cast<const char*>(&x[i]) + 16 * b, 16);
+      }
+    }
+  });
 }
 
-void decode_row(const Decode& job, int64_t n, int64_t mcu_row, void*) {
-  typedef int16_t SignedShorts __attribute__((vector_size(16)));
+void decode_row(const Decode& job, const StepTables& tables, int64_t n, int64_t mcu_row, void*) {
   const Geometry& g = job.geometry;
   uint8_t* planes = job.planes + n * g.plane_bytes;
   for (int c = 0; c < g.channels; ++c) {
     const Component component = component_of(g, c);
-    const LaneTable table = lane_table(job.steps, n, c);
     for (int v = 0; v < component.vertical; ++v) {
       const int64_t block_row = mcu_row * component.vertical + v;
       if (block_row >= component.rows) break;
       const int16_t* source = job.coefficients[c] + (n * component.rows + block_row) * component.columns * kBlockSize;
       uint8_t* target = planes + component.offset + block_row * component.stride() * kBlock;
       for (int64_t column = 0; column < component.columns; ++column) {
-        Ints x[8];
+        Eights x[8];
         for (int i = 0; i < kBlock; ++i) {
-          const Ints k = __builtin_convertvector(load<SignedShorts>(source + column * kBlockSize + i * kBlock), Ints);
-          x[i] = dequantize_saturating(k, table.step[i]);
+          const Eights k = __builtin_convertvector(load<EightShorts>(source + column * kBlockSize + i * kBlock), Eights);
+          const EightShorts step = load<EightShorts>(tables.component[c].step + i * kBlock);
+          x[i] = dequantize_saturating(k, __builtin_convertvector(step, Eights));
         }
         idct(x);
-        store_block(target + column * kBlock, component.stride(), x);
+        for (int i = 0; i < kBlock; ++i) {
+          const Eights samples = clamp(x[i] + kLevelShift, 0, kMaxSample);
+          store(target + column * kBlock + i * component.stride(), __builtin_convertvector(samples, EightBytes));
+        }
       }
     }
   }
@@ -373,7 +442,7 @@ void decode_row(const Decode& job, int64_t n, int64_t mcu_row, void*) {
 // From planes to pixels
 
 FDJPEG_INLINE int64_t chroma_line_scratch(const Geometry& g) {
-  return 2 * Scratch::bytes(padded_width(g) * 2 + 64) + 2 * Scratch::bytes(padded_width(g) + 64);
+  return Scratch::bytes(padded_width(g) * 2) + 2 * Scratch::bytes(padded_width(g));
 }
 
 // The rows of chroma that pixel row y blends: it lies in the first, the second is the nearer neighbour.
@@ -388,31 +457,37 @@ FDJPEG_INLINE ChromaRows chroma_rows(const Geometry& g, int64_t y) {
   return {near, far < 0 || far >= g.chroma_height ? near : far};
 }
 
+// Twice as many samples from `width` blends or samples s, of which s[-1] and s[width] exist too.
+template <bool blended>
+FDJPEG_INLINE void widen_row(const int16_t* s, int64_t width, uint8_t* target) {
+  for (int64_t i = 0; i < width; i += kLanes) {
+    const Shorts near = load<Shorts>(s + i), before = load<Shorts>(s + i - 1), after = load<Shorts>(s + i + 1);
+    const Shorts even = blended ? triangle_of_blend<false>(near, before) : triangle<false>(near, before);
+    const Shorts odd = blended ? triangle_of_blend<true>(near, after) : triangle<true>(near, after);
+    store(target + 2 * i, even | odd << 8);
+  }
+}
+
 // Cb or Cr along pixel row y at full resolution. Returns where it lies: in the plane itself at 4:4:4, else in `target`.
-FDJPEG_INLINE const uint8_t* chroma_line(const Geometry& g, const uint8_t* plane, int64_t y, uint16_t* blend, uint8_t* target) {
+FDJPEG_INLINE const uint8_t* chroma_line(
+    const Geometry& g, const uint8_t* plane, int64_t y, int16_t* blend, uint8_t* target) {
   const int64_t stride = g.chroma_columns * kBlock, width = g.chroma_width;
   const ChromaRows rows = chroma_rows(g, y);
   const uint8_t* near = plane + rows.near * stride;
   const uint8_t* far = plane + rows.far * stride;
   if (g.triangle_across()) {
-    uint16_t* s = blend + 1;
+    int16_t* s = blend + 1;
     if (g.triangle_down()) {
-      for (int64_t i = 0; i < width; ++i) s[i] = static_cast<uint16_t>(blend_rows<int>(near[i], far[i]));
+      for (int64_t i = 0; i < width; ++i) s[i] = static_cast<int16_t>(blend_rows<int>(near[i], far[i]));
     } else {
       for (int64_t i = 0; i < width; ++i) s[i] = near[i];
     }
     s[-1] = s[0];
     s[width] = s[width - 1];
     if (g.triangle_down()) {
-      for (int64_t i = 0; i < width; ++i) {
-        target[2 * i] = static_cast<uint8_t>(triangle_of_blend<false, int>(s[i], s[i - 1]));
-        target[2 * i + 1] = static_cast<uint8_t>(triangle_of_blend<true, int>(s[i], s[i + 1]));
-      }
+      widen_row<true>(s, width, target);
     } else {
-      for (int64_t i = 0; i < width; ++i) {
-        target[2 * i] = static_cast<uint8_t>(triangle<false, int>(s[i], s[i - 1]));
-        target[2 * i + 1] = static_cast<uint8_t>(triangle<true, int>(s[i], s[i + 1]));
-      }
+      widen_row<false>(s, width, target);
     }
     return target;
   }
@@ -430,55 +505,65 @@ FDJPEG_INLINE const uint8_t* chroma_line(const Geometry& g, const uint8_t* plane
   return target;
 }
 
-// Calls body(y samples, Cb, Cr) with the planes' samples along pixel row y, chroma at full resolution.
+// The planes' samples along pixel row y, chroma at full resolution; no row may be read beyond the image's width.
+template <int channels>
 struct PlaneLine {
-  const uint8_t *luma, *cb, *cr;
+  const uint8_t* rows[channels];
 };
 
-FDJPEG_INLINE PlaneLine plane_line(const Geometry& g, const uint8_t* planes, int64_t y, Scratch& scratch) {
-  PlaneLine line{planes + y * g.luma_columns * kBlock, nullptr, nullptr};
-  if (g.channels == 1) return line;
-  uint16_t* blend = scratch.take<uint16_t>(padded_width(g) + 32);
-  uint8_t* cb = scratch.take<uint8_t>(padded_width(g) + 64);
-  uint8_t* cr = scratch.take<uint8_t>(padded_width(g) + 64);
-  line.cb = chroma_line(g, planes + g.cb_offset, y, blend, cb);
-  line.cr = chroma_line(g, planes + g.cr_offset, y, blend, cr);
+template <int channels>
+FDJPEG_INLINE PlaneLine<channels> plane_line(const Geometry& g, const uint8_t* planes, int64_t y, Scratch scratch) {
+  PlaneLine<channels> line;
+  line.rows[0] = planes + y * g.luma_columns * kBlock;
+  if constexpr (channels == 3) {
+    int16_t* blend = scratch.take<int16_t>(padded_width(g));
+    line.rows[1] = chroma_line(g, planes + g.cb_offset, y, blend, scratch.take<uint8_t>(padded_width(g)));
+    line.rows[2] = chroma_line(g, planes + g.cr_offset, y, blend, scratch.take<uint8_t>(padded_width(g)));
+  }
   return line;
 }
 
-FDJPEG_INLINE RGB<Ints> pixels_before_clamp(const PlaneLine& line, int64_t x) {
-  return ycbcr_to_rgb(load_bytes(line.luma + x), load_bytes(line.cb + x), load_bytes(line.cr + x));
+FDJPEG_INLINE RGB<Shorts> pixels_before_clamp(const uint8_t* const at[3]) {
+  return ycbcr_to_rgb(load_bytes(at[0]), load_bytes(at[1]), load_bytes(at[2]));
+}
+
+template <SampleType type, int channels>
+FDJPEG_INLINE void emit_row_as(
+    const Geometry& g, const uint8_t* planes, const Image& output, int64_t n, int64_t mcu_row, Scratch scratch) {
+  using S = Sample<type>;
+  using T = typename S::Stored;
+  T* staged[channels];
+  for (T*& line : staged) line = scratch.take<T>(g.width);
+  const int64_t end = least((mcu_row + 1) * kBlock * g.vertical, g.height);
+  for (int64_t y = mcu_row * kBlock * g.vertical; y < end; ++y) {
+    const PlaneLine<channels> line = plane_line<channels>(g, planes, y, scratch);
+    T* target[channels];
+    target_row<channels>(output, n, y, staged, target);
+    for_each_step<channels, kLanes>(
+        line.rows, g.width, g.width, [&](const uint8_t* const* at, int64_t x) FDJPEG_LAMBDA_INLINE {
+          const auto emit = [&](int c, Shorts samples) FDJPEG_LAMBDA_INLINE {
+            store_some<kLanes>(target[c] + x, g.width - x, [&](T* to) FDJPEG_LAMBDA_INLINE { S::store_bytes(to, samples); });
+          };
+          if constexpr (channels == 1) {
+            emit(0, load_bytes(at[0]));
+          } else {
+            const RGB<Shorts> pixel = pixels_before_clamp(at);
+            emit(0, pixel.r);
+            emit(1, pixel.g);
+            emit(2, pixel.b);
+          }
+        });
+    scatter_row<channels>(output, n, y, g.width, target);
+  }
 }
 
 template <SampleType type>
-FDJPEG_INLINE void emit_row_as(const Geometry& g, const uint8_t* planes, const Image& output, int64_t n, int64_t mcu_row, void* memory) {
-  using S = Sample<type>;
-  using T = typename S::Stored;
-  const auto store_byte = [](T* target, Ints byte) FDJPEG_LAMBDA_INLINE { S::store_byte(target, byte); };
-  const bool direct = output.stride[3] == 1;
-  Scratch scratch(memory);
-  T* staged[3];
-  for (T*& line : staged) line = scratch.take<T>(g.width + kLanes);
-  const int64_t end = least((mcu_row + 1) * kBlock * g.vertical, g.height);
-  for (int64_t y = mcu_row * kBlock * g.vertical; y < end; ++y) {
-    Scratch line_scratch = scratch;
-    const PlaneLine line = plane_line(g, planes, y, line_scratch);
-    T* target[3];
-    for (int c = 0; c < g.channels; ++c) target[c] = direct ? row_of<T>(output, n, c, y) : staged[c];
-    for (int64_t x = 0; x < g.width; x += kLanes) {
-      const int64_t count = g.width - x;
-      if (g.channels == 1) {
-        store_some<type>(target[0] + x, load_bytes(line.luma + x), count, store_byte);
-        continue;
-      }
-      const RGB<Ints> pixel = pixels_before_clamp(line, x);
-      store_some<type>(target[0] + x, clamp(pixel.r, 0, kMaxSample), count, store_byte);
-      store_some<type>(target[1] + x, clamp(pixel.g, 0, kMaxSample), count, store_byte);
-      store_some<type>(target[2] + x, clamp(pixel.b, 0, kMaxSample), count, store_byte);
-    }
-    if (!direct) {
-      for (int c = 0; c < g.channels; ++c) scatter_row(staged[c], row_of<T>(output, n, c, y), output.stride[3], g.width);
-    }
+FDJPEG_INLINE void emit_row_as(
+    const Geometry& g, const uint8_t* planes, const Image& output, int64_t n, int64_t mcu_row, void* memory) {
+  if (g.channels == 1) {
+    emit_row_as<type, 1>(g, planes, output, n, mcu_row, Scratch(memory));
+  } else {
+    emit_row_as<type, 3>(g, planes, output, n, mcu_row, Scratch(memory));
   }
 }
 
@@ -499,28 +584,15 @@ void emit_row(const Geometry& g, const uint8_t* planes, const Image& output, int
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
-// Backward, straight through every rounding: the adjoint of colour and resampling, behind the clamp's mask
+// Backward, straight through every rounding: the adjoint of colour and resampling, behind the last clamp's mask. In plain
+// loops over rows of R, float or double, which compilers turn into vectors by themselves.
 
 // BT.601's colour difference signals, exactly: K_R = .299, K_B = .114, K_G the rest.
 constexpr double kR = .299, kG = .587, kB = .114;
 constexpr double kCbScale = 2 * (1 - kB), kCrScale = 2 * (1 - kR);  // B = Y + kCbScale Cb, R = Y + kCrScale Cr
 
-template <class Reals>
-FDJPEG_INLINE Reals splat(double x) {
-  using R = decltype(Reals{}[0] + Reals{}[0]);
-  return Reals{} + static_cast<R>(x);
-}
-
-// The incoming gradient where the clamp let the value pass, else 0.
-template <class Reals>
-FDJPEG_INLINE Reals masked(Reals gradient, Ints value) {
-  const Ints inside = (value >= 0) & (value <= kMaxSample);
-  if constexpr (sizeof(Reals) == sizeof(Doubles)) {
-    return __builtin_convertvector(inside, Longs) != 0 ? gradient : Reals{};
-  } else {
-    return inside != 0 ? gradient : Reals{};
-  }
-}
+template <SampleType type>
+using RealOf = std::conditional_t<type == SampleType::float64, double, float>;
 
 // The gradients of a row of MCUs' components, at their coded size; 0 beyond the true size.
 template <class R>
@@ -528,267 +600,333 @@ struct McuGradients {
   R* samples[3];
 };
 
+// A line of chroma's gradient at full resolution may be written this far before its begin and beyond its end.
+constexpr int64_t kMargin = 16;
+
 template <class R>
 FDJPEG_INLINE int64_t gradient_scratch(const Geometry& g) {
   const int64_t width = padded_width(g), real = static_cast<int64_t>(sizeof(R));
   return Scratch::bytes(width * kBlock * g.vertical * real) + 2 * Scratch::bytes(g.chroma_columns * kBlockSize * real) +
-      2 * Scratch::bytes((width + 32) * real) + Scratch::bytes(g.chroma_columns * kBlock * real) + 3 * Scratch::bytes(g.width * 8);
+      3 * Scratch::bytes((width + 2 * kMargin) * real) + Scratch::bytes(width) + 6 * Scratch::bytes(g.width * real);
 }
 
-// The adjoint of upsampling along a row: `fine` (g.width samples, written beyond its ends) onto `coarse`.
-template <class R>
-FDJPEG_INLINE void gather_across(const Geometry& g, R* fine, R* coarse) {
-  const int64_t width = g.chroma_width;
-  for (int64_t x = g.width; x < width * g.horizontal; ++x) fine[x] = 0;  // cropped
-  if (g.triangle_across()) {
-    // At an edge a sample stands in for the neighbour that is missing.
-    fine[-1] = fine[0];
-    fine[2 * width] = fine[2 * width - 1];
-    for (int64_t i = 0; i < width; ++i) {
-      coarse[i] = R(.75) * (fine[2 * i] + fine[2 * i + 1]) + R(.25) * (fine[2 * i - 1] + fine[2 * i + 2]);
+// Rows of samples as numbers: where they lie, or converted into `converted`.
+template <SampleType type, int channels, class T, class R>
+FDJPEG_INLINE void convert_rows(
+    const T* const rows[channels], int64_t width, R* const converted[channels], const R* reals[channels]) {
+  for (int c = 0; c < channels; ++c) {
+    if constexpr (std::is_same_v<T, R>) {
+      reals[c] = rows[c];
+    } else {
+      for_each_step<1, kHalf>(rows + c, width, width, [&](const T* const* at, int64_t x) FDJPEG_LAMBDA_INLINE {
+        store(converted[c] + x, Sample<type>::load(at[0]));
+      });
+      reals[c] = converted[c];
     }
-  } else if (g.horizontal == 2) {
-    for (int64_t i = 0; i < width; ++i) coarse[i] = fine[2 * i] + fine[2 * i + 1];
-  } else if (g.horizontal == 4) {
-    for (int64_t i = 0; i < width; ++i) coarse[i] = fine[4 * i] + fine[4 * i + 1] + fine[4 * i + 2] + fine[4 * i + 3];
-  } else {
-    for (int64_t i = 0; i < width; ++i) coarse[i] = fine[i];
   }
 }
 
+// Where the last clamp let a pixel pass: bits 0, 1 and 2 of its mask for R, G and B.
+FDJPEG_INLINE void clamp_masks(const PlaneLine<3>& line, int64_t width, uint8_t* masks) {
+  const auto inside = [](Shorts x) FDJPEG_LAMBDA_INLINE { return (x & ~kMaxSample) == 0; };
+  for_each_step<3, kLanes>(line.rows, width, width, [&](const uint8_t* const* at, int64_t x) FDJPEG_LAMBDA_INLINE {
+    const RGB<Shorts> pixel = pixels_before_clamp(at);
+    store_bytes(masks + x, (inside(pixel.r) & 1) | (inside(pixel.g) & 2) | (inside(pixel.b) & 4));
+  });
+}
+
+// The adjoint of colour: gradients of Y, Cb and Cr at full resolution from those of R, G and B.
 template <class R>
-FDJPEG_INLINE void add_scaled(R* target, const R* source, R scale, int64_t count) {
-  for (int64_t i = 0; i < count; ++i) target[i] += scale * source[i];
+FDJPEG_INLINE void gradients_of_colour(
+    const R* const rgb[3], const uint8_t* __restrict masks, int64_t width, R* __restrict luma, R* __restrict cb,
+    R* __restrict cr) {
+  const R* __restrict red = rgb[0];
+  const R* __restrict green = rgb[1];
+  const R* __restrict blue = rgb[2];
+  for (int64_t x = 0; x < width; ++x) {
+    const R r = red[x], g = green[x], b = blue[x];
+    const R r_in = masks[x] & 1 ? r : R(0), g_in = masks[x] & 2 ? g : R(0), b_in = masks[x] & 4 ? b : R(0);
+    luma[x] = r_in + g_in + b_in;
+    cb[x] = R(kCbScale) * b_in - R(kB * kCbScale / kG) * g_in;
+    cr[x] = R(kCrScale) * r_in - R(kR * kCrScale / kG) * g_in;
+  }
+}
+
+// Adds `weight` times the adjoint of upsampling along a row: `fine` (g.width samples, written beyond its ends) onto
+// `coarse`.
+template <class R>
+FDJPEG_INLINE void gather_across(const Geometry& g, const R* fine, R weight, R* __restrict coarse) {
+  const int64_t width = g.chroma_width;
+  if (g.triangle_across()) {
+    const R outer = R(.25) * weight, inner = R(.75) * weight;
+    for (int64_t i = 0; i < width; ++i) {
+      coarse[i] += inner * (fine[2 * i] + fine[2 * i + 1]) + outer * (fine[2 * i - 1] + fine[2 * i + 2]);
+    }
+  } else if (g.horizontal == 1) {
+    for (int64_t i = 0; i < width; ++i) coarse[i] += weight * fine[i];
+  } else if (g.horizontal == 2) {
+    for (int64_t i = 0; i < width; ++i) coarse[i] += weight * (fine[2 * i] + fine[2 * i + 1]);
+  } else {
+    for (int64_t i = 0; i < width; ++i) {
+      coarse[i] += weight * (fine[4 * i] + fine[4 * i + 1] + fine[4 * i + 2] + fine[4 * i + 3]);
+    }
+  }
 }
 
 // The gradients of a row of MCUs' decoded samples.
-template <SampleType type, class R>
+template <SampleType type, int channels, class R>
 FDJPEG_INLINE void gradients_of_samples(
     const RoundTripBackward& job, int64_t n, int64_t mcu_row, const McuGradients<R>& gradients, Scratch scratch) {
-  using S = Sample<type>;
-  using T = typename S::Stored;
-  using Reals = typename S::Reals;
+  using T = typename Sample<type>::Stored;
   const Geometry& g = job.geometry;
   const uint8_t* planes = job.planes + n * g.plane_bytes;
   const int64_t width = padded_width(g), chroma_width = g.chroma_columns * kBlock;
   const int rows = kBlock * g.vertical;
   const int64_t begin = mcu_row * rows, end = least(begin + rows, g.height);
   // The triangle makes the pixel rows just outside depend on chroma just inside.
-  const int64_t halo = g.channels == 3 && g.triangle_down() ? 1 : 0;
+  const int64_t halo = g.triangle_down() ? 1 : 0;
   const int64_t chroma_begin = mcu_row * kBlock, chroma_end = least(chroma_begin + kBlock, g.chroma_height);
 
   R* fine[2];
-  for (R*& line : fine) line = scratch.take<R>(width + 32) + 16;
-  R* coarse = scratch.take<R>(chroma_width);
-  T* gathered[3];
+  for (R*& line : fine) line = scratch.take<R>(width + 2 * kMargin) + kMargin;
+  R* outside = scratch.take<R>(width);  // luma of the rows of others, which nobody reads
+  uint8_t* masks = scratch.take<uint8_t>(width);
+  T* gathered[channels];
   for (T*& line : gathered) line = scratch.take<T>(g.width);
+  R* converted[channels];
+  for (R*& line : converted) line = scratch.take<R>(g.width);
   std::memset(gradients.samples[0], 0, sizeof(R) * static_cast<size_t>(width * rows));
-  for (int c = 1; c < g.channels; ++c) std::memset(gradients.samples[c], 0, sizeof(R) * static_cast<size_t>(chroma_width * kBlock));
+  for (int c = 1; c < channels; ++c) {
+    std::memset(gradients.samples[c], 0, sizeof(R) * static_cast<size_t>(chroma_width * kBlock));
+  }
 
   for (int64_t y = most(begin - halo, 0); y < least(end + halo, g.height); ++y) {
-    const bool own = y >= begin && y < end;
-    R* luma = own ? gradients.samples[0] + (y - begin) * width : nullptr;
-    const T* grads[3];
-    for (int c = 0; c < g.channels; ++c) grads[c] = contiguous_row(job.grad_output, n, c, y, g.width, gathered[c]);
-    if (g.channels == 1) {
-      const T* grey[1] = {grads[0]};
+    R* luma = y >= begin && y < end ? gradients.samples[0] + (y - begin) * width : outside;
+    const T* stored[channels];
+    const R* grads[channels];
+    gather_row<channels>(job.grad_output, n, y, g.width, gathered, stored);
+    convert_rows<type, channels>(stored, g.width, converted, grads);
+    if constexpr (channels == 1) {
       // Grey samples are limited inside the inverse transform, which straight-through passes.
-      for_each_eight<1>(grey, g.width, g.width, [&](const T* const at[1], int64_t x) {
-        store(luma + x, S::load(at[0]));
-      });
-      for (int64_t x = g.width; x < width; ++x) luma[x] = 0;
-      continue;
+      std::memcpy(luma, grads[0], sizeof(R) * static_cast<size_t>(g.width));
+    } else {
+      clamp_masks(plane_line<3>(g, planes, y, scratch), g.width, masks);
+      gradients_of_colour(grads, masks, g.width, luma, fine[0], fine[1]);
+      const ChromaRows of_y = chroma_rows(g, y);
+      for (int c = 0; c < 2; ++c) {
+        const int64_t covered = g.chroma_width * g.horizontal;
+        for (int64_t x = g.width; x < covered; ++x) fine[c][x] = 0;  // cropped
+        // At an edge a sample stands in for the neighbour that is missing.
+        fine[c][-1] = fine[c][0];
+        fine[c][covered] = fine[c][covered - 1];
+        const auto add_to = [&](int64_t chroma_row, R weight) {
+          if (chroma_row < chroma_begin || chroma_row >= chroma_end) return;
+          gather_across(g, fine[c], weight, gradients.samples[c + 1] + (chroma_row - chroma_begin) * chroma_width);
+        };
+        add_to(of_y.near, g.triangle_down() ? R(.75) : R(1));
+        if (g.triangle_down()) add_to(of_y.far, R(.25));
+      }
     }
-    Scratch line_scratch = scratch;
-    const PlaneLine line = plane_line(g, planes, y, line_scratch);
-    for_each_eight<3>(grads, g.width, g.width, [&](const T* const at[3], int64_t x) {
-      const RGB<Ints> pixel = pixels_before_clamp(line, x);
-      const Reals r = masked<Reals>(S::load(at[0]), pixel.r);
-      const Reals green = masked<Reals>(S::load(at[1]), pixel.g);
-      const Reals b = masked<Reals>(S::load(at[2]), pixel.b);
-      if (own) store(luma + x, r + green + b);
-      store(fine[0] + x, splat<Reals>(kCbScale) * b - splat<Reals>(kB * kCbScale / kG) * green);
-      store(fine[1] + x, splat<Reals>(kCrScale) * r - splat<Reals>(kR * kCrScale / kG) * green);
-    });
-    if (own) {
-      for (int64_t x = g.width; x < width; ++x) luma[x] = 0;
-    }
-    const ChromaRows rows_of_y = chroma_rows(g, y);
-    for (int c = 0; c < 2; ++c) {
-      gather_across(g, fine[c], coarse);
-      const auto add_to = [&](int64_t chroma_row, R weight) {
-        if (chroma_row < chroma_begin || chroma_row >= chroma_end) return;
-        add_scaled(gradients.samples[c + 1] + (chroma_row - chroma_begin) * chroma_width, coarse, weight, g.chroma_width);
-      };
-      add_to(rows_of_y.near, g.triangle_down() ? R(.75) : R(1));
-      if (g.triangle_down()) add_to(rows_of_y.far, R(.25));
+  }
+}
+
+// The adjoint of subsampling along a row: each coarse sample's share for the fine ones that it averages.
+template <class R>
+FDJPEG_INLINE void spread_across(const Geometry& g, const R* __restrict coarse, R weight, R* __restrict fine) {
+  if (g.horizontal == 1) {
+    for (int64_t i = 0; i < g.chroma_width; ++i) fine[i] = weight * coarse[i];
+  } else if (g.horizontal == 2) {
+    for (int64_t i = 0; i < g.chroma_width; ++i) fine[2 * i] = fine[2 * i + 1] = weight * coarse[i];
+  } else {
+    for (int64_t i = 0; i < g.chroma_width; ++i) {
+      fine[4 * i] = fine[4 * i + 1] = fine[4 * i + 2] = fine[4 * i + 3] = weight * coarse[i];
     }
   }
 }
 
 // The gradient of the pixels from that of the samples: the adjoint of subsampling, of the edges' replication, of colour.
-template <SampleType type, class R>
+template <SampleType type, int channels, class R>
 FDJPEG_INLINE void gradients_of_pixels(
     const RoundTripBackward& job, int64_t n, int64_t mcu_row, const McuGradients<R>& gradients, Scratch scratch) {
   using S = Sample<type>;
   using T = typename S::Stored;
-  using Reals = typename S::Reals;
   const Geometry& g = job.geometry;
   const int64_t width = padded_width(g), chroma_width = g.chroma_columns * kBlock;
   const int rows = kBlock * g.vertical;
   const int64_t begin = mcu_row * rows, end = least(begin + rows, g.height);
-  const auto store_real = [](T* target, Reals x) FDJPEG_LAMBDA_INLINE { S::store(target, x); };
-  const bool direct = job.grad_input.stride[3] == 1;
   const uint8_t* flags = job.planes + n * g.plane_bytes + g.flag_offset + mcu_row * g.mcu_columns;
   bool may_hold_nan = false;
   for (int64_t i = 0; i < g.mcu_columns; ++i) may_hold_nan |= flags[i] != 0;
 
   R* fine[2];
-  for (R*& line : fine) line = scratch.take<R>(width + 32) + 16;
-  scratch.take<R>(chroma_width);
-  T* staged[3];
-  for (T*& line : staged) line = scratch.take<T>(g.width + kLanes);
+  for (R*& line : fine) line = scratch.take<R>(width);
+  T* staged[channels];
+  for (T*& line : staged) line = scratch.take<T>(g.width);
+  R* converted[channels];
+  for (R*& line : converted) line = scratch.take<R>(g.width);
 
   for (int64_t y = begin; y < end; ++y) {
-    const R* luma = gradients.samples[0] + (y - begin) * width;
-    T* target[3];
-    for (int c = 0; c < g.channels; ++c) target[c] = direct ? row_of<T>(job.grad_input, n, c, y) : staged[c];
-    if (g.channels == 3) {
+    const R* __restrict luma = gradients.samples[0] + (y - begin) * width;
+    T* target[channels];
+    target_row<channels>(job.grad_input, n, y, staged, target);
+    R* result[channels];
+    for (int c = 0; c < channels; ++c) {
+      if constexpr (std::is_same_v<T, R>) {
+        result[c] = target[c];
+      } else {
+        result[c] = converted[c];
+      }
+    }
+    if constexpr (channels == 1) {
+      std::memcpy(result[0], luma, sizeof(R) * static_cast<size_t>(g.width));
+    } else {
       // The last row and column also stand for the replicas that subsampling averaged.
-      const int64_t chroma_row = y / g.vertical;
       const int64_t copies_down = y == g.height - 1 ? 1 + g.chroma_height * g.vertical - g.height : 1;
-      const R weight = R(copies_down) / R(g.horizontal * g.vertical);
       const int64_t copies_across = 1 + g.chroma_width * g.horizontal - g.width;
+      const R weight = R(copies_down) / R(g.horizontal * g.vertical);
       for (int c = 0; c < 2; ++c) {
-        const R* coarse = gradients.samples[c + 1] + (chroma_row - mcu_row * kBlock) * chroma_width;
-        if (g.horizontal == 1) {
-          for (int64_t x = 0; x < g.width; ++x) fine[c][x] = weight * coarse[x];
-        } else if (g.horizontal == 2) {
-          for (int64_t i = 0; i < g.chroma_width; ++i) fine[c][2 * i] = fine[c][2 * i + 1] = weight * coarse[i];
-        } else {
-          for (int64_t x = 0; x < g.chroma_width * g.horizontal; ++x) fine[c][x] = weight * coarse[x / g.horizontal];
-        }
+        const R* coarse = gradients.samples[c + 1] + (y / g.vertical - mcu_row * kBlock) * chroma_width;
+        spread_across(g, coarse, weight, fine[c]);
         fine[c][g.width - 1] *= R(copies_across);
       }
-    }
-    for (int64_t x = 0; x < g.width; x += kLanes) {
-      const int64_t count = g.width - x;
-      const Reals dy = load<Reals>(luma + x);
-      if (g.channels == 1) {
-        store_some<type>(target[0] + x, dy, count, store_real);
-        continue;
+      const R* __restrict cb = fine[0];
+      const R* __restrict cr = fine[1];
+      R* __restrict red = result[0];
+      R* __restrict green = result[1];
+      R* __restrict blue = result[2];
+      for (int64_t x = 0; x < g.width; ++x) {
+        red[x] = R(kR) * luma[x] - R(kR / kCbScale) * cb[x] + R(.5) * cr[x];
+        green[x] = R(kG) * luma[x] - R(kG / kCbScale) * cb[x] - R(kG / kCrScale) * cr[x];
+        blue[x] = R(kB) * luma[x] + R(.5) * cb[x] - R(kB / kCrScale) * cr[x];
       }
-      const Reals cb = load<Reals>(fine[0] + x), cr = load<Reals>(fine[1] + x);
-      const Reals r = splat<Reals>(kR) * dy - splat<Reals>(kR / kCbScale) * cb + splat<Reals>(.5) * cr;
-      const Reals green = splat<Reals>(kG) * dy - splat<Reals>(kG / kCbScale) * cb - splat<Reals>(kG / kCrScale) * cr;
-      const Reals b = splat<Reals>(kB) * dy + splat<Reals>(.5) * cb - splat<Reals>(kB / kCrScale) * cr;
-      store_some<type>(target[0] + x, r, count, store_real);
-      store_some<type>(target[1] + x, green, count, store_real);
-      store_some<type>(target[2] + x, b, count, store_real);
     }
-    for (int c = 0; c < g.channels; ++c) {
+    for (int c = 0; c < channels; ++c) {
       if (may_hold_nan) {
         const T* input = row_of<const T>(job.input, n, c, y);
         for (int64_t x = 0; x < g.width; ++x) {
-          const T sample[kLanes] = {input[x * job.input.stride[3]]};
-          const Reals value = S::load(sample);
-          if (value[0] != value[0]) target[c][x] = T{};
+          if (S::is_nan(input[x * job.input.stride[3]])) result[c][x] = 0;
         }
       }
-      if (!direct) scatter_row(staged[c], row_of<T>(job.grad_input, n, c, y), job.grad_input.stride[3], g.width);
+      if constexpr (!std::is_same_v<T, R>) {
+        for (int64_t x = 0; x < g.width; x += kHalf) {
+          const Floats reals = load<Floats>(result[c] + x);
+          store_some<kHalf>(target[c] + x, g.width - x, [&](T* to) FDJPEG_LAMBDA_INLINE { S::store(to, reals); });
+        }
+      }
     }
+    scatter_row<channels>(job.grad_input, n, y, g.width, target);
   }
 }
 
-// Row v of the orthonormal DCT's matrix, repeated in lanes: kCosines[v][y] = c_v cos((2 y + 1) v π / 16) / 2.
-struct Cosines {
-  float value[kBlock][kBlock];
-};
+// cos(i π / 16) / 2, for 0 <= i <= 8.
+constexpr float kHalfCosines[9] = {
+    .5f, .49039264f, .46193977f, .41573481f, .35355339f, .27778512f, .19134172f, .09754516f, 0};
 
-FDJPEG_INLINE Cosines orthonormal_cosines() {
-  Cosines cosines;
+// c_v cos((2 y + 1) v π / 16) / 2, the orthonormal DCT's matrix (T.81 A.3.3).
+constexpr float orthonormal_cosine(int v, int y) {
+  const int i = (2 * y + 1) * (v == 0 ? 4 : v) % 32, folded = i > 16 ? 32 - i : i;
+  return v == 0 ? kHalfCosines[4] : folded > 8 ? -kHalfCosines[16 - folded] : kHalfCosines[folded];
+}
+
+// One pass of the orthonormal DCT: even rows of the matrix are symmetric, odd ones antisymmetric.
+FDJPEG_INLINE void orthonormal_pass(EightFloats x[8]) {
+  EightFloats mirrored[2][4];
+  for (int y = 0; y < 4; ++y) {
+    mirrored[0][y] = x[y] + x[7 - y];
+    mirrored[1][y] = x[y] - x[7 - y];
+  }
   for (int v = 0; v < kBlock; ++v) {
-    for (int y = 0; y < kBlock; ++y) {
-      cosines.value[v][y] = static_cast<float>(std::cos((2 * y + 1) * v * M_PI / 16) * (v == 0 ? std::sqrt(.125) : .5));
-    }
+    x[v] = EightFloats{};
+    for (int y = 0; y < 4; ++y) x[v] += orthonormal_cosine(v, y) * mirrored[v % 2][y];
   }
-  return cosines;
 }
 
-FDJPEG_INLINE void orthonormal_pass(const Cosines& cosines, Floats x[8]) {
-  Floats sum[8];
-  for (int v = 0; v < kBlock; ++v) {
-    sum[v] = Floats{};
-    for (int y = 0; y < kBlock; ++y) sum[v] += cosines.value[v][y] * x[y];
-  }
-  for (int v = 0; v < kBlock; ++v) x[v] = sum[v];
+FDJPEG_INLINE EightFloats load_eight(const float* source) {
+  return load<EightFloats>(source);
 }
 
-// Eight of a component's gradients as floats.
-FDJPEG_INLINE Floats load_floats(const float* source) {
-  return load<Floats>(source);
+FDJPEG_INLINE EightFloats load_eight(const double* source) {
+  EightFloats x;
+  for (int i = 0; i < kBlock; ++i) x[i] = static_cast<float>(source[i]);
+  return x;
 }
-FDJPEG_INLINE Floats load_floats(const double* source) {
-  return __builtin_convertvector(load<Doubles>(source), Floats);
+
+FDJPEG_INLINE EightFloats load_eight(const Shorts& row, int block) {
+  const char* at = reinterpret_cast<const char*>(&row) + 16 * block;
+  return __builtin_convertvector(load<EightShorts>(at), EightFloats);
 }
 
 // This row's share of the tables' gradient: Σ g (k - c) over its blocks, for an image in [0, 1].
 template <class R>
 FDJPEG_INLINE void gradients_of_tables(
-    const RoundTripBackward& job, int64_t n, int64_t mcu_row, const McuGradients<R>& gradients, Scratch scratch) {
+    const RoundTripBackward& job, const StepTables& tables, int64_t n, int64_t mcu_row, const McuGradients<R>& gradients,
+    Scratch scratch) {
   const Geometry& g = job.geometry;
   McuRow row;
   read_mcu_row(g, job.input, n, mcu_row, row, scratch);
-  const Cosines cosines = orthonormal_cosines();
   float* partial = job.table_partials + (n * g.mcu_rows + mcu_row) * 3 * kBlockSize;
   std::memset(partial, 0, sizeof(float) * 3 * kBlockSize);
-  for_each_block(g, job.steps, n, mcu_row, row,
-      [&](int c, const Component& component, const LaneTable& table, const uint8_t* samples, int64_t stride, int64_t,
-          int64_t) FDJPEG_LAMBDA_INLINE {
-        Ints x[8];
-        load_block(samples, stride, x);
-        fdct(x);
-        const R* gradient = gradients.samples[c] + (samples - row.samples[c]);
-        (void)component;
-        Floats y[8];
-        for (int i = 0; i < kBlock; ++i) y[i] = load_floats(gradient + i * stride);
-        orthonormal_pass(cosines, y);
-        transpose(y);
-        orthonormal_pass(cosines, y);
-        transpose(y);
-        for (int i = 0; i < kBlock; ++i) {
-          const Floats k = __builtin_convertvector(quantize(x[i], table.reciprocal[i]), Floats);
-          const Floats position = __builtin_convertvector(x[i], Floats) * table.reciprocal[i];
-          float* sum = partial + c * kBlockSize + i * kBlock;
-          store(sum, load<Floats>(sum) + y[i] * (k - position) * (1.0f / kMaxSample));
-        }
-      });
+  for_each_group<kBlocks>(g, mcu_row, row, [&](const BlockGroup& group, const Component&) FDJPEG_LAMBDA_INLINE {
+    const StepTables::Table& table = tables.component[group.component];
+    float* const sums = partial + group.component * kBlockSize;
+    const R* gradient = gradients.samples[group.component] + (group.samples - row.samples[group.component]);
+    Shorts c[8], k[8];
+    load_blocks(group.samples, group.stride, c);
+    fdct(c);
+    for (int i = 0; i < kBlock; ++i) k[i] = quantize_row(c[i], table, i);
+    for (int b = 0; b < least(group.count, kBlocks); ++b) {
+      EightFloats y[8];
+      for (int i = 0; i < kBlock; ++i) y[i] = load_eight(gradient + b * kBlock + i * group.stride);
+      orthonormal_pass(y);
+      transpose(y);
+      orthonormal_pass(y);
+      transpose(y);
+      for (int i = 0; i < kBlock; ++i) {
+        const EightFloats step = __builtin_convertvector(load<EightShorts>(table.step + i * kBlock), EightFloats);
+        const EightFloats error = load_eight(k[i], b) - load_eight(c[i], b) / (step * kBlock);
+        store(sums + i * kBlock, load<EightFloats>(sums + i * kBlock) + y[i] * error);
+      }
+    }
+  });
+  for (int i = 0; i < 3 * kBlockSize; ++i) partial[i] /= kMaxSample;
 }
 
-template <SampleType type, class R>
-FDJPEG_INLINE void backward_row_as(const RoundTripBackward& job, int64_t n, int64_t mcu_row, void* memory) {
+template <SampleType type, int channels>
+FDJPEG_INLINE void backward_row_as(
+    const RoundTripBackward& job, const StepTables& tables, int64_t n, int64_t mcu_row, void* memory) {
+  using R = RealOf<type>;
   const Geometry& g = job.geometry;
   Scratch scratch(memory);
   McuGradients<R> gradients{};
   gradients.samples[0] = scratch.take<R>(padded_width(g) * kBlock * g.vertical);
-  for (int c = 1; c < g.channels; ++c) gradients.samples[c] = scratch.take<R>(g.chroma_columns * kBlockSize);
-  gradients_of_samples<type, R>(job, n, mcu_row, gradients, scratch);
-  if (job.table_partials != nullptr) gradients_of_tables<R>(job, n, mcu_row, gradients, scratch);
-  gradients_of_pixels<type, R>(job, n, mcu_row, gradients, scratch);
+  for (int c = 1; c < channels; ++c) gradients.samples[c] = scratch.take<R>(g.chroma_columns * kBlockSize);
+  gradients_of_samples<type, channels>(job, n, mcu_row, gradients, scratch);
+  if (job.table_partials != nullptr) gradients_of_tables(job, tables, n, mcu_row, gradients, scratch);
+  gradients_of_pixels<type, channels>(job, n, mcu_row, gradients, scratch);
 }
 
-void backward_row(const RoundTripBackward& job, int64_t n, int64_t mcu_row, void* memory) {
+template <SampleType type>
+FDJPEG_INLINE void backward_row_as(
+    const RoundTripBackward& job, const StepTables& tables, int64_t n, int64_t mcu_row, void* memory) {
+  if (job.geometry.channels == 1) {
+    backward_row_as<type, 1>(job, tables, n, mcu_row, memory);
+  } else {
+    backward_row_as<type, 3>(job, tables, n, mcu_row, memory);
+  }
+}
+
+void backward_row(const RoundTripBackward& job, const StepTables& tables, int64_t n, int64_t mcu_row, void* memory) {
   switch (job.grad_output.type) {
     case SampleType::uint8:
       return;  // bytes carry no gradient
     case SampleType::float16:
-      return backward_row_as<SampleType::float16, float>(job, n, mcu_row, memory);
+      return backward_row_as<SampleType::float16>(job, tables, n, mcu_row, memory);
     case SampleType::bfloat16:
-      return backward_row_as<SampleType::bfloat16, float>(job, n, mcu_row, memory);
+      return backward_row_as<SampleType::bfloat16>(job, tables, n, mcu_row, memory);
     case SampleType::float32:
-      return backward_row_as<SampleType::float32, float>(job, n, mcu_row, memory);
+      return backward_row_as<SampleType::float32>(job, tables, n, mcu_row, memory);
     case SampleType::float64:
-      return backward_row_as<SampleType::float64, double>(job, n, mcu_row, memory);
+      return backward_row_as<SampleType::float64>(job, tables, n, mcu_row, memory);
   }
 }
 

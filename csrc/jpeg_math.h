@@ -11,6 +11,8 @@
 // hostile coefficients wrap in a defined way.
 #pragma once
 
+#include <cstdint>
+
 #if defined(__CUDACC__)
 #define FDJPEG_INLINE __host__ __device__ __forceinline__
 #else
@@ -19,12 +21,61 @@
 
 namespace fdjpeg {
 
-// What belongs to a lane type: Real, its floating companion, and the operations that C++ cannot spell for both.
+// Two operands of a dot product; a lane type may keep them in an order of its own.
 template <class I>
-struct Lane;
+struct Pair {
+  I first, second;
+};
+
+// What C++ cannot spell alike for every lane type. `Wide` holds sums of products: 32 bits, whatever the lanes' width. These
+// are the operations of lanes that are 32 bits wide themselves; lanes.h specialises them for lanes of 16 bits.
+template <class I>
+struct PlainLane {
+  using Wide = I;
+  static FDJPEG_INLINE I all(int x) {
+    return I{} + x;
+  }
+  static FDJPEG_INLINE Pair<I> pair(I a, I b) {
+    return {a, b};
+  }
+  // Half of 2^bits: what a sum starts from if narrow() is to round half up.
+  template <int bits>
+  static FDJPEG_INLINE Wide half() {
+    return I{} + (1 << (bits - 1));
+  }
+  template <int c1, int c2>
+  static FDJPEG_INLINE Wide dot(Pair<I> p) {
+    return p.first * c1 + p.second * c2;
+  }
+  template <int c1, int c2>
+  static FDJPEG_INLINE Wide dot(Pair<I> p, Wide sum) {
+    return sum + p.first * c1 + p.second * c2;
+  }
+  template <int bits>
+  static FDJPEG_INLINE I narrow(Wide sum) {
+    return sum >> bits;
+  }
+  // (c1 a + c2 b + c3 c + bias) / 2^16 of samples, rounded down.
+  template <int c1, int c2, int c3, int bias>
+  static FDJPEG_INLINE I weigh(I a, I b, I c) {
+    return (c1 * a + c2 * b + c3 * c + bias) >> 16;
+  }
+  // The same of one or two samples less the level shift, rounded half up.
+  template <int c>
+  static FDJPEG_INLINE I scale(I a) {
+    return (c * a + (1 << 15)) >> 16;
+  }
+  template <int c1, int c2>
+  static FDJPEG_INLINE I scale(I a, I b) {
+    return (c1 * a + c2 * b + (1 << 15)) >> 16;
+  }
+};
+
+template <class I>
+struct Lane : PlainLane<I> {};
 
 template <>
-struct Lane<int> {
+struct Lane<int> : PlainLane<int> {
   using Real = float;
   static FDJPEG_INLINE float to_real(int x) {
     return static_cast<float>(x);
@@ -49,7 +100,7 @@ FDJPEG_INLINE I larger(I a, I b) {
 
 template <class I>
 FDJPEG_INLINE I clamp(I x, int low, int high) {
-  return smaller(larger(x, I{} + low), I{} + high);
+  return smaller(larger(x, Lane<I>::all(low)), Lane<I>::all(high));
 }
 
 // x / 2^bits, rounded half up.
@@ -114,24 +165,25 @@ struct RGB {
 
 template <class I>
 FDJPEG_INLINE YCbCr<I> rgb_to_ycbcr(I r, I g, I b) {
+  using L = Lane<I>;
   constexpr int kLumaBias = 1 << 15;
   constexpr int kChromaBias = (kLevelShift << 16) + (1 << 15) - 1;  // one less than a half: libjpeg's choice
   return {
-      (fix16(.29900) * r + fix16(.58700) * g + fix16(.11400) * b + kLumaBias) >> 16,
-      (fix16(.5) * b - fix16(.16874) * r - fix16(.33126) * g + kChromaBias) >> 16,
-      (fix16(.5) * r - fix16(.41869) * g - fix16(.08131) * b + kChromaBias) >> 16,
+      L::template weigh<fix16(.29900), fix16(.58700), fix16(.11400), kLumaBias>(r, g, b),
+      L::template weigh<-fix16(.16874), -fix16(.33126), fix16(.5), kChromaBias>(r, g, b),
+      L::template weigh<fix16(.5), -fix16(.41869), -fix16(.08131), kChromaBias>(r, g, b),
   };
 }
 
 // R, G and B before the clamp to 0 … 255; backward asks whether they lie inside.
 template <class I>
 FDJPEG_INLINE RGB<I> ycbcr_to_rgb(I y, I cb, I cr) {
-  constexpr int kHalf = 1 << 15;
+  using L = Lane<I>;
   const I u = cb - kLevelShift, v = cr - kLevelShift;
   return {
-      y + ((fix16(1.40200) * v + kHalf) >> 16),
-      y + ((kHalf - fix16(.34414) * u - fix16(.71414) * v) >> 16),
-      y + ((fix16(1.77200) * u + kHalf) >> 16),
+      y + L::template scale<fix16(1.40200)>(v),
+      y + L::template scale<-fix16(.34414), -fix16(.71414)>(u, v),
+      y + L::template scale<fix16(1.77200)>(u),
   };
 }
 
@@ -151,70 +203,95 @@ constexpr FDJPEG_INLINE int fix13(double x) {
   return static_cast<int>(x * 8192 + 0.5);
 }
 
-// The rotation by 3π/8 of the even half: on (a, b) = (coefficient 2, coefficient 6) or their sums.
-template <class I>
-struct Pair {
-  I first, second;
+// The rotation by 3π/8 of the even half, as a matrix: on coefficients 2 and 6 or the sums that they come from.
+struct EvenMatrix {
+  int m[2][2];
 };
 
-template <class I>
-FDJPEG_INLINE Pair<I> even_rotation(I a, I b) {
-  const I z = (a + b) * fix13(.541196100);
-  return {z + a * fix13(.765366865), z - b * fix13(1.847759065)};
+constexpr FDJPEG_INLINE EvenMatrix even_matrix() {
+  const int z = fix13(.541196100);
+  return {{{z + fix13(.765366865), z}, {z, z - fix13(1.847759065)}}};
 }
 
-// The odd half: the same symmetric map takes sums to the coefficients 7, 5, 3, 1 and these back to sums.
-template <class I>
-FDJPEG_INLINE void odd_rotations(I x[4]) {
-  const I z5 = (x[0] + x[2] + x[1] + x[3]) * fix13(1.175875602);
-  const I z1 = (x[0] + x[3]) * -fix13(.899976223);
-  const I z2 = (x[1] + x[2]) * -fix13(2.562915447);
-  const I z3 = (x[0] + x[2]) * -fix13(1.961570560) + z5;
-  const I z4 = (x[1] + x[3]) * -fix13(.390180644) + z5;
-  x[0] = x[0] * fix13(.298631336) + z1 + z3;
-  x[1] = x[1] * fix13(2.053119869) + z2 + z4;
-  x[2] = x[2] * fix13(3.072711026) + z2 + z3;
-  x[3] = x[3] * fix13(1.501321110) + z1 + z4;
+// The odd half as a matrix, the product of libjpeg's factors. Rows and columns stand for the coefficients 7, 5, 3, 1, and
+// for the differences that they come from, in the order 3, 2, 1, 0.
+struct OddMatrix {
+  int m[4][4];
+};
+
+constexpr FDJPEG_INLINE OddMatrix odd_matrix() {
+  const int own[4] = {fix13(.298631336), fix13(2.053119869), fix13(3.072711026), fix13(1.501321110)};
+  const int z1 = -fix13(.899976223), z2 = -fix13(2.562915447);                                   // of 0 and 3; 1 and 2
+  const int z3 = -fix13(1.961570560), z4 = -fix13(.390180644), z5 = fix13(1.175875602);  // of 0 and 2; 1 and 3; all
+  OddMatrix odd{};
+  for (int i = 0; i < 4; ++i) {
+    for (int j = 0; j < 4; ++j) {
+      odd.m[i][j] = z5;
+      if (i == j) odd.m[i][j] += own[i];
+      if (i == j || i + j == 3) odd.m[i][j] += i % 3 == 0 ? z1 : z2;
+      if (i % 2 == j % 2) odd.m[i][j] += i % 2 == 0 ? z3 : z4;
+    }
+  }
+  return odd;
+}
+
+// A row of the odd matrix times two pairs of its columns, added to `sum` where there is one.
+template <int row, class I>
+FDJPEG_INLINE typename Lane<I>::Wide odd_sum(Pair<I> p, Pair<I> q, typename Lane<I>::Wide sum) {
+  constexpr OddMatrix kOdd = odd_matrix();
+  sum = Lane<I>::template dot<kOdd.m[row][0], kOdd.m[row][1]>(p, sum);
+  return Lane<I>::template dot<kOdd.m[row][2], kOdd.m[row][3]>(q, sum);
+}
+
+template <int row, class I>
+FDJPEG_INLINE typename Lane<I>::Wide odd_sum(Pair<I> p, Pair<I> q) {
+  constexpr OddMatrix kOdd = odd_matrix();
+  const typename Lane<I>::Wide sum = Lane<I>::template dot<kOdd.m[row][0], kOdd.m[row][1]>(p);
+  return Lane<I>::template dot<kOdd.m[row][2], kOdd.m[row][3]>(q, sum);
 }
 
 // One pass of the forward DCT along x[0] … x[7]. The first pass keeps kPass1Bits fraction bits, the second removes them.
 template <bool first_pass, class I>
 FDJPEG_INLINE void fdct_pass(I x[8]) {
+  using L = Lane<I>;
+  using Wide = typename L::Wide;
   constexpr int kShift = first_pass ? kConstBits - kPass1Bits : kConstBits + kPass1Bits;
+  constexpr EvenMatrix kEven = even_matrix();
   const I s0 = x[0] + x[7], s1 = x[1] + x[6], s2 = x[2] + x[5], s3 = x[3] + x[4];
-  I odd[4] = {x[3] - x[4], x[2] - x[5], x[1] - x[6], x[0] - x[7]};
-  const I sum = s0 + s3, difference = s0 - s3, inner_sum = s1 + s2, inner_difference = s1 - s2;
+  const Pair<I> p = L::pair(x[3] - x[4], x[2] - x[5]), q = L::pair(x[1] - x[6], x[0] - x[7]);
+  const I sum = s0 + s3, inner_sum = s1 + s2;
+  const Pair<I> differences = L::pair(s0 - s3, s1 - s2);
   const I dc = sum + inner_sum, c4 = sum - inner_sum;
+  const Wide half = L::template half<kShift>();
   x[0] = first_pass ? dc << kPass1Bits : descale<kPass1Bits>(dc);
   x[4] = first_pass ? c4 << kPass1Bits : descale<kPass1Bits>(c4);
-  const Pair<I> even = even_rotation(difference, inner_difference);
-  x[2] = descale<kShift>(even.first);
-  x[6] = descale<kShift>(even.second);
-  odd_rotations(odd);
-  x[7] = descale<kShift>(odd[0]);
-  x[5] = descale<kShift>(odd[1]);
-  x[3] = descale<kShift>(odd[2]);
-  x[1] = descale<kShift>(odd[3]);
+  x[2] = L::template narrow<kShift>(L::template dot<kEven.m[0][0], kEven.m[0][1]>(differences, half));
+  x[6] = L::template narrow<kShift>(L::template dot<kEven.m[1][0], kEven.m[1][1]>(differences, half));
+  x[7] = L::template narrow<kShift>(odd_sum<0>(p, q, half));
+  x[5] = L::template narrow<kShift>(odd_sum<1>(p, q, half));
+  x[3] = L::template narrow<kShift>(odd_sum<2>(p, q, half));
+  x[1] = L::template narrow<kShift>(odd_sum<3>(p, q, half));
 }
 
 // One pass of the inverse DCT along x[0] … x[7]; after the second pass the samples lack only the level shift.
 template <bool first_pass, class I>
 FDJPEG_INLINE void idct_pass(I x[8]) {
+  using L = Lane<I>;
+  using Wide = typename L::Wide;
   constexpr int kShift = first_pass ? kConstBits - kPass1Bits : kConstBits + kPass1Bits + 3;
-  const Pair<I> even = even_rotation(x[2], x[6]);
-  const I sum = (x[0] + x[4]) << kConstBits, difference = (x[0] - x[4]) << kConstBits;
-  const I e0 = sum + even.first, e3 = sum - even.first;
-  const I e1 = difference + even.second, e2 = difference - even.second;
-  I odd[4] = {x[7], x[5], x[3], x[1]};
-  odd_rotations(odd);
-  x[0] = descale<kShift>(e0 + odd[3]);
-  x[7] = descale<kShift>(e0 - odd[3]);
-  x[1] = descale<kShift>(e1 + odd[2]);
-  x[6] = descale<kShift>(e1 - odd[2]);
-  x[2] = descale<kShift>(e2 + odd[1]);
-  x[5] = descale<kShift>(e2 - odd[1]);
-  x[3] = descale<kShift>(e3 + odd[0]);
-  x[4] = descale<kShift>(e3 - odd[0]);
+  constexpr int kOne = 1 << kConstBits;
+  constexpr EvenMatrix kEven = even_matrix();
+  const Pair<I> p04 = L::pair(x[0], x[4]), p26 = L::pair(x[2], x[6]), p = L::pair(x[7], x[5]), q = L::pair(x[3], x[1]);
+  const Wide half = L::template half<kShift>();
+  const Wide sum = L::template dot<kOne, kOne>(p04, half), difference = L::template dot<kOne, -kOne>(p04, half);
+  const Wide outer = L::template dot<kEven.m[0][0], kEven.m[0][1]>(p26);
+  const Wide inner = L::template dot<kEven.m[1][0], kEven.m[1][1]>(p26);
+  const Wide even[4] = {sum + outer, difference + inner, difference - inner, sum - outer};
+  const Wide odd[4] = {odd_sum<3>(p, q), odd_sum<2>(p, q), odd_sum<1>(p, q), odd_sum<0>(p, q)};
+  for (int i = 0; i < 4; ++i) {
+    x[i] = L::template narrow<kShift>(even[i] + odd[i]);
+    x[7 - i] = L::template narrow<kShift>(even[i] - odd[i]);
+  }
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -232,6 +309,20 @@ template <class I, class R = typename Lane<I>::Real>
 FDJPEG_INLINE I quantize(I c, R reciprocal) {
   const R f = Lane<I>::to_real(c);
   return Lane<I>::truncate(f * reciprocal + Lane<I>::copy_sign(reciprocal * 0.5f + 0.5f, f));
+}
+
+// The same in 16 bits: two unsigned multiplications of which the upper halves are kept. With t = ceil(log2 q) and
+// R = ceil(2^(15 + t) / q) < 2^16 it takes n R / 2^(18 + t), rounded down, for n = |c| + 4 q. R is too large by less than
+// one part in 2^15, and n / (8 q) lies 1 / (8 q) or more below the next integer, so it is exact for n < 2^15; the forward
+// transform of bytes stays below 2^13 + 2^4 and 4 q below 2^10.
+struct NarrowStep {
+  uint16_t reciprocal, scale;  // R, 2^(14 - t)
+};
+
+constexpr NarrowStep narrow_step(int q) {
+  int t = 0;
+  while ((1 << t) < q) ++t;
+  return {static_cast<uint16_t>(((1 << (15 + t)) + q - 1) / q), static_cast<uint16_t>(1 << (14 - t))};
 }
 
 // Coefficients that no 8-bit encoder makes are saturated, so that the sums of the inverse DCT wrap in 32 bits at worst.

@@ -1,33 +1,60 @@
-// Eight int32 lanes of a CPU, as a lane type for jpeg_math.h, and how samples are read into them and written back.
+// The lanes of a CPU as lane types for jpeg_math.h, and how samples are read into them and written back.
 //
-// The compiler's vector extensions spell them: one register under AVX2, two under SSE2 or NEON, half of one under
-// AVX-512. This file is compiled once for each instruction set (see codec_cpu_rows.h), so every function is inlined.
+//   Shorts   a register of int16, the lanes of encode and of the round trip. Each 128 bits hold a row of eight samples of
+//            a block, so a register handles 1, 2 or 4 blocks side by side.
+//   Eights   eight int32, a row of one block: where coefficients may be hostile, their sums must wrap in 32 bits.
+//
+// This file is compiled once for each instruction set (see codec_cpu_rows.h), which says how wide a register is by
+// FDJPEG_VECTOR_BYTES: 16 means any processor, spelt in the compiler's vector extensions alone; 32 means AVX2 and 64
+// AVX-512, whose intrinsics have the same names but for a prefix. Every function is inlined.
 #pragma once
 
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #include "codec.h"
 #include "jpeg_math.h"
+
+#if FDJPEG_VECTOR_BYTES == 64
+#include <immintrin.h>
+#define FDJPEG_X86(name) _mm512_##name
+#define FDJPEG_X86_INT(x) reinterpret_cast<__m512i>(x)
+#define FDJPEG_X86_FLOAT(x) reinterpret_cast<__m512>(x)
+#elif FDJPEG_VECTOR_BYTES == 32
+#include <immintrin.h>
+#define FDJPEG_X86(name) _mm256_##name
+#define FDJPEG_X86_INT(x) reinterpret_cast<__m256i>(x)
+#define FDJPEG_X86_FLOAT(x) reinterpret_cast<__m256>(x)
+#elif FDJPEG_VECTOR_BYTES != 16
+#error "FDJPEG_VECTOR_BYTES must be 16, 32 or 64"
+#endif
 
 // Lambdas that hold vectors must become part of their caller: a vector passed by value has no stable calling convention.
 #define FDJPEG_LAMBDA_INLINE __attribute__((always_inline))
 
 namespace fdjpeg {
 
-constexpr int kLanes = 8;
+constexpr int kLanes = FDJPEG_VECTOR_BYTES / 2;  // 16-bit lanes of a register
+constexpr int kHalf = kLanes / 2;                // 32-bit lanes of a register
+constexpr int kBlocks = kLanes / kBlock;         // blocks side by side in a register
 
-typedef int32_t Ints __attribute__((vector_size(32)));
-typedef float Floats __attribute__((vector_size(32)));
-typedef double Doubles __attribute__((vector_size(64)));
-typedef int64_t Longs __attribute__((vector_size(64)));
-typedef uint8_t Bytes __attribute__((vector_size(8)));
-typedef uint16_t Shorts __attribute__((vector_size(16)));
+typedef int16_t Shorts __attribute__((vector_size(FDJPEG_VECTOR_BYTES)));
+typedef uint16_t UShorts __attribute__((vector_size(FDJPEG_VECTOR_BYTES)));
+typedef int32_t Ints __attribute__((vector_size(FDJPEG_VECTOR_BYTES)));
+typedef float Floats __attribute__((vector_size(FDJPEG_VECTOR_BYTES)));
+typedef uint8_t Bytes __attribute__((vector_size(FDJPEG_VECTOR_BYTES / 2)));       // one for each 16-bit lane
+typedef uint16_t HalfShorts __attribute__((vector_size(FDJPEG_VECTOR_BYTES / 2)));  // one for each 32-bit lane
+
+typedef int32_t Eights __attribute__((vector_size(32)));
+typedef float EightFloats __attribute__((vector_size(32)));
+typedef int16_t EightShorts __attribute__((vector_size(16)));
+typedef uint8_t EightBytes __attribute__((vector_size(8)));
 
 #if defined(__clang__) || __GNUC__ >= 12
 #define FDJPEG_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
 #else
-#define FDJPEG_SHUFFLE(a, b, ...) __builtin_shuffle(a, b, Ints{__VA_ARGS__})
+#error "fdjpeg's CPU kernels need clang or GCC 12 or newer"
 #endif
 
 template <class To, class From>
@@ -50,29 +77,344 @@ FDJPEG_INLINE void store(T* target, V v) {
   std::memcpy(target, &v, sizeof v);
 }
 
+template <class V>
+FDJPEG_INLINE V splat(double x) {
+  return V{} + static_cast<std::remove_reference_t<decltype(V{}[0])>>(x);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// What a processor does in an instruction of its own
+//
+//   interleave_low<bits>, interleave_high<bits>   the elements of the lower or upper half of each 128 bits, in turns
+//   multiply_high, multiply_high_unsigned         the upper 16 bits of each product
+//   magnitude, with_sign_of                       |x|; x where `sign` is positive, -x where negative (0 may be either)
+//   pack_bytes, pack_bytes_saturating             a byte of each 16-bit lane, which lies in 0 … 255 or is forced to
+//   narrow, widen                                 32-bit lanes, two registers of them, to 16-bit lanes and back
+//   rounded                                       to the nearest integer, half to even
+//   larger_or_second                              the larger of both; the second where the first is NaN
+
+// 32-bit sums, one for each 16-bit lane: in whatever order interleaving leaves them.
+struct WideSums {
+  Ints low, high;
+};
+
+FDJPEG_INLINE WideSums operator+(WideSums a, WideSums b) {
+  return {a.low + b.low, a.high + b.high};
+}
+
+FDJPEG_INLINE WideSums operator-(WideSums a, WideSums b) {
+  return {a.low - b.low, a.high - b.high};
+}
+
+#if FDJPEG_VECTOR_BYTES > 16
+
+#define FDJPEG_INTERLEAVE(name, intrinsic)                                                      \
+  FDJPEG_INLINE Shorts name(Shorts a, Shorts b) {                                               \
+    return reinterpret_cast<Shorts>(FDJPEG_X86(intrinsic)(FDJPEG_X86_INT(a), FDJPEG_X86_INT(b))); \
+  }
+FDJPEG_INTERLEAVE(interleave_low16, unpacklo_epi16)
+FDJPEG_INTERLEAVE(interleave_high16, unpackhi_epi16)
+FDJPEG_INTERLEAVE(interleave_low32, unpacklo_epi32)
+FDJPEG_INTERLEAVE(interleave_high32, unpackhi_epi32)
+FDJPEG_INTERLEAVE(interleave_low64, unpacklo_epi64)
+FDJPEG_INTERLEAVE(interleave_high64, unpackhi_epi64)
+FDJPEG_INTERLEAVE(multiply_high, mulhi_epi16)
+FDJPEG_INTERLEAVE(multiply_high_unsigned, mulhi_epu16)
+
+FDJPEG_INLINE Shorts magnitude(Shorts x) {
+  return reinterpret_cast<Shorts>(FDJPEG_X86(abs_epi16)(FDJPEG_X86_INT(x)));
+}
+
+FDJPEG_INLINE Ints rounded(Floats x) {
+  return reinterpret_cast<Ints>(FDJPEG_X86(cvtps_epi32)(FDJPEG_X86_FLOAT(x)));
+}
+
+FDJPEG_INLINE Floats larger_or_second(Floats a, Floats b) {
+  return reinterpret_cast<Floats>(FDJPEG_X86(max_ps)(FDJPEG_X86_FLOAT(a), FDJPEG_X86_FLOAT(b)));
+}
+
+FDJPEG_INLINE Floats smaller_or_second(Floats a, Floats b) {
+  return reinterpret_cast<Floats>(FDJPEG_X86(min_ps)(FDJPEG_X86_FLOAT(a), FDJPEG_X86_FLOAT(b)));
+}
+
+// byte / 255, correctly rounded: a product by the reciprocal's float, and what that float lacks. (Tested for all bytes.)
+FDJPEG_INLINE Floats fraction_of_byte(Floats byte) {
+  constexpr float kReciprocal = 1.0f / 255;
+  constexpr float kRest = static_cast<float>(1.0 / 255 - static_cast<double>(kReciprocal));
+  return reinterpret_cast<Floats>(FDJPEG_X86(fmadd_ps)(
+      FDJPEG_X86_FLOAT(byte), FDJPEG_X86(set1_ps)(kReciprocal), FDJPEG_X86_FLOAT(byte * kRest)));
+}
+
+template <int c1, int c2>
+FDJPEG_INLINE Shorts alternating() {
+  static_assert(c1 == static_cast<int16_t>(c1) && c2 == static_cast<int16_t>(c2));
+  return reinterpret_cast<Shorts>(Ints{} + static_cast<int32_t>(static_cast<uint16_t>(c1) | static_cast<uint32_t>(c2) << 16));
+}
+
+#endif
+
+#if FDJPEG_VECTOR_BYTES == 64
+
+FDJPEG_INLINE Shorts with_sign_of(Shorts x, Shorts sign) {
+  const __m512i v = FDJPEG_X86_INT(x);
+  return reinterpret_cast<Shorts>(
+      _mm512_mask_sub_epi16(v, _mm512_movepi16_mask(FDJPEG_X86_INT(sign)), _mm512_setzero_si512(), v));
+}
+
+FDJPEG_INLINE Bytes pack_bytes(Shorts x) {
+  return reinterpret_cast<Bytes>(_mm512_cvtepi16_epi8(FDJPEG_X86_INT(x)));
+}
+
+FDJPEG_INLINE Bytes pack_bytes_saturating(Shorts x) {
+  return reinterpret_cast<Bytes>(
+      _mm512_cvtusepi16_epi8(_mm512_max_epi16(FDJPEG_X86_INT(x), _mm512_setzero_si512())));
+}
+
+FDJPEG_INLINE Shorts narrow(Ints low, Ints high) {
+  return FDJPEG_SHUFFLE(
+      reinterpret_cast<Shorts>(low), reinterpret_cast<Shorts>(high), 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28,
+      30, 32, 34, 36, 38, 40, 42, 44, 46, 48, 50, 52, 54, 56, 58, 60, 62);
+}
+
+FDJPEG_INLINE WideSums widen(Shorts x) {
+  const __m512i v = FDJPEG_X86_INT(x);
+  return {
+      reinterpret_cast<Ints>(_mm512_cvtepi16_epi32(_mm512_castsi512_si256(v))),
+      reinterpret_cast<Ints>(_mm512_cvtepi16_epi32(_mm512_extracti64x4_epi64(v, 1)))};
+}
+
+FDJPEG_INLINE Ints multiply_add(Shorts a, Shorts b, Ints sum) {
+  return reinterpret_cast<Ints>(_mm512_dpwssd_epi32(FDJPEG_X86_INT(sum), FDJPEG_X86_INT(a), FDJPEG_X86_INT(b)));
+}
+
+#elif FDJPEG_VECTOR_BYTES == 32
+
+FDJPEG_INLINE Shorts with_sign_of(Shorts x, Shorts sign) {
+  return reinterpret_cast<Shorts>(_mm256_sign_epi16(FDJPEG_X86_INT(x), FDJPEG_X86_INT(sign)));
+}
+
+FDJPEG_INLINE Bytes pack_bytes_saturating(Shorts x) {
+  const __m256i v = FDJPEG_X86_INT(x);
+  return reinterpret_cast<Bytes>(_mm_packus_epi16(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1)));
+}
+
+FDJPEG_INLINE Bytes pack_bytes(Shorts x) {
+  return pack_bytes_saturating(x);
+}
+
+FDJPEG_INLINE Shorts narrow(Ints low, Ints high) {
+  return reinterpret_cast<Shorts>(
+      _mm256_permute4x64_epi64(_mm256_packs_epi32(FDJPEG_X86_INT(low), FDJPEG_X86_INT(high)), 0xd8));
+}
+
+FDJPEG_INLINE WideSums widen(Shorts x) {
+  const __m256i v = FDJPEG_X86_INT(x);
+  return {
+      reinterpret_cast<Ints>(_mm256_cvtepi16_epi32(_mm256_castsi256_si128(v))),
+      reinterpret_cast<Ints>(_mm256_cvtepi16_epi32(_mm256_extracti128_si256(v, 1)))};
+}
+
+FDJPEG_INLINE Ints multiply_add(Shorts a, Shorts b, Ints sum) {
+  return sum + reinterpret_cast<Ints>(_mm256_madd_epi16(FDJPEG_X86_INT(a), FDJPEG_X86_INT(b)));
+}
+
+#else
+
+FDJPEG_INLINE Shorts interleave_low16(Shorts a, Shorts b) {
+  return FDJPEG_SHUFFLE(a, b, 0, 8, 1, 9, 2, 10, 3, 11);
+}
+FDJPEG_INLINE Shorts interleave_high16(Shorts a, Shorts b) {
+  return FDJPEG_SHUFFLE(a, b, 4, 12, 5, 13, 6, 14, 7, 15);
+}
+FDJPEG_INLINE Shorts interleave_low32(Shorts a, Shorts b) {
+  return FDJPEG_SHUFFLE(a, b, 0, 1, 8, 9, 2, 3, 10, 11);
+}
+FDJPEG_INLINE Shorts interleave_high32(Shorts a, Shorts b) {
+  return FDJPEG_SHUFFLE(a, b, 4, 5, 12, 13, 6, 7, 14, 15);
+}
+FDJPEG_INLINE Shorts interleave_low64(Shorts a, Shorts b) {
+  return FDJPEG_SHUFFLE(a, b, 0, 1, 2, 3, 8, 9, 10, 11);
+}
+FDJPEG_INLINE Shorts interleave_high64(Shorts a, Shorts b) {
+  return FDJPEG_SHUFFLE(a, b, 4, 5, 6, 7, 12, 13, 14, 15);
+}
+
+FDJPEG_INLINE Shorts multiply_high(Shorts a, Shorts b) {
+  return __builtin_convertvector(
+      (__builtin_convertvector(a, Eights) * __builtin_convertvector(b, Eights)) >> 16, Shorts);
+}
+
+FDJPEG_INLINE Shorts multiply_high_unsigned(Shorts a, Shorts b) {
+  typedef uint32_t Unsigned __attribute__((vector_size(32)));
+  const Unsigned product = __builtin_convertvector(reinterpret_cast<UShorts>(a), Unsigned) *
+      __builtin_convertvector(reinterpret_cast<UShorts>(b), Unsigned);
+  return __builtin_convertvector(product >> 16, Shorts);
+}
+
+FDJPEG_INLINE Shorts with_sign_of(Shorts x, Shorts sign) {
+  const Shorts negative = sign >> 15;
+  return (x ^ negative) - negative;
+}
+
+FDJPEG_INLINE Shorts magnitude(Shorts x) {
+  return with_sign_of(x, x);
+}
+
+FDJPEG_INLINE Bytes pack_bytes(Shorts x) {
+  return __builtin_convertvector(x, Bytes);
+}
+
+FDJPEG_INLINE Bytes pack_bytes_saturating(Shorts x) {
+  return pack_bytes(clamp(x, 0, kMaxSample));
+}
+
+FDJPEG_INLINE Shorts narrow(Ints low, Ints high) {
+  return reinterpret_cast<Shorts>(FDJPEG_SHUFFLE(
+      __builtin_convertvector(low, HalfShorts), __builtin_convertvector(high, HalfShorts), 0, 1, 2, 3, 4, 5, 6, 7));
+}
+
+FDJPEG_INLINE WideSums widen(Shorts x) {
+  typedef int16_t Four __attribute__((vector_size(8)));
+  return {
+      __builtin_convertvector(load<Four>(&x), Ints),
+      __builtin_convertvector(load<Four>(reinterpret_cast<const char*>(&x) + sizeof(Four)), Ints)};
+}
+
+FDJPEG_INLINE Ints rounded(Floats x) {
+  // 1.5 · 2^23: the sum's last bit weighs 1.
+  return bit_cast<Ints>(x + 12582912.0f) - bit_cast<Ints>(splat<Floats>(12582912.0));
+}
+
+FDJPEG_INLINE Floats larger_or_second(Floats a, Floats b) {
+  return a > b ? a : b;
+}
+
+FDJPEG_INLINE Floats smaller_or_second(Floats a, Floats b) {
+  return a < b ? a : b;
+}
+
+FDJPEG_INLINE Floats fraction_of_byte(Floats byte) {
+  return byte / 255;
+}
+
+#endif
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Lane types
+
 template <>
-struct Lane<Ints> {
-  using Real = Floats;
-  static FDJPEG_INLINE Floats to_real(Ints x) {
-    return __builtin_convertvector(x, Floats);
+struct Lane<Shorts> {
+  static FDJPEG_INLINE Shorts all(int x) {
+    return Shorts{} + static_cast<int16_t>(x);
   }
-  static FDJPEG_INLINE Ints truncate(Floats x) {
-    return __builtin_convertvector(x, Ints);
+#if FDJPEG_VECTOR_BYTES > 16
+  using Wide = WideSums;
+  static FDJPEG_INLINE Pair<Shorts> pair(Shorts a, Shorts b) {
+    return {interleave_low16(a, b), interleave_high16(a, b)};
   }
-  static FDJPEG_INLINE Floats copy_sign(Floats magnitude, Floats sign) {
-    return bit_cast<Floats>((bit_cast<Ints>(sign) & INT32_MIN) | bit_cast<Ints>(magnitude));
+  template <int bits>
+  static FDJPEG_INLINE Wide half() {
+    return {Ints{} + (1 << (bits - 1)), Ints{} + (1 << (bits - 1))};
+  }
+  template <int c1, int c2>
+  static FDJPEG_INLINE Wide dot(Pair<Shorts> p) {
+    const Shorts c = alternating<c1, c2>();
+    return {
+        reinterpret_cast<Ints>(FDJPEG_X86(madd_epi16)(FDJPEG_X86_INT(p.first), FDJPEG_X86_INT(c))),
+        reinterpret_cast<Ints>(FDJPEG_X86(madd_epi16)(FDJPEG_X86_INT(p.second), FDJPEG_X86_INT(c)))};
+  }
+  template <int c1, int c2>
+  static FDJPEG_INLINE Wide dot(Pair<Shorts> p, Wide sum) {
+    const Shorts c = alternating<c1, c2>();
+    return {multiply_add(p.first, c, sum.low), multiply_add(p.second, c, sum.high)};
+  }
+  template <int bits>
+  static FDJPEG_INLINE Shorts narrow(Wide sum) {
+    return reinterpret_cast<Shorts>(
+        FDJPEG_X86(packs_epi32)(FDJPEG_X86_INT(sum.low >> bits), FDJPEG_X86_INT(sum.high >> bits)));
+  }
+  static FDJPEG_INLINE Wide constant(int x) {
+    return {Ints{} + x, Ints{} + x};
+  }
+#else
+  using Wide = Eights;
+  static FDJPEG_INLINE Pair<Shorts> pair(Shorts a, Shorts b) {
+    return {a, b};
+  }
+  template <int bits>
+  static FDJPEG_INLINE Wide half() {
+    return constant(1 << (bits - 1));
+  }
+  template <int c1, int c2>
+  static FDJPEG_INLINE Wide dot(Pair<Shorts> p) {
+    return __builtin_convertvector(p.first, Eights) * c1 + __builtin_convertvector(p.second, Eights) * c2;
+  }
+  template <int c1, int c2>
+  static FDJPEG_INLINE Wide dot(Pair<Shorts> p, Wide sum) {
+    return sum + dot<c1, c2>(p);
+  }
+  template <int bits>
+  static FDJPEG_INLINE Shorts narrow(Wide sum) {
+    return __builtin_convertvector(sum >> bits, Shorts);
+  }
+  static FDJPEG_INLINE Wide constant(int x) {
+    return Eights{} + x;
+  }
+#endif
+
+  template <int c1, int c2, int c3, int bias>
+  static FDJPEG_INLINE Shorts weigh(Shorts a, Shorts b, Shorts c) {
+    constexpr int kLargest = 32767;
+    if constexpr (c1 > kLargest || c3 > kLargest) {
+      // 2^15 is no int16 but -2^15 is: floor(s / 2^16) = -floor((65535 - s) / 2^16).
+      return -weigh<-c1, -c2, -c3, 65535 - bias>(a, b, c);
+    } else {
+      constexpr int kPart = c2 / 2;  // c2 may be too large for an int16
+      return narrow<16>(dot<c2 - kPart, c3>(pair(b, c), dot<c1, kPart>(pair(a, b), constant(bias))));
+    }
+  }
+
+  // A constant is a whole number and a rest that an int16 holds.
+  static constexpr int whole(int c) {
+    return (c + (c < 0 ? -32768 : 32768)) / 65536;
+  }
+  template <int c>
+  static FDJPEG_INLINE Shorts scale(Shorts a) {
+    constexpr int kWhole = whole(c);
+    const Shorts rest = Shorts{} + static_cast<int16_t>(c - kWhole * 65536);
+    return static_cast<int16_t>(kWhole) * a + ((multiply_high(a + a, rest) + 1) >> 1);
+  }
+  template <int c1, int c2>
+  static FDJPEG_INLINE Shorts scale(Shorts a, Shorts b) {
+    constexpr int kWhole1 = whole(c1), kWhole2 = whole(c2);
+    return static_cast<int16_t>(kWhole1) * a + static_cast<int16_t>(kWhole2) * b +
+        narrow<16>(dot<c1 - kWhole1 * 65536, c2 - kWhole2 * 65536>(pair(a, b), constant(1 << 15)));
   }
 };
 
-FDJPEG_INLINE Ints load_bytes(const uint8_t* source) {
-  return __builtin_convertvector(load<Bytes>(source), Ints);
+template <>
+struct Lane<Eights> : PlainLane<Eights> {};
+
+// x[i] holds row i of each block; afterwards lane j of x[i] is what lane i of x[j] was.
+FDJPEG_INLINE void transpose(Shorts x[8]) {
+  Shorts a[8], b[8];
+  for (int i = 0; i < 8; i += 2) {
+    a[i] = interleave_low16(x[i], x[i + 1]);
+    a[i + 1] = interleave_high16(x[i], x[i + 1]);
+  }
+  for (int i = 0; i < 8; i += 4) {
+    for (int j = 0; j < 2; ++j) {
+      b[i + 2 * j] = interleave_low32(a[i + j], a[i + 2 + j]);
+      b[i + 2 * j + 1] = interleave_high32(a[i + j], a[i + 2 + j]);
+    }
+  }
+  for (int i = 0; i < 4; ++i) {
+    x[2 * i] = interleave_low64(b[i], b[i + 4]);
+    x[2 * i + 1] = interleave_high64(b[i], b[i + 4]);
+  }
 }
 
-FDJPEG_INLINE void store_bytes(uint8_t* target, Ints x) {
-  store(target, __builtin_convertvector(x, Bytes));
-}
-
-// x[i] holds row i; afterwards lane j of x[i] is what lane i of x[j] was.
+// The same for one block, of int32 or float.
 template <class V>
 FDJPEG_INLINE void transpose(V x[8]) {
   V a[8], b[8];
@@ -92,18 +434,40 @@ FDJPEG_INLINE void transpose(V x[8]) {
   }
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
-// Half formats, by their bits
+FDJPEG_INLINE Shorts load_bytes(const uint8_t* source) {
+  return __builtin_convertvector(load<Bytes>(source), Shorts);
+}
 
-FDJPEG_INLINE Floats float16_to_float(Ints h) {
-  const Ints magnitude = h & 0x7fff;
+FDJPEG_INLINE void store_bytes(uint8_t* target, Shorts x) {
+  store(target, pack_bytes(x));
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Half formats
+
+#if FDJPEG_VECTOR_BYTES == 64
+FDJPEG_INLINE Floats float16_to_float(HalfShorts h) {
+  return reinterpret_cast<Floats>(_mm512_cvtph_ps(reinterpret_cast<__m256i>(h)));
+}
+FDJPEG_INLINE HalfShorts float_to_float16(Floats f) {
+  return reinterpret_cast<HalfShorts>(_mm512_cvtps_ph(FDJPEG_X86_FLOAT(f), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+#elif FDJPEG_VECTOR_BYTES == 32
+FDJPEG_INLINE Floats float16_to_float(HalfShorts h) {
+  return reinterpret_cast<Floats>(_mm256_cvtph_ps(reinterpret_cast<__m128i>(h)));
+}
+FDJPEG_INLINE HalfShorts float_to_float16(Floats f) {
+  return reinterpret_cast<HalfShorts>(_mm256_cvtps_ph(FDJPEG_X86_FLOAT(f), _MM_FROUND_TO_NEAREST_INT));
+}
+#else
+FDJPEG_INLINE Floats float16_to_float(HalfShorts half) {
+  const Ints h = __builtin_convertvector(half, Ints), magnitude = h & 0x7fff;
   // Shifted into float's fields the exponent lacks 127 - 15; the product restores it, and subnormals come out right.
   const Floats finite = bit_cast<Floats>(magnitude << 13) * 0x1p112f;
   const Ints special = magnitude >= 0x7c00 ? Ints{} + 0x7f800000 : Ints{};  // infinity and NaN keep all ones
   return bit_cast<Floats>(bit_cast<Ints>(finite) | special | ((h & 0x8000) << 16));
 }
-
-FDJPEG_INLINE Ints float_to_float16(Floats f) {
+FDJPEG_INLINE HalfShorts float_to_float16(Floats f) {
   const Ints bits = bit_cast<Ints>(f), magnitude = bits & 0x7fffffff;
   const Ints even = (magnitude >> 13) & 1;
   const Ints normal = (magnitude - (112 << 23) + 0xfff + even) >> 13;
@@ -112,75 +476,99 @@ FDJPEG_INLINE Ints float_to_float16(Floats f) {
   const Ints special = magnitude > 0x7f800000 ? Ints{} + 0x7e00 : Ints{} + 0x7c00;
   Ints h = magnitude < (113 << 23) ? subnormal : normal;
   h = magnitude >= (143 << 23) ? special : h;
-  return h | ((bits >> 16) & 0x8000);
+  return __builtin_convertvector(h | ((bits >> 16) & 0x8000), HalfShorts);
+}
+#endif
+
+FDJPEG_INLINE Floats bfloat16_to_float(HalfShorts h) {
+  return bit_cast<Floats>(__builtin_convertvector(h, Ints) << 16);
 }
 
-FDJPEG_INLINE Floats bfloat16_to_float(Ints h) {
-  return bit_cast<Floats>(h << 16);
-}
-
-FDJPEG_INLINE Ints float_to_bfloat16(Floats f) {
+FDJPEG_INLINE HalfShorts float_to_bfloat16(Floats f) {
   const Ints bits = bit_cast<Ints>(f);
-  const Ints rounded = ((bits + 0x7fff + ((bits >> 16) & 1)) >> 16) & 0xffff;
-  return (bits & 0x7fffffff) > 0x7f800000 ? Ints{} + 0x7fc0 : rounded;
+  const Ints rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  const Ints magnitude = bits & 0x7fffffff;
+  return __builtin_convertvector(magnitude > 0x7f800000 ? Ints{} + 0x7fc0 : rounded, HalfShorts);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Samples
 //
-// Sample<type>::load_byte    rint(255 x), half to even, saturating, NaN as 0; sets the lanes of `odd` where x is NaN or
-//                            above 1, which backward and the caller's warning look into
-// Sample<type>::store_byte   byte / 255, correctly rounded, then rounded to the type
-// Sample<type>::load, store  the value itself, for gradients
+// Sample<type>::load_bytes    kLanes of rint(255 x), half to even, saturating, NaN as 0; notes where x is NaN or above 1,
+//                             which backward and the caller's warning look into
+// Sample<type>::store_bytes   kLanes of byte / 255, correctly rounded, then rounded to the type; forced into 0 … 255 first
+// Sample<type>::load, store   kHalf of the values themselves, for gradients
+// Sample<type>::is_nan        of one of them
 
-FDJPEG_INLINE Ints byte_of_real(Floats x) {
-  Floats t = x * 255.0f;
-  t = t > 0.0f ? t : Floats{};  // false for NaN
-  t = t < 255.0f ? t : Floats{} + 255.0f;
-  return bit_cast<Ints>(t + 12582912.0f) & 0xff;  // 1.5 · 2^23: the sum's last bit weighs 1
-}
+// Whether any sample was NaN or above 1.
+class OddSamples {
+ public:
+#if FDJPEG_VECTOR_BYTES == 64
+  FDJPEG_INLINE void note(Floats x) {
+    lanes_ |= _mm512_cmp_ps_mask(FDJPEG_X86_FLOAT(x), _mm512_set1_ps(1), _CMP_NLE_UQ);
+  }
+  FDJPEG_INLINE bool any() const {
+    return lanes_ != 0;
+  }
 
-FDJPEG_INLINE Ints byte_of_real(Doubles x) {
-  Doubles t = x * 255.0;
-  t = t > 0.0 ? t : Doubles{};
-  t = t < 255.0 ? t : Doubles{} + 255.0;
-  return __builtin_convertvector(bit_cast<Longs>(t + 6755399441055744.0) & 0xff, Ints);  // 1.5 · 2^52
-}
+ private:
+  __mmask16 lanes_{};
+#else
+  FDJPEG_INLINE void note(Floats x) {
+    lanes_ |= ~(x <= 1);
+  }
+  FDJPEG_INLINE bool any() const {
+    int32_t any = 0;
+    for (int i = 0; i < kHalf; ++i) any |= lanes_[i];
+    return any != 0;
+  }
+
+ private:
+  Ints lanes_{};
+#endif
+};
 
 template <SampleType>
 struct Sample;
 
-// What every floating type shares, given load() and store().
-template <class Self, class RealLanes>
+// What the types that are worked on as floats share, given load() and store().
+template <class Self>
 struct FloatingSample {
-  using Reals = RealLanes;
   template <class T>
-  static FDJPEG_INLINE Ints load_byte(const T* source, Ints& odd) {
-    const Reals x = Self::load(source);
-    odd |= __builtin_convertvector(~(x <= 1), Ints);
-    return byte_of_real(x);
+  static FDJPEG_INLINE Shorts load_bytes(const T* source, OddSamples& odd) {
+    return narrow(byte(Self::load(source), odd), byte(Self::load(source + kHalf), odd));
   }
   template <class T>
-  static FDJPEG_INLINE void store_byte(T* target, Ints byte) {
-    Self::store(target, __builtin_convertvector(byte, Reals) / 255);
+  static FDJPEG_INLINE void store_bytes(T* target, Shorts bytes) {
+    const WideSums wide = widen(clamp(bytes, 0, kMaxSample));
+    Self::store(target, fraction_of_byte(__builtin_convertvector(wide.low, Floats)));
+    Self::store(target + kHalf, fraction_of_byte(__builtin_convertvector(wide.high, Floats)));
+  }
+
+ private:
+  static FDJPEG_INLINE Ints byte(Floats x, OddSamples& odd) {
+    odd.note(x);
+    return rounded(smaller_or_second(larger_or_second(x * 255.0f, Floats{}), splat<Floats>(255)));
   }
 };
 
 template <>
 struct Sample<SampleType::uint8> {
   using Stored = uint8_t;
-  using Reals = Floats;
-  static FDJPEG_INLINE Ints load_byte(const uint8_t* source, Ints&) {
-    return load_bytes(source);
+  static FDJPEG_INLINE Shorts load_bytes(const uint8_t* source, OddSamples&) {
+    return fdjpeg::load_bytes(source);
   }
-  static FDJPEG_INLINE void store_byte(uint8_t* target, Ints byte) {
-    store_bytes(target, byte);
+  static FDJPEG_INLINE void store_bytes(uint8_t* target, Shorts bytes) {
+    fdjpeg::store(target, pack_bytes_saturating(bytes));
   }
 };
 
 template <>
-struct Sample<SampleType::float32> : FloatingSample<Sample<SampleType::float32>, Floats> {
+struct Sample<SampleType::float32> : FloatingSample<Sample<SampleType::float32>> {
   using Stored = float;
+  static FDJPEG_INLINE bool is_nan(float x) {
+    return x != x;
+  }
   static FDJPEG_INLINE Floats load(const float* source) {
     return fdjpeg::load<Floats>(source);
   }
@@ -190,35 +578,53 @@ struct Sample<SampleType::float32> : FloatingSample<Sample<SampleType::float32>,
 };
 
 template <>
-struct Sample<SampleType::float64> : FloatingSample<Sample<SampleType::float64>, Doubles> {
+struct Sample<SampleType::float16> : FloatingSample<Sample<SampleType::float16>> {
+  using Stored = uint16_t;
+  static FDJPEG_INLINE bool is_nan(uint16_t x) {
+    return (x & 0x7fff) > 0x7c00;
+  }
+  static FDJPEG_INLINE Floats load(const uint16_t* source) {
+    return float16_to_float(fdjpeg::load<HalfShorts>(source));
+  }
+  static FDJPEG_INLINE void store(uint16_t* target, Floats x) {
+    fdjpeg::store(target, float_to_float16(x));
+  }
+};
+
+template <>
+struct Sample<SampleType::bfloat16> : FloatingSample<Sample<SampleType::bfloat16>> {
+  using Stored = uint16_t;
+  static FDJPEG_INLINE bool is_nan(uint16_t x) {
+    return (x & 0x7fff) > 0x7f80;
+  }
+  static FDJPEG_INLINE Floats load(const uint16_t* source) {
+    return bfloat16_to_float(fdjpeg::load<HalfShorts>(source));
+  }
+  static FDJPEG_INLINE void store(uint16_t* target, Floats x) {
+    fdjpeg::store(target, float_to_bfloat16(x));
+  }
+};
+
+// Rare in images, so left to the compiler: one sample at a time.
+template <>
+struct Sample<SampleType::float64> {
   using Stored = double;
-  static FDJPEG_INLINE Doubles load(const double* source) {
-    return fdjpeg::load<Doubles>(source);
+  static FDJPEG_INLINE bool is_nan(double x) {
+    return x != x;
   }
-  static FDJPEG_INLINE void store(double* target, Doubles x) {
-    fdjpeg::store(target, x);
+  static FDJPEG_INLINE Shorts load_bytes(const double* source, OddSamples& odd) {
+    int16_t bytes[kLanes];
+    bool above = false;
+    for (int i = 0; i < kLanes; ++i) {
+      const double t = source[i] * 255.0, bounded = t > 0.0 ? (t < 255.0 ? t : 255.0) : 0.0;  // false for NaN
+      bytes[i] = static_cast<int16_t>((bounded + 6755399441055744.0) - 6755399441055744.0);  // 1.5 · 2^52
+      above |= !(source[i] <= 1.0);
+    }
+    odd.note(splat<Floats>(above ? 2 : 0));
+    return fdjpeg::load<Shorts>(bytes);
   }
-};
-
-template <>
-struct Sample<SampleType::float16> : FloatingSample<Sample<SampleType::float16>, Floats> {
-  using Stored = uint16_t;
-  static FDJPEG_INLINE Floats load(const uint16_t* source) {
-    return float16_to_float(__builtin_convertvector(fdjpeg::load<Shorts>(source), Ints));
-  }
-  static FDJPEG_INLINE void store(uint16_t* target, Floats x) {
-    fdjpeg::store(target, __builtin_convertvector(float_to_float16(x), Shorts));
-  }
-};
-
-template <>
-struct Sample<SampleType::bfloat16> : FloatingSample<Sample<SampleType::bfloat16>, Floats> {
-  using Stored = uint16_t;
-  static FDJPEG_INLINE Floats load(const uint16_t* source) {
-    return bfloat16_to_float(__builtin_convertvector(fdjpeg::load<Shorts>(source), Ints));
-  }
-  static FDJPEG_INLINE void store(uint16_t* target, Floats x) {
-    fdjpeg::store(target, __builtin_convertvector(float_to_bfloat16(x), Shorts));
+  static FDJPEG_INLINE void store_bytes(double* target, Shorts bytes) {
+    for (int i = 0; i < kLanes; ++i) target[i] = clamp(static_cast<int>(bytes[i]), 0, kMaxSample) / 255.0;
   }
 };
 
