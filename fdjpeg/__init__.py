@@ -4,7 +4,7 @@ from fdjpeg import surrogates
 from fdjpeg._library import backends
 from fdjpeg.coefficients import Coefficients
 from fdjpeg.functional import check, decode, encode, jpeg
-from fdjpeg.modules import JPEG, LearnableJPEG, RandomJPEG
+from fdjpeg.modules import JPEG, FeatureDistillation, LearnableJPEG, RandomJPEG
 from fdjpeg.tables import QuantTables
 
 __version__ = "0.1.0"
@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 __all__ = [
     "JPEG",
     "Coefficients",
+    "FeatureDistillation",
     "LearnableJPEG",
     "QuantTables",
     "RandomJPEG",

@@ -135,6 +135,34 @@ def decode(coefficients: Coefficients, dtype: torch.dtype = torch.uint8, *, upsa
     return result
 
 
+def quantize_channels(image: Tensor, steps: Tensor, gradient: str | Surrogate = "straight-through") -> Tensor:
+    """Quantizes the DCT of each channel for itself, in real numbers: a codec without colour, level shift or bytes.
+
+    Args:
+        image: ``(..., 3, H, W)`` or ``(..., 1, H, W)``, floating in [0, 1].
+        steps: ``(8, 8)``, in units of 0…255.
+        gradient: as for `jpeg`; "identity" passes the image's gradient unchanged.
+
+    Returns:
+        The image clipped to [0, 1], of the same dtype; half types are computed in float32.
+
+    Raises:
+        TypeError: the image is not floating.
+    """
+    batch = _flattened(image)
+    if not batch.is_floating_point():
+        raise TypeError(f"image must be floating, got {batch.dtype}")
+    surrogate = surrogates.resolve(gradient)
+    real = batch.to(torch.float64 if batch.dtype == torch.float64 else torch.float32)
+    with torch.autocast(batch.device.type, enabled=False):
+        if isinstance(surrogate, Identity):
+            value = reference.quantize_channels(real.detach(), steps, torch.round)
+            result = value + (real - real.detach())
+        else:
+            result = reference.quantize_channels(real, steps, surrogates.hard_rounding(surrogate))
+    return _as_empty_like(result.to(batch.dtype), image)
+
+
 def check(image: Tensor, quality: float | Tensor | None = None, tables: QuantTables | None = None) -> None:
     """Reads the values that `jpeg` only clamps, and raises where one is out of range. Synchronises with a GPU.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any, ClassVar
 
 import torch
@@ -246,3 +247,73 @@ class _Bounded(torch.autograd.Function):
         (grad,) = grads
         outward = ((x <= ctx.low) & (grad > 0)) | ((x >= ctx.high) & (grad < 0))
         return torch.where(outward, 0, grad), None, None
+
+
+class FeatureDistillation(nn.Module):
+    """The JPEG-like layer of feature distillation, from which fdjpeg has its name.
+
+    Source: Liu et al., CVPR 2019, arXiv 1803.05787.
+
+    Three tables carry that name, so each is a preset of its own:
+
+    - "paper": step 1 in the 15 low bands (i + j ≤ 4), 40 in the others (version 1, eq. 11);
+    - "uniform(s)", such as "uniform(30)": step s in every band, 1…255 (version 1's sweep);
+    - "code": step 25 in the top-left 4×4 bands, 30 elsewhere (the authors' release).
+
+    "code" is as released: each of R, G and B for itself, an orthonormal DCT of 0…255 without level shift, rounding half
+    to even, no bytes after it, a clip to [0, 1]. Edges are replicated to whole blocks, which is our choice. The others
+    run in libjpeg's arithmetic, YCbCr at 4:4:4, one table for all components: our choice too, the paper leaves it open.
+
+    Args:
+        preset: one of the above.
+        passes: how often the image goes through. The defence with two passes puts images on the lattice before an
+            attacker sees them, and again before the network; as a layer it is both in one.
+        gradient: as for `fdjpeg.jpeg`.
+
+    Shape:
+        ``(..., 3, H, W)`` or ``(..., 1, H, W)`` in [0, 1] to the same; bytes too, but for "code".
+    """
+
+    def __init__(
+        self, preset: str = "paper", passes: int = 1, *, gradient: str | Surrogate = "straight-through"
+    ) -> None:
+        super().__init__()
+        if isinstance(passes, bool) or not isinstance(passes, int) or passes < 1:
+            raise ValueError(f"passes must be an integer of at least 1, got {passes!r}")
+        self.preset = preset
+        self.passes = passes
+        self.gradient = surrogates.resolve(gradient)
+        tables = _feature_distillation_tables(preset)
+        self.register_buffer("steps", tables.y.float(), persistent=False)
+
+    steps: Tensor
+
+    def forward(self, image: Tensor) -> Tensor:
+        for _ in range(self.passes):
+            if self.preset == "code":
+                image = functional.quantize_channels(image, self.steps, self.gradient)
+            else:
+                tables = QuantTables(self.steps, self.steps)
+                image = functional.jpeg(image, tables=tables, subsampling="4:4:4", gradient=self.gradient)
+        return image
+
+    def extra_repr(self) -> str:
+        return f"{self.preset!r}, passes={self.passes}, gradient={self.gradient!r}"
+
+
+def _feature_distillation_tables(preset: str) -> QuantTables:
+    band = torch.arange(8)
+    if preset == "paper":
+        low = band[:, None] + band[None, :] <= 4
+        steps = torch.where(low, 1, 40)
+    elif preset == "code":
+        low = (band[:, None] < 4) & (band[None, :] < 4)
+        steps = torch.where(low, 25, 30)
+    elif isinstance(preset, str) and (match := re.fullmatch(r"uniform\((\d+)\)", preset)):
+        step = int(match[1])
+        if not 1 <= step <= 255:
+            raise ValueError(f"preset's step must be in 1…255, got {preset!r}")
+        steps = torch.full((8, 8), step)
+    else:
+        raise ValueError(f"preset must be 'paper', 'code' or 'uniform(step)' such as 'uniform(30)', got {preset!r}")
+    return QuantTables(steps, steps)

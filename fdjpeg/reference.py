@@ -598,6 +598,24 @@ def real_round_trip(
     return samples.round().to(torch.uint8) if image.dtype == torch.uint8 else (samples / 255).to(image.dtype)
 
 
+def quantize_channels(image: Tensor, steps: Tensor, rounding: Callable[[Tensor], Tensor]) -> Tensor:
+    """Each channel's DCT quantized for itself, in real numbers; edges replicated to whole blocks, clipped to [0, 1].
+
+    Args:
+        image: ``(N, C, H, W)``, float32 or float64 in [0, 1].
+        steps: ``(8, 8)``, in units of 0…255.
+        rounding: of a coefficient in steps.
+    """
+    height, width = image.shape[-2:]
+    rows = torch.arange(Plane(height, width).rows * BLOCK, device=image.device).clamp(max=height - 1)
+    columns = torch.arange(Plane(height, width).columns * BLOCK, device=image.device).clamp(max=width - 1)
+    padded = image.index_select(2, rows).index_select(3, columns)
+    blocks = to_blocks(255 * padded.flatten(0, 1))
+    step = steps.to(blocks)
+    quantized = from_blocks(real_idct(rounding(real_dct(blocks) / step) * step)).unflatten(0, image.shape[:2])
+    return _laid_out_like(image, (quantized[..., :height, :width] / 255).clamp(0, 1))
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Straight-through: the derivative of the real steps, every rounding the identity, at the point where the integers are
 # ---------------------------------------------------------------------------------------------------------------------

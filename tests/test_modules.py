@@ -205,3 +205,71 @@ def test_learnable_refuses_bad_arguments() -> None:
         LearnableJPEG(50)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="1…255"):
         LearnableJPEG(QuantTables.flat(300))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# FeatureDistillation
+
+
+def code_preset_by_scipy(image: Tensor) -> Tensor:
+    """The release's layer written again with SciPy's DCT, for sizes of whole blocks."""
+    import numpy as np
+    from scipy.fft import dctn, idctn
+
+    steps = np.full((8, 8), 30.0)
+    steps[:4, :4] = 25
+    n, c, h, w = image.shape
+    blocks = (image.double().numpy() * 255).reshape(n, c, h // 8, 8, w // 8, 8).swapaxes(3, 4)
+    quantized = np.round(dctn(blocks, axes=(-2, -1), norm="ortho") / steps) * steps
+    pixels = idctn(quantized, axes=(-2, -1), norm="ortho").swapaxes(3, 4).reshape(n, c, h, w)
+    return torch.from_numpy((pixels / 255).clip(0, 1))
+
+
+def test_feature_distillation_code_is_the_released_layer() -> None:
+    image = torch.rand(2, 3, 16, 24, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
+    out = fdjpeg.FeatureDistillation("code")(image)
+    assert torch.allclose(out, code_preset_by_scipy(image), atol=1e-12)
+
+
+@pytest.mark.parametrize(("preset", "low", "high"), [("paper", 1, 40), ("uniform(30)", 30, 30)])
+def test_feature_distillation_presets_are_libjpeg_at_444(image: Tensor, preset: str, low: int, high: int) -> None:
+    steps = [[low if i + j <= 4 else high for j in range(8)] for i in range(8)]
+    wanted = fdjpeg.jpeg(image, tables=QuantTables(steps, steps), subsampling="4:4:4")
+    assert torch.equal(fdjpeg.FeatureDistillation(preset)(image), wanted)
+
+
+@pytest.mark.parametrize("preset", ["paper", "code", "uniform(25)"])
+def test_two_passes_are_one_after_the_other(image: Tensor, preset: str) -> None:
+    once = fdjpeg.FeatureDistillation(preset)
+    assert torch.equal(fdjpeg.FeatureDistillation(preset, passes=2)(image), once(once(image)))
+
+
+def test_a_second_pass_removes_a_change_below_half_a_step() -> None:
+    layer = fdjpeg.FeatureDistillation("code")
+    on_lattice = layer(smooth_images(2, 32) * 0.5 + 0.25)
+    change = torch.rand(on_lattice.shape, generator=torch.Generator().manual_seed(9)) - 0.5
+    change *= 10 / 255 / 8  # every coefficient of it is below 12.5, in units of 0…255
+    assert torch.allclose(layer(on_lattice + change), on_lattice, atol=1e-5)
+
+
+@pytest.mark.parametrize("preset", ["paper", "code"])
+@pytest.mark.parametrize("gradient", ["straight-through", "identity", "cubic"])
+def test_feature_distillation_has_a_gradient(preset: str, gradient: str) -> None:
+    image = (torch.rand(1, 3, 11, 13, generator=torch.Generator().manual_seed(2)) / 2 + 0.25).requires_grad_()
+    fdjpeg.FeatureDistillation(preset, gradient=gradient)(image).square().sum().backward()
+    assert image.grad is not None
+    assert image.grad.isfinite().all()
+    assert image.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("flat",), "preset must be 'paper', 'code' or 'uniform"),
+        (("uniform(0)",), "preset's step must be in 1…255"),
+        (("paper", 0), "passes must be an integer of at least 1, got 0"),
+    ],
+)
+def test_feature_distillation_refuses_bad_arguments(arguments: tuple[object, ...], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        fdjpeg.FeatureDistillation(*arguments)  # type: ignore[arg-type]
