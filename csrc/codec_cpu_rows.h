@@ -164,18 +164,16 @@ FDJPEG_INLINE void store_some(T* target, int64_t count, Store store_all) {
 // ---------------------------------------------------------------------------------------------------------------------
 // Blocks: x[i] is row i of kBlocks blocks side by side
 
-// A row of a table for each of the blocks.
+// Row i of a table, for each of the blocks.
 template <class T>
-FDJPEG_INLINE Shorts repeat_row(const T* row) {
-  Shorts repeated;
-  for (int b = 0; b < kBlocks; ++b) std::memcpy(reinterpret_cast<char*>(&repeated) + 16 * b, row, 16);
-  return repeated;
+FDJPEG_INLINE Shorts table_row(const T table[kBlockSize], int i) {
+  return repeat(load<EightShorts>(table + i * kBlock));
 }
 
 // The level of each coefficient of row i.
 FDJPEG_INLINE Shorts quantize_row(Shorts c, const StepTables::Table& table, int i) {
-  const Shorts n = magnitude(c) + repeat_row(table.half + i * kBlock);
-  const Shorts reciprocal = repeat_row(table.reciprocal + i * kBlock), scale = repeat_row(table.scale + i * kBlock);
+  const Shorts n = magnitude(c) + table_row(table.half, i);
+  const Shorts reciprocal = table_row(table.reciprocal, i), scale = table_row(table.scale, i);
   return with_sign_of(multiply_high_unsigned(multiply_high_unsigned(n, reciprocal), scale), c);
 }
 
@@ -384,7 +382,7 @@ void code_row(const RoundTrip& job, const StepTables& tables, int64_t n, int64_t
     Shorts x[8];
     load_blocks(group.samples, group.stride, x);
     fdct(x);
-    for (int i = 0; i < kBlock; ++i) x[i] = quantize_row(x[i], table, i) * repeat_row(table.step + i * kBlock);
+    for (int i = 0; i < kBlock; ++i) x[i] = quantize_row(x[i], table, i) * table_row(table.step, i);
     idct(x);
     uint8_t* target = planes + component.offset + (group.block_row * component.stride() + group.column) * kBlock;
     store_blocks(target, component.stride(), group.count, x);

@@ -89,6 +89,7 @@ FDJPEG_INLINE V splat(double x) {
 //   multiply_high, multiply_high_unsigned         the upper 16 bits of each product
 //   magnitude, with_sign_of                       |x|; x where `sign` is positive, -x where negative (0 may be either)
 //   pack_bytes, pack_bytes_saturating             a byte of each 16-bit lane, which lies in 0 … 255 or is forced to
+//   repeat                                        a row of eight for each of the blocks
 //   narrow, widen                                 32-bit lanes, two registers of them, to 16-bit lanes and back
 //   rounded                                       to the nearest integer, half to even
 //   larger_or_second                              the larger of both; the second where the first is NaN
@@ -183,6 +184,10 @@ FDJPEG_INLINE WideSums widen(Shorts x) {
       reinterpret_cast<Ints>(_mm512_cvtepi16_epi32(_mm512_extracti64x4_epi64(v, 1)))};
 }
 
+FDJPEG_INLINE Shorts repeat(EightShorts x) {
+  return reinterpret_cast<Shorts>(_mm512_broadcast_i32x4(reinterpret_cast<__m128i>(x)));
+}
+
 FDJPEG_INLINE Ints multiply_add(Shorts a, Shorts b, Ints sum) {
   return reinterpret_cast<Ints>(_mm512_dpwssd_epi32(FDJPEG_X86_INT(sum), FDJPEG_X86_INT(a), FDJPEG_X86_INT(b)));
 }
@@ -212,6 +217,10 @@ FDJPEG_INLINE WideSums widen(Shorts x) {
   return {
       reinterpret_cast<Ints>(_mm256_cvtepi16_epi32(_mm256_castsi256_si128(v))),
       reinterpret_cast<Ints>(_mm256_cvtepi16_epi32(_mm256_extracti128_si256(v, 1)))};
+}
+
+FDJPEG_INLINE Shorts repeat(EightShorts x) {
+  return reinterpret_cast<Shorts>(_mm256_broadcastsi128_si256(reinterpret_cast<__m128i>(x)));
 }
 
 FDJPEG_INLINE Ints multiply_add(Shorts a, Shorts b, Ints sum) {
@@ -278,6 +287,10 @@ FDJPEG_INLINE WideSums widen(Shorts x) {
   return {
       __builtin_convertvector(load<Four>(&x), Ints),
       __builtin_convertvector(load<Four>(reinterpret_cast<const char*>(&x) + sizeof(Four)), Ints)};
+}
+
+FDJPEG_INLINE Shorts repeat(EightShorts x) {
+  return x;
 }
 
 FDJPEG_INLINE Ints rounded(Floats x) {
