@@ -5,6 +5,7 @@ from fdjpeg._library import backends
 from fdjpeg.coefficients import Coefficients
 from fdjpeg.functional import check, decode, encode, jpeg
 from fdjpeg.modules import JPEG, FeatureDistillation, LearnableJPEG, RandomJPEG
+from fdjpeg.rate import bits, rate
 from fdjpeg.tables import QuantTables
 
 __version__ = "0.1.0"
@@ -17,9 +18,11 @@ __all__ = [
     "QuantTables",
     "RandomJPEG",
     "backends",
+    "bits",
     "check",
     "decode",
     "encode",
     "jpeg",
+    "rate",
     "surrogates",
 ]
