@@ -605,7 +605,7 @@ template <class R>
 FDJPEG_INLINE int64_t gradient_scratch(const Geometry& g) {
   const int64_t width = padded_width(g), real = static_cast<int64_t>(sizeof(R));
   return Scratch::bytes(width * kBlock * g.vertical * real) + 2 * Scratch::bytes(g.chroma_columns * kBlockSize * real) +
-      3 * Scratch::bytes((width + 2 * kMargin) * real) + Scratch::bytes(width) + 6 * Scratch::bytes(g.width * real);
+      4 * Scratch::bytes((width + 2 * kMargin) * real) + Scratch::bytes(width) + 6 * Scratch::bytes(g.width * real);
 }
 
 // Rows of samples as numbers: where they lie, or converted into `converted`.
@@ -633,14 +633,11 @@ FDJPEG_INLINE void clamp_masks(const PlaneLine<3>& line, int64_t width, uint8_t*
   });
 }
 
-// The adjoint of colour: gradients of Y, Cb and Cr at full resolution from those of R, G and B.
+// The adjoint of the conversion to RGB: gradients of Y, Cb and Cr at full resolution.
 template <class R>
-FDJPEG_INLINE void gradients_of_colour(
-    const R* const rgb[3], const uint8_t* __restrict masks, int64_t width, R* __restrict luma, R* __restrict cb,
-    R* __restrict cr) {
-  const R* __restrict red = rgb[0];
-  const R* __restrict green = rgb[1];
-  const R* __restrict blue = rgb[2];
+FDJPEG_INLINE void gradients_of_ycbcr(
+    const R* __restrict red, const R* __restrict green, const R* __restrict blue, const uint8_t* __restrict masks,
+    int64_t width, R* __restrict luma, R* __restrict cb, R* __restrict cr) {
   for (int64_t x = 0; x < width; ++x) {
     const R r = red[x], g = green[x], b = blue[x];
     const R r_in = masks[x] & 1 ? r : R(0), g_in = masks[x] & 2 ? g : R(0), b_in = masks[x] & 4 ? b : R(0);
@@ -650,25 +647,30 @@ FDJPEG_INLINE void gradients_of_colour(
   }
 }
 
-// Adds `weight` times the adjoint of upsampling along a row: `fine` (g.width samples, written beyond its ends) onto
-// `coarse`.
+// The adjoint of upsampling along a row: `fine` (g.width samples, written beyond its ends) onto `coarse`.
 template <class R>
-FDJPEG_INLINE void gather_across(const Geometry& g, const R* fine, R weight, R* __restrict coarse) {
-  const int64_t width = g.chroma_width;
+FDJPEG_INLINE void gather_across(const Geometry& g, R* fine, R* __restrict coarse) {
+  const int64_t width = g.chroma_width, covered = width * g.horizontal;
+  for (int64_t x = g.width; x < covered; ++x) fine[x] = 0;  // cropped
   if (g.triangle_across()) {
-    const R outer = R(.25) * weight, inner = R(.75) * weight;
+    // At an edge a sample stands in for the neighbour that is missing.
+    fine[-1] = fine[0];
+    fine[covered] = fine[covered - 1];
     for (int64_t i = 0; i < width; ++i) {
-      coarse[i] += inner * (fine[2 * i] + fine[2 * i + 1]) + outer * (fine[2 * i - 1] + fine[2 * i + 2]);
+      coarse[i] = R(.75) * (fine[2 * i] + fine[2 * i + 1]) + R(.25) * (fine[2 * i - 1] + fine[2 * i + 2]);
     }
   } else if (g.horizontal == 1) {
-    for (int64_t i = 0; i < width; ++i) coarse[i] += weight * fine[i];
+    for (int64_t i = 0; i < width; ++i) coarse[i] = fine[i];
   } else if (g.horizontal == 2) {
-    for (int64_t i = 0; i < width; ++i) coarse[i] += weight * (fine[2 * i] + fine[2 * i + 1]);
+    for (int64_t i = 0; i < width; ++i) coarse[i] = fine[2 * i] + fine[2 * i + 1];
   } else {
-    for (int64_t i = 0; i < width; ++i) {
-      coarse[i] += weight * (fine[4 * i] + fine[4 * i + 1] + fine[4 * i + 2] + fine[4 * i + 3]);
-    }
+    for (int64_t i = 0; i < width; ++i) coarse[i] = fine[4 * i] + fine[4 * i + 1] + fine[4 * i + 2] + fine[4 * i + 3];
   }
+}
+
+template <class R>
+FDJPEG_INLINE void add_scaled(const R* __restrict source, R scale, int64_t count, R* __restrict target) {
+  for (int64_t i = 0; i < count; ++i) target[i] += scale * source[i];
 }
 
 // The gradients of a row of MCUs' decoded samples.
@@ -687,6 +689,7 @@ FDJPEG_INLINE void gradients_of_samples(
 
   R* fine[2];
   for (R*& line : fine) line = scratch.take<R>(width + 2 * kMargin) + kMargin;
+  R* coarse = scratch.take<R>(chroma_width);
   R* outside = scratch.take<R>(width);  // luma of the rows of others, which nobody reads
   uint8_t* masks = scratch.take<uint8_t>(width);
   T* gathered[channels];
@@ -709,17 +712,14 @@ FDJPEG_INLINE void gradients_of_samples(
       std::memcpy(luma, grads[0], sizeof(R) * static_cast<size_t>(g.width));
     } else {
       clamp_masks(plane_line<3>(g, planes, y, scratch), g.width, masks);
-      gradients_of_colour(grads, masks, g.width, luma, fine[0], fine[1]);
+      gradients_of_ycbcr(grads[0], grads[1], grads[2], masks, g.width, luma, fine[0], fine[1]);
       const ChromaRows of_y = chroma_rows(g, y);
       for (int c = 0; c < 2; ++c) {
-        const int64_t covered = g.chroma_width * g.horizontal;
-        for (int64_t x = g.width; x < covered; ++x) fine[c][x] = 0;  // cropped
-        // At an edge a sample stands in for the neighbour that is missing.
-        fine[c][-1] = fine[c][0];
-        fine[c][covered] = fine[c][covered - 1];
+        gather_across(g, fine[c], coarse);
         const auto add_to = [&](int64_t chroma_row, R weight) {
           if (chroma_row < chroma_begin || chroma_row >= chroma_end) return;
-          gather_across(g, fine[c], weight, gradients.samples[c + 1] + (chroma_row - chroma_begin) * chroma_width);
+          R* target = gradients.samples[c + 1] + (chroma_row - chroma_begin) * chroma_width;
+          add_scaled(coarse, weight, g.chroma_width, target);
         };
         add_to(of_y.near, g.triangle_down() ? R(.75) : R(1));
         if (g.triangle_down()) add_to(of_y.far, R(.25));
@@ -739,6 +739,18 @@ FDJPEG_INLINE void spread_across(const Geometry& g, const R* __restrict coarse, 
     for (int64_t i = 0; i < g.chroma_width; ++i) {
       fine[4 * i] = fine[4 * i + 1] = fine[4 * i + 2] = fine[4 * i + 3] = weight * coarse[i];
     }
+  }
+}
+
+// The adjoint of the conversion to YCbCr.
+template <class R>
+FDJPEG_INLINE void gradients_of_rgb(
+    const R* __restrict luma, const R* __restrict cb, const R* __restrict cr, int64_t width, R* __restrict red,
+    R* __restrict green, R* __restrict blue) {
+  for (int64_t x = 0; x < width; ++x) {
+    red[x] = R(kR) * luma[x] - R(kR / kCbScale) * cb[x] + R(.5) * cr[x];
+    green[x] = R(kG) * luma[x] - R(kG / kCbScale) * cb[x] - R(kG / kCrScale) * cr[x];
+    blue[x] = R(kB) * luma[x] + R(.5) * cb[x] - R(kB / kCrScale) * cr[x];
   }
 }
 
@@ -764,7 +776,7 @@ FDJPEG_INLINE void gradients_of_pixels(
   for (R*& line : converted) line = scratch.take<R>(g.width);
 
   for (int64_t y = begin; y < end; ++y) {
-    const R* __restrict luma = gradients.samples[0] + (y - begin) * width;
+    const R* luma = gradients.samples[0] + (y - begin) * width;
     T* target[channels];
     target_row<channels>(job.grad_input, n, y, staged, target);
     R* result[channels];
@@ -787,16 +799,7 @@ FDJPEG_INLINE void gradients_of_pixels(
         spread_across(g, coarse, weight, fine[c]);
         fine[c][g.width - 1] *= R(copies_across);
       }
-      const R* __restrict cb = fine[0];
-      const R* __restrict cr = fine[1];
-      R* __restrict red = result[0];
-      R* __restrict green = result[1];
-      R* __restrict blue = result[2];
-      for (int64_t x = 0; x < g.width; ++x) {
-        red[x] = R(kR) * luma[x] - R(kR / kCbScale) * cb[x] + R(.5) * cr[x];
-        green[x] = R(kG) * luma[x] - R(kG / kCbScale) * cb[x] - R(kG / kCrScale) * cr[x];
-        blue[x] = R(kB) * luma[x] + R(.5) * cb[x] - R(kB / kCrScale) * cr[x];
-      }
+      gradients_of_rgb(luma, fine[0], fine[1], g.width, result[0], result[1], result[2]);
     }
     for (int c = 0; c < channels; ++c) {
       if (may_hold_nan) {
