@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree
 
+from fdjpeg import _files
 from fdjpeg._geometry import SAMPLING_FACTORS, Geometry, Plane
 from fdjpeg.tables import QuantTables
 
@@ -87,6 +88,69 @@ class Coefficients:
         moved = [leaf.to(device, non_blocking=non_blocking) for leaf in _flatten(self)[0]]
         return _unflatten(moved, (self.size, self.subsampling))
 
+    def save(self, file: _files.Target | Sequence[_files.Target]) -> None:
+        """Writes each image as a baseline JPEG file that holds exactly these coefficients and tables.
+
+        Files have the standard Huffman tables, so that the entropy-coded data is as long as `fdjpeg.bits` says. They
+        are written by the package jpeglib (``pip install "fdjpeg[files]"``).
+
+        Args:
+            file: a path or a binary file; or a list of them, one for each image of the batch.
+
+        Raises:
+            ImportError: jpeglib is not installed.
+            ValueError: one file for a batch of any other size than one, or a list of another length than the batch's;
+                or no baseline file can hold an image: a step is outside 1…255, a coefficient has no code, or a side is
+                longer than 65500.
+            OSError: a file cannot be written.
+        """
+        files = _listed(file)
+        if len(files) != len(self):
+            got = f"a list of {len(files)}" if isinstance(file, (list, tuple)) else "one"
+            raise ValueError(f"file must be a list of {len(self)} files, one for each image, got {got}")
+        for image, target in zip(self, files, strict=True):
+            components = [x[0] for x in (image.y, image.cb, image.cr) if x is not None]
+            _files.write(_files.Contents(components, image.tables, self.size, self.subsampling), target)
+
+    @classmethod
+    def load(cls, file: _files.Source | Sequence[_files.Source]) -> Coefficients:
+        """Reads the coefficients and tables of JPEG files: baseline or progressive, with restart markers or without.
+
+        They are read by the package jpeglib (``pip install "fdjpeg[files]"``).
+
+        Args:
+            file: a path, a file's bytes or a binary file; or a list of them, all of one size and subsampling.
+
+        Returns:
+            A batch of as many images as there are files, on the CPU; with one set of tables if all have the same, else
+            one for each image.
+
+        Raises:
+            ImportError: jpeglib is not installed.
+            TypeError: a file is nothing of these.
+            ValueError: an empty list; or a file is no grey or YCbCr JPEG file of 8-bit samples, or is cut off, or its
+                sampling factors are none of the five; or files differ in size, in subsampling or in being grey.
+            OSError: a file cannot be read.
+        """
+        files = _listed(file)
+        if not files:
+            raise ValueError("file must be a file or a list of at least one, got an empty list")
+        contents = [_files.read(source) for source in files]
+        first = contents[0]
+        for number, other in enumerate(contents):
+            if _kind(other) != _kind(first):
+                raise ValueError(
+                    f"file must be files alike in size and subsampling, got {_kind(first)} and {_kind(other)} "
+                    f"(the first and number {number}, from 0)"
+                )
+        y, *chroma = (torch.stack(images) for images in zip(*(image.components for image in contents), strict=True))
+        cb, cr = chroma or (None, None)
+        tables = first.tables
+        if any(image.tables != tables for image in contents):
+            stacked = torch.cat([image.tables.stacked() for image in contents]).to(torch.int64)
+            tables = QuantTables(*stacked.unbind(1))
+        return cls(y, cb, cr, tables, first.size, first.subsampling)
+
     def __len__(self) -> int:
         """The number of images."""
         return self.y.size(0)
@@ -114,6 +178,17 @@ class Coefficients:
         lines += [f"size={self.size}", f"subsampling={self.subsampling!r}", f"tables={self.tables!r}"]
         text = ",\n".join(lines).replace("\n", "\n    ")
         return f"Coefficients(\n    {text},\n)"
+
+
+def _listed(file: Any) -> list[Any]:
+    """One file, or a list or tuple of them, as a list."""
+    return list(file) if isinstance(file, (list, tuple)) else [file]
+
+
+def _kind(contents: _files.Contents) -> str:
+    """What the images of a batch have in common, in words."""
+    height, width = contents.size
+    return f"{height} × {width} {contents.subsampling if len(contents.components) == 3 else 'grey'}"
 
 
 def _check_component(component: object, name: str, plane: Plane, y: Tensor) -> None:

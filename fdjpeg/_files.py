@@ -1,0 +1,139 @@
+"""JPEG files from coefficients, and coefficients from JPEG files, bit for bit."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from types import ModuleType
+from typing import IO, NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor
+
+from fdjpeg._geometry import SAMPLING_FACTORS
+from fdjpeg.tables import QuantTables, _open_jpeg
+
+#: Where one image's file is read from, and where it is written to.
+Source: TypeAlias = str | os.PathLike[str] | bytes | IO[bytes]
+Target: TypeAlias = str | os.PathLike[str] | IO[bytes]
+
+#: libjpeg's largest height and width (JPEG_MAX_DIMENSION).
+LARGEST_SIDE = 65500
+
+
+class Contents(NamedTuple):
+    """What a JPEG file holds of its image.
+
+    Attributes:
+        components: Y, or Y, Cb and Cr: int16 ``(rows, columns, 8, 8)``, without dummy blocks.
+        tables: the quantization tables.
+        size: height and width of the image.
+        subsampling: its name.
+    """
+
+    components: list[Tensor]
+    tables: QuantTables
+    size: tuple[int, int]
+    subsampling: str
+
+
+def write(contents: Contents, target: Target) -> None:
+    """Writes a baseline file with the standard Huffman tables.
+
+    Raises:
+        ImportError: jpeglib is not installed.
+        ValueError: no such file can hold the contents: a step is outside 1…255, or a coefficient has no code, or a side
+            is longer than `LARGEST_SIDE`.
+        OSError: ``target`` cannot be written.
+    """
+    content = _encoded(contents)
+    if isinstance(target, (str, os.PathLike)):
+        Path(target).write_bytes(content)
+    else:
+        target.write(content)
+
+
+def _encoded(contents: Contents) -> bytes:
+    jpeglib = _library()
+    components, tables, (height, width), subsampling = contents
+    if max(height, width) > LARGEST_SIDE:
+        raise ValueError(f"coefficients must be of at most {LARGEST_SIDE} rows and columns, got {height} × {width}")
+    steps = torch.tensor(tables.to_pillow()[: len(components)], dtype=torch.uint16).unflatten(1, (8, 8))
+    jpeg = jpeglib.from_dct(*(component.cpu().numpy() for component in components), qt=steps.numpy())
+    jpeg.height, jpeg.width = height, width
+    if len(components) == 3:
+        horizontal, vertical = SAMPLING_FACTORS[subsampling]
+        jpeg.samp_factor = [[vertical, horizontal], [1, 1], [1, 1]]
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "image.jpg")
+        try:
+            jpeg.write_dct(str(file))
+        except OSError as error:
+            raise ValueError(
+                "coefficients must have codes in the standard Huffman tables (AC within ±1023, DC within ±2047 of the "
+                "one before it), got some that libjpeg refuses"
+            ) from error
+        return file.read_bytes()
+
+
+def read(source: Source) -> Contents:
+    """Reads a baseline or progressive file, with restart markers or without.
+
+    Raises:
+        ImportError: jpeglib is not installed.
+        TypeError: ``source`` is no path, bytes or binary file.
+        ValueError: as `QuantTables.from_image`; or the file is cut off or damaged, or has other sampling factors than
+            those of `SAMPLING_FACTORS`.
+        OSError: ``source`` cannot be read.
+    """
+    jpeglib = _library()
+    content = _content(source)
+    image = _open_jpeg(content)
+    tables = QuantTables.from_image(image)
+    subsampling = _subsampling([(horizontal, vertical) for _, horizontal, vertical, _ in image.layer])
+    width, height = image.size
+    try:
+        # libjpeg would take what is missing for zeros, and only warn.
+        image.load()
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder, "image.jpg")
+            file.write_bytes(content)
+            jpeg = jpeglib.read_dct(str(file))
+            arrays = [jpeg.Y, jpeg.Cb, jpeg.Cr][: len(image.layer)]
+    except OSError as error:
+        raise ValueError(f"file must be a whole JPEG file, got one that cannot be decoded: {error}") from error
+    # A copy, because jpeglib's arrays stand in memory of its own.
+    return Contents([torch.tensor(array) for array in arrays], tables, (height, width), subsampling)
+
+
+def _content(source: Source) -> bytes:
+    if isinstance(source, (str, os.PathLike)):
+        return Path(source).read_bytes()
+    if isinstance(source, bytes):
+        return source
+    if not hasattr(source, "read"):
+        raise TypeError(f"file must be a path, bytes or a binary file, got {type(source).__name__}")
+    return source.read()
+
+
+def _subsampling(factors: list[tuple[int, int]]) -> str:
+    """The name of the components' sampling factors (horizontal, vertical)."""
+    (luma_x, luma_y), *chroma = factors
+    if not chroma:
+        return "4:4:4"
+    for name, (horizontal, vertical) in SAMPLING_FACTORS.items():
+        if all((horizontal * x, vertical * y) == (luma_x, luma_y) for x, y in chroma):
+            return name
+    listed = ", ".join(f"{horizontal}×{vertical}" for horizontal, vertical in factors)
+    raise ValueError(f"file must be subsampled as one of {', '.join(SAMPLING_FACTORS)}, got sampling factors {listed}")
+
+
+def _library() -> ModuleType:
+    try:
+        import jpeglib
+    except ImportError as error:
+        raise ImportError(
+            'Coefficients.save and Coefficients.load need the package jpeglib: pip install "fdjpeg[files]"'
+        ) from error
+    return jpeglib
