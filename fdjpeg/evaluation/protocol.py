@@ -24,12 +24,15 @@ from torch import Tensor, nn
 import fdjpeg
 
 from .attacks import PGD, Attack, Noise, format_eps, margin, parse_eps
-from .data import SUBSAMPLINGS, ImageSet, pillow_codec, to_bytes, to_pillow, to_tensor
+from .data import SUBSAMPLINGS, ImageSet, lattice_quality, pillow_codec, to_bytes, to_pillow, to_tensor
 from .models import Network, check_logits, evaluating
 from .report import Cell, Picture, Report, versions
 
 #: Called with the work done, the whole work (in images under attack) and what is being done now.
 Progress = Callable[[int, int, str], None]
+
+#: Images that are tried for traces of JPEG compression.
+LATTICE_IMAGES = 50
 
 GRADIENTS = ("identity", "straight-through", "cubic")
 
@@ -282,8 +285,17 @@ def evaluate(
     if batch_size < 1:
         raise ValueError(f"batch_size should be at least 1, got {batch_size}")
     attack = PGD(seed=seed) if attack is None else attack
+    tried = range(min(len(images), LATTICE_IMAGES))
+    lattice = {images.names[i]: lattice_quality(to_bytes(images.images[i])) for i in tried}
     settings: dict[str, Any] = {
-        "images": {"count": len(images), "source": images.source, "terms": images.terms, "digest": images.digest()},
+        "images": {
+            "count": len(images),
+            "source": images.source,
+            "terms": images.terms,
+            "digest": images.digest(),
+            "tried for a JPEG lattice": len(tried),
+            "on a JPEG lattice": {name: quality for name, quality in lattice.items() if quality is not None},
+        },
         "model": {
             "name": network.name,
             "source": network.source,

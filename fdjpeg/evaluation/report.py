@@ -209,7 +209,11 @@ class Report:
             if "gray-box" in row.attacks
             and min(n for name, n in row.attacks.items() if name != "gray-box") > row.attacks["gray-box"]
         ]
+        origin = self.settings["images"]
+        compressed = [f"{name} of quality {quality}" for name, quality in origin["on a JPEG lattice"].items()]
+        lossless = f"{len(compressed)} of the {origin['tried for a JPEG lattice']} images tried"
         checks = [
+            Check("No image is a decompressed JPEG", not compressed, "; ".join([lossless, *compressed[:3]])),
             Check("Adversarial images stay within their radius", far < 1e-6, f"largest excess {max(far, 0):.1e}"),
             Check("A larger radius never helps the defender", not grown, "; ".join(grown) or "worst case"),
             Check("Random noise does less harm than the attacks", not harmless, "; ".join(harmless) or "every row"),
