@@ -7,8 +7,9 @@
 //   differentiate   the straight-through gradient of the image, an adjoint stencil
 //   sum_tables      the gradient of the tables, by recomputation; partial sums that add_partials adds in a fixed order
 //
-// Forward is two kernels with 8-bit planes between them: fused, the triangle upsampling would need a halo of whole MCUs,
-// while the planes cost an eighth of the float32 image's bytes and tell backward where the last clamp was at work.
+// Forward is two kernels with 8-bit planes between them: fused, the triangle upsampling would need a halo of whole
+// MCUs, while the planes cost an eighth of the float32 image's bytes and tell backward where the last clamp was at
+// work.
 #pragma once
 
 #include <cstdint>
@@ -72,11 +73,10 @@ struct Sizes {
   static Sizes of(const Geometry& g) {
     const auto narrow = [](int64_t size) { return static_cast<int>(size); };
     const auto offset = [](int64_t bytes) { return static_cast<unsigned>(bytes); };
-    return {
-        narrow(g.height),      narrow(g.width),       narrow(g.chroma_height), narrow(g.chroma_width),
-        narrow(g.luma_rows),   narrow(g.luma_columns), narrow(g.chroma_rows),  narrow(g.chroma_columns),
-        narrow(g.mcu_rows),    narrow(g.mcu_columns), offset(g.cb_offset),     offset(g.cr_offset),
-        offset(g.flag_offset), g.plane_bytes};
+    return {narrow(g.height),      narrow(g.width),        narrow(g.chroma_height), narrow(g.chroma_width),
+            narrow(g.luma_rows),   narrow(g.luma_columns), narrow(g.chroma_rows),   narrow(g.chroma_columns),
+            narrow(g.mcu_rows),    narrow(g.mcu_columns),  offset(g.cb_offset),     offset(g.cr_offset),
+            offset(g.flag_offset), g.plane_bytes};
   }
 };
 
@@ -101,8 +101,8 @@ struct DecodeBlocks {
   uint8_t* planes;              // the component within the first image
   int64_t plane_bytes;
   int first_image;
-  int blocks;                   // in each image
-  Divider columns;              // of blocks
+  int blocks;       // in each image
+  Divider columns;  // of blocks
 };
 
 // Each thread makes a patch of 16 pixels.
@@ -110,9 +110,9 @@ struct EmitImage {
   Sizes sizes;
   const uint8_t* planes;  // [images][plane_bytes]
   Image output;
-  bool vectors;           // whether a patch's row may be written as words
+  bool vectors;  // whether a patch's row may be written as words
   int first_image;
-  int patches;            // in each image
+  int patches;  // in each image
   Divider patches_across;
 };
 
@@ -121,8 +121,8 @@ struct Differentiate {
   Sizes sizes;
   Image grad_output;
   bool read_vectors;
-  const uint8_t* planes;   // [images][plane_bytes]
-  Image input;             // read where an MCU may hold NaN
+  const uint8_t* planes;  // [images][plane_bytes]
+  Image input;            // read where an MCU may hold NaN
   Image grad_input;
   bool write_vectors;
   float* plane_gradients;  // [images][samples of all planes], laid out as the planes are, or null: not wanted
@@ -139,7 +139,7 @@ struct SumTables {
   const float* plane_gradients;  // as above; read only within the planes' true sizes
   float* partials;               // [images][parts][3][8][8]
   int first_image;
-  int warps;                     // of work in each image
+  int warps;  // of work in each image
   Divider warps_across;
 };
 
@@ -148,7 +148,7 @@ struct AddPartials {
   const float* partials;  // [images][parts][3][8][8]
   float* sums;            // [images][3][8][8]
   int parts;
-  int64_t count;          // of sums
+  int64_t count;  // of sums
 };
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -301,14 +301,15 @@ struct Sample<SampleType::float64> {
   }
 };
 
-// How many blocks of threads a multiprocessor should hold, and so how many registers a thread may use: numbers in double
-// precision take two each, and get as many as there are.
+// How many blocks of threads a multiprocessor should hold, and so how many registers a thread may use: numbers in
+// double precision take two each, and get as many as there are.
 template <SampleType type, int blocks>
 constexpr int kResident = type == SampleType::float64 ? 1 : blocks;
 
 template <class T>
 FDJPEG_DEVICE T* address_of(const Image& image, int64_t n, int64_t row, int64_t column) {
-  return processor::keep(static_cast<T*>(image.data) + (n * image.stride[0] + row * image.stride[2] + column * image.stride[3]));
+  return processor::keep(
+      static_cast<T*>(image.data) + (n * image.stride[0] + row * image.stride[2] + column * image.stride[3]));
 }
 
 // `count` samples of a row, one beyond sample `last` as that one. `whole` promises that all are there, together, and at
@@ -412,8 +413,8 @@ struct Layout {
   static_assert(kThreads == 8 || kThreads == 16, "a shuffle by 8 joins the two halves of a row of chroma");
   static_assert(kLumaBlocks == 4 * kLumaRows && kBlocks == 4 * (kLumaRows + kChromaRows));
 
-  // A thread's two rows are not neighbours in the tile: rows 2 i and 2 i + 1, or blocks 2 g and 2 g + 1. A skew of every
-  // four blocks puts the second four into the banks that the first leave free.
+  // A thread's two rows are not neighbours in the tile: rows 2 i and 2 i + 1, or blocks 2 g and 2 g + 1. A skew of
+  // every four blocks puts the second four into the banks that the first leave free.
   static constexpr int kSkew = vertical == 2 ? 1 : horizontal == 4 ? 8 : 0;
   static constexpr int kTile = kBlocks * kTileBlock + (kBlocks / 4 - 1) * kSkew;
 
@@ -470,8 +471,8 @@ FDJPEG_DEVICE int step_of(const Steps& steps, int64_t image, int component, int 
   return table_step(steps.tables[image * steps.image_stride + component * kBlockSize + index]);
 }
 
-// The steps of an image in shared memory, by columns, as a thread needs them. A column takes 20 words, so that two steps
-// of each of the eight columns, 16 bytes a thread, lie in different banks: 20 c mod 32 are eight multiples of 4.
+// The steps of an image in shared memory, by columns, as a thread needs them. A column takes 20 words, so that two
+// steps of each of the eight columns, 16 bytes a thread, lie in different banks: 20 c mod 32 are eight multiples of 4.
 struct alignas(16) SharedSteps {
   struct Step {
     float reciprocal;  // 1 / (8 step)
@@ -498,12 +499,12 @@ struct alignas(16) SharedSteps {
 // Eight numbers of a row or a column of a block in the tile.
 template <int stride, class T>
 FDJPEG_INLINE void read_tile(const T* tile, T (&x)[8]) {
-FDJPEG_UNROLL
+  FDJPEG_UNROLL
   for (int i = 0; i < kBlock; ++i) x[i] = tile[i * stride];
 }
 template <int stride, class T>
 FDJPEG_INLINE void write_tile(T* tile, const T (&x)[8]) {
-FDJPEG_UNROLL
+  FDJPEG_UNROLL
   for (int i = 0; i < kBlock; ++i) tile[i * stride] = x[i];
 }
 
@@ -526,7 +527,7 @@ FDJPEG_DEVICE bool transform_rows(
   constexpr int kSums = L::kHorizontal == 1 ? 8 : 4;
   unsigned highest = 0;
   Twin sums[kSums];
-FDJPEG_UNROLL
+  FDJPEG_UNROLL
   for (int v = 0; v < L::kLumaRows; ++v) {
     const int y = smaller(mcu_row * kBlock * L::kVertical + place.luma_row(v), sizes.height - 1);
     const int x0 = (mcu_column * L::kHorizontal + place.luma_column(v)) * kBlock;
@@ -534,26 +535,27 @@ FDJPEG_UNROLL
     const T* row = address_of<const T>(input, n, y, x0);
     const int last = sizes.width - 1 - x0;
     const bool whole = vectors && last >= kBlock - 1;
-FDJPEG_UNROLL
+    FDJPEG_UNROLL
     for (int c = 0; c < kChannels; ++c) {
       read_samples(row + c * input.stride[1], input.stride[3], last, whole, samples[c]);
     }
     if constexpr (S::kFloating) {
-FDJPEG_UNROLL
+      FDJPEG_UNROLL
       for (int c = 0; c < kChannels; ++c) {
-FDJPEG_UNROLL
+        FDJPEG_UNROLL
         for (int i = 0; i < kBlock; i += 2) {
           highest = processor::largest(highest, S::order(samples[c][i]), S::order(samples[c][i + 1]));
         }
       }
     }
     int luma[kBlock];
-FDJPEG_UNROLL
+    FDJPEG_UNROLL
     for (int i = 0; i < kBlock; ++i) {
       if constexpr (L::kGrey) {
         luma[i] = static_cast<int>(S::byte(samples[0][i]) & kMaxSample);
       } else {
-        const YCbCr<unsigned> pixel = rgb_to_ycbcr(S::byte(samples[0][i]), S::byte(samples[1][i]), S::byte(samples[2][i]));
+        const YCbCr<unsigned> pixel =
+            rgb_to_ycbcr(S::byte(samples[0][i]), S::byte(samples[1][i]), S::byte(samples[2][i]));
         luma[i] = static_cast<int>(pixel.y);
         const Twin chroma = Twin::of(pixel.cb, pixel.cr);
         const int k = L::kHorizontal == 4 ? 2 * v + i / 4 : i / L::kHorizontal;
@@ -566,7 +568,7 @@ FDJPEG_UNROLL
   if constexpr (!L::kGrey) {
     constexpr int kSamples = L::kHorizontal * L::kVertical;
     constexpr int kShift = kSamples == 4 ? 2 : kSamples == 2 ? 1 : 0;
-FDJPEG_UNROLL
+    FDJPEG_UNROLL
     for (int k = 0; k < kSums; ++k) {
       const Twin sum = sums[k] + average_bias(L::kHorizontal, L::kVertical, k);
       sums[k].word = sum.word >> kShift & 0x00ff00ffu;
@@ -574,16 +576,16 @@ FDJPEG_UNROLL
     // Rows beyond the component's last repeat it. (Without vertical subsampling the repeated pixel rows do.)
     if (L::kVertical == 2 && (mcu_row + 1) * kBlock > sizes.chroma_height) {
       const int last = sizes.chroma_height - 1 - mcu_row * kBlock;
-FDJPEG_UNROLL
+      FDJPEG_UNROLL
       for (int k = 0; k < kSums; ++k) {
         sums[k].word = processor::shuffle(sums[k].word, lane - place.row + smaller(place.row, last));
       }
     }
     int chroma[kBlock];
     if constexpr (L::kHorizontal == 1) {
-FDJPEG_UNROLL
+      FDJPEG_UNROLL
       for (int v = 0; v < 2; ++v) {
-FDJPEG_UNROLL
+        FDJPEG_UNROLL
         for (int i = 0; i < kBlock; ++i) chroma[i] = static_cast<int>(v == 0 ? sums[i].cb() : sums[i].cr());
         transform_row(chroma, tile + place.chroma_tile(v));
       }
@@ -593,7 +595,7 @@ FDJPEG_UNROLL
       const bool right = place.group != 0;
       const unsigned keep = right ? kHighHalves : kLowHalves, give = right ? kLowHalves : kHighHalves;
       unsigned halves[4];
-FDJPEG_UNROLL
+      FDJPEG_UNROLL
       for (int k = 0; k < 2; ++k) {
         const unsigned kept = processor::permute(sums[2 * k].word, sums[2 * k + 1].word, keep);
         const unsigned given = processor::permute(sums[2 * k].word, sums[2 * k + 1].word, give);
@@ -601,7 +603,7 @@ FDJPEG_UNROLL
         halves[k] = right ? got : kept;
         halves[2 + k] = right ? kept : got;
       }
-FDJPEG_UNROLL
+      FDJPEG_UNROLL
       for (int i = 0; i < kBlock; ++i) chroma[i] = static_cast<int>(halves[i / 2] >> 16 * (i % 2) & 0xffffu);
       transform_row(chroma, tile + place.chroma_tile(0));
     }
@@ -613,12 +615,12 @@ FDJPEG_UNROLL
 FDJPEG_DEVICE void quantize_column(const int* tile, const SharedSteps::Step* steps, int (&c)[8], int (&k)[8]) {
   read_tile<kTileRow>(tile, c);
   fdct_pass<false>(c);
-FDJPEG_UNROLL
+  FDJPEG_UNROLL
   for (int i = 0; i < kBlock; ++i) k[i] = quantize(c[i], steps[i].reciprocal);
 }
 
-// The inverse DCT along a row of the tile, eight bytes. Adding the level shift to the row's first coefficient adds it to
-// each sample.
+// The inverse DCT along a row of the tile, eight bytes. Adding the level shift to the row's first coefficient adds it
+// to each sample.
 FDJPEG_DEVICE uint2 restore_row(const int* tile) {
   int x[8];
   read_tile<1>(tile, x);
@@ -633,7 +635,8 @@ constexpr int kCodeThreads = kCodeWarps * kWarp;
 constexpr int kCodeBlocksPerProcessor = 4;
 
 template <class L, SampleType type, bool encode>
-__global__ void __launch_bounds__(kCodeThreads, kResident<type, kCodeBlocksPerProcessor>) code_blocks(const __grid_constant__ CodeBlocks job) {
+__global__ void __launch_bounds__(kCodeThreads, kResident<type, kCodeBlocksPerProcessor>)
+    code_blocks(const __grid_constant__ CodeBlocks job) {
   __shared__ SharedSteps steps;
   __shared__ int tiles[kCodeWarps][L::kTile];
   const int warp = static_cast<int>(threadIdx.x / kWarp), lane = static_cast<int>(threadIdx.x % kWarp);
@@ -654,7 +657,7 @@ __global__ void __launch_bounds__(kCodeThreads, kResident<type, kCodeBlocksPerPr
   __syncthreads();
   if (!busy) return;
 
-FDJPEG_UNROLL
+  FDJPEG_UNROLL
   for (int pass = 0; pass < L::kPasses; ++pass) {
     const int column = lane % kBlock;
     int* block = tile + L::block_start(4 * pass + lane / kBlock) + column;
@@ -662,7 +665,7 @@ FDJPEG_UNROLL
     int c[8], k[8];
     quantize_column(block, step, c, k);
     if constexpr (!encode) {
-FDJPEG_UNROLL
+      FDJPEG_UNROLL
       for (int i = 0; i < kBlock; ++i) k[i] *= step[i].step;
       idct_pass<true>(k);
     }
@@ -680,7 +683,9 @@ FDJPEG_UNROLL
       int x[8];
       read_tile<1>(row, x);
       uint4 word;
-      const auto pair = [&](int i) { return processor::permute(static_cast<unsigned>(x[i]), static_cast<unsigned>(x[i + 1]), 0x5410); };
+      const auto pair = [&](int i) {
+        return processor::permute(static_cast<unsigned>(x[i]), static_cast<unsigned>(x[i + 1]), 0x5410);
+      };
       word = {pair(0), pair(2), pair(4), pair(6)};
       const int64_t block = (n * rows + block_row) * columns + block_column;
       int16_t* target = job.coefficients[component] + (block * kBlockSize + y * kBlock);
@@ -691,12 +696,13 @@ FDJPEG_UNROLL
       *reinterpret_cast<uint2*>(planes + target) = restore_row(row);
     }
   };
-FDJPEG_UNROLL
+  FDJPEG_UNROLL
   for (int v = 0; v < L::kLumaRows; ++v) {
     const int y = mcu_row * kBlock * L::kVertical + place.luma_row(v);
-    finish_row(tile + place.luma_tile(v), 0, y / kBlock, y % kBlock, mcu_column * L::kHorizontal + place.luma_column(v));
+    finish_row(
+        tile + place.luma_tile(v), 0, y / kBlock, y % kBlock, mcu_column * L::kHorizontal + place.luma_column(v));
   }
-FDJPEG_UNROLL
+  FDJPEG_UNROLL
   for (int v = 0; v < L::kChromaRows; ++v) {
     finish_row(tile + place.chroma_tile(v), place.chroma_component(v), mcu_row, place.row, mcu_column);
   }
@@ -729,14 +735,14 @@ __global__ void __launch_bounds__(kDecodeThreads) decode_blocks(const __grid_con
     int16_t levels[kBlock];
     const int16_t* source = job.coefficients + (n * job.blocks + block) * kBlockSize;
     read_samples(source + row * kBlock, 1, kBlock - 1, true, levels);
-FDJPEG_UNROLL
+    FDJPEG_UNROLL
     for (int i = 0; i < kBlock; ++i) tile[row * kTileRow + i] = levels[i];
   }
   __syncwarp();
   if (busy) {
     int x[8];
     read_tile<kTileRow>(tile + column, x);
-FDJPEG_UNROLL
+    FDJPEG_UNROLL
     for (int i = 0; i < kBlock; ++i) {
       x[i] = dequantize_saturating(x[i], step_of(job.steps, n, job.component, i * kBlock + column));
     }
@@ -798,14 +804,14 @@ struct ChromaPatch {
     const int last_column = sizes.chroma_width - 1, last_row = sizes.chroma_height - 1;
     const uint8_t* cb = planes + sizes.cb_offset;
     const uint8_t* cr = planes + sizes.cr_offset;
-FDJPEG_UNROLL
+    FDJPEG_UNROLL
     for (int i = 0; i < kRows + 2 * kHaloDown; ++i) {
       const unsigned at = static_cast<unsigned>(clamp(row + i - kHaloDown, 0, last_row)) * stride + column;
       uint8_t near[2][kColumns];
       // A row of blocks goes on to a multiple of eight, so that all of these are there.
       read_bytes(cb + at, near[0]);
       read_bytes(cr + at, near[1]);
-FDJPEG_UNROLL
+      FDJPEG_UNROLL
       for (int k = 0; k < kColumns; ++k) sample[i][kHaloAcross + k] = Twin::of(near[0][k], near[1][k]);
       if constexpr (U::kAcross) {
         // The bytes beside these are those of another row or plane at an edge, and not meant.
@@ -828,7 +834,8 @@ FDJPEG_UNROLL
     constexpr int kColumn = x / U::kHorizontal + kHaloAcross, kRow = y / U::kVertical + kHaloDown;
     constexpr int kBeside = U::kAcross ? kColumn + (kLate ? 1 : -1) : kColumn;
     constexpr int kFar = U::kDown ? kRow + (kLower ? 1 : -1) : kRow;
-    return upsampled<U, kLate, kLower>(sample[kRow][kColumn], sample[kRow][kBeside], sample[kFar][kColumn], sample[kFar][kBeside]);
+    return upsampled<U, kLate, kLower>(
+        sample[kRow][kColumn], sample[kRow][kBeside], sample[kFar][kColumn], sample[kFar][kBeside]);
   }
 };
 
@@ -851,7 +858,8 @@ constexpr int kEmitThreads = 256;
 constexpr int kEmitBlocksPerProcessor = 4;  // as above
 
 template <class U, SampleType type>
-__global__ void __launch_bounds__(kEmitThreads, kResident<type, kEmitBlocksPerProcessor>) emit_image(const __grid_constant__ EmitImage job) {
+__global__ void __launch_bounds__(kEmitThreads, kResident<type, kEmitBlocksPerProcessor>)
+    emit_image(const __grid_constant__ EmitImage job) {
   using S = Sample<type>;
   using T = typename S::Stored;
   constexpr int kWide = kPatchWidth<type>, kTall = kPatch / kWide;
@@ -867,7 +875,7 @@ __global__ void __launch_bounds__(kEmitThreads, kResident<type, kEmitBlocksPerPr
   ChromaPatch<U, kWide, kTall> chroma;
   if constexpr (!U::kGrey) chroma.load(sizes, planes, y0 / U::kVertical, x0 / U::kHorizontal);
   uint8_t luma[kTall][kWide];  // rows of blocks go on below the image, so that all of these are there
-FDJPEG_UNROLL
+  FDJPEG_UNROLL
   for (int y = 0; y < kTall; ++y) {
     read_bytes(planes + ((y0 + y) * luma_stride + x0), luma[y]);
   }
@@ -889,7 +897,7 @@ FDJPEG_UNROLL
           value[2][x] = pixel.b;
         }
       });
-FDJPEG_UNROLL
+      FDJPEG_UNROLL
       for (int c = 0; c < (U::kGrey ? 1 : 3); ++c) {
         T samples[kWide];
         S::template pack<kWide>(value[c], samples);
@@ -957,7 +965,7 @@ constexpr int kGradientBlocksPerProcessor = 3;
 
 template <class U, SampleType type>
 __global__ void __launch_bounds__(kGradientThreads, kResident<type, kGradientBlocksPerProcessor>)
-differentiate(const __grid_constant__ Differentiate job) {
+    differentiate(const __grid_constant__ Differentiate job) {
   using S = Sample<type>;
   using T = typename S::Stored;
   using Real = typename S::Real;
@@ -985,7 +993,7 @@ differentiate(const __grid_constant__ Differentiate job) {
     unrolled<kTall>([&]<int y>() {
       if (y0 + y > last_y) return;
       T samples[kChannels][kWide];
-FDJPEG_UNROLL
+      FDJPEG_UNROLL
       for (int c = 0; c < kChannels; ++c) {
         const T* row = corner + y * job.grad_output.stride[2] + c * job.grad_output.stride[1];
         read_samples(row, job.grad_output.stride[3], last_x - x0, whole, samples[c]);
@@ -998,7 +1006,8 @@ FDJPEG_UNROLL
           pixel[y][x].y = S::real(samples[0][x]);
         } else if (x0 + x <= last_x) {
           pixel[y][x] = to_ycbcr_gradient<Real>(
-              luma[x], chroma.template at<y, x>(), S::real(samples[0][x]), S::real(samples[1][x]), S::real(samples[2][x]));
+              luma[x], chroma.template at<y, x>(), S::real(samples[0][x]), S::real(samples[1][x]),
+              S::real(samples[2][x]));
         }
       });
     });
@@ -1009,9 +1018,9 @@ FDJPEG_UNROLL
   if constexpr (kRing) {
     // The gradients of upsampled chroma in the tile and the ring around it.
     __shared__ ChromaGradient<Real> fine[kTileTall + 2][kTileWide + 2];
-FDJPEG_UNROLL
+    FDJPEG_UNROLL
     for (int y = 0; y < kTall; ++y) {
-FDJPEG_UNROLL
+      FDJPEG_UNROLL
       for (int x = 0; x < kWide; ++x) fine[local_y + y + 1][local_x + x + 1] = pixel[y][x].chroma;
     }
     // Thread i makes pixel i of the ring: the row above, the row below, then left and right of each row.
@@ -1041,16 +1050,16 @@ FDJPEG_UNROLL
     // Within the tile too the edge's pixel stands in for the one beyond it.
     const int edge_x = smaller(sizes.chroma_width * U::kHorizontal - tile_x, kTileWide + 1);
     const int edge_y = smaller(sizes.chroma_height * U::kVertical - tile_y, kTileTall + 1);
-FDJPEG_UNROLL
+    FDJPEG_UNROLL
     for (int i = 0; i < kCellsDown; ++i) {
-FDJPEG_UNROLL
+      FDJPEG_UNROLL
       for (int k = 0; k < kCellsAcross; ++k) {
         constexpr int kReachDown = U::kDown ? 4 : U::kVertical, kReachAcross = U::kAcross ? 4 : U::kHorizontal;
         const int top = local_y + U::kVertical * i + (U::kDown ? 0 : 1);
         const int left = local_x + U::kHorizontal * k + (U::kAcross ? 0 : 1);
-FDJPEG_UNROLL
+        FDJPEG_UNROLL
         for (int a = 0; a < kReachDown; ++a) {
-FDJPEG_UNROLL
+          FDJPEG_UNROLL
           for (int b = 0; b < kReachAcross; ++b) {
             const Real down = !U::kDown ? Real(1) : a == 0 || a == 3 ? Real(.25) : Real(.75);
             const Real across = !U::kAcross ? Real(1) : b == 0 || b == 3 ? Real(.25) : Real(.75);
@@ -1063,9 +1072,9 @@ FDJPEG_UNROLL
     }
   } else {
     if (!inside) return;
-FDJPEG_UNROLL
+    FDJPEG_UNROLL
     for (int y = 0; y < kTall; ++y) {
-FDJPEG_UNROLL
+      FDJPEG_UNROLL
       for (int x = 0; x < kWide; ++x) {
         cell[y / U::kVertical][x / U::kHorizontal].cb += pixel[y][x].chroma.cb;
         cell[y / U::kVertical][x / U::kHorizontal].cr += pixel[y][x].chroma.cr;
@@ -1075,16 +1084,16 @@ FDJPEG_UNROLL
 
   if (job.plane_gradients != nullptr) {
     float* gradients = job.plane_gradients + n * sizes.flag_offset;
-FDJPEG_UNROLL
+    FDJPEG_UNROLL
     for (int y = 0; y < kTall; ++y) {
-FDJPEG_UNROLL
+      FDJPEG_UNROLL
       for (int x = 0; x < kWide; ++x) gradients[(y0 + y) * luma_stride + x0 + x] = static_cast<float>(pixel[y][x].y);
     }
     if constexpr (!U::kGrey) {
       const unsigned stride = sizes.chroma_columns * kBlock;
-FDJPEG_UNROLL
+      FDJPEG_UNROLL
       for (int i = 0; i < kCellsDown; ++i) {
-FDJPEG_UNROLL
+        FDJPEG_UNROLL
         for (int k = 0; k < kCellsAcross; ++k) {
           float* at = gradients + ((y0 / U::kVertical + i) * stride + x0 / U::kHorizontal + k);
           at[sizes.cb_offset] = static_cast<float>(cell[i][k].cb);
@@ -1101,13 +1110,13 @@ FDJPEG_UNROLL
     const int mcu = y0 / (kBlock * U::kVertical) * sizes.mcu_columns + x0 / (kBlock * U::kHorizontal);
     may_be_nan = planes[sizes.flag_offset + mcu] != 0;
   }
-FDJPEG_UNROLL
+  FDJPEG_UNROLL
   for (int y = 0; y < kTall; ++y) {
     if (y0 + y > last_y) break;
     // The last row and column also stand for their replicas, which subsampling averaged.
     const int copies_down = y0 + y == last_y ? 1 + sizes.chroma_height * U::kVertical - sizes.height : 1;
     T samples[kChannels][kWide];
-FDJPEG_UNROLL
+    FDJPEG_UNROLL
     for (int x = 0; x < kWide; ++x) {
       const Real dy = pixel[y][x].y;
       if constexpr (U::kGrey) {
@@ -1122,11 +1131,11 @@ FDJPEG_UNROLL
         samples[2][x] = S::stored(Real(kB) * dy + Real(.5) * cb - Real(kB / kCrScale) * cr);
       }
     }
-FDJPEG_UNROLL
+    FDJPEG_UNROLL
     for (int c = 0; c < kChannels; ++c) {
       if (may_be_nan) {
         const T* input = address_of<const T>(job.input, n, y0 + y, x0) + c * job.input.stride[1];
-FDJPEG_UNROLL
+        FDJPEG_UNROLL
         for (int x = 0; x < kWide; ++x) {
           const T sample = input[smaller(x, last_x - x0) * job.input.stride[3]];
           if (S::real(sample) != S::real(sample)) samples[c][x] = T{};  // NaN
@@ -1182,32 +1191,35 @@ __global__ void __launch_bounds__(kSumThreads) sum_tables(const __grid_constant_
   steps.fill<kComponents, kSumThreads>(job.steps, n);
   __syncthreads();
   float sum[kSums][kBlock] = {};
-  for (int work = static_cast<int>(blockIdx.x) * kSumWarps + warp; work < job.warps; work += static_cast<int>(gridDim.x) * kSumWarps) {
+  for (int work = static_cast<int>(blockIdx.x) * kSumWarps + warp; work < job.warps;
+       work += static_cast<int>(gridDim.x) * kSumWarps) {
     const int mcu_row = job.warps_across.quotient(work);
     const int mcu_column = job.warps_across.remainder(work, mcu_row) * L::kMcus + place.mcu;
     transform_rows<L, type>(sizes, job.input, job.vectors, n, mcu_row, mcu_column, place, lane, tile);
-    const auto gradient_row = [&](int offset_in_tile, unsigned offset, unsigned blocks, int y, int height, int x, int width) {
+    const auto gradient_row = [&](int offset_in_tile, unsigned offset, unsigned blocks, int y, int height, int x,
+                                  int width) {
       float g[kBlock];
       const float* row = gradients + (offset + y * blocks * kBlock + x);
-FDJPEG_UNROLL
+      FDJPEG_UNROLL
       for (int i = 0; i < kBlock; ++i) g[i] = y < height && x + i < width ? row[i] : 0.0f;
       orthonormal_pass(g);
       write_tile<1>(gradient_tile + offset_in_tile, g);
     };
-FDJPEG_UNROLL
+    FDJPEG_UNROLL
     for (int v = 0; v < L::kLumaRows; ++v) {
       gradient_row(
           place.luma_tile(v), 0, sizes.luma_columns, mcu_row * kBlock * L::kVertical + place.luma_row(v), sizes.height,
           (mcu_column * L::kHorizontal + place.luma_column(v)) * kBlock, sizes.width);
     }
-FDJPEG_UNROLL
+    FDJPEG_UNROLL
     for (int v = 0; v < L::kChromaRows; ++v) {
       gradient_row(
-          place.chroma_tile(v), place.chroma_component(v) == 1 ? sizes.cb_offset : sizes.cr_offset, sizes.chroma_columns,
-          mcu_row * kBlock + place.row, sizes.chroma_height, mcu_column * kBlock, sizes.chroma_width);
+          place.chroma_tile(v), place.chroma_component(v) == 1 ? sizes.cb_offset : sizes.cr_offset,
+          sizes.chroma_columns, mcu_row * kBlock + place.row, sizes.chroma_height, mcu_column * kBlock,
+          sizes.chroma_width);
     }
     __syncwarp();
-FDJPEG_UNROLL
+    FDJPEG_UNROLL
     for (int pass = 0; pass < L::kPasses; ++pass) {
       const int start = L::block_start(4 * pass + lane / kBlock) + column;
       const SharedSteps::Step* step = steps.step[component_of_pass<L>(pass, lane)][column];
@@ -1217,7 +1229,7 @@ FDJPEG_UNROLL
       orthonormal_pass(g);
       int c[kBlock], k[kBlock];
       quantize_column(tile + start, step, c, k);
-FDJPEG_UNROLL
+      FDJPEG_UNROLL
       for (int i = 0; i < kBlock; ++i) {
         sum[slot][i] += g[i] * (static_cast<float>(k[i]) - static_cast<float>(c[i]) * step[i].reciprocal);
       }
@@ -1226,10 +1238,10 @@ FDJPEG_UNROLL
   }
 
   // Threads with the same column and component, then warps: always in the same order.
-FDJPEG_UNROLL
+  FDJPEG_UNROLL
   for (int slot = 0; slot < kSums; ++slot) {
     const bool both = L::kHorizontal > 1 && slot == 1;  // every other eight threads have Cb, the others Cr
-FDJPEG_UNROLL
+    FDJPEG_UNROLL
     for (int i = 0; i < kBlock; ++i) {
       float x = sum[slot][i];
       x += processor::shuffle_xor(x, 16);
@@ -1241,7 +1253,8 @@ FDJPEG_UNROLL
   __syncthreads();
   for (int i = static_cast<int>(threadIdx.x); i < 3 * kBlockSize; i += kSumThreads) {
     float x = 0;
-    for (int w = 0; w < kSumWarps; ++w) x += i < kComponents * kBlockSize ? sums[w][i / kBlockSize][i % kBlockSize] : 0.0f;
+    for (int w = 0; w < kSumWarps; ++w)
+      x += i < kComponents * kBlockSize ? sums[w][i / kBlockSize][i % kBlockSize] : 0.0f;
     job.partials[(n * gridDim.x + blockIdx.x) * 3 * kBlockSize + i] = x;
   }
 }

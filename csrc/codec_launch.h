@@ -30,7 +30,8 @@ template <class Body>
 void with_sampling(const Geometry& g, Body&& body) {
   if (g.channels == 1) return body.template operator()<1, 1, true>();
   if (g.horizontal == 4) return body.template operator()<4, 1, false>();
-  if (g.horizontal == 2) return g.vertical == 2 ? body.template operator()<2, 2, false>() : body.template operator()<2, 1, false>();
+  if (g.horizontal == 2)
+    return g.vertical == 2 ? body.template operator()<2, 2, false>() : body.template operator()<2, 1, false>();
   return g.vertical == 2 ? body.template operator()<1, 2, false>() : body.template operator()<1, 1, false>();
 }
 
@@ -38,7 +39,8 @@ template <class Body>
 void with_upsampling(const Geometry& g, Body&& body) {
   with_sampling(g, [&]<int horizontal, int vertical, bool grey>() {
     if constexpr (!grey && (horizontal == 2 || vertical == 2)) {
-      if (g.triangle_across() || g.triangle_down()) return body.template operator()<Upsampling<horizontal, vertical, true, grey>>();
+      if (g.triangle_across() || g.triangle_down())
+        return body.template operator()<Upsampling<horizontal, vertical, true, grey>>();
     }
     body.template operator()<Upsampling<horizontal, vertical, false, grey>>();
   });

@@ -78,8 +78,8 @@ __device__ __forceinline__ unsigned permute(unsigned a, unsigned b, unsigned sel
   return __byte_perm(a, b, selector);
 }
 
-// The same address, of which the compiler no longer knows how it was computed: else it computes it again at each use, to
-// save registers.
+// The same address, of which the compiler no longer knows how it was computed: else it computes it again at each use,
+// to save registers.
 template <class T>
 __device__ __forceinline__ T* keep(T* address) {
   asm volatile("" : "+l"(address));

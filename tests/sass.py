@@ -43,12 +43,14 @@ def functions(listing: str) -> dict[str, list[Instruction]]:
     return kernels
 
 
-def path_length(instructions: list[Instruction]) -> int:
+def path_length(instructions: list[Instruction], avoid: str | None = None) -> int:
     """Instructions on the path of an ordinary thread.
 
     That is, of all paths from the entry to an exit, the shortest of those with the most wide accesses: a thread at the
-    image's edge, or one whose samples do not lie together, takes narrow ones. A loop counts once, a call as never taken.
+    image's edge, or one whose samples do not lie together, takes narrow ones. A loop counts once, a call as never
+    taken. Nothing that matches `avoid` is on the path.
     """
+    avoided = re.compile(avoid or r"(?!)")
     place = {instruction.address: i for i, instruction in enumerate(instructions)}
 
     # Backwards, so that what follows is known: no recursion, and branches back are left out.
@@ -56,8 +58,12 @@ def path_length(instructions: list[Instruction]) -> int:
     for i in range(len(instructions) - 1, -1, -1):
         instruction = instructions[i]
         kind = instruction.opcode.split(".")[0]
-        conditional = instruction.predicate not in ("", "@PT") or ".DIV" in instruction.opcode or "P" in _condition(instruction)
+        conditional = (
+            instruction.predicate not in ("", "@PT") or ".DIV" in instruction.opcode or "P" in _condition(instruction)
+        )
         following: list[tuple[int, int] | None] = []
+        if avoided.match(instruction.opcode):
+            continue
         if kind == "EXIT":
             following.append((0, 0))
             if conditional:

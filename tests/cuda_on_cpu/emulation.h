@@ -1,9 +1,9 @@
 // Runs the GPU's kernels on a CPU, one block of threads after another, to test their logic.
 //
-// Each thread of a block is a fibre with a stack of its own. A fibre runs until it meets a barrier or a shuffle, which it
-// leaves only when every thread concerned has arrived; between two of them the threads run one after another, in an
-// order that the caller chooses. A barrier that is missing so lets a thread read what another has yet to write, or write
-// over what another has yet to read, in at least one of the orders.
+// Each thread of a block is a fibre with a stack of its own. A fibre runs until it meets a barrier or a shuffle, which
+// it leaves only when every thread concerned has arrived; between two of them the threads run one after another, in an
+// order that the caller chooses. A barrier that is missing so lets a thread read what another has yet to write, or
+// write over what another has yet to read, in at least one of the orders.
 //
 // Shared memory is a static variable, as no two blocks run at once.
 #pragma once

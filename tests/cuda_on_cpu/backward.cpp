@@ -1,0 +1,25 @@
+// The backward op on a CPU by the GPU's kernels, for Python's ctypes.
+#include "arguments.h"
+
+using namespace fdjpeg;
+
+extern "C" {
+
+void round_trip_backward(
+    const int64_t* shape, const int* options, int type, void* grad, const int64_t* grad_stride, const uint8_t* planes,
+    void* input, const int64_t* input_stride, const float* tables, int64_t table_stride, double quality,
+    void* grad_input, const int64_t* grad_input_stride, float* table_sums) {
+  emulation::Launcher launch = launcher_of(options);
+  RoundTripBackward op{};
+  op.geometry = geometry_of(shape, options);
+  op.steps = steps_of(tables, table_stride, quality);
+  op.grad_output = image_of(grad, type, grad_stride);
+  op.planes = planes;
+  op.input = image_of(input, type, input_stride);
+  op.grad_input = image_of(grad_input, type, grad_input_stride);
+  const TableScratch sizes = TableScratch::of(op.geometry);
+  std::vector<float> scratch(
+      table_sums == nullptr ? 0 : static_cast<size_t>(sizes.plane_gradients + sizes.partials), NAN);
+  launch_round_trip_backward(op, table_sums == nullptr ? nullptr : scratch.data(), table_sums, launch);
+}
+}
