@@ -24,6 +24,7 @@ from torch import Tensor
 import fdjpeg
 from fdjpeg import evaluation
 from fdjpeg.cli_bench import bench
+from fdjpeg.cli_tables import app as tables
 from fdjpeg.evaluation.data import SUBSAMPLINGS, pillow_codec, to_pillow, to_tensor
 
 app = typer.Typer(
@@ -44,6 +45,7 @@ LOSSLESS = (".png", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
 
 
 app.command()(bench)
+app.add_typer(tables, name="tables")
 
 
 @app.command()
