@@ -280,13 +280,13 @@ def textured(size: int) -> Tensor:
     """An image with content at all scales, as photographs have: uint8 (3, size, size)."""
     generator = torch.Generator().manual_seed(SEED)
     image = torch.full((3, size, size), 0.5)
-    for scale, channels, strength in ((4, 3, 0.15), (16, 3, 0.08), (64, 1, 0.04)):  # the finest without colour
+    for scale, channels, strength in ((4, 3, 0.1), (16, 1, 0.08), (64, 1, 0.04)):  # fine detail has little colour
         octave = torch.randn(1, channels, scale, scale, generator=generator)
         image += strength * nn.functional.interpolate(octave, size=(size, size), mode="bicubic")[0]
     return to_bytes(image.clamp(0, 1))
 
 
-@pytest.mark.parametrize("quality", [40, 75, 90])
+@pytest.mark.parametrize("quality", [25, 75, 85])
 @pytest.mark.parametrize("subsampling", ["4:2:0", "4:4:4"])
 def test_a_decompressed_jpeg_is_told_from_a_lossless_image(quality: int, subsampling: str) -> None:
     image = textured(128)
