@@ -13,7 +13,7 @@ from torch import Tensor
 from fdjpeg import ops, reference, surrogates
 from fdjpeg._geometry import SAMPLING_FACTORS, Geometry
 from fdjpeg.coefficients import Coefficients
-from fdjpeg.surrogates import Identity, Surrogate
+from fdjpeg.surrogates import Identity, StraightThrough, Surrogate
 from fdjpeg.tables import QuantTables, check_tables
 
 _DTYPES = (torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -73,8 +73,11 @@ def jpeg(
         )
     if arithmetic == "real":
         result = _real(batch, steps, number, setting, surrogate, soft)
-    elif (spelled := surrogates.spell(surrogate)) is not None:
-        result, planes = ops.round_trip(batch, steps, number, *setting, spelled)
+    elif isinstance(surrogate, StraightThrough):
+        result, planes = ops.round_trip(batch, steps, number, *setting, identity=isinstance(surrogate, Identity))
+        _warn_above_one(batch, planes, setting)
+    elif (slopes := surrogates.slope_table(surrogate, batch.device)) is not None:
+        result, planes = ops.round_trip(batch, steps, number, *setting, slopes)
         _warn_above_one(batch, planes, setting)
     else:
         result = _exact_with_own_surrogate(batch, steps, number, setting, surrogate)

@@ -26,9 +26,9 @@ SCHEMAS = {
     # Straight through every rounding: the gradient of the image, and (else an empty tensor) of each image's tables.
     "round_trip_backward": "(Tensor grad, Tensor planes, Tensor image, Tensor? tables, float quality, int horizontal, "
     "int vertical, bool fancy, bool table_gradient) -> (Tensor, Tensor)",
-    # The same with a surrogate (`fdjpeg.surrogates.spell`) for the rounding of coefficients.
+    # The same with a surrogate (`fdjpeg.surrogates.slope_table`) for the rounding of coefficients.
     "surrogate_backward": "(Tensor grad, Tensor planes, Tensor image, Tensor? tables, float quality, int horizontal, "
-    "int vertical, bool fancy, bool table_gradient, str surrogate, float parameter, float floor) -> (Tensor, Tensor)",
+    "int vertical, bool fancy, bool table_gradient, Tensor slopes) -> (Tensor, Tensor)",
     # Quantized coefficients of Y, Cb and Cr, int16 (N, rows, columns, 8, 8).
     "encode": "(Tensor image, Tensor? tables, float quality, int horizontal, int vertical) -> (Tensor, Tensor, Tensor)",
     # Their image.
@@ -88,9 +88,7 @@ def _surrogate_backward_fake(
     vertical: int,
     fancy: bool,
     table_gradient: bool,
-    surrogate: str,
-    parameter: float,
-    floor: float,
+    slopes: Tensor,
 ) -> tuple[Tensor, Tensor]:
     return _round_trip_backward_fake(grad, planes, image, tables, quality, horizontal, vertical, fancy, table_gradient)
 
@@ -178,7 +176,7 @@ def _backward_vmap(
     vertical: int,
     fancy: bool,
     table_gradient: bool,
-    *surrogate: Any,
+    *slopes: Tensor,
 ) -> Any:
     size = info.batch_size
     tables = _merge_tables(tables, in_dims[3], size, _images_in(image, in_dims[2]))
@@ -186,7 +184,7 @@ def _backward_vmap(
         _merge(tensor, dim, size) for tensor, dim in zip((grad, planes, image), in_dims, strict=False)
     )
     of_image, of_tables = op(
-        grad, planes.contiguous(), image, tables, quality, horizontal, vertical, fancy, table_gradient, *surrogate
+        grad, planes.contiguous(), image, tables, quality, horizontal, vertical, fancy, table_gradient, *slopes
     )
     if not table_gradient:  # the same empty tensor for all
         return (_split(of_image, size), of_tables), (0, None)
@@ -232,19 +230,21 @@ def round_trip(
     horizontal: int,
     vertical: int,
     fancy: bool,
-    surrogate: tuple[str, float, float],
+    slopes: Tensor | None = None,
+    identity: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """The exact round trip with the gradient of a built-in surrogate.
+    """The exact round trip with a straight-through gradient, or that of a surrogate.
 
     Args:
         image, tables, quality, horizontal, vertical, fancy: as in `SCHEMAS`; ``tables`` acts rounded and clamped, and
             receives its gradient as if it did not.
-        surrogate: as `fdjpeg.surrogates.spell` gives it.
+        slopes: a surrogate's, as `fdjpeg.surrogates.slope_table` gives them; None is straight-through.
+        identity: let the image's gradient pass the whole layer unchanged (BPDA).
 
     Returns:
         The decoded image, differentiable in ``image`` and ``tables``, and the planes, which are not.
     """
-    out, planes = _RoundTrip.apply(image, tables, quality, horizontal, vertical, fancy, *surrogate)
+    out, planes = _RoundTrip.apply(image, tables, quality, horizontal, vertical, fancy, slopes, identity)
     return out, planes
 
 
@@ -260,39 +260,37 @@ class _RoundTrip(torch.autograd.Function):
         horizontal: int,
         vertical: int,
         fancy: bool,
-        surrogate: str,
-        parameter: float,
-        floor: float,
+        slopes: Tensor | None,
+        identity: bool,
     ) -> tuple[Tensor, Tensor]:
         out, planes = torch.ops.fdjpeg.round_trip(image, tables, quality, horizontal, vertical, fancy)
         return out, planes
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        image, tables, *setting, ctx.surrogate, ctx.parameter, ctx.floor = inputs
+        image, tables, *setting, slopes, ctx.identity = inputs
         ctx.setting = setting
         planes = output[1]
         ctx.mark_non_differentiable(planes)
-        ctx.save_for_backward(image, tables, planes)
+        ctx.save_for_backward(image, tables, planes, slopes)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor | None, ...]:
-        image, tables, planes = ctx.saved_tensors
+        image, tables, planes, slopes = ctx.saved_tensors
         table_gradient = ctx.needs_input_grad[1]
-        identity = ctx.surrogate == "identity"
         of_image: Tensor | None = grad
         of_tables: Tensor | None = None
-        if table_gradient or not identity:
+        if table_gradient or not ctx.identity:
             arguments = (grad, planes, image, tables, *ctx.setting, table_gradient)
-            if identity or ctx.surrogate == "straight-through":
+            if slopes is None:
                 of_image, of_tables = _RoundTripBackward.apply(*arguments)
             else:
-                of_image, of_tables = _SurrogateBackward.apply(*arguments, ctx.surrogate, ctx.parameter, ctx.floor)
+                of_image, of_tables = _SurrogateBackward.apply(*arguments, slopes)
         if not table_gradient:
             of_tables = None
         elif of_tables is not None and tables.size(0) == 1:
             of_tables = of_tables.sum(0, keepdim=True)
-        return grad if identity else of_image, of_tables, None, None, None, None, None, None, None
+        return grad if ctx.identity else of_image, of_tables, None, None, None, None, None, None
 
 
 class _RoundTripBackward(torch.autograd.Function):
@@ -348,23 +346,10 @@ class _SurrogateBackward(torch.autograd.Function):
         vertical: int,
         fancy: bool,
         table_gradient: bool,
-        surrogate: str,
-        parameter: float,
-        floor: float,
+        slopes: Tensor,
     ) -> tuple[Tensor, Tensor]:
         of_image, of_tables = torch.ops.fdjpeg.surrogate_backward(
-            grad,
-            planes,
-            image,
-            tables,
-            quality,
-            horizontal,
-            vertical,
-            fancy,
-            table_gradient,
-            surrogate,
-            parameter,
-            floor,
+            grad, planes, image, tables, quality, horizontal, vertical, fancy, table_gradient, slopes
         )
         return of_image, of_tables
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from ._geometry import BLOCK, Geometry, Plane
-from .surrogates import Surrogate, unspell
+from .surrogates import Surrogate, interpolate_slopes
 from .tables import STANDARD_CHROMA, STANDARD_LUMA
 
 _Number = TypeVar("_Number", int, float)
@@ -696,9 +696,7 @@ def surrogate_backward(
     vertical: int,
     fancy: bool,
     table_gradient: bool,
-    surrogate: str,
-    parameter: float,
-    floor: float,
+    slopes: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """The op ``fdjpeg::surrogate_backward``: as `round_trip_backward`, with a surrogate for the coefficients' rounding.
 
@@ -712,15 +710,12 @@ def surrogate_backward(
         vertical: as for `round_trip`.
         fancy: as for `round_trip`.
         table_gradient: whether the tables' gradient is wanted.
-        surrogate: a name of `fdjpeg.surrogates`.
-        parameter: its parameter, 0 where it has none.
-        floor: the floor under its derivative.
+        slopes: the surrogate's derivative, as `fdjpeg.surrogates.slope_table` gives it.
 
     Returns:
         As `round_trip_backward`.
     """
     geometry = _geometry(image, horizontal, vertical)
-    derivative = unspell(surrogate, parameter, floor).derivative
     steps = _steps(tables, quality, image.device)
     inside = _within_range(_unpack_planes(planes, geometry), geometry, fancy)
     gradient = torch.where(inside, grad.to(_real_dtype(image)), 0)
@@ -730,10 +725,11 @@ def surrogate_backward(
     for i, (blocks, component) in enumerate(zip(_transformed(image, geometry), adjoint, strict=True)):
         step = _table(steps, i)
         c = blocks.to(gradient.dtype) / (8 * step)
-        slope = derivative(c)
+        k = quantize(blocks, step)
+        slope = interpolate_slopes(slopes, c - k)
         of_coefficients = real_dct(to_blocks(component))
         # A coefficient acts on the samples of 0…255, which leave as samples of 0…1.
-        of_tables[:, i] = (of_coefficients * (quantize(blocks, step) - c * slope)).sum((1, 2)) / 255
+        of_tables[:, i] = (of_coefficients * (k - c * slope)).sum((1, 2)) / 255
         components.append(from_blocks(real_idct(of_coefficients * slope)))
     samples = torch.where(image.isnan(), 0, _components_of_adjoint(components, geometry))
     of_image = torch.empty_like(image).copy_(samples)

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from fdjpeg import surrogates
+import fdjpeg
+from fdjpeg import ops, reference, surrogates
 from fdjpeg.surrogates import (
     Cubic,
     Fourier,
@@ -269,3 +270,53 @@ def test_hard_rounding(surrogate: Surrogate) -> None:
 def test_everything_public_is_documented() -> None:
     for name in surrogates.__all__:
         assert getattr(surrogates, name).__doc__
+
+
+@pytest.mark.parametrize("name", ["cubic", "sine", "fourier", "tanh", "softmax", "zero"])
+@pytest.mark.parametrize("sampling", [(1, 1), (2, 2), (4, 1)])
+def test_surrogate_op_equals_autograd_through_the_explicit_formula(name: str, sampling: tuple[int, int]) -> None:
+    generator = torch.Generator().manual_seed(21)
+    image = torch.rand(2, 3, 21, 35, generator=generator, dtype=torch.float64).requires_grad_()
+    tables = (torch.rand(2, 3, 8, 8, generator=generator) * 40 + 2).requires_grad_()
+    grad = torch.randn(image.shape, generator=generator, dtype=torch.float64)
+    surrogate = surrogates.resolve(name)
+    slopes = surrogates.slope_table(surrogate, image.device)
+    out, _ = ops.round_trip(image, tables, 0.0, *sampling, True, slopes)
+    wanted = reference.exact_with_surrogate(image, tables, *sampling, True, surrogate)
+    assert torch.equal(out, wanted)
+    got = torch.autograd.grad(out, (image, tables), grad)
+    explicit = torch.autograd.grad(wanted, (image, tables), grad)
+    for a, b in zip(got, explicit, strict=True):
+        assert (a - b).abs().max() <= 1e-5 * b.abs().max()
+
+
+@pytest.mark.parametrize("name", ["cubic", "sine", "fourier", "tanh", "softmax", "zero"])
+def test_interpolated_slopes_equal_the_derivative(name: str) -> None:
+    surrogate = surrogates.resolve(name)
+    slopes = surrogates.slope_table(surrogate, torch.device("cpu"))
+    assert slopes is not None
+    c = torch.rand(10_000, generator=torch.Generator().manual_seed(3), dtype=torch.float64) * 60 - 30
+    wanted = surrogate.derivative(c)
+    error = (surrogates.interpolate_slopes(slopes, c - c.round()) - wanted).abs().max()
+    assert error <= 1e-5 * max(1.0, wanted.abs().max().item())
+
+
+def test_a_surrogate_that_is_not_periodic_has_no_slope_table() -> None:
+    assert surrogates.slope_table(surrogates.StraightThrough(), torch.device("cpu")) is None
+
+
+def test_surrogates_under_the_exact_forward_are_once_differentiable() -> None:
+    class Own:
+        def forward(self, c: torch.Tensor) -> torch.Tensor:
+            return c.round()
+
+        def derivative(self, c: torch.Tensor) -> torch.Tensor:
+            return 1 / (1 + c.abs())
+
+    for gradient in ("cubic", Own()):
+        image = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0)).requires_grad_()
+        loss = fdjpeg.jpeg(image, 50, gradient=gradient).square().sum()
+        (first,) = torch.autograd.grad(loss, image, create_graph=True)
+        assert first.isfinite().all()
+        with pytest.raises(RuntimeError, match="cannot be differentiated again"):
+            torch.autograd.grad(first.sum(), image)
