@@ -607,6 +607,10 @@ def test_worst_case_is_taken_image_by_image(handmade: Report) -> None:
     assert (bare.clean, bare.noise, bare.worst) == (3, 3, 0)
     assert defended.attacks == {"gray-box": 2, "identity": 2, "cubic": 3}
     assert defended.worst == 1  # two, two and three are right, but only one image under all three
+    assert handmade.findings == [
+        "jpeg:75 at 1/255: 3 of 4 right without an attack, 2 when the attacker does not know the layer, "
+        "1 when the attacker does."
+    ]
     assert handmade.table[1] == ["jpeg:75", "1/255", "3", "3", "2", "2", "3", "1", "5–70 %"]
 
 

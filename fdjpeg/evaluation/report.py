@@ -259,6 +259,17 @@ class Report:
         "bare network is judged on floats.",
     )
 
+    @property
+    def findings(self) -> list[str]:
+        """What the table says of each defence at the largest radius, one sentence each."""
+        eps = self.settings["eps"][-1]
+        return [
+            f"{row.defense} at {row.eps}: {row.clean} of {self.count} right without an attack, "
+            f"{row.attacks['gray-box']} when the attacker does not know the layer, {row.worst} when the attacker does."
+            for row in self.rows
+            if row.eps == eps and "gray-box" in row.attacks
+        ]
+
     def summary(self) -> list[str]:
         """Failed checks, one sentence each; empty where all passed."""
         return [f"{check.name}: no ({check.figure})." for check in self.checks if not check.passed]
@@ -283,7 +294,8 @@ class Report:
         """Table, notes, checks and origins as Markdown."""
         lines = ["# fdjpeg evaluation", "", self.headline, ""]
         lines += [f"**Check failed.** {sentence}\n" for sentence in self.summary()]
-        lines += ["| " + " | ".join(self.header) + " |", "|" + "---|" * len(self.header)]
+        lines += [f"- {sentence}" for sentence in self.findings]
+        lines += ["", "| " + " | ".join(self.header) + " |", "|" + "---|" * len(self.header)]
         lines += ["| " + " | ".join(row) + " |" for row in self.table]
         lines += ["", *(f"{note}\n" for note in self.notes)]
         lines += ["## Checks", ""]
@@ -300,9 +312,11 @@ class Report:
         """The report as one page that needs no other file."""
         body = [f"<h1>fdjpeg evaluation</h1><p>{html.escape(self.headline)}</p>"]
         body += [f'<p class="failed">Check failed. {html.escape(sentence)}</p>' for sentence in self.summary()]
+        body += ["<ul>", *(f"<li>{html.escape(sentence)}</li>" for sentence in self.findings), "</ul>"]
         body += [_html_table(self.header, self.table)]
         body += [f'<p class="note">{html.escape(note)}</p>' for note in self.notes]
-        body += ["<h2>Images right against the radius, worst case</h2>", self._curves()]
+        body += ["<h2>Images right against the radius</h2>", self._curves()]
+        body += ['<p class="note">Solid: worst case. Dashed: gray-box only.</p>']
         body += ["<h2>Pictures</h2>", self._gallery()]
         checks = [["passed" if check.passed else "FAILED", check.name, check.figure] for check in self.checks]
         body += ["<h2>Checks</h2>", f'<div class="checks">{_html_table(["", "check", "figure"], checks)}</div>']
@@ -315,7 +329,7 @@ class Report:
         )
 
     def _curves(self) -> str:
-        """Worst-case counts against the radius as an inline drawing, one line for each defence; radius 0 is clean."""
+        """Counts against the radius as an inline drawing: worst case, and dashed gray-box; radius 0 is clean."""
         radii = [0.0, *(float(Fraction(eps)) for eps in self.settings["eps"])]
         width, height, left, top = 520, 240, 40, 12
 
@@ -331,11 +345,13 @@ class Report:
             parts.append(f'<text x="{x:.1f}" y="{top + height + 20}" text-anchor="middle">{label}</text>')
         for number, defense in enumerate(self._defenses):
             rows = [row for row in self.rows if row.defense == defense]
-            points = [point(r, n) for r, n in zip(radii, [rows[0].clean, *(row.worst for row in rows)], strict=True)]
             colour = COLOURS[number % len(COLOURS)]
-            line = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-            parts.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2.5"/>')
-            parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="{colour}"/>' for x, y in points]
+            for kind in ("gray-box", "worst"):
+                counts = [row.worst if kind == "worst" else row.attacks.get(kind, row.worst) for row in rows]
+                points = [point(r, n) for r, n in zip(radii, [rows[0].clean, *counts], strict=True)]
+                line = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+                parts.append(f'<polyline class="{kind}" points="{line}" stroke="{colour}"/>')
+                parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="{colour}"/>' for x, y in points]
             name = html.escape(defense)
             parts.append(f'<text x="{left + width + 24}" y="{24 + 20 * number}" style="fill:{colour}">{name}</text>')
         box = f"0 0 {left + width + 180} {top + height + 32}"
@@ -409,7 +425,7 @@ def _html_table(header: list[str], rows: list[list[str]]) -> str:
         return "<tr>" + "".join(f"<{tag}>{html.escape(value)}</{tag}>" for value in values) + "</tr>"
 
     body = "".join(line("td", row) for row in rows)
-    return f"<table><thead>{line('th', header)}</thead><tbody>{body}</tbody></table>"
+    return f'<div class="scroll"><table><thead>{line("th", header)}</thead><tbody>{body}</tbody></table></div>'
 
 
 COLOURS = ("#555555", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
@@ -430,5 +446,7 @@ th:nth-child(n+3), td:nth-child(n+3) { text-align: right; }
 .right { color: #00734f; } .wrong { color: #b34700; }
 figcaption { font-size: .85rem; color: #444; }
 svg { max-width: 100%; height: auto; } svg text { font-size: 13px; fill: currentColor; } .grid { stroke: #ddd; }
+polyline { fill: none; stroke-width: 2.5; } .gray-box { stroke-width: 1.5; stroke-dasharray: 5 4; }
+.scroll { overflow-x: auto; }
 pre { overflow-x: auto; background: #f6f6f6; padding: 1rem; font-size: .8rem; }
 """
