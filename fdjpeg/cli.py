@@ -98,7 +98,7 @@ def evaluate(
     files = report.save(out)
     _print_report(report)
     minutes, seconds = divmod(round(time.perf_counter() - start), 60)
-    console.print(f"Took {minutes} min {seconds} s on {device}, {torch.get_num_threads()} threads. Written:")
+    console.print(f"\nTook {minutes} min {seconds} s on {device}, {torch.get_num_threads()} threads. Written:")
     for file in files:
         console.print(f"  {file}", soft_wrap=True, markup=False, highlight=False)
 
@@ -116,20 +116,26 @@ def _print_report(report: evaluation.Report) -> None:
     """The table, what it means and the checks, on standard output."""
     for sentence in report.summary():
         console.print(f"[bold red]Check failed.[/] {escape(sentence)}")
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0) if console.width >= 90 else 0)
     for number, title in enumerate(report.header):
-        # Titles break at hyphens and spaces, so that the table fits into 80 columns.
-        table.add_column(title.replace("-", "-\n").replace(" ", "\n"), justify="left" if number < 2 else "right")
+        # Titles break at hyphens and at their last space, so that the table fits into 80 columns.
+        broken = "\n".join(title.replace("-", "-\n").rsplit(" ", 1))
+        table.add_column(broken, justify="left" if number < 2 else "right")
     for number, row in enumerate(report.table):
         last = number + 1 == len(report.table) or report.table[number + 1][0] != row[0]
         table.add_row(*row, end_section=last)
     console.print(report.headline, markup=False, highlight=False)
     console.print(table)
+    for sentence in report.findings:
+        console.print(sentence, markup=False, highlight=False)
+    console.print()
     for note in report.notes:
         console.print(note, style="dim", markup=False, highlight=False)
+    console.print()
     for check in report.checks:
         verdict = "passed" if check.passed else "[bold red]FAILED[/]"
         console.print(f"{verdict}  {escape(f'{check.name} ({check.figure})')}", highlight=False)
+    console.print()
     for kind in ("images", "model"):
         origin = report.settings[kind]
         console.print(f"{origin['source']}. Terms: {origin['terms']}", style="dim", markup=False, highlight=False)
