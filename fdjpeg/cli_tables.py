@@ -158,7 +158,7 @@ def draw(tables: QuantTables) -> Image.Image:
                 shade = round(255 * (1 - math.log(step) / math.log(255)))
                 x, y = left + column * cell, top + row * cell
                 pen.rectangle((x, y, x + cell - 2, y + cell - 2), (shade, shade, 255))
-                _write(pen, x + cell / 2 - 1, y + cell / 2 - 1, str(step), "black" if shade > 100 else "white")
+                _write(pen, x + cell / 2 - 1, y + cell / 2 - 1, str(step), "black" if shade > 130 else "white")
     return picture
 
 

@@ -104,10 +104,18 @@ class Coefficients:
                 longer than 65500.
             OSError: a file cannot be written.
         """
+        from fdjpeg.rate import bits  # which builds on this module
+
         files = _listed(file)
         if len(files) != len(self):
             got = f"a list of {len(files)}" if isinstance(file, (list, tuple)) else "one"
             raise ValueError(f"file must be a list of {len(self)} files, one for each image, got {got}")
+        # Not every version of libjpeg looks, and a wrong file would be written.
+        if uncodable := (bits(self) < 0).nonzero().flatten().tolist():
+            raise ValueError(
+                "coefficients must have codes in the standard Huffman tables (AC within ±1023, each DC within ±2047 of "
+                f"the one before it), got others in images {uncodable}"
+            )
         for image, target in zip(self, files, strict=True):
             components = [x[0] for x in (image.y, image.cb, image.cr) if x is not None]
             _files.write(_files.Contents(components, image.tables, self.size, self.subsampling), target)

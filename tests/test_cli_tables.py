@@ -1,0 +1,187 @@
+"""The command ``fdjpeg tables``: what it prints and writes, and what it says about mistakes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fdjpeg import QuantTables, cli, cli_tables
+from fdjpeg.reference import real_idct
+
+
+def run(*arguments: object) -> int:
+    """The command's exit status."""
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["tables", *map(str, arguments)])
+    return int(ended.value.code or 0)
+
+
+def some_tables(rng: np.random.Generator, number: int = 3) -> QuantTables:
+    return QuantTables(*rng.integers(1, 256, (number, 8, 8)))
+
+
+def numbers_in(text: str) -> list[list[float]]:
+    """The printed rows of eight numbers."""
+    rows = []
+    for line in text.splitlines():
+        words = line.split()
+        if len(words) == 8 and all(word.replace(".", "").isdigit() for word in words):
+            rows.append([float(word) for word in words])
+    return rows
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# show
+
+
+def test_show_prints_the_tables_of_a_quality(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("show", 75) == 0
+    printed = capsys.readouterr().out
+    expected = QuantTables.standard(75)
+    assert numbers_in(printed) == torch.cat([expected.luma, expected.chroma]).tolist()
+    assert f"Y, mean step {expected.luma.double().mean():.1f}" in printed
+    assert "Cb and Cr" in printed
+
+
+def test_show_names_the_components_of_each_table(
+    rng: np.random.Generator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tables = some_tables(rng)
+    tables.save(tmp_path / "three.txt")
+    assert run("show", tmp_path / "three.txt") == 0
+    printed = capsys.readouterr().out
+    assert numbers_in(printed) == torch.cat([tables.y, tables.cb, tables.cr]).tolist()
+    QuantTables.flat(9).save(tmp_path / "one.txt")
+    assert run("show", tmp_path / "one.txt") == 0
+    printed = capsys.readouterr().out
+    assert "Y, Cb and Cr" in printed
+    assert len(numbers_in(printed)) == 8
+
+
+def test_show_draws_a_picture_in_which_larger_steps_are_darker(tmp_path: Path) -> None:
+    ramp = torch.arange(1, 65).reshape(8, 8)
+    QuantTables(ramp, ramp * 3).save(tmp_path / "tables.txt")
+    assert run("show", tmp_path / "tables.txt", "--picture", tmp_path / "tables.png") == 0
+    with Image.open(tmp_path / "tables.png") as image:
+        pixels = np.asarray(image.convert("RGB"))
+        assert image.format == "PNG"
+    shades = pixels[pixels[..., 2] == 255][:, 0]
+    assert len(np.unique(shades)) > 50
+    assert cli_tables.draw(QuantTables.flat(1)).getpixel((30, 30)) == (255, 255, 255)
+    assert cli_tables.draw(QuantTables.flat(255)).getpixel((21, 21)) == (0, 0, 255)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# convert
+
+
+def test_convert_takes_the_tables_of_a_jpeg_file_to_text_and_json_and_back(
+    rng: np.random.Generator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tables = some_tables(rng)
+    Image.new("RGB", (8, 8)).save(tmp_path / "image.jpg", qtables=tables.to_pillow())
+    assert run("convert", tmp_path / "image.jpg", tmp_path / "tables.txt") == 0
+    assert QuantTables.load(tmp_path / "tables.txt") == tables
+    assert run("convert", tmp_path / "tables.txt", tmp_path / "tables.json") == 0
+    assert f"Written: {tmp_path / 'tables.json'}" in capsys.readouterr().out
+    qtables = json.loads((tmp_path / "tables.json").read_text())
+    Image.new("RGB", (8, 8)).save(tmp_path / "again.jpg", qtables=qtables)
+    assert QuantTables.from_image(tmp_path / "again.jpg") == tables
+    assert run("convert", tmp_path / "tables.json", tmp_path / "again.txt") == 0
+    assert (tmp_path / "again.txt").read_text() == (tmp_path / "tables.txt").read_text()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# derive
+
+
+def images_with_bands(rng: np.random.Generator, deviation: torch.Tensor, count: int = 6) -> list[Image.Image]:
+    """Grey images whose DCT bands have given standard deviations."""
+    images = []
+    for _ in range(count):
+        coefficients = torch.from_numpy(rng.normal(size=(16, 16, 8, 8))) * deviation
+        samples = (real_idct(coefficients).transpose(1, 2).reshape(128, 128) + 128).round().clamp(0, 255)
+        images.append(Image.fromarray(samples.to(torch.uint8).numpy()))
+    return images
+
+
+def test_derive_finds_the_bands_of_largest_deviation(
+    rng: np.random.Generator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    deviation = torch.from_numpy(rng.permutation(np.linspace(2, 8, 64))).reshape(8, 8)
+    (tmp_path / "images" / "more").mkdir(parents=True)
+    for number, image in enumerate(images_with_bands(rng, deviation)):
+        folder = tmp_path / "images" if number % 2 else tmp_path / "images" / "more"
+        image.convert("RGB" if number > 2 else "L").save(folder / f"{number}.png")
+    (tmp_path / "images" / "broken.png").write_bytes(b"no image")
+    (tmp_path / "images" / "notes.txt").write_text("no image either")
+
+    target, picture = tmp_path / "tables.txt", tmp_path / "tables.png"
+    options = ("--n", 20, "--fine", 2, "--coarse", 50, "--picture", picture)
+    assert run("derive", tmp_path / "images", target, *options) == 0
+    captured = capsys.readouterr()
+    printed = torch.tensor(numbers_in(captured.out))
+    torch.testing.assert_close(printed[:8].double(), deviation, rtol=0.1, atol=0.1)
+    derived = QuantTables.load(target)
+    assert torch.equal(derived.y, derived.cb)
+    assert derived.y.unique().tolist() == [2, 50]
+    assert int((derived.y == 2).sum()) == 20
+    # Those that are clearly among the 20 largest, and clearly not.
+    order = deviation.flatten().argsort(descending=True)
+    assert bool((derived.y.flatten()[order[:15]] == 2).all())
+    assert bool((derived.y.flatten()[order[25:]] == 50).all())
+    assert "Left out" in captured.err.replace("\n", " ")
+    assert "broken.png" in captured.err.replace("\n", "")
+    assert picture.exists()
+
+
+def test_band_deviation_is_that_of_all_coefficients_at_once(rng: np.random.Generator) -> None:
+    from scipy.fft import dctn
+
+    images = [
+        rng.integers(0, 256, (channels, *size), dtype=np.uint8) for channels, size in ((3, (600, 17)), (1, (9, 40)))
+    ]
+    blocks = []
+    for image in images:
+        channels, height, width = image.shape
+        whole = image[:, : height // 8 * 8, : width // 8 * 8].astype(float)
+        split = whole.reshape(channels, height // 8, 8, width // 8, 8).transpose(0, 1, 3, 2, 4)
+        blocks.append(dctn(split, axes=(-2, -1), norm="ortho").reshape(-1, 8, 8))
+    expected = np.concatenate(blocks).std(0)
+    deviation = cli_tables.band_deviation(torch.tensor(image) for image in images)
+    torch.testing.assert_close(deviation, torch.from_numpy(expected))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Mistakes
+
+
+def test_mistakes_are_told_in_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def complaint(*arguments: object) -> str:
+        assert run(*arguments) == 2
+        return capsys.readouterr().err
+
+    (tmp_path / "words.txt").write_text("one two")
+    (tmp_path / "bad.json").write_text("{")
+    (tmp_path / "number.json").write_text("3")
+    (tmp_path / "empty").mkdir()
+    assert "source should be a quality or a file that can be read" in complaint("show", "nowhere")
+    assert "quality must be in 1…100" in complaint("show", "101")
+    assert "file must hold integers" in complaint("show", tmp_path / "words.txt")
+    assert "source should hold a list of tables" in complaint("show", tmp_path / "bad.json")
+    assert "source should hold a list of tables" in complaint("show", tmp_path / "number.json")
+    assert "picture should be a .png file" in complaint("show", 75, "--picture", tmp_path / "picture.jpg")
+    assert "picture should be a file that can be written" in complaint(
+        "show", 75, "--picture", tmp_path / "nowhere" / "picture.png"
+    )
+    assert "target should be a file that can be written" in complaint("convert", 75, tmp_path / "nowhere" / "a.txt")
+    assert "folder should hold images" in complaint("derive", tmp_path / "empty", tmp_path / "a.txt")
+    assert "folder should hold images" in complaint("derive", tmp_path / "nowhere", tmp_path / "a.txt")
+    Image.new("L", (7, 30)).save(tmp_path / "empty" / "small.png")
+    assert "images should hold at least one block" in complaint("derive", tmp_path / "empty", tmp_path / "a.txt")
+    assert not (tmp_path / "a.txt").exists()
