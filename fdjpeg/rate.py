@@ -336,8 +336,10 @@ def _real_coefficients(image: Tensor, steps: Tensor, geometry: Geometry) -> list
 def _reached(c: Tensor, largest: int) -> Tensor:
     """The chance that each number is of size s or larger: a new first dimension, s from 1 to ``largest``."""
     thresholds = _THRESHOLD * (torch.arange(largest, dtype=c.dtype, device=c.device).exp2() - 0.5)
-    fourth = c.square().square()
-    return fourth / (fourth + thresholds.square().square().reshape(-1, *[1] * c.ndim))
+    # As the logistic function of 4 log(c / t), of which autograd keeps no more than the result. The tiny number makes
+    # the derivative 0 at 0.
+    logarithms = (c.square() + 1e-30).log() - 2 * thresholds.log().reshape(-1, *[1] * c.ndim)
+    return (2 * logarithms).sigmoid()
 
 
 def _expected_dc_bits(differences: Tensor, prices: _Prices) -> Tensor:
