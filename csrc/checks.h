@@ -100,4 +100,11 @@ inline void check_planes(const Tensor& planes, const Geometry& g) {
       "planes must be contiguous uint8 of shape (", g.images, ", ", g.plane_bytes, "), got ", shape_of(planes));
 }
 
+inline void check_slopes(const Tensor& slopes) {
+  STD_TORCH_CHECK(
+      slopes.dim() == 1 && slopes.numel() >= 2 && slopes.scalar_type() == ScalarType::Float && slopes.is_contiguous(),
+      "slopes must be contiguous float32 of shape (intervals + 1,), got ", torch::headeronly::toString(slopes.scalar_type()), " of ",
+      shape_of(slopes));
+}
+
 }  // namespace fdjpeg

@@ -87,7 +87,8 @@ struct RoundTrip {
   uint8_t* planes;        // [images][plane_bytes]
 };
 
-// The vector-Jacobian product of the round trip, straight through every rounding.
+// The vector-Jacobian product of the round trip, straight through every rounding; that of coefficients by a surrogate if
+// there are slopes.
 struct RoundTripBackward {
   Geometry geometry;
   Steps steps;
@@ -96,6 +97,8 @@ struct RoundTripBackward {
   Image input;            // read where an MCU may hold NaN, and for the gradient of the tables
   Image grad_input;
   float* table_partials;  // [images][mcu_rows][3][8][8], or null: no gradient of the tables is wanted
+  const float* slopes;    // [slope_intervals + 1], the surrogate's derivative at c - k from -1/2 to 1/2; null: 1
+  int slope_intervals;
 };
 
 // image -> quantized coefficients.

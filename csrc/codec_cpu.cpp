@@ -159,9 +159,10 @@ std::tuple<Tensor, Tensor> round_trip(
   return {output, planes};
 }
 
-std::tuple<Tensor, Tensor> round_trip_backward(
+// Straight through where there are no slopes.
+std::tuple<Tensor, Tensor> backward(
     const Tensor& grad, const Tensor& planes, const Tensor& image, const std::optional<Tensor>& tables, double quality,
-    int64_t horizontal, int64_t vertical, bool fancy, bool table_gradient) {
+    int64_t horizontal, int64_t vertical, bool fancy, bool table_gradient, const Tensor* slopes) {
   const std::optional<Tensor> contiguous_tables = contiguous(tables);
   RoundTripBackward job{};
   job.input = image_view(image, "image");
@@ -177,6 +178,10 @@ std::tuple<Tensor, Tensor> round_trip_backward(
   job.planes = static_cast<const uint8_t*>(planes.data_ptr());
   Tensor grad_image = torch::stable::empty_like(image);
   job.grad_input = image_view(grad_image, "grad_image");
+  if (slopes != nullptr) {
+    job.slopes = static_cast<const float*>(slopes->data_ptr());
+    job.slope_intervals = static_cast<int>(slopes->numel() - 1);
+  }
 
   const int64_t table_images = table_gradient ? g.images : 0;
   std::vector<float> partials(static_cast<size_t>(table_images * g.mcu_rows * 3 * kBlockSize));
@@ -198,6 +203,19 @@ std::tuple<Tensor, Tensor> round_trip_backward(
     }
   }
   return {grad_image, grad_tables};
+}
+
+std::tuple<Tensor, Tensor> round_trip_backward(
+    const Tensor& grad, const Tensor& planes, const Tensor& image, const std::optional<Tensor>& tables, double quality,
+    int64_t horizontal, int64_t vertical, bool fancy, bool table_gradient) {
+  return backward(grad, planes, image, tables, quality, horizontal, vertical, fancy, table_gradient, nullptr);
+}
+
+std::tuple<Tensor, Tensor> surrogate_backward(
+    const Tensor& grad, const Tensor& planes, const Tensor& image, const std::optional<Tensor>& tables, double quality,
+    int64_t horizontal, int64_t vertical, bool fancy, bool table_gradient, const Tensor& slopes) {
+  check_slopes(slopes);
+  return backward(grad, planes, image, tables, quality, horizontal, vertical, fancy, table_gradient, &slopes);
 }
 
 std::tuple<Tensor, Tensor, Tensor> encode(
@@ -274,6 +292,9 @@ STABLE_TORCH_LIBRARY(fdjpeg, m) {
   m.def(
       "round_trip_backward(Tensor grad, Tensor planes, Tensor image, Tensor? tables, float quality, int horizontal, "
       "int vertical, bool fancy, bool table_gradient) -> (Tensor, Tensor)");
+  m.def(
+      "surrogate_backward(Tensor grad, Tensor planes, Tensor image, Tensor? tables, float quality, int horizontal, "
+      "int vertical, bool fancy, bool table_gradient, Tensor slopes) -> (Tensor, Tensor)");
   m.def("encode(Tensor image, Tensor? tables, float quality, int horizontal, int vertical) -> (Tensor, Tensor, Tensor)");
   m.def(
       "decode(Tensor y, Tensor cb, Tensor cr, Tensor tables, SymInt height, SymInt width, int horizontal, int vertical, "
@@ -284,6 +305,7 @@ STABLE_TORCH_LIBRARY(fdjpeg, m) {
 STABLE_TORCH_LIBRARY_IMPL(fdjpeg, CPU, m) {
   m.impl("round_trip", TORCH_BOX(&fdjpeg::round_trip));
   m.impl("round_trip_backward", TORCH_BOX(&fdjpeg::round_trip_backward));
+  m.impl("surrogate_backward", TORCH_BOX(&fdjpeg::surrogate_backward));
   m.impl("encode", TORCH_BOX(&fdjpeg::encode));
   m.impl("decode", TORCH_BOX(&fdjpeg::decode));
 }

@@ -797,7 +797,9 @@ FDJPEG_INLINE void gradients_of_pixels(
       for (int c = 0; c < 2; ++c) {
         const R* coarse = gradients.samples[c + 1] + (y / g.vertical - mcu_row * kBlock) * chroma_width;
         spread_across(g, coarse, weight, fine[c]);
-        fine[c][g.width - 1] *= R(copies_across);
+        R beyond = 0;
+        for (int64_t i = g.chroma_width; i < chroma_width; ++i) beyond += coarse[i];
+        fine[c][g.width - 1] = R(copies_across) * fine[c][g.width - 1] + R(g.horizontal) * weight * beyond;
       }
       gradients_of_rgb(luma, fine[0], fine[1], g.width, result[0], result[1], result[2]);
     }
@@ -842,6 +844,22 @@ FDJPEG_INLINE void orthonormal_pass(EightFloats x[8]) {
   }
 }
 
+// The inverse, and so the transpose, of orthonormal_pass.
+FDJPEG_INLINE void orthonormal_inverse_pass(EightFloats x[8]) {
+  EightFloats even[4], odd[4];
+  for (int y = 0; y < 4; ++y) {
+    even[y] = odd[y] = EightFloats{};
+    for (int v = 0; v < kBlock; v += 2) {
+      even[y] += orthonormal_cosine(v, y) * x[v];
+      odd[y] += orthonormal_cosine(v + 1, y) * x[v + 1];
+    }
+  }
+  for (int y = 0; y < 4; ++y) {
+    x[y] = even[y] + odd[y];
+    x[7 - y] = even[y] - odd[y];
+  }
+}
+
 FDJPEG_INLINE EightFloats load_eight(const float* source) {
   return load<EightFloats>(source);
 }
@@ -852,25 +870,48 @@ FDJPEG_INLINE EightFloats load_eight(const double* source) {
   return x;
 }
 
+FDJPEG_INLINE void store_eight(float* target, EightFloats x) {
+  store(target, x);
+}
+
+FDJPEG_INLINE void store_eight(double* target, EightFloats x) {
+  for (int i = 0; i < kBlock; ++i) target[i] = x[i];
+}
+
 FDJPEG_INLINE EightFloats load_eight(const Shorts& row, int block) {
   const char* at = reinterpret_cast<const char*>(&row) + 16 * block;
   return __builtin_convertvector(load<EightShorts>(at), EightFloats);
 }
 
-// This row's share of the tables' gradient: Σ g (k - c) over its blocks, for an image in [0, 1].
+// A surrogate's derivative at c - k, linear between the two nearest of its tabulated slopes.
+FDJPEG_INLINE EightFloats slope_at(const RoundTripBackward& job, EightFloats remainder) {
+  alignas(32) float position[kBlock], slope[kBlock];
+  store(position, (remainder + 0.5f) * static_cast<float>(job.slope_intervals));
+  for (int i = 0; i < kBlock; ++i) {
+    const int rounded = static_cast<int>(position[i]);
+    const int below = rounded < 0 ? 0 : rounded < job.slope_intervals ? rounded : job.slope_intervals - 1;
+    const float low = job.slopes[below], high = job.slopes[below + 1];
+    slope[i] = low + (position[i] - static_cast<float>(below)) * (high - low);
+  }
+  return load<EightFloats>(slope);
+}
+
+// Takes the gradients of a row of MCUs' samples back through the transform: adds up this row's share of the tables'
+// gradient, Σ g (k - c r') for an image in [0, 1], and with a surrogate weighs each coefficient's gradient by r'.
 template <class R>
-FDJPEG_INLINE void gradients_of_tables(
+FDJPEG_INLINE void through_transform(
     const RoundTripBackward& job, const StepTables& tables, int64_t n, int64_t mcu_row, const McuGradients<R>& gradients,
     Scratch scratch) {
   const Geometry& g = job.geometry;
   McuRow row;
   read_mcu_row(g, job.input, n, mcu_row, row, scratch);
-  float* partial = job.table_partials + (n * g.mcu_rows + mcu_row) * 3 * kBlockSize;
+  float unused[3 * kBlockSize];
+  float* partial = job.table_partials == nullptr ? unused : job.table_partials + (n * g.mcu_rows + mcu_row) * 3 * kBlockSize;
   std::memset(partial, 0, sizeof(float) * 3 * kBlockSize);
   for_each_group<kBlocks>(g, mcu_row, row, [&](const BlockGroup& group, const Component&) FDJPEG_LAMBDA_INLINE {
     const StepTables::Table& table = tables.component[group.component];
     float* const sums = partial + group.component * kBlockSize;
-    const R* gradient = gradients.samples[group.component] + (group.samples - row.samples[group.component]);
+    R* gradient = gradients.samples[group.component] + (group.samples - row.samples[group.component]);
     Shorts c[8], k[8];
     load_blocks(group.samples, group.stride, c);
     fdct(c);
@@ -883,13 +924,57 @@ FDJPEG_INLINE void gradients_of_tables(
       orthonormal_pass(y);
       transpose(y);
       for (int i = 0; i < kBlock; ++i) {
-        const EightFloats step = __builtin_convertvector(load<EightShorts>(table.step + i * kBlock), EightFloats);
-        const EightFloats error = load_eight(k[i], b) - load_eight(c[i], b) / (step * kBlock);
-        store(sums + i * kBlock, load<EightFloats>(sums + i * kBlock) + y[i] * error);
+        const EightFloats step = __builtin_convertvector(load<EightShorts>(table.step + i * kBlock), EightFloats) * kBlock;
+        const EightFloats rounded = load_eight(k[i], b);
+        const EightFloats remainder = (load_eight(c[i], b) - rounded * step) / step;  // the difference is exact
+        EightFloats of_step = -remainder;
+        EightFloats through = y[i];
+        if (job.slopes != nullptr) {
+          const EightFloats slope = slope_at(job, remainder);
+          of_step = rounded * (1 - slope) - remainder * slope;
+          through *= slope;
+        }
+        store(sums + i * kBlock, load<EightFloats>(sums + i * kBlock) + y[i] * of_step);
+        y[i] = through;
+      }
+      if (job.slopes != nullptr) {
+        orthonormal_inverse_pass(y);
+        transpose(y);
+        orthonormal_inverse_pass(y);
+        transpose(y);
+        for (int i = 0; i < kBlock; ++i) store_eight(gradient + b * kBlock + i * group.stride, y[i]);
       }
     }
   });
   for (int i = 0; i < 3 * kBlockSize; ++i) partial[i] /= kMaxSample;
+}
+
+template <class R>
+FDJPEG_INLINE void add_line(R* target, const R* source, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) target[i] += source[i];
+}
+
+// Adds the gradients of samples that edges were replicated to onto the samples that they were replicated from. (Those
+// right of the last column of chroma stay: each stands for several columns of pixels, which gradients_of_pixels knows.)
+template <class R>
+FDJPEG_INLINE void fold_edges(const Geometry& g, int64_t mcu_row, const McuGradients<R>& gradients) {
+  const int64_t luma_width = padded_width(g), coded_width = g.luma_columns * kBlock;
+  const int64_t luma_rows = least(kBlock * g.vertical, g.luma_rows * kBlock - mcu_row * kBlock * g.vertical);
+  const int64_t true_rows = least(luma_rows, g.height - mcu_row * kBlock * g.vertical);
+  R* last = gradients.samples[0] + (true_rows - 1) * luma_width;
+  for (int64_t y = true_rows; y < luma_rows; ++y) add_line(last, gradients.samples[0] + y * luma_width, coded_width);
+  for (int64_t y = 0; y < true_rows; ++y) {
+    R* line = gradients.samples[0] + y * luma_width;
+    for (int64_t x = g.width; x < coded_width; ++x) line[g.width - 1] += line[x];
+  }
+  const int64_t chroma_width = g.chroma_columns * kBlock;
+  const int64_t chroma_rows = least(kBlock, g.chroma_height - mcu_row * kBlock);
+  for (int c = 1; c < g.channels; ++c) {
+    R* edge = gradients.samples[c] + (chroma_rows - 1) * chroma_width;
+    for (int64_t y = chroma_rows; y < kBlock; ++y) {
+      add_line(edge, gradients.samples[c] + y * chroma_width, chroma_width);
+    }
+  }
 }
 
 template <SampleType type, int channels>
@@ -902,7 +987,10 @@ FDJPEG_INLINE void backward_row_as(
   gradients.samples[0] = scratch.take<R>(padded_width(g) * kBlock * g.vertical);
   for (int c = 1; c < channels; ++c) gradients.samples[c] = scratch.take<R>(g.chroma_columns * kBlockSize);
   gradients_of_samples<type, channels>(job, n, mcu_row, gradients, scratch);
-  if (job.table_partials != nullptr) gradients_of_tables(job, tables, n, mcu_row, gradients, scratch);
+  if (job.table_partials != nullptr || job.slopes != nullptr) {
+    through_transform(job, tables, n, mcu_row, gradients, scratch);
+  }
+  if (job.slopes != nullptr) fold_edges(g, mcu_row, gradients);
   gradients_of_pixels<type, channels>(job, n, mcu_row, gradients, scratch);
 }
 
