@@ -70,7 +70,8 @@ class Worker {
       : steps_(steps), memory_(new char[static_cast<size_t>(kernels().scratch_bytes(g)) + kCacheLine]) {}
 
   void* scratch() const {
-    return reinterpret_cast<void*>((reinterpret_cast<uintptr_t>(memory_.get()) + kCacheLine - 1) / kCacheLine * kCacheLine);
+    return reinterpret_cast<void*>(
+        (reinterpret_cast<uintptr_t>(memory_.get()) + kCacheLine - 1) / kCacheLine * kCacheLine);
   }
 
   const StepTables& tables(int64_t image) {
@@ -104,8 +105,8 @@ void for_each_mcu_row(const Geometry& g, const Steps& steps, const Body& body) {
 
 // Makes the planes of every image with make_row and turns them into pixels.
 //
-// Where there are enough images, a thread takes whole images and emits each row of MCUs just after the next one is made,
-// while both are in its cache. Otherwise the rows of an image are shared out, and emitted once all are made.
+// Where there are enough images, a thread takes whole images and emits each row of MCUs just after the next one is
+// made, while both are in its cache. Otherwise the rows of an image are shared out, and emitted once all are made.
 template <class MakeRow>
 void make_planes_and_emit(
     const Geometry& g, const Steps& steps, const uint8_t* planes, const Image& output, const MakeRow& make_row) {
@@ -140,7 +141,8 @@ Tensor new_bytes(const Tensor& like, std::initializer_list<int64_t> size) {
 }
 
 std::tuple<Tensor, Tensor> round_trip(
-    const Tensor& image, const std::optional<Tensor>& tables, double quality, int64_t horizontal, int64_t vertical, bool fancy) {
+    const Tensor& image, const std::optional<Tensor>& tables, double quality, int64_t horizontal, int64_t vertical,
+    bool fancy) {
   const Image input = image_view(image, "image");
   const std::optional<Tensor> contiguous_tables = contiguous(tables);
   RoundTrip job{};
@@ -169,8 +171,9 @@ std::tuple<Tensor, Tensor> backward(
   job.grad_output = image_view(grad, "grad");
   check_same_shape(image, grad, "grad");
   STD_TORCH_CHECK(
-      job.input.type == job.grad_output.type && job.input.type != SampleType::uint8, "grad must have the image's floating dtype ",
-      torch::headeronly::toString(image.scalar_type()), ", got ", torch::headeronly::toString(grad.scalar_type()));
+      job.input.type == job.grad_output.type && job.input.type != SampleType::uint8,
+      "grad must have the image's floating dtype ", torch::headeronly::toString(image.scalar_type()), ", got ",
+      torch::headeronly::toString(grad.scalar_type()));
   job.geometry = geometry_of(image, horizontal, vertical, fancy);
   check_planes(planes, job.geometry);
   const Geometry& g = job.geometry;
@@ -198,7 +201,9 @@ std::tuple<Tensor, Tensor> backward(
   for (int64_t n = 0; n < table_images; ++n) {
     for (int64_t i = 0; i < 3 * kBlockSize; ++i) {
       double sum = 0;
-      for (int64_t row = 0; row < g.mcu_rows; ++row) sum += partials[static_cast<size_t>((n * g.mcu_rows + row) * 3 * kBlockSize + i)];
+      for (int64_t row = 0; row < g.mcu_rows; ++row) {
+        sum += partials[static_cast<size_t>((n * g.mcu_rows + row) * 3 * kBlockSize + i)];
+      }
       sums[n * 3 * kBlockSize + i] = static_cast<float>(sum);
     }
   }
@@ -244,8 +249,8 @@ std::tuple<Tensor, Tensor, Tensor> encode(
 }
 
 Tensor decode(
-    const Tensor& y, const Tensor& cb, const Tensor& cr, const Tensor& tables, int64_t height, int64_t width, int64_t horizontal,
-    int64_t vertical, bool fancy, ScalarType dtype) {
+    const Tensor& y, const Tensor& cb, const Tensor& cr, const Tensor& tables, int64_t height, int64_t width,
+    int64_t horizontal, int64_t vertical, bool fancy, ScalarType dtype) {
   check_factors(horizontal, vertical);
   STD_TORCH_CHECK(y.dim() == 5, "y must have shape (N, rows, columns, 8, 8), got ", shape_of(y));
   const bool grey = cb.dim() == 5 && cb.size(1) == 0;
@@ -258,7 +263,8 @@ Tensor decode(
   const auto coefficients = [&](const Tensor& component, int64_t rows, int64_t columns, const char* name) {
     STD_TORCH_CHECK(
         component.dim() == 5 && component.scalar_type() == ScalarType::Short && component.size(0) == g.images &&
-            component.size(1) == rows && component.size(2) == columns && component.size(3) == 8 && component.size(4) == 8,
+            component.size(1) == rows && component.size(2) == columns && component.size(3) == 8 &&
+            component.size(4) == 8,
         name, " must be int16 of shape (", g.images, ", ", rows, ", ", columns, ", 8, 8), got ",
         torch::headeronly::toString(component.scalar_type()), " of ", shape_of(component));
     kept.push_back(torch::stable::contiguous(component));
@@ -288,17 +294,19 @@ std::string cpu_instruction_set() {
 
 STABLE_TORCH_LIBRARY(fdjpeg, m) {
   m.def(
-      "round_trip(Tensor image, Tensor? tables, float quality, int horizontal, int vertical, bool fancy) -> (Tensor, Tensor)");
+      "round_trip(Tensor image, Tensor? tables, float quality, int horizontal, int vertical, bool fancy) "
+      "-> (Tensor, Tensor)");
   m.def(
       "round_trip_backward(Tensor grad, Tensor planes, Tensor image, Tensor? tables, float quality, int horizontal, "
       "int vertical, bool fancy, bool table_gradient) -> (Tensor, Tensor)");
   m.def(
       "surrogate_backward(Tensor grad, Tensor planes, Tensor image, Tensor? tables, float quality, int horizontal, "
       "int vertical, bool fancy, bool table_gradient, Tensor slopes) -> (Tensor, Tensor)");
-  m.def("encode(Tensor image, Tensor? tables, float quality, int horizontal, int vertical) -> (Tensor, Tensor, Tensor)");
   m.def(
-      "decode(Tensor y, Tensor cb, Tensor cr, Tensor tables, SymInt height, SymInt width, int horizontal, int vertical, "
-      "bool fancy, ScalarType dtype) -> Tensor");
+      "encode(Tensor image, Tensor? tables, float quality, int horizontal, int vertical) -> (Tensor, Tensor, Tensor)");
+  m.def(
+      "decode(Tensor y, Tensor cb, Tensor cr, Tensor tables, SymInt height, SymInt width, int horizontal, "
+      "int vertical, bool fancy, ScalarType dtype) -> Tensor");
   m.def("cpu_instruction_set() -> str");
 }
 

@@ -12,8 +12,8 @@ namespace fdjpeg {
 struct StepTables {
   struct Table {
     alignas(16) int16_t step[kBlockSize];
-    alignas(16) int16_t half[kBlockSize];          // half of 8 steps: 8 is the transform's own factor
-    alignas(16) uint16_t reciprocal[kBlockSize];   // of NarrowStep
+    alignas(16) int16_t half[kBlockSize];         // half of 8 steps: 8 is the transform's own factor
+    alignas(16) uint16_t reciprocal[kBlockSize];  // of NarrowStep
     alignas(16) uint16_t scale[kBlockSize];
   };
   Table component[3];
@@ -29,7 +29,8 @@ struct CpuKernels {
   void (*code_row)(const RoundTrip&, const StepTables&, int64_t image, int64_t mcu_row, void* scratch);
 
   // Upsamples and converts the pixel rows of a row of MCUs; needs the planes of the rows above and below it too.
-  void (*emit_row)(const Geometry&, const uint8_t* planes, const Image& output, int64_t image, int64_t mcu_row, void* scratch);
+  void (*emit_row)(
+      const Geometry&, const uint8_t* planes, const Image& output, int64_t image, int64_t mcu_row, void* scratch);
 
   // The gradient of the pixel rows of a row of MCUs, and the row's share of the tables' gradient.
   void (*backward_row)(const RoundTripBackward&, const StepTables&, int64_t image, int64_t mcu_row, void* scratch);

@@ -347,7 +347,7 @@ struct BlockGroup {
   int component;
   int64_t block_row, column, count;  // in the component; `count` is how many of them lie inside it
   const uint8_t* samples;
-  int64_t stride;                    // of the samples
+  int64_t stride;  // of the samples
 };
 
 // Calls body(group, its component) for each group of `step` blocks of a row of MCUs.
@@ -361,7 +361,8 @@ FDJPEG_INLINE void for_each_group(const Geometry& g, int64_t mcu_row, const McuR
       if (block_row >= component.rows) break;
       const uint8_t* samples = row.samples[c] + v * kBlock * stride;
       for (int64_t column = 0; column < component.columns; column += step) {
-        body(BlockGroup{c, block_row, column, component.columns - column, samples + column * kBlock, stride}, component);
+        body(
+            BlockGroup{c, block_row, column, component.columns - column, samples + column * kBlock, stride}, component);
       }
     }
   }
@@ -377,36 +378,38 @@ void code_row(const RoundTrip& job, const StepTables& tables, int64_t n, int64_t
     const int64_t end = g.flag_offset + g.mcu_rows * g.mcu_columns;
     std::memset(planes + end, 0, static_cast<size_t>(g.plane_bytes - end));
   }
-  for_each_group<kBlocks>(g, mcu_row, row, [&](const BlockGroup& group, const Component& component) FDJPEG_LAMBDA_INLINE {
-    const StepTables::Table& table = tables.component[group.component];
-    Shorts x[8];
-    load_blocks(group.samples, group.stride, x);
-    fdct(x);
-    for (int i = 0; i < kBlock; ++i) x[i] = quantize_row(x[i], table, i) * table_row(table.step, i);
-    idct(x);
-    uint8_t* target = planes + component.offset + (group.block_row * component.stride() + group.column) * kBlock;
-    store_blocks(target, component.stride(), group.count, x);
-  });
+  for_each_group<kBlocks>(
+      g, mcu_row, row, [&](const BlockGroup& group, const Component& component) FDJPEG_LAMBDA_INLINE {
+        const StepTables::Table& table = tables.component[group.component];
+        Shorts x[8];
+        load_blocks(group.samples, group.stride, x);
+        fdct(x);
+        for (int i = 0; i < kBlock; ++i) x[i] = quantize_row(x[i], table, i) * table_row(table.step, i);
+        idct(x);
+        uint8_t* target = planes + component.offset + (group.block_row * component.stride() + group.column) * kBlock;
+        store_blocks(target, component.stride(), group.count, x);
+      });
 }
 
 void encode_row(const Encode& job, const StepTables& tables, int64_t n, int64_t mcu_row, void* memory) {
   const Geometry& g = job.geometry;
   McuRow row;
   read_mcu_row(g, job.input, n, mcu_row, row, Scratch(memory));
-  for_each_group<kBlocks>(g, mcu_row, row, [&](const BlockGroup& group, const Component& component) FDJPEG_LAMBDA_INLINE {
-    const StepTables::Table& table = tables.component[group.component];
-    Shorts x[8];
-    load_blocks(group.samples, group.stride, x);
-    fdct(x);
-    for (int i = 0; i < kBlock; ++i) x[i] = quantize_row(x[i], table, i);
-    const int64_t first = (n * component.rows + group.block_row) * component.columns + group.column;
-    int16_t* target = job.coefficients[group.component] + first * kBlockSize;
-    for (int b = 0; b < least(group.count, kBlocks); ++b) {
-      for (int i = 0; i < kBlock; ++i) {
-        std::memcpy(target + b * kBlockSize + i * kBlock, reinterpret_cast<const char*>(&x[i]) + 16 * b, 16);
-      }
-    }
-  });
+  for_each_group<kBlocks>(
+      g, mcu_row, row, [&](const BlockGroup& group, const Component& component) FDJPEG_LAMBDA_INLINE {
+        const StepTables::Table& table = tables.component[group.component];
+        Shorts x[8];
+        load_blocks(group.samples, group.stride, x);
+        fdct(x);
+        for (int i = 0; i < kBlock; ++i) x[i] = quantize_row(x[i], table, i);
+        const int64_t first = (n * component.rows + group.block_row) * component.columns + group.column;
+        int16_t* target = job.coefficients[group.component] + first * kBlockSize;
+        for (int b = 0; b < least(group.count, kBlocks); ++b) {
+          for (int i = 0; i < kBlock; ++i) {
+            std::memcpy(target + b * kBlockSize + i * kBlock, reinterpret_cast<const char*>(&x[i]) + 16 * b, 16);
+          }
+        }
+      });
 }
 
 void decode_row(const Decode& job, const StepTables& tables, int64_t n, int64_t mcu_row, void*) {
@@ -422,7 +425,8 @@ void decode_row(const Decode& job, const StepTables& tables, int64_t n, int64_t 
       for (int64_t column = 0; column < component.columns; ++column) {
         Eights x[8];
         for (int i = 0; i < kBlock; ++i) {
-          const Eights k = __builtin_convertvector(load<EightShorts>(source + column * kBlockSize + i * kBlock), Eights);
+          const Eights k =
+              __builtin_convertvector(load<EightShorts>(source + column * kBlockSize + i * kBlock), Eights);
           const EightShorts step = load<EightShorts>(tables.component[c].step + i * kBlock);
           x[i] = dequantize_saturating(k, __builtin_convertvector(step, Eights));
         }
@@ -492,7 +496,8 @@ FDJPEG_INLINE const uint8_t* chroma_line(
   if (g.triangle_down()) {
     const bool late = y % 2 == 1;
     for (int64_t i = 0; i < width; ++i) {
-      target[i] = static_cast<uint8_t>(late ? triangle<true, int>(near[i], far[i]) : triangle<false, int>(near[i], far[i]));
+      target[i] =
+          static_cast<uint8_t>(late ? triangle<true, int>(near[i], far[i]) : triangle<false, int>(near[i], far[i]));
     }
     return target;
   }
@@ -540,7 +545,8 @@ FDJPEG_INLINE void emit_row_as(
     for_each_step<channels, kLanes>(
         line.rows, g.width, g.width, [&](const uint8_t* const* at, int64_t x) FDJPEG_LAMBDA_INLINE {
           const auto emit = [&](int c, Shorts samples) FDJPEG_LAMBDA_INLINE {
-            store_some<kLanes>(target[c] + x, g.width - x, [&](T* to) FDJPEG_LAMBDA_INLINE { S::store_bytes(to, samples); });
+            store_some<kLanes>(
+                target[c] + x, g.width - x, [&](T* to) FDJPEG_LAMBDA_INLINE { S::store_bytes(to, samples); });
           };
           if constexpr (channels == 1) {
             emit(0, load_bytes(at[0]));
@@ -582,8 +588,8 @@ void emit_row(const Geometry& g, const uint8_t* planes, const Image& output, int
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
-// Backward, straight through every rounding: the adjoint of colour and resampling, behind the last clamp's mask. In plain
-// loops over rows of R, float or double, which compilers turn into vectors by themselves.
+// Backward, straight through every rounding: the adjoint of colour and resampling, behind the last clamp's mask. In
+// plain loops over rows of R, float or double, which compilers turn into vectors by themselves.
 
 // BT.601's colour difference signals, exactly: K_R = .299, K_B = .114, K_G the rest.
 constexpr double kR = .299, kG = .587, kB = .114;
@@ -754,7 +760,8 @@ FDJPEG_INLINE void gradients_of_rgb(
   }
 }
 
-// The gradient of the pixels from that of the samples: the adjoint of subsampling, of the edges' replication, of colour.
+// The gradient of the pixels from that of the samples: the adjoint of subsampling, of the edges' replication, of
+// colour.
 template <SampleType type, int channels, class R>
 FDJPEG_INLINE void gradients_of_pixels(
     const RoundTripBackward& job, int64_t n, int64_t mcu_row, const McuGradients<R>& gradients, Scratch scratch) {
@@ -822,8 +829,8 @@ FDJPEG_INLINE void gradients_of_pixels(
 }
 
 // cos(i π / 16) / 2, for 0 <= i <= 8.
-constexpr float kHalfCosines[9] = {
-    .5f, .49039264f, .46193977f, .41573481f, .35355339f, .27778512f, .19134172f, .09754516f, 0};
+constexpr float kHalfCosines[9] = {.5f,        .49039264f, .46193977f, .41573481f, .35355339f,
+                                   .27778512f, .19134172f, .09754516f, 0};
 
 // c_v cos((2 y + 1) v π / 16) / 2, the orthonormal DCT's matrix (T.81 A.3.3).
 constexpr float orthonormal_cosine(int v, int y) {
@@ -900,13 +907,14 @@ FDJPEG_INLINE EightFloats slope_at(const RoundTripBackward& job, EightFloats rem
 // gradient, Σ g (k - c r') for an image in [0, 1], and with a surrogate weighs each coefficient's gradient by r'.
 template <class R>
 FDJPEG_INLINE void through_transform(
-    const RoundTripBackward& job, const StepTables& tables, int64_t n, int64_t mcu_row, const McuGradients<R>& gradients,
-    Scratch scratch) {
+    const RoundTripBackward& job, const StepTables& tables, int64_t n, int64_t mcu_row,
+    const McuGradients<R>& gradients, Scratch scratch) {
   const Geometry& g = job.geometry;
   McuRow row;
   read_mcu_row(g, job.input, n, mcu_row, row, scratch);
   float unused[3 * kBlockSize];
-  float* partial = job.table_partials == nullptr ? unused : job.table_partials + (n * g.mcu_rows + mcu_row) * 3 * kBlockSize;
+  float* partial =
+      job.table_partials == nullptr ? unused : job.table_partials + (n * g.mcu_rows + mcu_row) * 3 * kBlockSize;
   std::memset(partial, 0, sizeof(float) * 3 * kBlockSize);
   for_each_group<kBlocks>(g, mcu_row, row, [&](const BlockGroup& group, const Component&) FDJPEG_LAMBDA_INLINE {
     const StepTables::Table& table = tables.component[group.component];
@@ -924,7 +932,8 @@ FDJPEG_INLINE void through_transform(
       orthonormal_pass(y);
       transpose(y);
       for (int i = 0; i < kBlock; ++i) {
-        const EightFloats step = __builtin_convertvector(load<EightShorts>(table.step + i * kBlock), EightFloats) * kBlock;
+        const EightFloats step =
+            __builtin_convertvector(load<EightShorts>(table.step + i * kBlock), EightFloats) * kBlock;
         const EightFloats rounded = load_eight(k[i], b);
         const EightFloats remainder = (load_eight(c[i], b) - rounded * step) / step;  // the difference is exact
         EightFloats of_step = -remainder;

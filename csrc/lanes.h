@@ -1,6 +1,7 @@
 // The lanes of a CPU as lane types for jpeg_math.h, and how samples are read into them and written back.
 //
-//   Shorts   a register of int16, the lanes of encode and of the round trip. Each 128 bits hold a row of eight samples of
+//   Shorts   a register of int16, the lanes of encode and of the round trip. Each 128 bits hold a row of eight samples
+//   of
 //            a block, so a register handles 1, 2 or 4 blocks side by side.
 //   Eights   eight int32, a row of one block: where coefficients may be hostile, their sums must wrap in 32 bits.
 //
@@ -30,7 +31,8 @@
 #error "FDJPEG_VECTOR_BYTES must be 16, 32 or 64"
 #endif
 
-// Lambdas that hold vectors must become part of their caller: a vector passed by value has no stable calling convention.
+// Lambdas that hold vectors must become part of their caller: a vector passed by value has no stable calling
+// convention.
 #define FDJPEG_LAMBDA_INLINE __attribute__((always_inline))
 
 namespace fdjpeg {
@@ -43,7 +45,7 @@ typedef int16_t Shorts __attribute__((vector_size(FDJPEG_VECTOR_BYTES)));
 typedef uint16_t UShorts __attribute__((vector_size(FDJPEG_VECTOR_BYTES)));
 typedef int32_t Ints __attribute__((vector_size(FDJPEG_VECTOR_BYTES)));
 typedef float Floats __attribute__((vector_size(FDJPEG_VECTOR_BYTES)));
-typedef uint8_t Bytes __attribute__((vector_size(FDJPEG_VECTOR_BYTES / 2)));       // one for each 16-bit lane
+typedef uint8_t Bytes __attribute__((vector_size(FDJPEG_VECTOR_BYTES / 2)));        // one for each 16-bit lane
 typedef uint16_t HalfShorts __attribute__((vector_size(FDJPEG_VECTOR_BYTES / 2)));  // one for each 32-bit lane
 
 typedef int32_t Eights __attribute__((vector_size(32)));
@@ -90,9 +92,11 @@ FDJPEG_INLINE V splat(double x) {
 //   magnitude, with_sign_of                       |x|; x where `sign` is positive, -x where negative (0 may be either)
 //   pack_bytes, pack_bytes_saturating             a byte of each 16-bit lane, which lies in 0 … 255 or is forced to
 //   repeat                                        a row of eight for each of the blocks
-//   narrow, widen                                 32-bit lanes, two registers of them, to 16-bit lanes and back
-//   rounded                                       to the nearest integer, half to even
-//   larger_or_second                              the larger of both; the second where the first is NaN
+//   narrow_saturating, widen                      two registers of 32-bit lanes up to 255 to 16-bit ones, negative ones
+//   as
+//                                                 0, and back
+//   rounded                                       to the nearest integer, half to even; some negative number for NaN
+//   smaller_or_second                             the smaller of both; the second where one is NaN
 
 // 32-bit sums, one for each 16-bit lane: in whatever order interleaving leaves them.
 struct WideSums {
@@ -109,8 +113,8 @@ FDJPEG_INLINE WideSums operator-(WideSums a, WideSums b) {
 
 #if FDJPEG_VECTOR_BYTES > 16
 
-#define FDJPEG_INTERLEAVE(name, intrinsic)                                                      \
-  FDJPEG_INLINE Shorts name(Shorts a, Shorts b) {                                               \
+#define FDJPEG_INTERLEAVE(name, intrinsic)                                                        \
+  FDJPEG_INLINE Shorts name(Shorts a, Shorts b) {                                                 \
     return reinterpret_cast<Shorts>(FDJPEG_X86(intrinsic)(FDJPEG_X86_INT(a), FDJPEG_X86_INT(b))); \
   }
 FDJPEG_INTERLEAVE(interleave_low16, unpacklo_epi16)
@@ -130,26 +134,24 @@ FDJPEG_INLINE Ints rounded(Floats x) {
   return reinterpret_cast<Ints>(FDJPEG_X86(cvtps_epi32)(FDJPEG_X86_FLOAT(x)));
 }
 
-FDJPEG_INLINE Floats larger_or_second(Floats a, Floats b) {
-  return reinterpret_cast<Floats>(FDJPEG_X86(max_ps)(FDJPEG_X86_FLOAT(a), FDJPEG_X86_FLOAT(b)));
-}
-
 FDJPEG_INLINE Floats smaller_or_second(Floats a, Floats b) {
   return reinterpret_cast<Floats>(FDJPEG_X86(min_ps)(FDJPEG_X86_FLOAT(a), FDJPEG_X86_FLOAT(b)));
 }
 
-// byte / 255, correctly rounded: a product by the reciprocal's float, and what that float lacks. (Tested for all bytes.)
+// byte / 255, correctly rounded: a product by the reciprocal's float, and what that float lacks. (Tested for all
+// bytes.)
 FDJPEG_INLINE Floats fraction_of_byte(Floats byte) {
   constexpr float kReciprocal = 1.0f / 255;
   constexpr float kRest = static_cast<float>(1.0 / 255 - static_cast<double>(kReciprocal));
-  return reinterpret_cast<Floats>(FDJPEG_X86(fmadd_ps)(
-      FDJPEG_X86_FLOAT(byte), FDJPEG_X86(set1_ps)(kReciprocal), FDJPEG_X86_FLOAT(byte * kRest)));
+  return reinterpret_cast<Floats>(
+      FDJPEG_X86(fmadd_ps)(FDJPEG_X86_FLOAT(byte), FDJPEG_X86(set1_ps)(kReciprocal), FDJPEG_X86_FLOAT(byte * kRest)));
 }
 
 template <int c1, int c2>
 FDJPEG_INLINE Shorts alternating() {
   static_assert(c1 == static_cast<int16_t>(c1) && c2 == static_cast<int16_t>(c2));
-  return reinterpret_cast<Shorts>(Ints{} + static_cast<int32_t>(static_cast<uint16_t>(c1) | static_cast<uint32_t>(c2) << 16));
+  return reinterpret_cast<Shorts>(
+      Ints{} + static_cast<int32_t>(static_cast<uint16_t>(c1) | static_cast<uint32_t>(c2) << 16));
 }
 
 #endif
@@ -167,14 +169,12 @@ FDJPEG_INLINE Bytes pack_bytes(Shorts x) {
 }
 
 FDJPEG_INLINE Bytes pack_bytes_saturating(Shorts x) {
-  return reinterpret_cast<Bytes>(
-      _mm512_cvtusepi16_epi8(_mm512_max_epi16(FDJPEG_X86_INT(x), _mm512_setzero_si512())));
+  return reinterpret_cast<Bytes>(_mm512_cvtusepi16_epi8(_mm512_max_epi16(FDJPEG_X86_INT(x), _mm512_setzero_si512())));
 }
 
-FDJPEG_INLINE Shorts narrow(Ints low, Ints high) {
-  return FDJPEG_SHUFFLE(
-      reinterpret_cast<Shorts>(low), reinterpret_cast<Shorts>(high), 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28,
-      30, 32, 34, 36, 38, 40, 42, 44, 46, 48, 50, 52, 54, 56, 58, 60, 62);
+FDJPEG_INLINE Shorts narrow_saturating(Ints low, Ints high) {
+  const __m512i in_turns = _mm512_packus_epi32(FDJPEG_X86_INT(low), FDJPEG_X86_INT(high));
+  return reinterpret_cast<Shorts>(_mm512_permutexvar_epi64(_mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7), in_turns));
 }
 
 FDJPEG_INLINE WideSums widen(Shorts x) {
@@ -207,9 +207,9 @@ FDJPEG_INLINE Bytes pack_bytes(Shorts x) {
   return pack_bytes_saturating(x);
 }
 
-FDJPEG_INLINE Shorts narrow(Ints low, Ints high) {
+FDJPEG_INLINE Shorts narrow_saturating(Ints low, Ints high) {
   return reinterpret_cast<Shorts>(
-      _mm256_permute4x64_epi64(_mm256_packs_epi32(FDJPEG_X86_INT(low), FDJPEG_X86_INT(high)), 0xd8));
+      _mm256_permute4x64_epi64(_mm256_packus_epi32(FDJPEG_X86_INT(low), FDJPEG_X86_INT(high)), 0xd8));
 }
 
 FDJPEG_INLINE WideSums widen(Shorts x) {
@@ -277,7 +277,9 @@ FDJPEG_INLINE Bytes pack_bytes_saturating(Shorts x) {
   return pack_bytes(clamp(x, 0, kMaxSample));
 }
 
-FDJPEG_INLINE Shorts narrow(Ints low, Ints high) {
+FDJPEG_INLINE Shorts narrow_saturating(Ints low, Ints high) {
+  low = larger(low, Ints{});
+  high = larger(high, Ints{});
   return reinterpret_cast<Shorts>(FDJPEG_SHUFFLE(
       __builtin_convertvector(low, HalfShorts), __builtin_convertvector(high, HalfShorts), 0, 1, 2, 3, 4, 5, 6, 7));
 }
@@ -294,12 +296,9 @@ FDJPEG_INLINE Shorts repeat(EightShorts x) {
 }
 
 FDJPEG_INLINE Ints rounded(Floats x) {
-  // 1.5 · 2^23: the sum's last bit weighs 1.
-  return bit_cast<Ints>(x + 12582912.0f) - bit_cast<Ints>(splat<Floats>(12582912.0));
-}
-
-FDJPEG_INLINE Floats larger_or_second(Floats a, Floats b) {
-  return a > b ? a : b;
+  // 1.5 · 2^23: the sum's last bit weighs 1. What is too small, or NaN, need only stay negative.
+  const Floats bounded = x > -1.0f ? x : splat<Floats>(-1);
+  return bit_cast<Ints>(bounded + 12582912.0f) - bit_cast<Ints>(splat<Floats>(12582912.0));
 }
 
 FDJPEG_INLINE Floats smaller_or_second(Floats a, Floats b) {
@@ -463,7 +462,8 @@ FDJPEG_INLINE Floats float16_to_float(HalfShorts h) {
   return reinterpret_cast<Floats>(_mm512_cvtph_ps(reinterpret_cast<__m256i>(h)));
 }
 FDJPEG_INLINE HalfShorts float_to_float16(Floats f) {
-  return reinterpret_cast<HalfShorts>(_mm512_cvtps_ph(FDJPEG_X86_FLOAT(f), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+  return reinterpret_cast<HalfShorts>(
+      _mm512_cvtps_ph(FDJPEG_X86_FLOAT(f), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
 #elif FDJPEG_VECTOR_BYTES == 32
 FDJPEG_INLINE Floats float16_to_float(HalfShorts h) {
@@ -507,25 +507,26 @@ FDJPEG_INLINE HalfShorts float_to_bfloat16(Floats f) {
 // ---------------------------------------------------------------------------------------------------------------------
 // Samples
 //
-// Sample<type>::load_bytes    kLanes of rint(255 x), half to even, saturating, NaN as 0; notes where x is NaN or above 1,
+// Sample<type>::load_bytes    kLanes of rint(255 x), half to even, saturating, NaN as 0; notes where x is NaN or above
+// 1,
 //                             which backward and the caller's warning look into
-// Sample<type>::store_bytes   kLanes of byte / 255, correctly rounded, then rounded to the type; forced into 0 … 255 first
-// Sample<type>::load, store   kHalf of the values themselves, for gradients
-// Sample<type>::is_nan        of one of them
+// Sample<type>::store_bytes   kLanes of byte / 255, correctly rounded, then rounded to the type; forced into 0 … 255
+// first Sample<type>::load, store   kHalf of the values themselves, for gradients Sample<type>::is_nan        of one of
+// them
 
 // Whether any sample was NaN or above 1.
 class OddSamples {
  public:
 #if FDJPEG_VECTOR_BYTES == 64
   FDJPEG_INLINE void note(Floats x) {
-    lanes_ |= _mm512_cmp_ps_mask(FDJPEG_X86_FLOAT(x), _mm512_set1_ps(1), _CMP_NLE_UQ);
+    ordinary_ = _mm512_mask_cmp_ps_mask(ordinary_, FDJPEG_X86_FLOAT(x), _mm512_set1_ps(1), _CMP_LE_OQ);
   }
   FDJPEG_INLINE bool any() const {
-    return lanes_ != 0;
+    return ordinary_ != 0xffff;
   }
 
  private:
-  __mmask16 lanes_{};
+  __mmask16 ordinary_ = 0xffff;
 #else
   FDJPEG_INLINE void note(Floats x) {
     lanes_ |= ~(x <= 1);
@@ -549,7 +550,7 @@ template <class Self>
 struct FloatingSample {
   template <class T>
   static FDJPEG_INLINE Shorts load_bytes(const T* source, OddSamples& odd) {
-    return narrow(byte(Self::load(source), odd), byte(Self::load(source + kHalf), odd));
+    return narrow_saturating(byte(Self::load(source), odd), byte(Self::load(source + kHalf), odd));
   }
   template <class T>
   static FDJPEG_INLINE void store_bytes(T* target, Shorts bytes) {
@@ -561,7 +562,7 @@ struct FloatingSample {
  private:
   static FDJPEG_INLINE Ints byte(Floats x, OddSamples& odd) {
     odd.note(x);
-    return rounded(smaller_or_second(larger_or_second(x * 255.0f, Floats{}), splat<Floats>(255)));
+    return rounded(smaller_or_second(splat<Floats>(255), x * 255.0f));
   }
 };
 
@@ -630,7 +631,7 @@ struct Sample<SampleType::float64> {
     bool above = false;
     for (int i = 0; i < kLanes; ++i) {
       const double t = source[i] * 255.0, bounded = t > 0.0 ? (t < 255.0 ? t : 255.0) : 0.0;  // false for NaN
-      bytes[i] = static_cast<int16_t>((bounded + 6755399441055744.0) - 6755399441055744.0);  // 1.5 · 2^52
+      bytes[i] = static_cast<int16_t>((bounded + 6755399441055744.0) - 6755399441055744.0);   // 1.5 · 2^52
       above |= !(source[i] <= 1.0);
     }
     odd.note(splat<Floats>(above ? 2 : 0));
