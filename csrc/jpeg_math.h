@@ -27,8 +27,8 @@ struct Pair {
   I first, second;
 };
 
-// What C++ cannot spell alike for every lane type. `Wide` holds sums of products: 32 bits, whatever the lanes' width. These
-// are the operations of lanes that are 32 bits wide themselves; lanes.h specialises them for lanes of 16 bits.
+// What C++ cannot spell alike for every lane type. `Wide` holds sums of products: 32 bits, whatever the lanes' width.
+// These are the operations of lanes that are 32 bits wide themselves; lanes.h specialises them for lanes of 16 bits.
 template <class I>
 struct PlainLane {
   using Wide = I;
