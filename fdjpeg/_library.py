@@ -7,6 +7,7 @@ library is not loaded at all. Unset, the best one that is there serves on each d
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from pathlib import Path
 
@@ -47,6 +48,14 @@ def _why_no_cuda() -> str | None:
     return None
 
 
+def _why_no_triton() -> str | None:
+    if not _HAS_TRITON:
+        return "the package triton is not installed"
+    if not torch.cuda.is_available():
+        return "torch sees no GPU"
+    return None
+
+
 if BACKEND is not None and BACKEND not in _CHOICES:
     raise ValueError(f"FDJPEG_BACKEND should be {', '.join(_CHOICES)} or unset, got {BACKEND!r}")
 
@@ -57,6 +66,11 @@ LOADED: bool = _FAILURE is None
 
 # Asked before anything else registers kernels for the same ops.
 _HOLDS_CUDA: bool = _holds("cuda")
+
+_HAS_TRITON: bool = importlib.util.find_spec("triton") is not None
+
+#: Whether Triton serves tensors on a GPU: where it is asked for, and where the library holds no CUDA kernels.
+USES_TRITON: bool = BACKEND == "triton" or (BACKEND is None and _HAS_TRITON and not _HOLDS_CUDA)
 
 
 def backends() -> dict[str, str]:
@@ -69,7 +83,7 @@ def backends() -> dict[str, str]:
     missing = {
         "cpu": _FAILURE,
         "cuda": _why_no_cuda(),
-        "triton": "this version of fdjpeg has no Triton kernels",
+        "triton": _why_no_triton(),
         "reference": None,
     }
     return {name: "available" if why is None else f"missing: {why}" for name, why in missing.items()}

@@ -45,6 +45,23 @@ for _name, _schema in SCHEMAS.items():
     _fallbacks.impl(_name, getattr(reference, _name))
 
 
+def _in_triton(name: str) -> Callable[..., Any]:
+    """An op of `fdjpeg.triton_kernels`, which is imported when a tensor on a GPU first wants it."""
+
+    def op(*arguments: Any) -> Any:
+        from fdjpeg import triton_kernels
+
+        return getattr(triton_kernels, name)(*arguments)
+
+    return op
+
+
+if _library.USES_TRITON:
+    _on_gpus = torch.library.Library("fdjpeg", "IMPL", "CUDA")
+    for _name in ("round_trip", "round_trip_backward"):
+        _on_gpus.impl(_name, _in_triton(_name), allow_override=True)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Fake kernels: what comes out, of which shape, without computing it
 
