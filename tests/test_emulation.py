@@ -211,9 +211,7 @@ MUTANTS = (
         "x[0] += kBlock * kLevelShift << kPass1Bits;",
         "x[0] += kBlock * kLevelShift << 1;",
     ),
-    Mutant(
-        "rounded by truncation", "constexpr float kRounder = 12582912.0f;", "constexpr float kRounder = 12582911.5f;"
-    ),
+    Mutant("scaled by too little", "processor::saturate(x), 255.0f)", "processor::saturate(x), 254.9f)"),
     Mutant(
         "no limit to [0, 1]", "processor::multiply(processor::saturate(x), 255.0f)", "processor::multiply(x, 255.0f)"
     ),

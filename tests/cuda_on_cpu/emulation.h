@@ -152,19 +152,24 @@ inline void run_block(int threads, Order order, const std::function<void()>& bod
     fibre.state = State::ready;
     makecontext(&fibre.context, enter_fibre, 0);
   }
+  // In the first two orders each warp in turn runs as far as it can; in the third all warps go on side by side.
+  const int group = order == Order::shuffled ? threads : kWarpThreads;
   for (;;) {
-    bool progress = false;
-    for (const int thread : turns) {
-      if (block.fibres[static_cast<size_t>(thread)]->state == State::ready) {
-        resume_fibre(thread);
-        progress = true;
+    for (int first = 0; first < threads; first += group) {
+      const auto from = turns.begin() + first, to = turns.begin() + std::min(first + group, threads);
+      for (bool progress = true; progress;) {
+        progress = false;
+        for (auto thread = from; thread != to; ++thread) {
+          if (block.fibres[static_cast<size_t>(*thread)]->state != State::ready) continue;
+          resume_fibre(*thread);
+          progress = true;
+        }
+        for (int warp = 0; warp < threads; warp += kWarpThreads) {
+          progress |= release(warp, std::min(kWarpThreads, threads - warp), State::at_warp_barrier);
+        }
       }
     }
-    for (int warp = 0; warp < threads; warp += kWarpThreads) {
-      progress |= release(warp, std::min(kWarpThreads, threads - warp), State::at_warp_barrier);
-    }
-    progress |= release(0, threads, State::at_block_barrier);
-    if (progress) continue;
+    if (release(0, threads, State::at_block_barrier)) continue;
     for (int i = 0; i < threads; ++i) {
       if (block.fibres[static_cast<size_t>(i)]->state != State::done) {
         std::fprintf(stderr, "threads wait at different barriers\n");
