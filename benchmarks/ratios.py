@@ -1,0 +1,143 @@
+"""The CPU targets as ratios, each from calls in turns in one run: ``python benchmarks/ratios.py [OUT.json]``.
+
+- one thread, 1024², 4:2:0, quality 75: against Pillow behind tensors, Pillow's codec alone, and kornia;
+- the whole ``fdjpeg.jpeg`` call on one uint8 image against fromarray + save + open + asarray, over qualities and sizes;
+- two threads against one;
+- 512 images of 32² in one batch against a loop over Pillow;
+- surrogates, soft and table gradients against straight-through.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import fdjpeg
+from fdjpeg.benchmark.measure import describe_machine, photographs
+from fdjpeg.benchmark.peers import PEERS
+
+QUALITIES = (10, 25, 50, 75, 90, 95)
+SIZES = (64, 128, 256, 512, 1024, 2048, 4096)
+SURROGATES = ("cubic", "sine", "fourier", "tanh", "softmax")
+
+
+def ratio(ours: Callable[[], Any], theirs: Callable[[], Any], rounds: int = 15) -> dict[str, float]:
+    """How many times longer ``theirs`` takes: medians of calls in turns, and the median and quintiles of pairs."""
+    ours(), theirs()
+    pairs = []
+    for _ in range(rounds):
+        times = []
+        for call in (ours, theirs):
+            start = time.perf_counter()
+            call()
+            times.append(time.perf_counter() - start)
+        pairs.append(times)
+    mine, other = (statistics.median(column) for column in zip(*pairs, strict=True))
+    low, *_, high = statistics.quantiles([b / a for a, b in pairs], n=5)
+    return {"ours_ms": mine * 1e3, "theirs_ms": other * 1e3, "ratio": other / mine, "low": low, "high": high}
+
+
+def gradient_of(image: Tensor, function: Callable[[Tensor], Tensor]) -> Callable[[], Any]:
+    """A call of ``function`` with its backward."""
+    leaf = image.detach().requires_grad_()
+    grad = torch.rand_like(leaf)
+    return lambda: torch.autograd.grad(function(leaf), leaf, grad)
+
+
+def against_peers() -> dict[str, dict[str, float]]:
+    """One thread, one photograph of 1024²."""
+    pixels = photographs(1, 1024, 1024)
+    found = {}
+    for ours, theirs in (
+        ("fdjpeg float32", "Pillow tensors"),
+        ("fdjpeg uint8", "Pillow codec"),
+        ("fdjpeg float32", "kornia"),
+    ):
+        if (why := PEERS[theirs].missing()) is not None:
+            print(f"{theirs}: {why}")
+            continue
+        calls = []
+        for name in (ours, theirs):
+            peer = PEERS[name]
+            codec, batch = peer.codec(75, "4:2:0"), peer.prepare(pixels)
+            calls.append(lambda codec=codec, batch=batch: codec(batch))
+        found[f"{ours} forward / {theirs}"] = ratio(*calls)
+        if PEERS[theirs].differentiable:
+            backward = [gradient_of(PEERS[n].prepare(pixels), PEERS[n].codec(75, "4:2:0")) for n in (ours, theirs)]
+            found[f"{ours} forward+backward / {theirs}"] = ratio(*backward, rounds=7)
+    return found
+
+
+def against_pillow_everywhere() -> dict[str, dict[str, float]]:
+    """The whole call on one uint8 image, over qualities and sizes."""
+    found = {}
+    pillow, mine = PEERS["Pillow codec"], PEERS["fdjpeg uint8"]
+    for size in SIZES:
+        pixels = photographs(1, size, size)
+        for quality in QUALITIES:
+            ours, theirs = mine.codec(quality, "4:2:0"), pillow.codec(quality, "4:2:0")
+            arrays = pillow.prepare(pixels)
+            found[f"{size}², quality {quality}"] = ratio(
+                lambda ours=ours, pixels=pixels: ours(pixels),
+                lambda theirs=theirs, arrays=arrays: theirs(arrays),
+                rounds=5 if size > 1024 else 15,
+            )
+    return found
+
+
+def threads() -> dict[str, dict[str, float]]:
+    """Two threads against one, and a batch of small images against a loop over Pillow."""
+    image = photographs(1, 1024, 1024).float() / 255
+
+    def with_threads(count: int) -> Callable[[], Any]:
+        def call() -> Any:
+            torch.set_num_threads(count)
+            return fdjpeg.jpeg(image, 75)
+
+        return call
+
+    found = {"two threads / one, 1024² float32": ratio(with_threads(2), with_threads(1), rounds=9)}
+    torch.set_num_threads(1)
+    small = photographs(512, 32, 32)
+    codec, pillow = PEERS["fdjpeg uint8"].codec(75, "4:2:0"), PEERS["Pillow codec"].codec(75, "4:2:0")
+    arrays = PEERS["Pillow codec"].prepare(small)
+    found["512 images of 32² in a batch / a loop over Pillow"] = ratio(lambda: codec(small), lambda: pillow(arrays))
+    return found
+
+
+def gradients() -> dict[str, dict[str, float]]:
+    """Other gradients as a multiple of straight-through's forward+backward, one thread, 1024² float32."""
+    image = photographs(1, 1024, 1024).float() / 255
+    plain = gradient_of(image, lambda x: fdjpeg.jpeg(x, 75))
+    found = {}
+    for name in SURROGATES:
+        found[name] = ratio(plain, gradient_of(image, lambda x, name=name: fdjpeg.jpeg(x, 75, gradient=name)), rounds=9)
+    tables = fdjpeg.QuantTables.standard(torch.tensor(75.0, requires_grad=True))
+    found["straight-through, tables too"] = ratio(
+        plain, gradient_of(image, lambda x: fdjpeg.jpeg(x, tables=tables)), rounds=9
+    )
+    return found
+
+
+def main() -> None:
+    """Measures, prints, and saves if asked to."""
+    torch.set_num_threads(1)
+    results: dict[str, Any] = {"machine": describe_machine()}
+    for part in (against_peers, against_pillow_everywhere, threads, gradients):
+        results[part.__name__] = part()
+        for name, row in results[part.__name__].items():
+            print(f"{name:55s} {row['ours_ms']:9.2f} ms {row['theirs_ms']:9.2f} ms  {row['ratio']:6.2f}×", flush=True)
+    if len(sys.argv) > 1:
+        Path(sys.argv[1]).write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
