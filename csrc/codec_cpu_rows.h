@@ -639,6 +639,13 @@ FDJPEG_INLINE void clamp_masks(const PlaneLine<3>& line, int64_t width, uint8_t*
   });
 }
 
+// x where `bit` is 1, else 0: by its bits, since compilers make no vectors of a choice between numbers by a byte.
+template <class R>
+FDJPEG_INLINE R where(int bit, R x) {
+  using Bits = std::conditional_t<sizeof(R) == sizeof(int32_t), int32_t, int64_t>;
+  return bit_cast<R>(bit_cast<Bits>(x) & -static_cast<Bits>(bit));
+}
+
 // The adjoint of the conversion to RGB: gradients of Y, Cb and Cr at full resolution.
 template <class R>
 FDJPEG_INLINE void gradients_of_ycbcr(
@@ -646,7 +653,7 @@ FDJPEG_INLINE void gradients_of_ycbcr(
     int64_t width, R* __restrict luma, R* __restrict cb, R* __restrict cr) {
   for (int64_t x = 0; x < width; ++x) {
     const R r = red[x], g = green[x], b = blue[x];
-    const R r_in = masks[x] & 1 ? r : R(0), g_in = masks[x] & 2 ? g : R(0), b_in = masks[x] & 4 ? b : R(0);
+    const R r_in = where(masks[x] & 1, r), g_in = where(masks[x] >> 1 & 1, g), b_in = where(masks[x] >> 2 & 1, b);
     luma[x] = r_in + g_in + b_in;
     cb[x] = R(kCbScale) * b_in - R(kB * kCbScale / kG) * g_in;
     cr[x] = R(kCrScale) * r_in - R(kR * kCrScale / kG) * g_in;

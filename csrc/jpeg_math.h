@@ -213,8 +213,8 @@ constexpr FDJPEG_INLINE EvenMatrix even_matrix() {
   return {{{z + fix13(.765366865), z}, {z, z - fix13(1.847759065)}}};
 }
 
-// The odd half as a matrix, the product of libjpeg's factors. Rows and columns stand for the coefficients 7, 5, 3, 1, and
-// for the differences that they come from, in the order 3, 2, 1, 0.
+// The odd half as a matrix, the product of libjpeg's factors. Rows and columns stand for the coefficients 7, 5, 3, 1,
+// and for the differences that they come from, in the order 3, 2, 1, 0.
 struct OddMatrix {
   int m[4][4];
 };
@@ -312,9 +312,9 @@ FDJPEG_INLINE I quantize(I c, R reciprocal) {
 }
 
 // The same in 16 bits: two unsigned multiplications of which the upper halves are kept. With t = ceil(log2 q) and
-// R = ceil(2^(15 + t) / q) < 2^16 it takes n R / 2^(18 + t), rounded down, for n = |c| + 4 q. R is too large by less than
-// one part in 2^15, and n / (8 q) lies 1 / (8 q) or more below the next integer, so it is exact for n < 2^15; the forward
-// transform of bytes stays below 2^13 + 2^4 and 4 q below 2^10.
+// R = ceil(2^(15 + t) / q) < 2^16 it takes n R / 2^(18 + t), rounded down, for n = |c| + 4 q. R is too large by less
+// than one part in 2^15, and n / (8 q) lies 1 / (8 q) or more below the next integer, so it is exact for n < 2^15; the
+// forward transform of bytes stays below 2^13 + 2^4 and 4 q below 2^10.
 struct NarrowStep {
   uint16_t reciprocal, scale;  // R, 2^(14 - t)
 };
