@@ -620,12 +620,15 @@ FDJPEG_DEVICE void quantize_column(const int* tile, const SharedSteps::Step* ste
 }
 
 // The inverse DCT along a row of the tile, eight bytes. Adding the level shift to the row's first coefficient adds it
-// to each sample.
+// to each sample, unless the sums wrap around, as those of hostile coefficients may.
+template <bool may_wrap>
 FDJPEG_DEVICE uint2 restore_row(const int* tile) {
   int x[8];
   read_tile<1>(tile, x);
-  x[0] += kBlock * kLevelShift << kPass1Bits;
+  if (!may_wrap) x[0] += kBlock * kLevelShift << kPass1Bits;
   idct_pass<false>(x);
+  FDJPEG_UNROLL
+  for (int i = 0; i < kBlock; ++i) x[i] += may_wrap ? kLevelShift : 0;
   return {processor::pack_saturated(x[0], x[1], x[2], x[3]), processor::pack_saturated(x[4], x[5], x[6], x[7])};
 }
 
@@ -693,7 +696,7 @@ __global__ void __launch_bounds__(kCodeThreads, kResident<type, kCodeBlocksPerPr
     } else {
       const unsigned offset = luma ? 0 : component == 1 ? sizes.cb_offset : sizes.cr_offset;
       const unsigned target = offset + ((block_row * kBlock + y) * columns + block_column) * kBlock;
-      *reinterpret_cast<uint2*>(planes + target) = restore_row(row);
+      *reinterpret_cast<uint2*>(planes + target) = restore_row<false>(row);
     }
   };
   FDJPEG_UNROLL
@@ -755,7 +758,7 @@ __global__ void __launch_bounds__(kDecodeThreads) decode_blocks(const __grid_con
   const int64_t block_column = job.columns.remainder(block, static_cast<int>(block_row));
   const int64_t columns = job.columns.divisor;
   uint8_t* target = job.planes + n * job.plane_bytes + ((block_row * kBlock + row) * columns + block_column) * kBlock;
-  *reinterpret_cast<uint2*>(target) = restore_row(tile + row * kTileRow);
+  *reinterpret_cast<uint2*>(target) = restore_row<true>(tile + row * kTileRow);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------

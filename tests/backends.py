@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import emulation
 import torch
 
 import fdjpeg
@@ -24,6 +25,8 @@ class Backend(NamedTuple):
     @property
     def missing(self) -> str | None:
         """Why this backend is not there, or None if it is."""
+        if self.name == "emulated":
+            return None if emulation.compiler() else "there is no g++ to compile the emulation with"
         state = fdjpeg.backends()[self.name]
         return None if state == "available" else state
 
@@ -33,10 +36,27 @@ def _of(name: str, device: str, functions: Any) -> Backend:
     return Backend(name, device, *(getattr(functions, function) for function in names))
 
 
+def _triton(function: str) -> Callable[..., Any]:
+    """A function of `fdjpeg.triton_kernels`, which imports Triton."""
+
+    def call(*arguments: Any) -> Any:
+        from fdjpeg import triton_kernels
+
+        return getattr(triton_kernels, function)(*arguments)
+
+    return call
+
+
 BACKENDS = {
     backend.name: backend
     for backend in (
         _of("reference", "cpu", reference),
         _of("cpu", "cpu", torch.ops.fdjpeg),
+        # The CUDA kernels, run by a CPU.
+        _of("emulated", "cpu", emulation),
+        _of("cuda", "cuda", torch.ops.fdjpeg),
+        Backend(
+            "triton", "cuda", _triton("round_trip"), _triton("round_trip_backward"), reference.encode, reference.decode
+        ),
     )
 }

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import re
+import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 _INSTRUCTION = re.compile(r"^\s+/\*([0-9a-f]{4,})\*/\s+(@!?U?P[T0-9]+ )?\s*([A-Z0-9_.]+)\s*(.*?)\s*;", re.MULTILINE)
 _TARGET = re.compile(r"(?:`\(\S+\)|0x([0-9a-f]+))\s*$")
@@ -43,14 +48,13 @@ def functions(listing: str) -> dict[str, list[Instruction]]:
     return kernels
 
 
-def path_length(instructions: list[Instruction], avoid: str | None = None) -> int:
+def path_length(instructions: Sequence[Instruction]) -> int:
     """Instructions on the path of an ordinary thread.
 
     That is, of all paths from the entry to an exit, the shortest of those with the most wide accesses: a thread at the
     image's edge, or one whose samples do not lie together, takes narrow ones. A loop counts once, a call as never
-    taken. Nothing that matches `avoid` is on the path.
+    taken.
     """
-    avoided = re.compile(avoid or r"(?!)")
     place = {instruction.address: i for i, instruction in enumerate(instructions)}
 
     # Backwards, so that what follows is known: no recursion, and branches back are left out.
@@ -62,8 +66,6 @@ def path_length(instructions: list[Instruction], avoid: str | None = None) -> in
             instruction.predicate not in ("", "@PT") or ".DIV" in instruction.opcode or "P" in _condition(instruction)
         )
         following: list[tuple[int, int] | None] = []
-        if avoided.match(instruction.opcode):
-            continue
         if kind == "EXIT":
             following.append((0, 0))
             if conditional:
@@ -98,11 +100,58 @@ def _condition(instruction: Instruction) -> str:
 @cache
 def disassembler() -> str | None:
     """The path of a ``cuobjdump``, or None: the CUDA toolkit's, or the one that comes with Triton."""
-    import importlib.util
-    import shutil
-
     found = shutil.which("cuobjdump")
     if found is None and (triton := importlib.util.find_spec("triton")) is not None and triton.origin is not None:
         candidate = Path(triton.origin).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
         found = str(candidate) if candidate.is_file() else None
     return found
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The budget
+
+
+class Kernel(NamedTuple):
+    """An instance of a kernel's template, and what it may cost."""
+
+    name: str  # as C++ spells it
+    job: str  # the type of its argument
+    pixels_per_thread: int
+    registers: int  # on any architecture
+    instructions_per_pixel: float  # on the target
+
+    @property
+    def pattern(self) -> re.Pattern[str]:
+        """What the mangled name begins with: the kernel's own, its numbers, and its type's place in SampleType."""
+        kernel, arguments = self.name.split("<", 1)
+        shape, type_and_rest = arguments.split("SampleType::")
+        type_name, *rest = re.findall(r"\w+", type_and_rest)
+        place = ("uint8", "float16", "bfloat16", "float32", "float64").index(type_name)
+        flags = {"true": "Lb1", "false": "Lb0"}
+        numbers = [flags.get(one, f"Li{one}") for one in re.findall(r"\b(?:\d+|true|false)\b", shape)]
+        tail = "".join(flags[one] + "E" for one in rest)
+        return re.compile(
+            rf"_ZN6fdjpeg\d+{kernel}INS_\d+[A-Z][a-z]+I{'E'.join(numbers)}EEELNS_\d+SampleTypeE{place}E{tail}E"
+        )
+
+
+class Budget(NamedTuple):
+    """What ``cuda_budget.json`` holds."""
+
+    architectures: list[str]
+    target: str
+    kernels: list[Kernel]
+
+
+def _budget() -> Budget:
+    content = json.loads((Path(__file__).resolve().parent / "cuda_budget.json").read_text())
+    return Budget(content["architectures"], content["target"], [Kernel(**kernel) for kernel in content["kernels"]])
+
+
+BUDGET = _budget()
+
+
+def instantiations(kernels: Sequence[Kernel]) -> str:
+    """The source of just these kernels."""
+    lines = [f"template __global__ void fdjpeg::{one.name}(const __grid_constant__ {one.job});" for one in kernels]
+    return "\n".join(['#include "codec_launch.h"', "using namespace fdjpeg;", *lines, ""])

@@ -208,8 +208,8 @@ MUTANTS = (
     Mutant("no level shift forward", "x[0] -= kBlock * kLevelShift << kPass1Bits;", ""),
     Mutant(
         "level shift off by one bit",
-        "x[0] += kBlock * kLevelShift << kPass1Bits;",
-        "x[0] += kBlock * kLevelShift << 1;",
+        "if (!may_wrap) x[0] += kBlock * kLevelShift << kPass1Bits;",
+        "if (!may_wrap) x[0] += kBlock * kLevelShift << 1;",
     ),
     Mutant("scaled by too little", "processor::saturate(x), 255.0f)", "processor::saturate(x), 254.9f)"),
     Mutant(
