@@ -67,6 +67,7 @@ def jpeg(
     surrogate = _surrogate(gradient, arithmetic, soft)
     batch = _flattened(image)
     steps, number = _steps(batch, quality, tables, soft=soft)
+    exact_steps = None if steps is None else steps.to(torch.float32)
     if batch.dtype == torch.uint8 and steps is not None and steps.requires_grad and torch.is_grad_enabled():
         raise TypeError(
             "image must be floating where quality or tables require a gradient, got uint8, which carries none"
@@ -74,13 +75,13 @@ def jpeg(
     if arithmetic == "real":
         result = _real(batch, steps, number, setting, surrogate, soft)
     elif isinstance(surrogate, StraightThrough):
-        result, planes = ops.round_trip(batch, steps, number, *setting, identity=isinstance(surrogate, Identity))
+        result, planes = ops.round_trip(batch, exact_steps, number, *setting, identity=isinstance(surrogate, Identity))
         _warn_above_one(batch, planes, setting)
     elif (slopes := surrogates.slope_table(surrogate, batch.device)) is not None:
-        result, planes = ops.round_trip(batch, steps, number, *setting, slopes)
+        result, planes = ops.round_trip(batch, exact_steps, number, *setting, slopes)
         _warn_above_one(batch, planes, setting)
     else:
-        result = _exact_with_own_surrogate(batch, steps, number, setting, surrogate)
+        result = _exact_with_own_surrogate(batch, exact_steps, number, setting, surrogate)
     return _as_empty_like(result, image)
 
 
@@ -102,7 +103,7 @@ def encode(
     setting = _setting(subsampling, "fancy")
     batch = _flattened(image).detach()
     steps, number = _steps(batch, quality, tables)
-    y, cb, cr = torch.ops.fdjpeg.encode(batch, None if steps is None else steps.detach(), number, *setting[:2])
+    y, cb, cr = torch.ops.fdjpeg.encode(batch, None if steps is None else steps.detach().float(), number, *setting[:2])
     used = QuantTables.standard(number) if tables is None and steps is None else tables
     if used is None:
         used = QuantTables.standard(quality)
@@ -253,8 +254,7 @@ def _steps(
     steps = tables.stacked()
     if steps.size(0) not in (1, batch.size(0)):
         raise ValueError(f"tables must be (8, 8) or one for each of the {batch.size(0)} images, got {steps.size(0)}")
-    dtype = torch.float64 if steps.dtype == torch.float64 and batch.dtype == torch.float64 else torch.float32
-    return steps.to(batch.device, dtype), 0.0
+    return steps.to(batch.device), 0.0
 
 
 def _check_one_of(quality: float | Tensor, tables: QuantTables) -> None:

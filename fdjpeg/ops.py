@@ -261,8 +261,18 @@ def round_trip(
     Returns:
         The decoded image, differentiable in ``image`` and ``tables``, and the planes, which are not.
     """
-    out, planes = _RoundTrip.apply(image, tables, quality, horizontal, vertical, fancy, slopes, identity)
+    if _wants_autograd(image) or (tables is not None and _wants_autograd(tables)):
+        out, planes = _RoundTrip.apply(image, tables, quality, horizontal, vertical, fancy, slopes, identity)
+    else:
+        out, planes = torch.ops.fdjpeg.round_trip(image, tables, quality, horizontal, vertical, fancy)
     return out, planes
+
+
+def _wants_autograd(tensor: Tensor) -> bool:
+    """Whether a Function must be applied, which costs more than the op itself on a small image."""
+    if torch.compiler.is_compiling() or torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        return True
+    return tensor.requires_grad and torch.is_grad_enabled()
 
 
 class _RoundTrip(torch.autograd.Function):

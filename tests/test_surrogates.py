@@ -287,7 +287,7 @@ def test_surrogate_op_equals_autograd_through_the_explicit_formula(name: str, sa
     got = torch.autograd.grad(out, (image, tables), grad)
     explicit = torch.autograd.grad(wanted, (image, tables), grad)
     for a, b in zip(got, explicit, strict=True):
-        assert (a - b).abs().max() <= 1e-5 * b.abs().max()
+        assert (a - b).abs().max() <= 1e-4 * b.abs().max()
 
 
 @pytest.mark.parametrize("name", ["cubic", "sine", "fourier", "tanh", "softmax", "zero"])
