@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import numbers
 import warnings
 from typing import Any, NamedTuple
@@ -286,7 +285,7 @@ def _check_quality_number(quality: Any) -> float:
     if isinstance(quality, bool) or not isinstance(quality, numbers.Real):
         raise TypeError(f"quality must be a number or a tensor, got {quality!r} ({type(quality).__name__})")
     number = float(quality)
-    if math.isnan(number) or not 1 <= number <= 100:
+    if not 1 <= number <= 100:  # NaN is neither
         raise ValueError(f"quality must be in 1…100, got {quality!r}")
     return number
 

@@ -26,6 +26,12 @@ SUBSAMPLINGS = pytest.mark.parametrize("subsampling", FACTORS)
 GRADIENTS = pytest.mark.parametrize("gradient", ["straight-through", "identity", "cubic"])
 
 
+@pytest.fixture(autouse=True)
+def fresh_compiler() -> None:
+    """torch.compile counts recompilations of a function over all tests, and gives up at eight."""
+    torch.compiler.reset()
+
+
 @pytest.fixture
 def image(rng: np.random.Generator) -> Tensor:
     return torch.from_numpy(rng.random((2, 3, 18, 21))).float()
