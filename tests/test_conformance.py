@@ -57,7 +57,7 @@ def test_compiled_kernels_are_under_test() -> None:
 def test_round_trip(
     backend: Backend, subsampling: str, channels: int, upsampling: str, dtype: torch.dtype, rng: np.random.Generator
 ) -> None:
-    for height, width in _some_sizes(rng, 4):
+    for height, width in _some_sizes(rng, 3):
         batch = cases.draw(rng, channels, height, width)
         image = cases.samples(rng, batch.pixels, dtype)
         out, _ = backend.round_trip(
@@ -124,7 +124,7 @@ def test_every_colour_but_for_two_bits(backend: Backend) -> None:
 def test_encode_gives_a_files_coefficients(
     backend: Backend, subsampling: str, channels: int, rng: np.random.Generator
 ) -> None:
-    for height, width in _some_sizes(rng, 8):
+    for height, width in _some_sizes(rng, 5):
         batch = cases.draw(rng, channels, height, width)
         image = cases.samples(rng, batch.pixels, cases.DTYPES[rng.integers(len(cases.DTYPES))])
         encoded = backend.encode(image.to(backend.device), *batch.arguments(backend.device), *FACTORS[subsampling])
@@ -156,7 +156,7 @@ def _decoded(
 def test_decode_of_a_files_coefficients_gives_its_pixels(
     backend: Backend, subsampling: str, channels: int, upsampling: str, rng: np.random.Generator
 ) -> None:
-    for height, width in _some_sizes(rng, 8):
+    for height, width in _some_sizes(rng, 5):
         batch = cases.draw(rng, channels, height, width, images=1)
         file = oracles.encode(batch.pixels[0], batch.strength(0), subsampling)
         if rng.random() < 0.5:  # Coefficients about as large as any, though no image has just these.
@@ -241,3 +241,69 @@ def test_samples_round_as_stated(backend: Backend, dtype: torch.dtype, rng: np.r
     )
     expected = oracles.from_bytes(oracles.to_bytes(image), dtype)
     assert torch.equal(out.cpu(), expected)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Backward
+
+
+#: By how much gradients may differ from the reference in float64, relative to the largest: rounding of the dtype.
+TOLERANCES = {torch.float16: 1e-3, torch.bfloat16: 8e-3, torch.float32: 1e-5, torch.float64: 1e-5}
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=lambda dtype: str(dtype).removeprefix("torch."))
+@UPSAMPLINGS
+@CHANNELS
+@SUBSAMPLINGS
+def test_straight_through_gradients(
+    backend: Backend, subsampling: str, channels: int, upsampling: str, dtype: torch.dtype, rng: np.random.Generator
+) -> None:
+    """Against the reference in float64; `test_reference.py` holds that against autograd and finite differences."""
+    for height, width in _some_sizes(rng, 2):
+        batch = cases.draw(rng, channels, height, width)
+        image = cases.samples(rng, batch.pixels, dtype)
+        grad = torch.from_numpy(rng.standard_normal(batch.pixels.shape)).to(dtype)
+        setting = (*FACTORS[subsampling], upsampling == "fancy")
+
+        strength = batch.arguments()
+        wide = torch.from_numpy(oracles.to_bytes(image)).double() / 255  # the same bytes, and so the same integers
+        wide[image.isnan()] = torch.nan
+        reference = BACKENDS["reference"]
+        _, planes = reference.round_trip(wide, *strength, *setting)
+        expected = reference.round_trip_backward(grad.double(), planes, wide, *strength, *setting, True)
+
+        strength = batch.arguments(backend.device)
+        on_device, grad = image.to(backend.device), grad.to(backend.device)
+        _, planes = backend.round_trip(on_device, *strength, *setting)
+        of_image, of_tables = backend.round_trip_backward(grad, planes, on_device, *strength, *setting, True)
+        alone, nothing = backend.round_trip_backward(grad, planes, on_device, *strength, *setting, False)
+
+        assert of_image.dtype == dtype
+        assert of_tables.dtype == torch.float32
+        assert torch.equal(alone, of_image)
+        assert nothing.shape == (0,)
+        _assert_close(of_image, expected[0], TOLERANCES[dtype], batch)
+        _assert_close(of_tables, expected[1], 1e-4, batch)
+
+
+def _assert_close(actual: Tensor, expected: Tensor, tolerance: float, batch: cases.Batch) -> None:
+    for image, (one, other) in enumerate(zip(actual.cpu().double(), expected.double(), strict=True)):
+        bound = tolerance * max(float(other.abs().max()), 1e-3)
+        worst = float((one - other).abs().max())
+        assert worst <= bound, f"off by {worst:g}, more than {bound:g}: {batch.describe(image)}"
+
+
+@pytest.mark.parametrize("quality", [1.0, 100.0])
+@pytest.mark.parametrize("content", cases.CONTENTS)
+@SUBSAMPLINGS
+def test_no_gradient_is_nan(
+    backend: Backend, subsampling: str, content: str, quality: float, rng: np.random.Generator
+) -> None:
+    pixels = np.stack([cases.CONTENTS[content](rng, 3, 24, 40) for _ in range(2)])
+    for image in (torch.from_numpy(pixels).float() / 255, torch.full((2, 3, 24, 40), torch.nan)):
+        on_device = image.to(backend.device)
+        out, planes = backend.round_trip(on_device, None, quality, *FACTORS[subsampling], True)
+        gradients = backend.round_trip_backward(
+            torch.ones_like(out), planes, on_device, None, quality, *FACTORS[subsampling], True, True
+        )
+        assert all(gradient.isfinite().all() for gradient in gradients)
