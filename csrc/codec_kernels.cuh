@@ -1234,7 +1234,8 @@ __global__ void __launch_bounds__(kSumThreads) sum_tables(const __grid_constant_
       quantize_column(tile + start, step, c, k);
       FDJPEG_UNROLL
       for (int i = 0; i < kBlock; ++i) {
-        sum[slot][i] += g[i] * (static_cast<float>(k[i]) - static_cast<float>(c[i]) * step[i].reciprocal);
+        const int error = kBlock * k[i] * step[i].step - c[i];  // exact: k - c / (8 q) would cancel
+        sum[slot][i] += g[i] * static_cast<float>(error) * step[i].reciprocal;
       }
     }
     __syncwarp();

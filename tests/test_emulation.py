@@ -285,11 +285,7 @@ MUTANTS = (
     Mutant("backward: weights", "a == 0 || a == 3 ? Real(.25) : Real(.75)", "a == 0 || a == 3 ? Real(.75) : Real(.25)"),
     Mutant("backward: replicas", "? 1 + sizes.chroma_width * U::kHorizontal - sizes.width : 1", "? 1 : 1"),
     Mutant("backward: NaN passes", "samples[c][x] = T{};", "{}"),
-    Mutant(
-        "tables: the steps' errors",
-        "- static_cast<float>(c[i]) * step[i].reciprocal",
-        "+ static_cast<float>(c[i]) * step[i].reciprocal",
-    ),
+    Mutant("tables: the steps' errors", "* step[i].step - c[i];", "* step[i].step + c[i];"),
     Mutant("tables: beyond the edge", "y < height && x + i < width ? row[i] : 0.0f", "row[i]"),
     Mutant("tables: a part is lost", "p < job.parts", "p < job.parts - 1"),
     Mutant("tables: Cb's sum is Cr's", "both ? 1 + lane / kBlock % 2 : slot", "both ? 2 - lane / kBlock % 2 : slot"),
