@@ -38,7 +38,8 @@ inline SampleType sample_type(ScalarType type, const char* name) {
       return SampleType::float64;
     default:
       STD_TORCH_CHECK(
-          false, name, " must be uint8, float16, bfloat16, float32 or float64, got ", torch::headeronly::toString(type));
+          false, name, " must be uint8, float16, bfloat16, float32 or float64, got ",
+          torch::headeronly::toString(type));
   }
 }
 
@@ -55,8 +56,10 @@ inline Image image_view(const Tensor& tensor, const char* name) {
 
 inline void check_factors(int64_t horizontal, int64_t vertical) {
   STD_TORCH_CHECK(
-      (vertical == 1 && (horizontal == 1 || horizontal == 2 || horizontal == 4)) || (vertical == 2 && horizontal <= 2 && horizontal >= 1),
-      "horizontal and vertical must be (1, 1), (2, 1), (2, 2), (1, 2) or (4, 1), got (", horizontal, ", ", vertical, ")");
+      (vertical == 1 && (horizontal == 1 || horizontal == 2 || horizontal == 4)) ||
+          (vertical == 2 && horizontal <= 2 && horizontal >= 1),
+      "horizontal and vertical must be (1, 1), (2, 1), (2, 2), (1, 2) or (4, 1), got (", horizontal, ", ", vertical,
+      ")");
 }
 
 inline Geometry geometry_of(const Tensor& image, int64_t horizontal, int64_t vertical, bool fancy) {
@@ -72,19 +75,19 @@ inline Steps steps_of(const std::optional<Tensor>& tables, double quality, int64
     return steps;
   }
   STD_TORCH_CHECK(
-      tables->dim() == 4 && (tables->size(0) == 1 || tables->size(0) == images) && tables->size(1) == 3 && tables->size(2) == 8 &&
-          tables->size(3) == 8,
+      tables->dim() == 4 && (tables->size(0) == 1 || tables->size(0) == images) && tables->size(1) == 3 &&
+          tables->size(2) == 8 && tables->size(3) == 8,
       "tables must have shape (1, 3, 8, 8) or (", images, ", 3, 8, 8), got ", shape_of(*tables));
   STD_TORCH_CHECK(
-      tables->scalar_type() == ScalarType::Float, "tables must be float32, got ", torch::headeronly::toString(tables->scalar_type()));
+      tables->scalar_type() == ScalarType::Float, "tables must be float32, got ",
+      torch::headeronly::toString(tables->scalar_type()));
   steps.tables = static_cast<const float*>(tables->data_ptr());
   steps.image_stride = tables->size(0) == 1 ? 0 : 3 * kBlockSize;
   return steps;
 }
 
 inline void check_same_device(const Tensor& image, const Tensor& other, const char* name) {
-  STD_TORCH_CHECK(
-      image.device() == other.device(), name, " must be on the image's device");
+  STD_TORCH_CHECK(image.device() == other.device(), name, " must be on the image's device");
 }
 
 inline void check_same_shape(const Tensor& image, const Tensor& other, const char* name) {
@@ -95,16 +98,16 @@ inline void check_same_shape(const Tensor& image, const Tensor& other, const cha
 
 inline void check_planes(const Tensor& planes, const Geometry& g) {
   STD_TORCH_CHECK(
-      planes.dim() == 2 && planes.scalar_type() == ScalarType::Byte && planes.size(0) == g.images && planes.size(1) == g.plane_bytes &&
-          planes.is_contiguous(),
+      planes.dim() == 2 && planes.scalar_type() == ScalarType::Byte && planes.size(0) == g.images &&
+          planes.size(1) == g.plane_bytes && planes.is_contiguous(),
       "planes must be contiguous uint8 of shape (", g.images, ", ", g.plane_bytes, "), got ", shape_of(planes));
 }
 
 inline void check_slopes(const Tensor& slopes) {
   STD_TORCH_CHECK(
       slopes.dim() == 1 && slopes.numel() >= 2 && slopes.scalar_type() == ScalarType::Float && slopes.is_contiguous(),
-      "slopes must be contiguous float32 of shape (intervals + 1,), got ", torch::headeronly::toString(slopes.scalar_type()), " of ",
-      shape_of(slopes));
+      "slopes must be contiguous float32 of shape (intervals + 1,), got ",
+      torch::headeronly::toString(slopes.scalar_type()), " of ", shape_of(slopes));
 }
 
 }  // namespace fdjpeg

@@ -1,4 +1,5 @@
-// The plain structures that the ops hand to the kernels of any backend. No torch here: a kernel sees pointers and numbers.
+// The plain structures that the ops hand to the kernels of any backend. No torch here: a kernel sees pointers and
+// numbers.
 #pragma once
 
 #include <cstdint>
@@ -10,22 +11,22 @@ enum class SampleType : int { uint8, float16, bfloat16, float32, float64 };
 
 // A batch of images (N, C, H, W) of any strides.
 struct Image {
-  void* data;          // the first sample
-  SampleType type;     // how each sample is stored
-  int64_t stride[4];   // in samples, along image, channel, row, column; 0 in an expanded gradient
+  void* data;         // the first sample
+  SampleType type;    // how each sample is stored
+  int64_t stride[4];  // in samples, along image, channel, row, column; 0 in an expanded gradient
 };
 
 // Sizes that follow from an image's height, width, channels and sampling factors; fdjpeg/_geometry.py says the same.
 struct Geometry {
   int64_t images;
-  int channels;                        // 1 (grey) or 3
-  int64_t height, width;               // of the image, and so of luma
-  int horizontal, vertical;            // sampling factors of luma against chroma; (1, 1) for grey
-  int64_t luma_rows, luma_columns;     // blocks
-  int64_t chroma_height, chroma_width; // samples; 0 for grey
-  int64_t chroma_rows, chroma_columns; // blocks
-  int64_t mcu_rows, mcu_columns;       // minimum coded units (T.81 A.2)
-  bool fancy;                          // upsample by libjpeg's triangle, else by repeating samples
+  int channels;                         // 1 (grey) or 3
+  int64_t height, width;                // of the image, and so of luma
+  int horizontal, vertical;             // sampling factors of luma against chroma; (1, 1) for grey
+  int64_t luma_rows, luma_columns;      // blocks
+  int64_t chroma_height, chroma_width;  // samples; 0 for grey
+  int64_t chroma_rows, chroma_columns;  // blocks
+  int64_t mcu_rows, mcu_columns;        // minimum coded units (T.81 A.2)
+  bool fancy;                           // upsample by libjpeg's triangle, else by repeating samples
 
   // Offsets in bytes within an image's planes: Y at 0, then Cb, Cr, a flag for each MCU (0 if no sample of it is NaN or
   // above 1), zeros.
@@ -36,7 +37,8 @@ struct Geometry {
   }
 
   static Geometry of(
-      int64_t images, int64_t channels, int64_t height, int64_t width, int64_t horizontal, int64_t vertical, bool fancy) {
+      int64_t images, int64_t channels, int64_t height, int64_t width, int64_t horizontal, int64_t vertical,
+      bool fancy) {
     Geometry g{};
     g.images = images;
     g.channels = static_cast<int>(channels);
@@ -73,9 +75,9 @@ struct Geometry {
 
 // The quantization steps of a batch.
 struct Steps {
-  const float* tables;    // [1 or images][3][8][8], or null: then the standard tables scaled by `scale`
-  int64_t image_stride;   // 192, or 0 where one set serves all images
-  int scale;              // libjpeg's percentage for a quality
+  const float* tables;   // [1 or images][3][8][8], or null: then the standard tables scaled by `scale`
+  int64_t image_stride;  // 192, or 0 where one set serves all images
+  int scale;             // libjpeg's percentage for a quality
 };
 
 // image -> decoded 8-bit planes -> image.
@@ -84,11 +86,11 @@ struct RoundTrip {
   Steps steps;
   Image input;
   Image output;
-  uint8_t* planes;        // [images][plane_bytes]
+  uint8_t* planes;  // [images][plane_bytes]
 };
 
-// The vector-Jacobian product of the round trip, straight through every rounding; that of coefficients by a surrogate if
-// there are slopes.
+// The vector-Jacobian product of the round trip, straight through every rounding; that of coefficients by a surrogate
+// if there are slopes.
 struct RoundTripBackward {
   Geometry geometry;
   Steps steps;
@@ -114,7 +116,7 @@ struct Decode {
   Geometry geometry;
   Steps steps;
   const int16_t* coefficients[3];
-  uint8_t* planes;           // [images][plane_bytes], scratch
+  uint8_t* planes;  // [images][plane_bytes], scratch
   Image output;
 };
 

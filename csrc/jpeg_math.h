@@ -109,23 +109,23 @@ FDJPEG_INLINE I descale(I x) {
   return (x + (1 << (bits - 1))) >> bits;
 }
 
-constexpr int kBlock = 8;           // a block is 8 × 8 samples (T.81 A.1.3)
+constexpr int kBlock = 8;  // a block is 8 × 8 samples (T.81 A.1.3)
 constexpr int kBlockSize = 64;
-constexpr int kLevelShift = 128;    // half of the sample range (T.81 A.3.1)
+constexpr int kLevelShift = 128;  // half of the sample range (T.81 A.3.1)
 constexpr int kMaxSample = 255;
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Tables
 
 // T.81 Annex K.1 (luminance) and K.2 (chrominance), row-major: [vertical frequency][horizontal frequency].
-#define FDJPEG_STANDARD_LUMA                                                                                      \
-  {16, 11, 10, 16, 24, 40, 51, 61, 12, 12, 14, 19, 26, 58, 60, 55, 14, 13, 16, 24, 40, 57, 69, 56, 14, 17, 22, 29,   \
-   51, 87, 80, 62, 18, 22, 37, 56, 68, 109, 103, 77, 24, 35, 55, 64, 81, 104, 113, 92, 49, 64, 78, 87, 103, 121,     \
-   120, 101, 72, 92, 95, 98, 112, 100, 103, 99}
-#define FDJPEG_STANDARD_CHROMA                                                                                    \
-  {17, 18, 24, 47, 99, 99, 99, 99, 18, 21, 26, 66, 99, 99, 99, 99, 24, 26, 56, 99, 99, 99, 99, 99, 47, 66, 99, 99,   \
-   99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99,   \
-   99, 99, 99, 99, 99, 99, 99, 99}
+#define FDJPEG_STANDARD_LUMA                                                                         \
+  {16, 11,  10,  16, 24, 40, 51, 61, 12,  12,  14,  19,  26, 58, 60, 55,  14,  13,  16,  24, 40, 57, \
+   69, 56,  14,  17, 22, 29, 51, 87, 80,  62,  18,  22,  37, 56, 68, 109, 103, 77,  24,  35, 55, 64, \
+   81, 104, 113, 92, 49, 64, 78, 87, 103, 121, 120, 101, 72, 92, 95, 98,  112, 100, 103, 99}
+#define FDJPEG_STANDARD_CHROMA                                                             \
+  {17, 18, 24, 47, 99, 99, 99, 99, 18, 21, 26, 66, 99, 99, 99, 99, 24, 26, 56, 99, 99, 99, \
+   99, 99, 47, 66, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, \
+   99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99}
 
 // libjpeg's percentage by which a quality of 1 … 100 scales the standard tables. A number outside acts as the nearer
 // end, NaN as 1. (Written so that a comparison with NaN chooses the 1.)
@@ -221,7 +221,7 @@ struct OddMatrix {
 
 constexpr FDJPEG_INLINE OddMatrix odd_matrix() {
   const int own[4] = {fix13(.298631336), fix13(2.053119869), fix13(3.072711026), fix13(1.501321110)};
-  const int z1 = -fix13(.899976223), z2 = -fix13(2.562915447);                                   // of 0 and 3; 1 and 2
+  const int z1 = -fix13(.899976223), z2 = -fix13(2.562915447);                           // of 0 and 3; 1 and 2
   const int z3 = -fix13(1.961570560), z4 = -fix13(.390180644), z5 = fix13(1.175875602);  // of 0 and 2; 1 and 3; all
   OddMatrix odd{};
   for (int i = 0; i < 4; ++i) {
@@ -250,7 +250,8 @@ FDJPEG_INLINE typename Lane<I>::Wide odd_sum(Pair<I> p, Pair<I> q) {
   return Lane<I>::template dot<kOdd.m[row][2], kOdd.m[row][3]>(q, sum);
 }
 
-// One pass of the forward DCT along x[0] … x[7]. The first pass keeps kPass1Bits fraction bits, the second removes them.
+// One pass of the forward DCT along x[0] … x[7]. The first pass keeps kPass1Bits fraction bits, the second removes
+// them.
 template <bool first_pass, class I>
 FDJPEG_INLINE void fdct_pass(I x[8]) {
   using L = Lane<I>;
