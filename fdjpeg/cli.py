@@ -216,6 +216,9 @@ def doctor() -> None:
     table = Table(title="Backends", title_justify="left", show_header=False)
     for name, state in fdjpeg.backends().items():
         table.add_row(name, escape(state))
+    if fdjpeg.backends()["cpu"] == "available":
+        # FDJPEG_ISA forces one.
+        table.add_row("instruction set of the CPU kernels", torch.ops.fdjpeg.cpu_instruction_set())
     console.print(table)
 
     samples, differing = _self_check()
