@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numbers
 import warnings
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -157,7 +158,7 @@ def quantize_channels(image: Tensor, steps: Tensor, gradient: str | Surrogate = 
         raise TypeError(f"image must be floating, got {batch.dtype}")
     surrogate = surrogates.resolve(gradient)
     real = batch.to(torch.float64 if batch.dtype == torch.float64 else torch.float32)
-    with torch.autocast(batch.device.type, enabled=False):
+    with _without_autocast(batch.device):
         if isinstance(surrogate, Identity):
             value = reference.quantize_channels(real.detach(), steps, torch.round)
             result = value + (real - real.detach())
@@ -187,6 +188,7 @@ def check(image: Tensor, quality: float | Tensor | None = None, tables: QuantTab
         _check_quality_number(quality)
     if tables is not None:
         check_tables(tables)
+        _check_count(tables.stacked(), batch)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -251,9 +253,13 @@ def _steps(
     else:
         return None, _check_quality_number(quality)
     steps = tables.stacked()
+    _check_count(steps, batch)
+    return steps.to(batch.device), 0.0
+
+
+def _check_count(steps: Tensor, batch: Tensor) -> None:
     if steps.size(0) not in (1, batch.size(0)):
         raise ValueError(f"tables must be (8, 8) or one for each of the {batch.size(0)} images, got {steps.size(0)}")
-    return steps.to(batch.device), 0.0
 
 
 def _check_one_of(quality: float | Tensor, tables: QuantTables) -> None:
@@ -332,6 +338,13 @@ def _warn_above_one(batch: Tensor, planes: Tensor, setting: _Setting) -> None:
         )
 
 
+def _without_autocast(device: torch.device) -> AbstractContextManager[None]:
+    """Autocast changes nothing here; some devices have none to turn off."""
+    if torch.amp.is_autocast_available(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()
+
+
 def _tables_of(batch: Tensor, steps: Tensor | None, number: float, *, soft: bool = False) -> Tensor:
     """Tables for the reference pieces, which know no number."""
     if steps is not None:
@@ -346,7 +359,7 @@ def _real(
     """The round trip in real numbers."""
     rounding = surrogate.forward if soft else surrogates.hard_rounding(surrogate)
     tables = _tables_of(batch, steps, number, soft=soft)
-    with torch.autocast(batch.device.type, enabled=False):
+    with _without_autocast(batch.device):
         if not isinstance(surrogate, Identity):
             return reference.real_round_trip(batch, tables, *setting, rounding)
         value = reference.real_round_trip(batch.detach(), tables, *setting, rounding)
@@ -364,5 +377,5 @@ def _exact_with_own_surrogate(
         _warn_above_one(batch, planes, setting)
         return result
     tables = _tables_of(batch, steps, number)
-    with torch.autocast(batch.device.type, enabled=False):
+    with _without_autocast(batch.device):
         return ops.once_differentiable(reference.exact_with_surrogate(batch, tables, *setting, surrogate))

@@ -206,6 +206,7 @@ def decode(
     order: str = "shuffled",
 ) -> Tensor:
     """The op ``fdjpeg::decode``."""
+    y, cb, cr, tables = (tensor.contiguous() for tensor in (y, cb, cr, tables))  # kept until the kernels are done
     channels = 1 if cb.size(1) == 0 else 3
     out = _garbage(torch.empty(len(y), channels, height, width, dtype=dtype))
     planes = _new_planes(len(y), Geometry.of(height, width, channels, horizontal, vertical))
@@ -213,8 +214,8 @@ def decode(
         _longs(out.shape),
         _options(horizontal, vertical, fancy, order),
         _TYPES[dtype],
-        *(_address(component.contiguous()) for component in (y, cb, cr)),
-        *_steps(tables.contiguous()),
+        *map(_address, (y, cb, cr)),
+        *_steps(tables),
         _address(planes),
         *_image(out),
     )
