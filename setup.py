@@ -54,14 +54,14 @@ def find_cxx() -> list[str]:
         )
     probe = subprocess.run(
         [*found[0], "-std=c++20", "-fsyntax-only", "-x", "c++", "-"],
-        input="#include <bit>\nint main() {}\n",
+        input="#include <bit>\n#if !__has_builtin(__builtin_shufflevector)  // GCC 12\n#error\n#endif\nint main() {}\n",
         text=True,
         capture_output=True,
     )
     if probe.returncode != 0:
         raise CompileError(
-            f"fdjpeg needs a C++20 compiler, and {shlex.join(found[0])} is none: install a newer one, for instance "
-            f"with `apt-get install g++`, or name another in CXX. It said: {probe.stderr.strip()}"
+            f"fdjpeg needs a C++20 compiler, and {shlex.join(found[0])} is none: install a newer one "
+            f"(GCC from 12 on), for instance with `apt-get install g++`, or name another in CXX. It said: {probe.stderr.strip()}"
         )
     return found[0]
 
@@ -120,11 +120,10 @@ class BuildLibrary(build_ext):
         cxx, nvcc = find_cxx(), find_nvcc()
         sources = [*CPP_SOURCES, *(CUDA_SOURCES if nvcc else [])]
         print(f"fdjpeg: building the C++ kernels with {shlex.join(cxx)}, against {torch}")
-        if nvcc and CUDA_SOURCES:
+        if nvcc:
             print(f"fdjpeg: building the CUDA kernels with {nvcc} {shlex.join(gpu_flags())}")
         else:
-            why = "they are not part of this version" if nvcc else "no nvcc was found, or FDJPEG_CUDA=0 was set"
-            print(f"fdjpeg: building no CUDA kernels ({why})")
+            print("fdjpeg: building no CUDA kernels (no nvcc was found, or FDJPEG_CUDA=0 was set)")
 
         common = ["-std=c++20", "-O3", *DEFINITIONS, "-isystem", str(torch / "include")]
         cxx_flags = shlex.split(os.environ.get("CXXFLAGS", ""))
