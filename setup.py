@@ -61,7 +61,8 @@ def find_cxx() -> list[str]:
     if probe.returncode != 0:
         raise CompileError(
             f"fdjpeg needs a C++20 compiler, and {shlex.join(found[0])} is none: install a newer one "
-            f"(GCC from 12 on), for instance with `apt-get install g++`, or name another in CXX. It said: {probe.stderr.strip()}"
+            f"(GCC from 12 on), for instance with `apt-get install g++`, or name another in CXX. "
+            f"It said: {probe.stderr.strip()}"
         )
     return found[0]
 
