@@ -81,10 +81,10 @@ def test_version_is_the_same_everywhere() -> None:
 
 
 def test_ci_runs_the_readme_test_command() -> None:
-    assert readme_command("pytest") in text_of(".ci/run").splitlines()
+    assert readme_command("pytest -n 2") in text_of(".ci/run").splitlines()
 
 
-@pytest.mark.parametrize("ending", ["pytest", "fdjpeg evaluate"])
+@pytest.mark.parametrize("ending", ["pytest -n 2", "fdjpeg evaluate"])
 def test_readme_commands_ask_for_extras_that_exist(ending: str) -> None:
     (extras,) = re.findall(r'"\.\[([a-z,]+)\]"', readme_command(ending))
     assert set(extras.split(",")) <= set(importlib.metadata.metadata("fdjpeg").get_all("Provides-Extra") or [])
