@@ -1,10 +1,9 @@
 // The ops' schemas, and their CPU side: which kernels, which threads, which memory.
 #include "checks.h"
 #include "codec_cpu_kernels.h"
+#include "instruction_set.h"
 
 #include <array>
-#include <cstdlib>
-#include <cstring>
 #include <memory>
 #include <tuple>
 #include <vector>
@@ -14,31 +13,13 @@ namespace {
 
 using torch::stable::parallel_for;
 
-// The best kernels that this processor runs, or those that FDJPEG_ISA names (scalar, avx2 or avx512).
-const CpuKernels& choose_kernels() {
-  std::vector<const CpuKernels*> available{&kBaselineKernels};
-#if defined(__x86_64__)
-  __builtin_cpu_init();
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
-  // AVX-512 as Ice Lake and Zen 4 have it, with a multiply-add of 16-bit pairs.
-  const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vnni");
-  if (avx2) available.push_back(&kAvx2Kernels);
-  if (avx2 && avx512) available.push_back(&kAvx512Kernels);
-#endif
-  const char* wanted = std::getenv("FDJPEG_ISA");
-  if (wanted == nullptr || *wanted == '\0') return *available.back();
-  std::string names;
-  for (const CpuKernels* kernels : available) {
-    if (std::strcmp(kernels->name, wanted) == 0) return *kernels;
-    names += std::string(names.empty() ? "" : ", ") + kernels->name;
-  }
-  STD_TORCH_CHECK(false, "FDJPEG_ISA must name an instruction set of this processor (", names, "), got ", wanted);
-}
-
 const CpuKernels& kernels() {
-  static const CpuKernels& chosen = choose_kernels();
-  return chosen;
+#if defined(__x86_64__)
+  const InstructionSet set = instruction_set();
+  if (set == InstructionSet::avx512) return kAvx512Kernels;
+  if (set == InstructionSet::avx2) return kAvx2Kernels;
+#endif
+  return kBaselineKernels;
 }
 
 StepTables step_tables(const Steps& steps, int64_t image) {
@@ -286,7 +267,7 @@ Tensor decode(
 }
 
 std::string cpu_instruction_set() {
-  return kernels().name;
+  return name_of(instruction_set());
 }
 
 }  // namespace

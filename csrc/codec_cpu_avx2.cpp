@@ -10,7 +10,7 @@
 #include "codec_cpu_rows.h"
 
 namespace fdjpeg {
-const CpuKernels kAvx2Kernels = FDJPEG_KERNELS("avx2");
+const CpuKernels kAvx2Kernels = FDJPEG_KERNELS;
 }
 
 #if defined(__clang__)

@@ -14,7 +14,7 @@
 #include "codec_cpu_rows.h"
 
 namespace fdjpeg {
-const CpuKernels kAvx512Kernels = FDJPEG_KERNELS("avx512");
+const CpuKernels kAvx512Kernels = FDJPEG_KERNELS;
 }
 
 #if defined(__clang__)

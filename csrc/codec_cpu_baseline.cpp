@@ -3,5 +3,5 @@
 #include "codec_cpu_rows.h"
 
 namespace fdjpeg {
-const CpuKernels kBaselineKernels = FDJPEG_KERNELS("scalar");
+const CpuKernels kBaselineKernels = FDJPEG_KERNELS;
 }

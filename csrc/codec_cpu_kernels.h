@@ -20,8 +20,6 @@ struct StepTables {
 };
 
 struct CpuKernels {
-  const char* name;
-
   // Bytes of scratch memory that the functions below want for an image of this geometry.
   int64_t (*scratch_bytes)(const Geometry&);
 
