@@ -1,0 +1,131 @@
+"""Saved defences: safetensors files whose metadata say what they hold. A file appears whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+import fdjpeg
+
+from .base import Defense
+
+#: What a file says it is; the number changes when older readers would misread it.
+FORMAT = "fdjpeg-defense/1"
+
+#: The file's name in the folder that training writes.
+FILE = "defense.safetensors"
+
+EXTRA = 'pip install "fdjpeg[train]"'
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A temporary path that becomes ``path`` if the block ends well, and vanishes if it does not.
+
+    Raises:
+        ValueError: the folder cannot be written.
+    """
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft.touch()
+    except OSError as error:
+        raise ValueError(f"out should be a folder that can be written, got {str(path.parent)!r}: {error}") from error
+    mode = draft.stat().st_mode
+    try:
+        yield draft
+        draft.chmod(mode)  # safetensors makes a file of its own, for its owner only
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
+    """Writes a safetensors file; each value of ``metadata`` is kept as JSON."""
+    save_file = _safetensors("safetensors.torch").save_file
+    # Copies, because safetensors refuses tensors that share memory.
+    stored = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    with whole_file(path) as draft:
+        save_file(stored, str(draft), {name: json.dumps(value) for name, value in metadata.items()})
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors (on the CPU) and the metadata of a file of ``write_tensors``.
+
+    Raises:
+        ValueError: there is no such file, or it is none of these.
+    """
+    library = _safetensors("safetensors")
+    if not path.is_file():
+        raise ValueError(f"path should be a safetensors file, got {str(path)!r}, which does not exist")
+    try:
+        with library.safe_open(str(path), "pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+            metadata = {name: json.loads(value) for name, value in (file.metadata() or {}).items()}
+    except (library.SafetensorError, json.JSONDecodeError) as error:
+        raise ValueError(f"path should be a safetensors file of fdjpeg, got {str(path)!r}: {error}") from error
+    return tensors, metadata
+
+
+def save(defense: Defense, path: str | os.PathLike[str]) -> Path:
+    """Saves a defence: ``FILE`` in ``path``, or ``path`` itself if it ends in .safetensors.
+
+    Metadata: the format, the defence's name, its settings, the version of fdjpeg.
+
+    Raises:
+        ValueError: the folder cannot be written.
+        MissingPackage: safetensors is not installed.
+    """
+    file = _file(path)
+    metadata = {
+        "format": FORMAT,
+        "defense": defense.kind,
+        "config": defense.config(),
+        "fdjpeg": fdjpeg.__version__,
+    }
+    write_tensors(file, defense.tensors(), metadata)
+    return file
+
+
+def read(path: str | os.PathLike[str], kinds: Mapping[str, type[Defense]]) -> Defense:
+    """The defence that `save` wrote, of one of the given kinds; in evaluation mode, on the CPU.
+
+    Raises:
+        ValueError: no such file, or no saved defence, or one that this version does not know, or damaged.
+    """
+    file = _file(path)
+    tensors, metadata = read_tensors(file)
+    if metadata.get("format") != FORMAT:
+        raise ValueError(f"path should be a defence that fdjpeg saved ({FORMAT}), got {str(file)!r}, which is none")
+    kind = str(metadata.get("defense"))
+    if kind not in kinds:
+        raise ValueError(f"path should hold one of {', '.join(kinds)}, got {str(file)!r} with {kind!r}")
+    try:
+        defense = kinds[kind](**metadata["config"])
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"path should hold the settings of {kind}, got {str(file)!r}: {error}") from error
+    defense.load_tensors(tensors)
+    return defense.eval()
+
+
+def _file(path: str | os.PathLike[str]) -> Path:
+    return Path(path) if Path(path).suffix == ".safetensors" else Path(path) / FILE
+
+
+def _safetensors(module: str) -> Any:
+    import importlib
+
+    from fdjpeg.evaluation.data import MissingPackage
+
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise MissingPackage(
+            f"The package safetensors is not installed; {EXTRA} installs what training needs."
+        ) from error

@@ -1,0 +1,147 @@
+"""Feature distillation: fine steps where images carry most, coarse steps elsewhere.
+
+Source: Liu et al., "Feature Distillation: DNN-Oriented JPEG Compression Against Adversarial Examples", CVPR 2019,
+arXiv 1803.05787. Published, all gray-box: ImageNet (CVPR, Table 1), % right on adversarial images: one pass FGSM 13,
+BIM 35, DeepFool 63, CW2 86, CW0 61, CWi 78, mean 56; two passes 92, 99, 99, 99, 58, 99, mean 91; clean 69.5 → 68.5.
+Version 1, 100 correctly classified images: mean 2 → 63 % on CIFAR-10, 4 → 57 % on ImageNet.
+
+Ours: tables derived here run as libjpeg's arithmetic, YCbCr at 4:4:4, one table for all components; statistics are
+those of libjpeg's integer DCT of each RGB channel, so that they add up to the same bits whatever the order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import fdjpeg
+from fdjpeg import QuantTables
+
+from .base import JPEGDefense
+
+
+class FeatureDistillation(JPEGDefense):
+    """The layer, with a published table or one of its own.
+
+    Args:
+        preset: "paper", "code" or "uniform(step)", see `fdjpeg.FeatureDistillation`; None where ``steps`` are given.
+        steps: ``(8, 8)``, steps 1…255, row-major; None where a preset is.
+        passes: 1, or 2: then ``prepare`` puts images on the table's lattice before an attacker sees them. Where a
+            perturbation moves no coefficient by half a step or more, the pass before the network restores the image.
+
+    Raises:
+        ValueError: neither or both of preset and steps; an unknown preset; steps of another shape or range; other
+            passes.
+    """
+
+    kind = "feature-distillation"
+
+    steps: Tensor
+
+    def __init__(
+        self, preset: str | None = None, steps: Tensor | list[list[int]] | None = None, passes: int = 1
+    ) -> None:
+        super().__init__()
+        if (preset is None) == (steps is None):
+            raise ValueError(f"either preset or steps must be given, got preset={preset!r}, steps={steps!r}")
+        if passes not in (1, 2):
+            raise ValueError(f"passes must be 1 or 2, got {passes!r}")
+        self.preset = preset
+        self.passes = passes
+        if steps is None:
+            steps = fdjpeg.FeatureDistillation(str(preset)).steps
+        steps = torch.as_tensor(steps)
+        if steps.shape != (8, 8):
+            raise ValueError(f"steps must have shape (8, 8), got {tuple(steps.shape)}")
+        if not bool(((steps >= 1) & (steps <= 255) & (steps == steps.round())).all()):
+            raise ValueError(f"steps must be whole, 1…255, got {steps.tolist()}")
+        self.register_buffer("steps", steps.to(torch.int64))
+
+    @property
+    def tables(self) -> QuantTables:
+        """The table, for any encoder."""
+        return QuantTables(self.steps, self.steps)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """See `Defense.forward`: one pass, the one before the network."""
+        if self.preset == "code":
+            return fdjpeg.FeatureDistillation("code", gradient=self.surrogate).to(images.device)(images)
+        return fdjpeg.jpeg(images, tables=self.tables, subsampling="4:4:4", gradient=self.surrogate)
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """See `Defense.prepare`: the first of two passes."""
+        with torch.no_grad():
+            return images if self.passes == 1 else self(images)
+
+    def config(self) -> dict[str, Any]:
+        """See `Defense.config`."""
+        steps = self.steps.tolist() if self.preset is None else None
+        return {"preset": self.preset, "steps": steps, "passes": self.passes}
+
+
+@dataclass
+class BandStatistics:
+    """Sums over the DCT coefficients of each band, of all images and channels: integers, so any order gives the same.
+
+    Attributes:
+        count: blocks.
+        total: ``(8, 8)`` int64, the sum of the coefficients, row-major ``[vertical, horizontal frequency]``.
+        squares: ``(8, 8)`` int64, the sum of their squares.
+    """
+
+    count: int
+    total: Tensor
+    squares: Tensor
+
+    @classmethod
+    def none(cls) -> BandStatistics:
+        """Of no image."""
+        return cls(0, torch.zeros(8, 8, dtype=torch.int64), torch.zeros(8, 8, dtype=torch.int64))
+
+    def add(self, images: Tensor) -> None:
+        """Adds images ``(N, C, H, W)``, uint8 or floats in [0, 1]; edges are replicated to whole blocks."""
+        channels = images.flatten(0, 1)[:, None]
+        ones = QuantTables.flat(1)
+        blocks = fdjpeg.encode(channels, tables=ones).y.flatten(0, 2).to(torch.int64)
+        self.count += len(blocks)
+        self.total += blocks.sum(dim=0).cpu()
+        self.squares += blocks.square().sum(dim=0).cpu()
+
+    @property
+    def deviation(self) -> Tensor:
+        """The standard deviation of each band, ``(8, 8)`` float64, in units of samples in 0…255.
+
+        Raises:
+            ValueError: there was no image.
+        """
+        if self.count == 0:
+            raise ValueError("data should hold at least one image, got none")
+        mean = self.total.double() / self.count
+        return (self.squares.double() / self.count - mean.square()).clamp_min(0).sqrt()
+
+
+def band_statistics(batches: Iterable[Tensor]) -> BandStatistics:
+    """The statistics of a stream of image batches, each ``(N, C, H, W)``, uint8 or floats in [0, 1].
+
+    The transform runs on the device that a batch is on.
+    """
+    statistics = BandStatistics.none()
+    for images in batches:
+        statistics.add(images)
+    return statistics
+
+
+def derive(
+    statistics: BandStatistics, n: int = 15, fine: float = 1, coarse: float = 40, passes: int = 1
+) -> FeatureDistillation:
+    """The defence whose table follows from statistics: the ``n`` strongest bands get ``fine``, the rest ``coarse``.
+
+    Raises:
+        ValueError, TypeError: as `QuantTables.feature_distillation`, and for no image.
+    """
+    table = QuantTables.feature_distillation(statistics.deviation, n, fine, coarse)
+    return FeatureDistillation(steps=table.luma, passes=passes)
