@@ -86,6 +86,17 @@ inline Steps steps_of(const std::optional<Tensor>& tables, double quality, int64
   return steps;
 }
 
+inline Steps steps_by_block(const Tensor& qualities, const Geometry& g) {
+  STD_TORCH_CHECK(
+      qualities.dim() == 3 && qualities.scalar_type() == ScalarType::Byte && qualities.size(0) == g.images &&
+          qualities.size(1) == g.luma_rows && qualities.size(2) == g.luma_columns && qualities.is_contiguous(),
+      "qualities must be contiguous uint8 of shape (", g.images, ", ", g.luma_rows, ", ", g.luma_columns, "), got ",
+      torch::headeronly::toString(qualities.scalar_type()), " of ", shape_of(qualities));
+  Steps steps{};
+  steps.qualities = static_cast<const uint8_t*>(qualities.data_ptr());
+  return steps;
+}
+
 inline void check_same_device(const Tensor& image, const Tensor& other, const char* name) {
   STD_TORCH_CHECK(image.device() == other.device(), name, " must be on the image's device");
 }

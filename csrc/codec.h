@@ -78,6 +78,10 @@ struct Steps {
   const float* tables;   // [1 or images][3][8][8], or null: then the standard tables scaled by `scale`
   int64_t image_stride;  // 192, or 0 where one set serves all images
   int scale;             // libjpeg's percentage for a quality
+
+  // The standard tables at a quality of each block's own instead: [images][luma_rows][luma_columns] of 1 … 100, others
+  // acting as the nearer end; a block of chroma takes the top-left block of luma that it covers. Null where unused.
+  const uint8_t* qualities;
 };
 
 // image -> decoded 8-bit planes -> image.

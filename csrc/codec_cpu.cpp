@@ -44,6 +44,20 @@ StepTables step_tables(const Steps& steps, int64_t image) {
   return tables;
 }
 
+// The standard tables of every quality, by quality; nothing is at 0.
+const StepTables* palette() {
+  static const std::vector<StepTables> tables = [] {
+    std::vector<StepTables> of_quality(kMaxQuality + 1);
+    for (int quality = 1; quality <= kMaxQuality; ++quality) {
+      Steps steps{};
+      steps.scale = quality_scale(quality);
+      of_quality[static_cast<size_t>(quality)] = step_tables(steps, 0);
+    }
+    return of_quality;
+  }();
+  return tables.data();
+}
+
 // What one thread keeps while it works on its share: scratch memory on a cache line, and the tables of its last image.
 class Worker {
  public:
@@ -121,25 +135,42 @@ Tensor new_bytes(const Tensor& like, std::initializer_list<int64_t> size) {
   return torch::stable::new_empty(like, std::vector<int64_t>(size), ScalarType::Byte);
 }
 
-std::tuple<Tensor, Tensor> round_trip(
-    const Tensor& image, const std::optional<Tensor>& tables, double quality, int64_t horizontal, int64_t vertical,
-    bool fancy) {
-  const Image input = image_view(image, "image");
-  const std::optional<Tensor> contiguous_tables = contiguous(tables);
+std::tuple<Tensor, Tensor> round_trip_with(const Tensor& image, const Geometry& g, const Steps& steps) {
   RoundTrip job{};
-  job.geometry = geometry_of(image, horizontal, vertical, fancy);
-  job.steps = steps_of(contiguous_tables, quality, job.geometry.images);
+  job.geometry = g;
+  job.steps = steps;
+  job.input = image_view(image, "image");
   Tensor output = torch::stable::empty_like(image);
-  Tensor planes = new_bytes(image, {job.geometry.images, job.geometry.plane_bytes});
-  job.input = input;
+  Tensor planes = new_bytes(image, {g.images, g.plane_bytes});
   job.output = image_view(output, "output");
   job.planes = static_cast<uint8_t*>(planes.data_ptr());
   if (image.numel() > 0) {
-    make_planes_and_emit(job.geometry, job.steps, job.planes, job.output, [&](int64_t n, int64_t row, Worker& worker) {
-      kernels().code_row(job, worker.tables(n), n, row, worker.scratch());
+    make_planes_and_emit(g, steps, job.planes, job.output, [&](int64_t n, int64_t row, Worker& worker) {
+      if (steps.qualities != nullptr) {
+        kernels().code_row_by_block(job, palette(), n, row, worker.scratch());
+      } else {
+        kernels().code_row(job, worker.tables(n), n, row, worker.scratch());
+      }
     });
   }
   return {output, planes};
+}
+
+std::tuple<Tensor, Tensor> round_trip(
+    const Tensor& image, const std::optional<Tensor>& tables, double quality, int64_t horizontal, int64_t vertical,
+    bool fancy) {
+  image_view(image, "image");  // checks it
+  const std::optional<Tensor> contiguous_tables = contiguous(tables);
+  const Geometry g = geometry_of(image, horizontal, vertical, fancy);
+  return round_trip_with(image, g, steps_of(contiguous_tables, quality, g.images));
+}
+
+std::tuple<Tensor, Tensor> round_trip_by_block(
+    const Tensor& image, const Tensor& qualities, int64_t horizontal, int64_t vertical, bool fancy) {
+  image_view(image, "image");  // checks it
+  const Tensor contiguous_qualities = torch::stable::contiguous(qualities);
+  const Geometry g = geometry_of(image, horizontal, vertical, fancy);
+  return round_trip_with(image, g, steps_by_block(contiguous_qualities, g));
 }
 
 // Straight through where there are no slopes.
@@ -278,6 +309,9 @@ STABLE_TORCH_LIBRARY(fdjpeg, m) {
       "round_trip(Tensor image, Tensor? tables, float quality, int horizontal, int vertical, bool fancy) "
       "-> (Tensor, Tensor)");
   m.def(
+      "round_trip_by_block(Tensor image, Tensor qualities, int horizontal, int vertical, bool fancy) "
+      "-> (Tensor, Tensor)");
+  m.def(
       "round_trip_backward(Tensor grad, Tensor planes, Tensor image, Tensor? tables, float quality, int horizontal, "
       "int vertical, bool fancy, bool table_gradient) -> (Tensor, Tensor)");
   m.def(
@@ -293,6 +327,7 @@ STABLE_TORCH_LIBRARY(fdjpeg, m) {
 
 STABLE_TORCH_LIBRARY_IMPL(fdjpeg, CPU, m) {
   m.impl("round_trip", TORCH_BOX(&fdjpeg::round_trip));
+  m.impl("round_trip_by_block", TORCH_BOX(&fdjpeg::round_trip_by_block));
   m.impl("round_trip_backward", TORCH_BOX(&fdjpeg::round_trip_backward));
   m.impl("surrogate_backward", TORCH_BOX(&fdjpeg::surrogate_backward));
   m.impl("encode", TORCH_BOX(&fdjpeg::encode));

@@ -26,6 +26,9 @@ struct CpuKernels {
   // Codes a row of MCUs and leaves its decoded samples in the planes.
   void (*code_row)(const RoundTrip&, const StepTables&, int64_t image, int64_t mcu_row, void* scratch);
 
+  // The same with a quality of each block's own (Steps::qualities), which chooses among palette[1] … [kMaxQuality].
+  void (*code_row_by_block)(const RoundTrip&, const StepTables* palette, int64_t image, int64_t mcu_row, void* scratch);
+
   // Upsamples and converts the pixel rows of a row of MCUs; needs the planes of the rows above and below it too.
   void (*emit_row)(
       const Geometry&, const uint8_t* planes, const Image& output, int64_t image, int64_t mcu_row, void* scratch);

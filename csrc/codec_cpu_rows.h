@@ -29,16 +29,34 @@ FDJPEG_INLINE Component component_of(const Geometry& g, int index) {
 // ---------------------------------------------------------------------------------------------------------------------
 // Blocks: x[i] is row i of kBlocks blocks side by side
 
-// Row i of a table, for each of the blocks.
-template <class T>
-FDJPEG_INLINE Shorts table_row(const T table[kBlockSize], int i) {
-  return repeat(load<EightShorts>(table + i * kBlock));
-}
+// One table for all blocks.
+struct SharedTable {
+  const StepTables::Table& table;
+
+  template <class T>
+  FDJPEG_INLINE Shorts row(T StepTables::Table::* member, int i) const {
+    return repeat(load<EightShorts>(table.*member + i * kBlock));
+  }
+};
+
+// A table for each of the blocks.
+struct TableOfEachBlock {
+  const StepTables::Table* tables[kBlocks];
+
+  template <class T>
+  FDJPEG_INLINE Shorts row(T StepTables::Table::* member, int i) const {
+    EightShorts rows[kBlocks];
+    for (int b = 0; b < kBlocks; ++b) rows[b] = load<EightShorts>(tables[b]->*member + i * kBlock);
+    return load<Shorts>(rows);
+  }
+};
 
 // The level of each coefficient of row i.
-FDJPEG_INLINE Shorts quantize_row(Shorts c, const StepTables::Table& table, int i) {
-  const Shorts n = magnitude(c) + table_row(table.half, i);
-  const Shorts reciprocal = table_row(table.reciprocal, i), scale = table_row(table.scale, i);
+template <class Tables>
+FDJPEG_INLINE Shorts quantize_row(Shorts c, const Tables& tables, int i) {
+  using Table = StepTables::Table;
+  const Shorts n = magnitude(c) + tables.row(&Table::half, i);
+  const Shorts reciprocal = tables.row(&Table::reciprocal, i), scale = tables.row(&Table::scale, i);
   return with_sign_of(multiply_high_unsigned(multiply_high_unsigned(n, reciprocal), scale), c);
 }
 
@@ -233,7 +251,10 @@ FDJPEG_INLINE void for_each_group(const Geometry& g, int64_t mcu_row, const McuR
   }
 }
 
-void code_row(const RoundTrip& job, const StepTables& tables, int64_t n, int64_t mcu_row, void* memory) {
+// Calls tables_of(group) for what quantizes a group's blocks.
+template <class TablesOf>
+FDJPEG_INLINE void code_row_with(
+    const RoundTrip& job, int64_t n, int64_t mcu_row, void* memory, const TablesOf& tables_of) {
   const Geometry& g = job.geometry;
   McuRow row;
   const bool odd = read_mcu_row(g, job.input, n, mcu_row, row, Scratch(memory));
@@ -245,15 +266,37 @@ void code_row(const RoundTrip& job, const StepTables& tables, int64_t n, int64_t
   }
   for_each_group<kBlocks>(
       g, mcu_row, row, [&](const BlockGroup& group, const Component& component) FDJPEG_LAMBDA_INLINE {
-        const StepTables::Table& table = tables.component[group.component];
+        const auto tables = tables_of(group);
         Shorts x[8];
         load_blocks(group.samples, group.stride, x);
         fdct(x);
-        for (int i = 0; i < kBlock; ++i) x[i] = quantize_row(x[i], table, i) * table_row(table.step, i);
+        for (int i = 0; i < kBlock; ++i) x[i] = quantize_row(x[i], tables, i) * tables.row(&StepTables::Table::step, i);
         idct(x);
         uint8_t* target = planes + component.offset + (group.block_row * component.stride() + group.column) * kBlock;
         store_blocks(target, component.stride(), group.count, x);
       });
+}
+
+void code_row(const RoundTrip& job, const StepTables& tables, int64_t n, int64_t mcu_row, void* memory) {
+  code_row_with(job, n, mcu_row, memory, [&](const BlockGroup& group) FDJPEG_LAMBDA_INLINE {
+    return SharedTable{tables.component[group.component]};
+  });
+}
+
+void code_row_by_block(const RoundTrip& job, const StepTables* palette, int64_t n, int64_t mcu_row, void* memory) {
+  const Geometry& g = job.geometry;
+  const uint8_t* qualities = job.steps.qualities + n * g.luma_rows * g.luma_columns;
+  code_row_with(job, n, mcu_row, memory, [&](const BlockGroup& group) FDJPEG_LAMBDA_INLINE {
+    const int across = group.component == 0 ? 1 : g.horizontal, down = group.component == 0 ? 1 : g.vertical;
+    const uint8_t* row = qualities + group.block_row * down * g.luma_columns;
+    TableOfEachBlock tables;
+    for (int b = 0; b < kBlocks; ++b) {
+      const int64_t column = group.column + least(b, group.count - 1);
+      const int quality = clamp(static_cast<int>(row[column * across]), 1, kMaxQuality);
+      tables.tables[b] = &palette[quality].component[group.component];
+    }
+    return tables;
+  });
 }
 
 void encode_row(const Encode& job, const StepTables& tables, int64_t n, int64_t mcu_row, void* memory) {
@@ -262,7 +305,7 @@ void encode_row(const Encode& job, const StepTables& tables, int64_t n, int64_t 
   read_mcu_row(g, job.input, n, mcu_row, row, Scratch(memory));
   for_each_group<kBlocks>(
       g, mcu_row, row, [&](const BlockGroup& group, const Component& component) FDJPEG_LAMBDA_INLINE {
-        const StepTables::Table& table = tables.component[group.component];
+        const SharedTable table{tables.component[group.component]};
         Shorts x[8];
         load_blocks(group.samples, group.stride, x);
         fdct(x);
@@ -795,7 +838,7 @@ FDJPEG_INLINE void through_transform(
     Shorts c[8], k[8];
     load_blocks(group.samples, group.stride, c);
     fdct(c);
-    for (int i = 0; i < kBlock; ++i) k[i] = quantize_row(c[i], table, i);
+    for (int i = 0; i < kBlock; ++i) k[i] = quantize_row(c[i], SharedTable{table}, i);
     for (int b = 0; b < least(group.count, kBlocks); ++b) {
       EightFloats y[8];
       for (int i = 0; i < kBlock; ++i) y[i] = load_eight(gradient + b * kBlock + i * group.stride);
@@ -906,6 +949,6 @@ int64_t scratch_bytes(const Geometry& g) {
 
 }  // namespace
 
-#define FDJPEG_KERNELS {scratch_bytes, code_row, emit_row, backward_row, encode_row, decode_row}
+#define FDJPEG_KERNELS {scratch_bytes, code_row, code_row_by_block, emit_row, backward_row, encode_row, decode_row}
 
 }  // namespace fdjpeg

@@ -113,6 +113,7 @@ constexpr int kBlock = 8;  // a block is 8 × 8 samples (T.81 A.1.3)
 constexpr int kBlockSize = 64;
 constexpr int kLevelShift = 128;  // half of the sample range (T.81 A.3.1)
 constexpr int kMaxSample = 255;
+constexpr int kMaxQuality = 100;
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Tables

@@ -4,7 +4,7 @@ from fdjpeg import surrogates
 from fdjpeg._library import backends
 from fdjpeg.coefficients import Coefficients
 from fdjpeg.functional import check, decode, encode, jpeg
-from fdjpeg.modules import JPEG, FeatureDistillation, LearnableJPEG, RandomJPEG
+from fdjpeg.modules import JPEG, FeatureDistillation, LearnableJPEG, RandomJPEG, StochasticJPEG
 from fdjpeg.rate import bits, rate
 from fdjpeg.tables import QuantTables
 
@@ -17,6 +17,7 @@ __all__ = [
     "LearnableJPEG",
     "QuantTables",
     "RandomJPEG",
+    "StochasticJPEG",
     "backends",
     "bits",
     "check",

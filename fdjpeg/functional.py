@@ -44,7 +44,9 @@ def jpeg(
             eager call on a CPU.
         quality: libjpeg's quality, 1…100: a number, or a tensor, 0-dim or ``(N,)``, one for each image of the flattened
             batch. A tensor is never read back: its values act clamped to 1…100. A floating one that requires grad
-            gets a gradient, straight through libjpeg's floor and clamp.
+            gets a gradient, straight through libjpeg's floor and clamp. A map ``(N, ⌈H/8⌉, ⌈W/8⌉)`` holds a quality for
+            each 8×8 block of luma; a block of chroma takes that of the top-left block of luma that it covers. Its
+            values act rounded to whole qualities (unless ``soft``), straight through. (No file holds such an image.)
         tables: quantization tables instead of a quality; batched ones give each image its own. Under "libjpeg" a
             step acts as clamp(round(q), 1, 255).
         subsampling: "4:4:4", "4:2:2", "4:2:0", "4:4:0" or "4:1:1" (T.81 A.1.1); a grey image has none.
@@ -66,6 +68,8 @@ def jpeg(
     setting = _setting(subsampling, upsampling)
     surrogate = _surrogate(gradient, arithmetic, soft)
     batch = _flattened(image)
+    if isinstance(quality, Tensor) and quality.ndim == 3 and tables is None:
+        return _as_empty_like(_by_block(batch, quality, setting, surrogate, arithmetic, soft), image)
     steps, number = _steps(batch, quality, tables, soft=soft)
     exact_steps = None if steps is None else steps.to(torch.float32)
     if batch.dtype == torch.uint8 and steps is not None and steps.requires_grad and torch.is_grad_enabled():
@@ -180,7 +184,10 @@ def check(image: Tensor, quality: float | Tensor | None = None, tables: QuantTab
         if not (low >= 0 and high <= 1):
             raise ValueError(f"image must lie in [0, 1], got values from {low:g} to {high:g}")
     if isinstance(quality, Tensor):
-        _check_quality_shape(quality, batch)
+        if quality.ndim == 3:
+            _check_map(quality, batch)
+        else:
+            _check_quality_shape(quality, batch)
         wrong = quality.detach()[~((quality >= 1) & (quality <= 100))].flatten()
         if wrong.numel() > 0:
             raise ValueError(f"quality must be in 1…100, got {wrong[0].item():g}")
@@ -304,6 +311,21 @@ def _check_quality_shape(quality: Tensor, batch: Tensor) -> None:
         )
 
 
+def map_shape(image: Tensor) -> tuple[int, int, int]:
+    """The shape of a map of qualities for ``image``: one for each 8×8 block of luma of the flattened batch."""
+    batch = _flattened(image)
+    luma = Geometry.of(batch.size(2), batch.size(3), 1, 1, 1).luma
+    return batch.size(0), luma.rows, luma.columns
+
+
+def _check_map(quality: Tensor, batch: Tensor) -> None:
+    if quality.dtype == torch.bool or quality.is_complex():
+        raise TypeError(f"quality must have an integer or floating dtype, got {quality.dtype}")
+    shape = map_shape(batch)
+    if quality.shape != shape:
+        raise ValueError(f"quality, a map, must have a value for each block, {shape}, got shape {tuple(quality.shape)}")
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Results
 
@@ -318,7 +340,7 @@ def _as_empty_like(result: Tensor, image: Tensor) -> Tensor:
     return result
 
 
-def _warn_above_one(batch: Tensor, planes: Tensor, setting: _Setting) -> None:
+def _warn_above_one(batch: Tensor, planes: Tensor, setting: _Setting, stacklevel: int = 3) -> None:
     """Says that 0…255 was perhaps fed where [0, 1] was meant; only where asking costs no synchronisation."""
     if (
         torch.compiler.is_compiling()
@@ -334,7 +356,7 @@ def _warn_above_one(batch: Tensor, planes: Tensor, setting: _Setting) -> None:
         warnings.warn(
             f"image must lie in [0, 1], got values up to {highest:g}: they act as 1 (divide by 255, or pass uint8?)",
             UserWarning,
-            stacklevel=3,
+            stacklevel=stacklevel,
         )
 
 
@@ -367,6 +389,59 @@ def _real(
         return value if batch.dtype == torch.uint8 else value + (batch - batch.detach()).nan_to_num(nan=0.0)
 
 
+def _by_block(
+    batch: Tensor, quality: Tensor, setting: _Setting, surrogate: Surrogate, arithmetic: str, soft: bool
+) -> Tensor:
+    """The round trip at a quality for each block."""
+    _check_map(quality, batch)
+    learned = _may_want_gradient(quality)
+    if batch.dtype == torch.uint8 and learned:
+        raise TypeError("image must be floating where quality requires a gradient, got uint8, which carries none")
+    straight = isinstance(surrogate, StraightThrough) or not _may_want_gradient(batch)
+    if arithmetic == "real" or learned or not straight:
+        return _by_block_in_pieces(batch, quality, setting, surrogate, arithmetic, soft)
+    qualities = _whole(quality).to(batch.device, torch.uint8)
+    result, planes = ops.round_trip_by_block(batch, qualities, *setting, identity=isinstance(surrogate, Identity))
+    _warn_above_one(batch, planes, setting, stacklevel=4)
+    return result
+
+
+def _by_block_in_pieces(
+    batch: Tensor, quality: Tensor, setting: _Setting, surrogate: Surrogate, arithmetic: str, soft: bool
+) -> Tensor:
+    """The same by the reference pieces, with every gradient that there is."""
+    if not soft and quality.is_floating_point():
+        finite = torch.where(quality.isfinite(), quality, 0)
+        quality = _whole(quality).detach() + (finite - finite.detach())
+    steps = QuantTables.standard(quality.flatten(), soft=soft).stacked().unflatten(0, quality.shape)
+    geometry = Geometry.of(batch.size(2), batch.size(3), batch.size(1), setting.horizontal, setting.vertical)
+    tables = reference.tables_by_block(steps.to(batch.device), geometry)
+    identity = isinstance(surrogate, Identity) and batch.is_floating_point()
+    image = batch.detach() if identity else batch
+    with _without_autocast(batch.device):
+        if arithmetic == "real":
+            rounding = surrogate.forward if soft else surrogates.hard_rounding(surrogate)
+            result = reference.real_round_trip(image, tables, *setting, rounding)
+        else:
+            result = reference.exact_with_surrogate(image, tables, *setting, surrogate)
+            if not isinstance(surrogate, StraightThrough):
+                result = ops.once_differentiable(result)
+        return result + reference.differential(batch) if identity else result
+
+
+def _whole(quality: Tensor) -> Tensor:
+    """The whole qualities, 1…100, as which those of a map act."""
+    if quality.is_floating_point():
+        quality = quality.nan_to_num(nan=1.0).round()
+    return quality.clamp(1, 100)
+
+
+def _may_want_gradient(tensor: Tensor) -> bool:
+    if not tensor.is_floating_point():
+        return False
+    return torch._C._functorch.is_functorch_wrapped_tensor(tensor) or (tensor.requires_grad and torch.is_grad_enabled())
+
+
 def _exact_with_own_surrogate(
     batch: Tensor, steps: Tensor | None, number: float, setting: _Setting, surrogate: Surrogate
 ) -> Tensor:
@@ -374,7 +449,7 @@ def _exact_with_own_surrogate(
     differentiable = torch.is_grad_enabled() and (batch.requires_grad or (steps is not None and steps.requires_grad))
     if batch.dtype == torch.uint8 or not differentiable:
         result, planes = torch.ops.fdjpeg.round_trip(batch, steps, number, *setting)
-        _warn_above_one(batch, planes, setting)
+        _warn_above_one(batch, planes, setting, stacklevel=4)
         return result
     tables = _tables_of(batch, steps, number)
     with _without_autocast(batch.device):

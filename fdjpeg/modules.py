@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -151,6 +152,67 @@ class RandomJPEG(nn.Module):
 
     def extra_repr(self) -> str:
         return f"quality={self.quality}, p={self.p:g}, subsampling={self.subsampling!r}, gradient={self.gradient!r}"
+
+
+class StochasticJPEG(nn.Module):
+    """Compresses each 8×8 block at a quality of its own, drawn anew in every call, in training and in evaluation.
+
+    Source: stochastic local quantization, Das et al., "SHIELD", KDD 2018, arXiv 1802.06816. There each block of pixels
+    is copied from one of several compressed images; here the codec itself quantizes block by block, which differs
+    where chroma is subsampled: a block of chroma takes the quality of the top-left block of luma that it covers, and
+    upsampling blends across blocks. At 4:4:4 and in grey the two agree.
+
+    Args:
+        qualities: the integer qualities to draw from, 1…100, with equal chances; SHIELD's are the default. One that
+            stands there twice is drawn twice as often.
+        generator: of the images' device; None takes torch's own.
+        subsampling, upsampling, gradient: as for `fdjpeg.jpeg`.
+
+    Shape:
+        ``(..., 3, H, W)`` or ``(..., 1, H, W)`` to the same. The draws are made on the images' device, without
+        synchronisation if the module is there too.
+    """
+
+    choices: Tensor
+
+    def __init__(
+        self,
+        qualities: Sequence[int] = (20, 40, 60, 80),
+        generator: torch.Generator | None = None,
+        *,
+        subsampling: str = "4:2:0",
+        upsampling: str = "fancy",
+        gradient: str | Surrogate = "straight-through",
+    ) -> None:
+        super().__init__()
+        if not (
+            isinstance(qualities, (tuple, list, range))
+            and len(qualities) > 0
+            and all(isinstance(q, int) and not isinstance(q, bool) and 1 <= q <= 100 for q in qualities)
+        ):
+            raise ValueError(f"qualities must be one or more integers in 1…100, got {qualities!r}")
+        functional.check_arguments(75, None, subsampling, upsampling, gradient, "libjpeg", False)
+        self.qualities = tuple(qualities)
+        self.generator = generator
+        self.subsampling = subsampling
+        self.upsampling = upsampling
+        self.gradient = surrogates.resolve(gradient)
+        self.register_buffer("choices", torch.tensor(self.qualities, dtype=torch.uint8), persistent=False)
+
+    def forward(self, image: Tensor) -> Tensor:
+        drawn = torch.randint(
+            len(self.qualities), functional.map_shape(image), generator=self.generator, device=image.device
+        )
+        return functional.jpeg(
+            image,
+            self.choices.to(image.device)[drawn],
+            subsampling=self.subsampling,
+            upsampling=self.upsampling,
+            gradient=self.gradient,
+        )
+
+    def extra_repr(self) -> str:
+        return f"qualities={self.qualities}, subsampling={self.subsampling!r}, gradient={self.gradient!r}"
 
 
 class LearnableJPEG(nn.Module):

@@ -23,6 +23,10 @@ SCHEMAS = {
     # The decoded image, and what backward needs of it (`Geometry.plane_bytes`).
     "round_trip": "(Tensor image, Tensor? tables, float quality, int horizontal, int vertical, bool fancy) "
     "-> (Tensor, Tensor)",
+    # The same at a quality for each block: uint8 (N, rows, columns) of luma's blocks, 1…100 (others act as the nearer).
+    # A block of chroma takes the top-left block of luma that it covers.
+    "round_trip_by_block": "(Tensor image, Tensor qualities, int horizontal, int vertical, bool fancy) "
+    "-> (Tensor, Tensor)",
     # Straight through every rounding: the gradient of the image, and (else an empty tensor) of each image's tables.
     "round_trip_backward": "(Tensor grad, Tensor planes, Tensor image, Tensor? tables, float quality, int horizontal, "
     "int vertical, bool fancy, bool table_gradient) -> (Tensor, Tensor)",
@@ -76,6 +80,13 @@ def _round_trip_fake(
 ) -> tuple[Tensor, Tensor]:
     size = _geometry(image, horizontal, vertical).plane_bytes
     return torch.empty_like(image), image.new_empty((image.size(0), size), dtype=torch.uint8)
+
+
+@torch.library.register_fake("fdjpeg::round_trip_by_block")
+def _round_trip_by_block_fake(
+    image: Tensor, qualities: Tensor, horizontal: int, vertical: int, fancy: bool
+) -> tuple[Tensor, Tensor]:
+    return _round_trip_fake(image, None, 0.0, horizontal, vertical, fancy)
 
 
 @torch.library.register_fake("fdjpeg::round_trip_backward")
@@ -177,6 +188,16 @@ def _round_trip_vmap(
     size = info.batch_size
     tables = _merge_tables(tables, in_dims[1], size, _images_in(image, in_dims[0]))
     results = torch.ops.fdjpeg.round_trip(_merge(image, in_dims[0], size), tables, *rest)
+    return tuple(_split(result, size) for result in results), (0, 0)
+
+
+@_register_vmap("round_trip_by_block")
+def _round_trip_by_block_vmap(
+    info: Any, in_dims: tuple[int | None, ...], image: Tensor, qualities: Tensor, *rest: Any
+) -> Any:
+    size = info.batch_size
+    merged = (_merge(tensor, dim, size) for tensor, dim in zip((image, qualities), in_dims, strict=False))
+    results = torch.ops.fdjpeg.round_trip_by_block(*merged, *rest)
     return tuple(_split(result, size) for result in results), (0, 0)
 
 
@@ -318,6 +339,51 @@ class _RoundTrip(torch.autograd.Function):
         elif of_tables is not None and tables.size(0) == 1:
             of_tables = of_tables.sum(0, keepdim=True)
         return grad if ctx.identity else of_image, of_tables, None, None, None, None, None, None
+
+
+def round_trip_by_block(
+    image: Tensor, qualities: Tensor, horizontal: int, vertical: int, fancy: bool, identity: bool = False
+) -> tuple[Tensor, Tensor]:
+    """The exact round trip at a quality for each block, with the image's straight-through gradient.
+
+    Args:
+        image, qualities, horizontal, vertical, fancy: as in `SCHEMAS`.
+        identity: let the image's gradient pass the whole layer unchanged (BPDA).
+
+    Returns:
+        As `round_trip`.
+    """
+    if _wants_autograd(image):
+        out, planes = _RoundTripByBlock.apply(image, qualities, horizontal, vertical, fancy, identity)
+    else:
+        out, planes = torch.ops.fdjpeg.round_trip_by_block(image, qualities, horizontal, vertical, fancy)
+    return out, planes
+
+
+class _RoundTripByBlock(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        image: Tensor, qualities: Tensor, horizontal: int, vertical: int, fancy: bool, identity: bool
+    ) -> tuple[Tensor, Tensor]:
+        out, planes = torch.ops.fdjpeg.round_trip_by_block(image, qualities, horizontal, vertical, fancy)
+        return out, planes
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        image, _, *ctx.sampling, ctx.identity = inputs
+        planes = output[1]
+        ctx.mark_non_differentiable(planes)
+        ctx.save_for_backward(image, planes)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor | None, ...]:
+        image, planes = ctx.saved_tensors
+        of_image: Tensor = grad
+        if not ctx.identity:  # straight through, no transform is left, and so no table
+            of_image, _ = _RoundTripBackward.apply(grad, planes, image, None, 0.0, *ctx.sampling, False)
+        return of_image, None, None, None, None, None
 
 
 class _RoundTripBackward(torch.autograd.Function):

@@ -48,9 +48,39 @@ def _steps(tables: Tensor | None, quality: float, device: torch.device) -> Tenso
     return standard_tables(quality, device) if tables is None else integer_tables(tables)
 
 
-def _table(tables: Tensor, component: int) -> Tensor:
-    """One component's tables, to be broadcast over its blocks: ``(1 or N, 1, 1, 8, 8)``."""
-    return tables[:, component, None, None]
+def standard_tables_by_block(qualities: Tensor, geometry: Geometry) -> list[Tensor]:
+    """The tables of libjpeg at a quality of each block's own, which acts as the nearest in 1…100.
+
+    Args:
+        qualities: of luma's blocks, ``(N, rows, columns)``, of an integer dtype.
+
+    Returns:
+        As `tables_by_block`, int32.
+    """
+    quality = qualities.to(torch.int32).clamp(1, 100)
+    scale = torch.where(quality < 50, 5000 // quality, 200 - 2 * quality)[..., None, None, None]
+    base = torch.tensor([STANDARD_LUMA, STANDARD_CHROMA, STANDARD_CHROMA], dtype=torch.int32, device=qualities.device)
+    return tables_by_block(((base * scale + 50) // 100).clamp(1, 255), geometry)
+
+
+def tables_by_block(tables: Tensor, geometry: Geometry) -> list[Tensor]:
+    """Each component's tables from those at luma's blocks: a block of chroma takes its top-left block of luma.
+
+    Args:
+        tables: for Y, Cb and Cr, ``(N, rows, columns, 3, 8, 8)``, rows and columns of luma's blocks.
+
+    Returns:
+        For each component, ``(N, rows, columns, 8, 8)``, rows and columns of its own.
+    """
+    return [
+        tables[:, ::vertical, ::horizontal, i]
+        for i, (_, horizontal, vertical) in enumerate(_component_planes(geometry))
+    ]
+
+
+def _table(tables: Tensor | Sequence[Tensor], component: int) -> Tensor:
+    """One component's tables, to be broadcast over its blocks: ``(1 or N, 1, 1, 8, 8)``; or those of each block."""
+    return tables[:, component, None, None] if isinstance(tables, Tensor) else tables[component]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -313,12 +343,12 @@ def _transformed(image: Tensor, geometry: Geometry) -> list[Tensor]:
     ]
 
 
-def _quantized(image: Tensor, steps: Tensor, geometry: Geometry) -> list[Tensor]:
+def _quantized(image: Tensor, steps: Tensor | Sequence[Tensor], geometry: Geometry) -> list[Tensor]:
     """The coefficients of each component."""
     return [quantize(blocks, _table(steps, i)) for i, blocks in enumerate(_transformed(image, geometry))]
 
 
-def _decoded(coefficients: Sequence[Tensor], steps: Tensor) -> list[Tensor]:
+def _decoded(coefficients: Sequence[Tensor], steps: Tensor | Sequence[Tensor]) -> list[Tensor]:
     """Each component's decoded samples at its coded size."""
     return [from_blocks(idct(dequantize(k, _table(steps, i)))) for i, k in enumerate(coefficients)]
 
@@ -377,8 +407,32 @@ def round_trip(
     Returns:
         The image, as ``torch.empty_like(image)`` is laid out, and what backward needs: uint8 ``(N, plane_bytes)``.
     """
+    return _round_trip(image, _steps(tables, quality, image.device), horizontal, vertical, fancy)
+
+
+def round_trip_by_block(
+    image: Tensor, qualities: Tensor, horizontal: int, vertical: int, fancy: bool
+) -> tuple[Tensor, Tensor]:
+    """The op ``fdjpeg::round_trip_by_block``: `round_trip` with a quality of each block's own.
+
+    Args:
+        image: as for `round_trip`.
+        qualities: of luma's blocks, uint8 ``(N, rows, columns)``, as `standard_tables_by_block` takes them.
+        horizontal: as for `round_trip`.
+        vertical: as for `round_trip`.
+        fancy: as for `round_trip`.
+
+    Returns:
+        As `round_trip`.
+    """
+    steps = standard_tables_by_block(qualities, _geometry(image, horizontal, vertical))
+    return _round_trip(image, steps, horizontal, vertical, fancy)
+
+
+def _round_trip(
+    image: Tensor, steps: Tensor | Sequence[Tensor], horizontal: int, vertical: int, fancy: bool
+) -> tuple[Tensor, Tensor]:
     geometry = _geometry(image, horizontal, vertical)
-    steps = _steps(tables, quality, image.device)
     decoded = _decoded(_quantized(image, steps, geometry), steps)
     samples = _unlimited_rgb(decoded, geometry, fancy).clamp(0, 255)
     out = torch.empty_like(image).copy_(from_bytes(samples, image.dtype))
@@ -564,7 +618,7 @@ def _laid_out_like(image: Tensor, samples: Tensor) -> Tensor:
 
 def real_round_trip(
     image: Tensor,
-    tables: Tensor,
+    tables: Tensor | Sequence[Tensor],
     horizontal: int,
     vertical: int,
     fancy: bool,
@@ -575,7 +629,8 @@ def real_round_trip(
     Args:
         image: ``(N, C, H, W)``, C 1 or 3, uint8 or floating in [0, 1], any strides; computed in float32, or in float64
             where it is float64. NaN spreads over the blocks that it lies in, as in any arithmetic of real numbers.
-        tables: ``(1 or N, 3, 8, 8)`` steps for Y, Cb, Cr, taken as they are: neither rounded nor limited.
+        tables: ``(1 or N, 3, 8, 8)`` steps for Y, Cb, Cr, or those of each block as `tables_by_block` gives them; taken
+            as they are: neither rounded nor limited.
         horizontal: as for `round_trip`.
         vertical: as for `round_trip`.
         fancy: as for `round_trip`.
@@ -586,12 +641,11 @@ def real_round_trip(
     """
     geometry = _geometry(image, horizontal, vertical)
     dtype = _real_dtype(image)
-    steps = tables.to(dtype)
     samples = image.to(dtype) if image.dtype == torch.uint8 else 255 * image.to(dtype)
     decoded = []
     for i, component in enumerate(_components_of(samples, geometry)):
         level = 128 if i == 0 else 0
-        step = _table(steps, i)
+        step = _table(tables, i).to(dtype)
         coefficients = rounding(real_dct(to_blocks(component - level)) / step)
         decoded.append(from_blocks(real_idct(coefficients * step)) + level)
     samples = _laid_out_like(image, _samples_of(decoded, geometry, fancy).clamp(0, 255))
@@ -817,18 +871,23 @@ class _Differential(torch.autograd.Function):
         return gradients[0]
 
 
-def _differential(x: Tensor) -> Tensor:
+def differential(x: Tensor) -> Tensor:
     """The differential of a variable: 0 in value, whatever the variable's own is, and the identity in derivative."""
     dx: Tensor = _Differential.apply(x)
     return dx
 
 
 def exact_with_surrogate(
-    image: Tensor, tables: Tensor, horizontal: int, vertical: int, fancy: bool, surrogate: Surrogate
+    image: Tensor,
+    tables: Tensor | Sequence[Tensor],
+    horizontal: int,
+    vertical: int,
+    fancy: bool,
+    surrogate: Surrogate,
 ) -> Tensor:
     """`round_trip`, bit for bit, as an autograd graph whose derivatives are those of the real steps and ``surrogate``.
 
-    The graph is ``y + J dx + K dq``: y from the integers, dx and dq the `_differential` of image and tables. In J and K
+    The graph is ``y + J dx + K dq``: y from the integers, dx and dq the `differential` of image and tables. In J and K
     a coefficient changes by r′(c) times the change of the image's own, and by ``k - c r′(c)`` times the change of its
     step, where c is the integer DCT's output in steps, k its rounding, and r′ the surrogate's derivative; the last
     limiting passes what the integers left alone; any other rounding and limiting is the identity. A NaN sample gets
@@ -837,7 +896,8 @@ def exact_with_surrogate(
 
     Args:
         image: ``(N, C, H, W)``, C 1 or 3, floating, any strides.
-        tables: ``(1 or N, 3, 8, 8)``, floating, acting as `integer_tables`, straight through.
+        tables: ``(1 or N, 3, 8, 8)``, or those of each block as `tables_by_block` gives them; floating, acting as
+            `integer_tables`, straight through.
         horizontal: as for `round_trip`.
         vertical: as for `round_trip`.
         fancy: as for `round_trip`.
@@ -848,18 +908,20 @@ def exact_with_surrogate(
     """
     geometry = _geometry(image, horizontal, vertical)
     dtype = _real_dtype(image)
-    steps = integer_tables(tables.detach())
-    dx = torch.where(image.isnan(), 0, _differential(image.to(dtype)))
-    dq = _differential(tables.to(dtype))
+    dx = torch.where(image.isnan(), 0, differential(image.to(dtype)))
 
-    coefficients, changes = [], []
+    steps, coefficients, changes = [], [], []
     transformed = _transformed(image.detach(), geometry)
     for i, (blocks, change) in enumerate(zip(transformed, _components_of(255 * dx, geometry), strict=True)):
-        k = quantize(blocks, _table(steps, i))
-        c = blocks.to(dtype) / (8 * _table(steps, i))
+        table = _table(tables, i)
+        step = integer_tables(table.detach())
+        dq = differential(table.to(dtype))
+        k = quantize(blocks, step)
+        c = blocks.to(dtype) / (8 * step)
         slope = surrogate.derivative(c)
+        steps.append(step)
         coefficients.append(k)
-        changes.append(slope * real_dct(to_blocks(change)) + (k - c * slope) * _table(dq, i))
+        changes.append(slope * real_dct(to_blocks(change)) + (k - c * slope) * dq)
 
     decoded = _decoded(coefficients, steps)
     exact = from_bytes(_unlimited_rgb(decoded, geometry, fancy).clamp(0, 255), dtype)

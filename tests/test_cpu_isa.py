@@ -71,7 +71,7 @@ def test_forced_instruction_set_passes_every_test(isa: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-_SUITE = ("tests/test_conformance.py", "tests/test_cpu_isa.py")
+_SUITE = ("tests/test_conformance.py", "tests/test_by_block.py", "tests/test_cpu_isa.py")
 
 
 @pytest.mark.skipif(compiler() is None, reason="no C++ compiler")

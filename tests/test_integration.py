@@ -46,6 +46,10 @@ def _op_arguments(name: str, image: Tensor, tables: Tensor | None, quality: floa
     setting = (tables, quality, *factors)
     if name == "round_trip":
         return image, *setting, True
+    if name == "round_trip_by_block":
+        _, _, height, width = image.shape
+        qualities = torch.randint(1, 101, (image.size(0), -(-height // 8), -(-width // 8)), dtype=torch.uint8)
+        return image, qualities, *factors, True
     if name == "encode":
         return image, *setting
     if name == "decode":
