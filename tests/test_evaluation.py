@@ -15,8 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from fdjpeg import evaluation
-from fdjpeg.evaluation import PGD, Cell, Defense, ImageSet, Network, Noise, Report
-from fdjpeg.evaluation.attacks import LOSSES, draw, margin
+from fdjpeg.evaluation import PGD, Cell, Defense, ImageSet, Network, Report
 from fdjpeg.evaluation.data import lattice_quality, pillow_codec, to_bytes, to_pillow, to_tensor
 from fdjpeg.evaluation.models import check_logits
 
@@ -77,126 +76,7 @@ class Counting:
         return PGD(steps=3)(model, x, y, eps, indices=indices)
 
 
-# --- attacks ------------------------------------------------------------------------------------------------------
-
-
-class Linear(nn.Module):
-    """Two classes whose margin is linear in the image, so that the strongest L∞ attack is known."""
-
-    def __init__(self, weights: Tensor) -> None:
-        super().__init__()
-        self.weights = weights
-
-    def forward(self, images: Tensor) -> Tensor:
-        score = (images * self.weights).flatten(1).sum(dim=1)
-        return torch.stack([torch.zeros_like(score), score], dim=1)
-
-
-@pytest.mark.parametrize("loss", list(LOSSES))
-def test_pgd_finds_the_optimum_of_a_linear_model(loss: str) -> None:
-    generator = torch.Generator().manual_seed(SEED)
-    weights = torch.randn(3, 8, 8, generator=generator)
-    x = torch.rand(5, 3, 8, 8, generator=generator)
-    y = torch.zeros(5, dtype=torch.int64)
-    model, eps = Linear(weights), 0.05
-    found = PGD(steps=20, loss=loss, until_fooled=False)(model, x, y, eps)
-    optimum = (x + eps * weights.sign()).clamp(0, 1)
-    # DLR of two classes is ±1 whatever the image: it has no gradient to climb, only the start remains.
-    if loss != "dlr":
-        torch.testing.assert_close(margin(model(found), y), margin(model(optimum), y), rtol=1e-3, atol=1e-3)
-
-
-def test_pgd_stays_in_the_ball_and_leaves_its_input_alone(network: Network, photographs: ImageSet) -> None:
-    x, y, before = photographs.images, photographs.labels, photographs.images.clone()
-    found = PGD(steps=5, restarts=2, until_fooled=False)(network.module, x, y, 8 / 255)
-    assert float((found - x).abs().max()) <= 8 / 255 + 1e-6
-    assert float(found.min()) >= 0
-    assert float(found.max()) <= 1
-    assert torch.equal(x, before)
-    assert not found.requires_grad
-    assert all(parameter.grad is None for parameter in network.module.parameters())
-
-
-def test_pgd_of_an_image_does_not_depend_on_its_batch(network: Network, photographs: ImageSet) -> None:
-    x, y, attack = photographs.images, photographs.labels, PGD(steps=4, until_fooled=False)
-    together = attack(network.module, x, y, 4 / 255)
-    for index in (1, 4):
-        one = slice(index, index + 1)
-        alone = attack(network.module, x[one], y[one], 4 / 255, indices=torch.tensor([index]))
-        torch.testing.assert_close(alone, together[one], rtol=0, atol=1e-6)
-    assert torch.equal(attack(network.module, x, y, 4 / 255), together)
-    assert not torch.equal(replace(attack, seed=1)(network.module, x, y, 4 / 255), together)
-
-
-def test_draw_is_uniform_and_each_images_own() -> None:
-    numbers = draw(torch.Size([3, 32, 32]), torch.tensor([3, 7, 3]), seed=0, purpose="start 0")
-    assert torch.equal(numbers[0], numbers[2])
-    assert not torch.equal(numbers[0], numbers[1])
-    assert abs(float(numbers.mean()) - 0.5) < 0.02
-    assert not torch.equal(numbers[:1], draw(torch.Size([3, 32, 32]), torch.tensor([3]), seed=0, purpose="start 1"))
-
-
-class Misleading(torch.autograd.Function):
-    """The identity with its gradient turned round: every step makes the attack worse."""
-
-    @staticmethod
-    def forward(ctx: object, x: Tensor) -> Tensor:
-        return x.clone()
-
-    @staticmethod
-    def backward(ctx: object, gradient: Tensor) -> Tensor:
-        return -gradient
-
-
-def test_pgd_keeps_the_best_point_even_where_its_gradient_misleads(network: Network, photographs: ImageSet) -> None:
-    x, y = photographs.images, photographs.labels
-
-    class Turned(nn.Module):
-        def forward(self, images: Tensor) -> Tensor:
-            logits: Tensor = network.module(Misleading.apply(images))
-            return logits
-
-    start = (x + (2 * draw(x.shape[1:], torch.arange(6), 0, "start 0") - 1) * 8 / 255).clamp(0, 1)
-    found = PGD(steps=10, until_fooled=False)(Turned(), x, y, 8 / 255)
-    assert bool((margin(network.module(found), y) >= margin(network.module(start), y) - 1e-5).all())
-
-
-def test_more_restarts_never_weaken_pgd(network: Network, photographs: ImageSet) -> None:
-    x, y = photographs.images, photographs.labels
-    once, often = (PGD(steps=3, restarts=n, until_fooled=False)(network.module, x, y, 4 / 255) for n in (1, 3))
-    assert bool((margin(network.module(often), y) >= margin(network.module(once), y) - 1e-6).all())
-
-
-def test_stopping_at_the_first_success_changes_no_verdict(network: Network, photographs: ImageSet) -> None:
-    x, y = photographs.images, photographs.labels
-    for eps in (1 / 255, 4 / 255, 16 / 255):
-        early, late = (PGD(steps=8, until_fooled=stop)(network.module, x, y, eps) for stop in (True, False))
-        fooled = [margin(network.module(found), y) > 0 for found in (early, late)]
-        assert torch.equal(*fooled)
-
-
-def test_noise_moves_every_sample_by_eps() -> None:
-    x = torch.full((2, 3, 8, 8), 0.5)
-    moved = Noise()(nn.Identity(), x, torch.zeros(2, dtype=torch.int64), 0.1)
-    torch.testing.assert_close((moved - x).abs(), torch.full_like(x, 0.1))
-    assert abs(float((moved - x).sign().mean())) < 0.2
-
-
-def test_losses_are_their_closed_forms() -> None:
-    logits, y = torch.tensor([[1.0, 4.0, 2.0, -1.0], [3.0, 0.0, 1.0, 2.5]]), torch.tensor([2, 0])
-    torch.testing.assert_close(LOSSES["margin"](logits, y), torch.tensor([2.0, -0.5]))
-    torch.testing.assert_close(LOSSES["dlr"](logits, y), torch.tensor([2.0 / 3.0, -0.5 / 2.0]))
-    expected = torch.tensor([-2.0, -3.0]) + logits.exp().sum(dim=1).log()
-    torch.testing.assert_close(LOSSES["cross-entropy"](logits, y), expected)
-
-
-@pytest.mark.parametrize(
-    ("setting", "word"),
-    [({"steps": 0}, "steps"), ({"restarts": 0}, "restarts"), ({"loss": "mse"}, "loss"), ({"step": 0}, "step")],
-)
-def test_pgd_refuses_senseless_settings(setting: dict[str, object], word: str) -> None:
-    with pytest.raises(ValueError, match=f"^{word} should be .* got"):
-        PGD(**setting)  # type: ignore[arg-type]
+# --- radii -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

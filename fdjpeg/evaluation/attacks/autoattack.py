@@ -1,0 +1,265 @@
+"""AutoAttack's parts (Croce & Hein 2020, arXiv 2003.01690) through the package pyautoattack.
+
+The parts are called one by one with starts of our own, because pyautoattack seeds torch's global generators and draws
+for whole batches: an image's result would depend on the images around it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from .base import Attack, Counted, Found, Norm, check_norm, check_package, distances, draw, image_seed, project
+from .losses import margin
+
+#: pyautoattack's names of norms.
+THEIR_NORMS = {"linf": "Linf", "l2": "L2"}
+
+
+@dataclass(frozen=True)
+class APGD(Attack):
+    """Auto-PGD: step sizes that adapt, momentum, no parameter to tune.
+
+    Attributes:
+        loss: "ce", "dlr", or "dlr-targeted": the targeted difference of logits ratio (APGD-T).
+        steps: gradient steps for each start.
+        restarts: random starts; for "dlr-targeted" the number of target classes, the likeliest wrong ones, each with
+            one start. Fewer where there are fewer classes.
+        draws: of a randomised model at each step; more than one takes images one by one.
+        seed: of the random starts; each image's also depends on its index and the restart.
+        norm: "linf" or "l2".
+    """
+
+    loss: Literal["ce", "dlr", "dlr-targeted"] = "ce"
+    steps: int = 100
+    restarts: int = 1
+    draws: int = 1
+    seed: int = 0
+    norm: Norm = "linf"
+
+    def __post_init__(self) -> None:
+        check_norm(self.norm)
+        check_package("pyautoattack", self.name)
+        if self.loss not in ("ce", "dlr", "dlr-targeted"):
+            raise ValueError(f"loss should be one of ce, dlr, dlr-targeted, got {self.loss!r}")
+        _check_positive(self, "steps", "restarts", "draws")
+
+    @property
+    def name(self) -> str:
+        """For instance "APGD-ce-100" or "APGD-T-100×9"."""
+        kind = "APGD-T" if self.loss == "dlr-targeted" else f"APGD-{self.loss.upper()}"
+        return f"{kind}-{self.steps}" + (f"×{self.restarts}" if self.restarts > 1 else "")
+
+    @property
+    def one_at_a_time(self) -> bool:
+        """A randomised model draws for the whole batch at once."""
+        return self.draws > 1
+
+    def search(
+        self, model: Counted, x: Tensor, y: Tensor, eps: float, indices: Tensor, judge: nn.Module | None
+    ) -> Found:
+        """See ``Attack.run``."""
+        from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted
+
+        targeted = self.loss == "dlr-targeted"
+        options: dict[str, Any] = {} if targeted else {"loss": self.loss}
+        theirs = (APGDAttack_targeted if targeted else APGDAttack)(
+            model,
+            n_iter=self.steps,
+            norm=THEIR_NORMS[self.norm],
+            eps=eps,
+            eot_iter=self.draws,
+            device=x.device,
+            logger=_Silent(),
+            **options,
+        )
+        theirs.init_hyperparam(x)
+        with torch.no_grad():
+            logits = model(x)
+        _check_classes(logits, {"ce": 2, "dlr": 3, "dlr-targeted": 4}[self.loss], self.name)
+        x_adv, left = x.clone(), margin(logits, y) <= 0
+        likeliest = logits.scatter(1, y[:, None], -torch.inf).argsort(dim=1, descending=True)
+        for restart in range(min(self.restarts, logits.shape[1] - 1) if targeted else self.restarts):
+            rows = left.nonzero().flatten()
+            if len(rows) == 0:
+                break
+            theirs.y_target = likeliest[rows, restart] if targeted else None
+            start = self._start(x[rows], eps, indices[rows.cpu()], restart)
+            _, right, _, found = theirs.attack_single_run(x[rows], y[rows], x_init=start)
+            x_adv[rows] = found.detach()
+            left[rows] = right.bool()
+        return Found(x_adv)
+
+    def _start(self, x: Tensor, eps: float, indices: Tensor, restart: int) -> Tensor:
+        """Auto-PGD's random first point: on the ball's surface."""
+        if self.norm == "linf":
+            noise = 2 * draw(x.shape[1:], indices, self.seed, f"start {restart}").to(x) - 1
+        else:
+            noise = draw(x.shape[1:], indices, self.seed, f"start {restart}", normal=True).to(x)
+        size = distances(noise, torch.zeros_like(noise), self.norm).view(-1, 1, 1, 1)
+        return project(x + eps * noise / size, x, eps, self.norm)
+
+
+@dataclass(frozen=True)
+class FAB(Attack):
+    """The fast adaptive boundary attack (Croce & Hein 2020, arXiv 1907.02044), towards the likeliest wrong classes.
+
+    It looks for the nearest misclassified image, and counts where that is within ``eps``. It has no random start.
+
+    Attributes:
+        steps: for each target class.
+        targets: wrong classes that it makes for, the likeliest first. Fewer where there are fewer classes.
+        seed: not used; every attack has one.
+        norm: "linf" or "l2".
+    """
+
+    steps: int = 100
+    targets: int = 9
+    seed: int = 0
+    norm: Norm = "linf"
+
+    def __post_init__(self) -> None:
+        check_norm(self.norm)
+        check_package("pyautoattack", self.name)
+        _check_positive(self, "steps", "targets")
+
+    @property
+    def name(self) -> str:
+        """For instance "FAB-T-100×9"."""
+        return f"FAB-T-{self.steps}×{self.targets}"
+
+    def search(
+        self, model: Counted, x: Tensor, y: Tensor, eps: float, indices: Tensor, judge: nn.Module | None
+    ) -> Found:
+        """See ``Attack.run``."""
+        from pyautoattack.fab_pt import FABAttack_PT
+
+        theirs = FABAttack_PT(
+            model, n_iter=self.steps, norm=THEIR_NORMS[self.norm], eps=eps, targeted=True, device=x.device
+        )
+        with torch.no_grad():
+            logits = model(x)
+        distance = torch.full((len(x),), torch.inf, device=x.device)
+        distance[margin(logits, y) > 0] = 0
+        x_adv = x.clone()
+        for target in range(min(self.targets, logits.shape[1] - 1)):
+            rows = (distance > eps).nonzero().flatten()
+            if len(rows) == 0:
+                break
+            theirs.target_class = target + 2  # counted from the most likely class, which is the true one
+            found = theirs.attack_single_run(x[rows], y[rows], is_targeted=True).detach()
+            with torch.no_grad():
+                fooled = margin(model(found), y[rows]) > 0
+            nearer = fooled & (distances(found, x[rows], self.norm) < distance[rows])
+            x_adv[rows[nearer]] = found[nearer]
+            distance[rows[nearer]] = distances(found, x[rows], self.norm)[nearer]
+        return Found(torch.where((distance <= eps).view(-1, 1, 1, 1), x_adv, x), distance=distance)
+
+
+@dataclass(frozen=True)
+class Square(Attack):
+    """Square attack (Andriushchenko et al. 2020, arXiv 1912.00049): random search by queries, no gradient.
+
+    Attributes:
+        queries: for each image at the most. An image is left alone once it is misclassified.
+        seed: of the search.
+        norm: "linf" or "l2".
+    """
+
+    queries: int = 5000
+    seed: int = 0
+    norm: Norm = "linf"
+
+    def __post_init__(self) -> None:
+        check_norm(self.norm)
+        check_package("pyautoattack", self.name)
+        _check_positive(self, "queries")
+
+    @property
+    def name(self) -> str:
+        """For instance "Square-5000"."""
+        return f"Square-{self.queries}"
+
+    @property
+    def one_at_a_time(self) -> bool:
+        """In L2 it draws numbers for the images of a batch together."""
+        return self.norm == "l2"
+
+    def search(
+        self, model: Counted, x: Tensor, y: Tensor, eps: float, indices: Tensor, judge: nn.Module | None
+    ) -> Found:
+        """See ``Attack.run``."""
+        from pyautoattack.square import SquareAttack
+
+        if self.norm == "l2":
+            _check_tiles(x.shape[2], x.shape[3])
+        theirs = SquareAttack(
+            model,
+            n_queries=self.queries,
+            norm=THEIR_NORMS[self.norm],
+            eps=eps,
+            device=x.device,
+            resc_schedule=False,
+        )
+        theirs.init_hyperparam(x)
+        with torch.no_grad():
+            rows = (margin(model(x), y) <= 0).nonzero().flatten()
+        x_adv = x.clone()
+        if len(rows) == 0:
+            return Found(x_adv)
+        if self.norm == "linf":
+            # What is drawn for each image are the stripes to start from; the squares are the same for all.
+            stripes = draw(torch.Size([x.shape[1], 1, x.shape[3]]), indices[rows.cpu()], self.seed, "stripes").to(x)
+            theirs.random_choice = _first_then((2 * stripes - 1).sign(), theirs.random_choice)
+            torch.manual_seed(image_seed(self.seed, "squares", 0))
+        with torch.no_grad():
+            x_adv[rows] = theirs.attack_single_run(x[rows], y[rows])[1]
+        return Found(x_adv)
+
+
+def _check_tiles(height: int, width: int) -> None:
+    """Refuses sizes of images for which pyautoattack's first point in L2, tiles of a fifth of the height, fails."""
+    tile = height // 5
+    border = (height - 5 * tile) // 2
+    if tile == 0 or any(border + size // tile * tile > size for size in (height, width)):
+        raise ValueError(
+            f"x should be images that five tiles cover, such as 32 × 32 or 224 × 224, for Square in L2, "
+            f"got {height} × {width}"
+        )
+
+
+def _first_then(first: Tensor, make: Callable[[Any], Tensor]) -> Callable[[Any], Tensor]:
+    """A function that gives ``first`` on its first call and what ``make`` makes on all others."""
+    given = iter([first])
+
+    def choice(shape: Any) -> Tensor:
+        value = next(given, None)
+        if value is None:
+            return make(shape)
+        if tuple(shape) != tuple(value.shape):
+            raise RuntimeError(f"pyautoattack's Square attack asked for {tuple(shape)} first, not {tuple(value.shape)}")
+        return value
+
+    return choice
+
+
+class _Silent:
+    """Takes pyautoattack's warnings about zero gradients, which our sanity checks report with their figure."""
+
+    def warning(self, message: str) -> None:
+        """Says nothing."""
+
+
+def _check_positive(attack: Attack, *settings: str) -> None:
+    for setting in settings:
+        if getattr(attack, setting) < 1:
+            raise ValueError(f"{setting} should be at least 1, got {getattr(attack, setting)}")
+
+
+def _check_classes(logits: Tensor, least: int, name: str) -> None:
+    if logits.shape[1] < least:
+        raise ValueError(f"model should have at least {least} classes for {name}, got {logits.shape[1]}")

@@ -1,0 +1,227 @@
+"""Attacks of the package foolbox: those that look for the nearest misclassified image, with gradients or by decisions.
+
+Each counts at a radius where the distance of what it found is within it, so one run serves every radius: see
+``MinimumNorm.run``. foolbox would leave gradients on parameters such as learnable tables; ``Attack.run`` prevents it.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .base import Attack, Counted, Found, Norm, check_norm, check_package, distances, project
+from .losses import margin
+
+
+class MinimumNorm(Attack):
+    """An attack that looks for the nearest misclassified image.
+
+    The result's ``distance`` is that image's, whatever ``eps`` is; ``x_adv`` is that image where it is within ``eps``,
+    else its projection into the ball. With ``eps`` of 1 ("linf") or the largest distance of interest ("l2"), the
+    distances give the outcome at every smaller radius.
+    """
+
+    @abstractmethod
+    def theirs(self) -> Any:
+        """foolbox's attack."""
+
+    def search(
+        self, model: Counted, x: Tensor, y: Tensor, eps: float, indices: Tensor, judge: nn.Module | None
+    ) -> Found:
+        """See ``Attack.run``."""
+        import foolbox
+
+        with torch.no_grad():
+            rows = (margin(model(x), y) <= 0).nonzero().flatten()
+        distance, x_adv = torch.zeros(len(x), device=x.device), x.clone()
+        if len(rows):
+            wrapped = foolbox.PyTorchModel(model, bounds=(0, 1), device=x.device)
+            found, _, _ = self.theirs()(wrapped, x[rows], y[rows], epsilons=None)
+            # DDN divides by the length of a gradient, DeepFool by its norm: where it is zero, NaN may come out.
+            found = torch.where(found.isfinite(), found, x[rows]).detach().clamp(0, 1)
+            with torch.no_grad():
+                fooled = margin(model(found), y[rows]) > 0
+            distance[rows] = torch.where(fooled, distances(found, x[rows], self.norm), torch.inf)
+            x_adv[rows] = found
+        return Found(project(x_adv, x, eps, self.norm), distance=distance)
+
+
+@dataclass(frozen=True)
+class DeepFool(MinimumNorm):
+    """DeepFool (Moosavi-Dezfooli et al. 2016, arXiv 1511.04599): steps to the nearest linearised boundary.
+
+    Attributes:
+        steps: at most.
+        candidates: likeliest classes that it considers.
+        seed: not used; every attack has one.
+        norm: "linf" or "l2".
+    """
+
+    steps: int = 50
+    candidates: int = 10
+    seed: int = 0
+    norm: Norm = "linf"
+
+    def __post_init__(self) -> None:
+        check_norm(self.norm)
+        _check(self, "steps", "candidates")
+
+    @property
+    def name(self) -> str:
+        """For instance "DeepFool-50"."""
+        return f"DeepFool-{self.steps}"
+
+    def theirs(self) -> Any:
+        """foolbox's attack."""
+        from foolbox import attacks
+
+        kind = attacks.LinfDeepFoolAttack if self.norm == "linf" else attacks.L2DeepFoolAttack
+        return kind(steps=self.steps, candidates=self.candidates)
+
+
+@dataclass(frozen=True)
+class CarliniWagner(MinimumNorm):
+    """Carlini and Wagner's L2 attack (2017, arXiv 1608.04644).
+
+    Attributes:
+        steps: of Adam for each weight of the loss.
+        searches: weights that a binary search tries.
+        step: Adam's learning rate.
+        seed: not used; every attack has one.
+        norm: "l2".
+    """
+
+    steps: int = 200
+    searches: int = 6
+    step: float = 0.01
+    seed: int = 0
+    norm: Norm = "l2"
+
+    def __post_init__(self) -> None:
+        check_norm(self.norm, ("l2",))
+        _check(self, "steps", "searches", "step")
+
+    @property
+    def name(self) -> str:
+        """For instance "CW-200×6"."""
+        return f"CW-{self.steps}×{self.searches}"
+
+    def theirs(self) -> Any:
+        """foolbox's attack; it may not stop early, because it would for all images of a batch at once."""
+        from foolbox import attacks
+
+        return attacks.L2CarliniWagnerAttack(
+            binary_search_steps=self.searches, steps=self.steps, stepsize=self.step, abort_early=False
+        )
+
+
+@dataclass(frozen=True)
+class DDN(MinimumNorm):
+    """Decoupled direction and norm (Rony et al. 2019, arXiv 1811.09600).
+
+    Attributes:
+        steps: of gradient descent.
+        seed: not used; every attack has one.
+        norm: "l2".
+    """
+
+    steps: int = 100
+    seed: int = 0
+    norm: Norm = "l2"
+
+    def __post_init__(self) -> None:
+        check_norm(self.norm, ("l2",))
+        _check(self, "steps")
+
+    @property
+    def name(self) -> str:
+        """For instance "DDN-100"."""
+        return f"DDN-{self.steps}"
+
+    def theirs(self) -> Any:
+        """foolbox's attack."""
+        from foolbox import attacks
+
+        return attacks.DDNAttack(steps=self.steps)
+
+
+@dataclass(frozen=True)
+class Boundary(MinimumNorm):
+    """Boundary attack (Brendel et al. 2018, arXiv 1712.04248): a walk along the boundary by decisions alone.
+
+    Attributes:
+        steps: at most; each asks the model about twice.
+        seed: of the walk.
+        norm: "l2".
+    """
+
+    steps: int = 5000
+    seed: int = 0
+    norm: Norm = "l2"
+
+    def __post_init__(self) -> None:
+        check_norm(self.norm, ("l2",))
+        _check(self, "steps")
+
+    @property
+    def name(self) -> str:
+        """For instance "Boundary-5000"."""
+        return f"Boundary-{self.steps}"
+
+    @property
+    def one_at_a_time(self) -> bool:
+        """It draws for the whole batch, and the images of a batch influence each other."""
+        return True
+
+    def theirs(self) -> Any:
+        """foolbox's attack."""
+        from foolbox import attacks
+
+        return attacks.BoundaryAttack(steps=self.steps)
+
+
+@dataclass(frozen=True)
+class HopSkipJump(MinimumNorm):
+    """HopSkipJump (Chen et al. 2020, arXiv 1904.02144): a gradient estimated at the boundary by decisions alone.
+
+    Attributes:
+        steps: of which each asks the model some hundred times, more as they go on.
+        seed: of the estimates.
+        norm: "linf" or "l2".
+    """
+
+    steps: int = 10
+    seed: int = 0
+    norm: Norm = "linf"
+
+    def __post_init__(self) -> None:
+        check_norm(self.norm)
+        _check(self, "steps")
+
+    @property
+    def name(self) -> str:
+        """For instance "HopSkipJump-10"."""
+        return f"HopSkipJump-{self.steps}"
+
+    @property
+    def one_at_a_time(self) -> bool:
+        """It draws for the whole batch."""
+        return True
+
+    def theirs(self) -> Any:
+        """foolbox's attack."""
+        from foolbox import attacks
+
+        return attacks.HopSkipJumpAttack(steps=self.steps, constraint=self.norm)
+
+
+def _check(attack: Attack, *settings: str) -> None:
+    """Refuses settings that are not positive, and a missing package."""
+    check_package("foolbox", attack.name)
+    for setting in settings:
+        if not getattr(attack, setting) > 0:
+            raise ValueError(f"{setting} should be positive, got {getattr(attack, setting)}")

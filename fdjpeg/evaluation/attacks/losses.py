@@ -1,0 +1,123 @@
+"""What an attack climbs: functions of logits ``(N, classes)`` and classes ``(N,)`` that give one number an image.
+
+A loss has a value, which curves and reports show, and an ascent: a function whose gradient points the same way but does
+not fade where the value is flat. Attacks take the sign or the direction of a gradient, never its length, so nothing is
+lost by that, and a saturated softmax cannot hide the way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+#: Logits ``(N, classes)`` and classes ``(N,)`` to ``(N,)``.
+LossFunction = Callable[[Tensor, Tensor], Tensor]
+
+
+def margin(logits: Tensor, y: Tensor) -> Tensor:
+    """The largest other logit minus the true one, ``(N,)``: positive where the image is misclassified.
+
+    Source: Carlini & Wagner 2017, arXiv 1608.04644, f6.
+    """
+    true = logits.gather(1, y[:, None]).squeeze(1)
+    return _others(logits, y).amax(dim=1) - true
+
+
+def soft_margin(logits: Tensor, y: Tensor) -> Tensor:
+    """log Σ exp of the other logits minus the true one, ``(N,)``; its softplus is the cross-entropy.
+
+    So its gradient is the cross-entropy's divided by 1 − p, p the probability of the true class: the same direction,
+    of full length even where p is 1 in float32 (as behind defensive distillation).
+    """
+    true = logits.gather(1, y[:, None]).squeeze(1)
+    return _others(logits, y).logsumexp(dim=1) - true
+
+
+def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
+    """The cross-entropy of each image, ``(N,)``, in nats."""
+    return F.cross_entropy(logits, y, reduction="none")
+
+
+def dlr(logits: Tensor, y: Tensor) -> Tensor:
+    """The difference of logits ratio, ``(N,)``: the margin over the gap of the largest and third largest logit.
+
+    Source: Croce & Hein 2020, arXiv 2003.01690, eq. 6. It does not change when the logits are scaled.
+
+    Raises:
+        ValueError: for fewer than three classes.
+    """
+    _check_classes(logits, 3, "dlr")
+    largest = logits.topk(3, dim=1).values
+    return margin(logits, y) / (largest[:, 0] - largest[:, 2]).clamp_min(1e-12)
+
+
+def margin_towards(logits: Tensor, target: Tensor) -> Tensor:
+    """The target's logit minus the largest other one, ``(N,)``: positive where the image is taken for the target."""
+    return -margin(logits, target)
+
+
+def cross_entropy_towards(logits: Tensor, target: Tensor) -> Tensor:
+    """The logarithm of the target's probability, ``(N,)``."""
+    return -cross_entropy(logits, target)
+
+
+def soft_margin_towards(logits: Tensor, target: Tensor) -> Tensor:
+    """The target's logit minus log Σ exp of the others, ``(N,)``: the ascent of ``cross_entropy_towards``."""
+    return -soft_margin(logits, target)
+
+
+def dlr_towards(logits: Tensor, target: Tensor) -> Tensor:
+    """The targeted difference of logits ratio, ``(N,)``.
+
+    Source: Croce & Hein 2020, arXiv 2003.01690, eq. 7, with the largest other logit in place of the true one (they are
+    the same until the image is misclassified). The divisor, largest logit minus the mean of the third and fourth, does
+    not cancel the target's own.
+
+    Raises:
+        ValueError: for fewer than four classes.
+    """
+    _check_classes(logits, 4, "dlr towards a class")
+    largest = logits.topk(4, dim=1).values
+    gap = largest[:, 0] - (largest[:, 2] + largest[:, 3]) / 2
+    return margin_towards(logits, target) / gap.clamp_min(1e-12)
+
+
+def _others(logits: Tensor, y: Tensor) -> Tensor:
+    return logits.scatter(1, y[:, None], -torch.inf)
+
+
+def _check_classes(logits: Tensor, least: int, name: str) -> None:
+    if logits.shape[1] < least:
+        raise ValueError(f"the loss {name} needs at least {least} classes, got {logits.shape[1]}: take margin")
+
+
+@dataclass(frozen=True)
+class Ascent:
+    """A loss as PGD uses it.
+
+    Attributes:
+        value: what is reported, and what adaptive steps compare.
+        climb: what is differentiated.
+    """
+
+    value: LossFunction
+    climb: LossFunction
+
+
+#: Losses by name: away from the true class.
+LOSSES: dict[str, LossFunction] = {"cross-entropy": cross_entropy, "margin": margin, "dlr": dlr}
+
+AWAY = {
+    "cross-entropy": Ascent(cross_entropy, soft_margin),
+    "margin": Ascent(margin, margin),
+    "dlr": Ascent(dlr, dlr),
+}
+TOWARDS = {
+    "cross-entropy": Ascent(cross_entropy_towards, soft_margin_towards),
+    "margin": Ascent(margin_towards, margin_towards),
+    "dlr": Ascent(dlr_towards, dlr_towards),
+}

@@ -1,0 +1,42 @@
+"""The harm that a radius does without any attacker."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from .base import Attack, Counted, Found, Norm, check_norm, draw, project
+
+
+@dataclass(frozen=True)
+class Noise(Attack):
+    """Random noise as far as the radius goes.
+
+    For "linf" each sample moves by +eps or −eps; for "l2" the image moves by eps in a direction of normal noise.
+
+    Attributes:
+        seed: each image's noise also depends on its index.
+        norm: "linf" or "l2".
+    """
+
+    seed: int = 0
+    norm: Norm = "linf"
+
+    def __post_init__(self) -> None:
+        check_norm(self.norm)
+
+    @property
+    def name(self) -> str:
+        """As reports print it."""
+        return "noise"
+
+    def search(
+        self, model: Counted, x: Tensor, y: Tensor, eps: float, indices: Tensor, judge: nn.Module | None
+    ) -> Found:
+        """See ``Attack.run``; neither the model nor the classes are used."""
+        if self.norm == "linf":
+            signs = draw(x.shape[1:], indices, self.seed, "noise").to(x).sub(0.5).sign()
+            return Found(project(x + eps * signs, x, eps))
+        direction = draw(x.shape[1:], indices, self.seed, "noise", normal=True).to(x)
+        return Found(project(x + direction / direction.flatten(1).norm(dim=1).view(-1, 1, 1, 1) * eps, x, eps, "l2"))

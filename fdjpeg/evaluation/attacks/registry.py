@@ -1,0 +1,97 @@
+"""Attacks by the names that commands, files and reports use."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any
+
+from .autoattack import APGD, FAB, Square
+from .base import Attack
+from .foolbox import DDN, Boundary, CarliniWagner, DeepFool, HopSkipJump
+from .noise import Noise
+from .pgd import PGD
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """What a name stands for.
+
+    Attributes:
+        make: the attack's class, or a function of its settings.
+        budget: the settings that the numbers after a name give, in order.
+        fixed: settings that the name itself says.
+    """
+
+    make: Callable[..., Attack]
+    budget: tuple[str, ...]
+    fixed: dict[str, Any]
+
+
+def _fgsm(**settings: Any) -> PGD:
+    """One step of length eps from the image itself (Goodfellow et al. 2015, arXiv 1412.6572)."""
+    return PGD(steps=1, step=1.0, schedule="constant", random_start=False, label="FGSM", **settings)
+
+
+def _bim(steps: int = 10, **settings: Any) -> PGD:
+    """Equal steps from the image itself, 2.5 eps in all (Kurakin et al. 2017, arXiv 1607.02533)."""
+    label = f"BIM-{steps}"
+    return PGD(steps, step=2.5 / steps, schedule="constant", random_start=False, label=label, **settings)
+
+
+_KINDS: dict[str, _Kind] = {
+    "fgsm": _Kind(_fgsm, (), {}),
+    "bim": _Kind(_bim, ("steps",), {}),
+    "pgd": _Kind(PGD, ("steps", "restarts"), {}),
+    "pgd-margin": _Kind(PGD, ("steps", "restarts"), {"loss": "margin"}),
+    "pgd-dlr": _Kind(PGD, ("steps", "restarts"), {"loss": "dlr"}),
+    "pgd-targeted": _Kind(PGD, ("steps", "restarts"), {"loss": "margin", "aim": "likeliest", "restarts": 9}),
+    "apgd-ce": _Kind(APGD, ("steps", "restarts"), {"loss": "ce"}),
+    "apgd-dlr": _Kind(APGD, ("steps", "restarts"), {"loss": "dlr"}),
+    "apgd-t": _Kind(APGD, ("steps", "restarts"), {"loss": "dlr-targeted", "restarts": 9}),
+    "fab": _Kind(FAB, ("steps", "targets"), {}),
+    "square": _Kind(Square, ("queries",), {}),
+    "deepfool": _Kind(DeepFool, ("steps", "candidates"), {}),
+    "cw": _Kind(CarliniWagner, ("steps", "searches"), {}),
+    "ddn": _Kind(DDN, ("steps",), {}),
+    "boundary": _Kind(Boundary, ("steps",), {}),
+    "hopskipjump": _Kind(HopSkipJump, ("steps",), {}),
+    "noise": _Kind(Noise, (), {}),
+}
+
+#: The names that ``from_name`` knows.
+NAMES: tuple[str, ...] = tuple(_KINDS)
+
+
+def from_name(name: str, **settings: Any) -> Attack:
+    """An attack by name, with its budget: "pgd", "pgd-20", "pgd-margin-50x3", "apgd-t-100x9", "square-5000".
+
+    Args:
+        name: one of ``NAMES``, in any case, then, after a hyphen, the number of steps (of queries, for "square"), then,
+            after an "x", that of restarts (of target classes for "fab", of weights for "cw", of candidates for
+            "deepfool").
+        settings: fields of the attack's class, such as ``norm="l2"`` or ``draws=20``. A norm of None is the
+            attack's own: "linf" but for the attacks that minimise the L2 norm only.
+
+    Raises:
+        ValueError: for an unknown name or setting, a number that the attack has no use for, or a value out of range.
+        MissingPackage: if the attack needs a package that is not installed.
+    """
+    match = re.fullmatch(r"(?P<kind>[a-z][a-z-]*?)(?:-(?P<first>\d+)(?:[x×](?P<second>\d+))?)?", name.lower())
+    kind = _KINDS.get(match["kind"]) if match else None
+    if match is None or kind is None:
+        raise ValueError(f'attack should be one of {", ".join(NAMES)}, or such as "pgd-20x5", got {name!r}')
+    numbers = [int(match[group]) for group in ("first", "second") if match[group] is not None]
+    if len(numbers) > len(kind.budget):
+        taken = " and ".join(kind.budget) or "no numbers"
+        raise ValueError(f"attack {match['kind']} takes {taken} after its name, got {name!r}")
+    known = {field.name for field in fields(PGD if kind.make in (_fgsm, _bim) else kind.make)}  # type: ignore[arg-type]
+    if not settings.keys() <= known:
+        raise ValueError(
+            f"settings of {match['kind']} should be among {', '.join(sorted(known))}, "
+            f"got {', '.join(sorted(settings.keys() - known))}"
+        )
+    if settings.get("norm", "") is None:
+        settings = {key: value for key, value in settings.items() if key != "norm"}
+    return kind.make(**kind.fixed | dict(zip(kind.budget, numbers, strict=False)) | settings)

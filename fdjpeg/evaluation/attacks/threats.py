@@ -1,0 +1,93 @@
+"""Where an attacker stands: without the defended model's gradients, or behind a first pass of the defence."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .base import Attack, Counted, Found, Norm, check_input, frozen
+from .losses import margin
+from .pgd import PGD
+
+
+@dataclass(frozen=True)
+class Transfer(Attack):
+    """Examples made on another model, tried on the one that is attacked, which answers nothing while they are made.
+
+    Attributes:
+        attack: makes the examples. A ``PGD`` goes on after it has fooled the surrogate, so that they carry over.
+        surrogate: differentiable, of the same classes: the undefended network, or another defended one.
+        title: what the surrogate is called in reports.
+    """
+
+    attack: Attack
+    surrogate: nn.Module = field(repr=False)
+    title: str = "surrogate"
+
+    @property
+    def name(self) -> str:
+        """For instance "PGD-20 on surrogate"."""
+        return f"{self.attack.name} on {self.title}"
+
+    @property
+    def norm(self) -> Norm:  # type: ignore[override]
+        """The attack's own."""
+        return self.attack.norm
+
+    @property
+    def seed(self) -> int:  # type: ignore[override]
+        """The attack's own."""
+        return self.attack.seed
+
+    def settings(self) -> dict[str, Any]:
+        """The attack's own, and the surrogate's title."""
+        return {"attack": "Transfer", "surrogate": self.title, "by": self.attack.settings()}
+
+    def search(
+        self, model: Counted, x: Tensor, y: Tensor, eps: float, indices: Tensor, judge: nn.Module | None
+    ) -> Found:
+        """See ``Attack.run``."""
+        attack = replace(self.attack, until_fooled=False) if isinstance(self.attack, PGD) else self.attack
+        return Found(attack.run(self.surrogate, x, y, eps, indices=indices).x_adv)
+
+
+def first_pass(layer: nn.Module, images: Tensor) -> Tensor:
+    """Images as a defence with two passes puts them on its lattice, before an attacker sees them.
+
+    The attacker of that threat model starts from these: ``attack(defended, first_pass(layer, x), y, eps)``, and eps is
+    the distance from them. An attacker who comes before the first pass attacks ``nn.Sequential(layer, layer, network)``
+    at ``x``.
+
+    Args:
+        layer: the defence's layer, images to images; if it is a ``fdjpeg.FeatureDistillation``, with one pass.
+        images: ``(N, C, H, W)``, floats in [0, 1].
+
+    Returns:
+        ``(N, C, H, W)``, in [0, 1], detached.
+    """
+    with torch.no_grad():
+        placed: Tensor = layer(images)
+    return placed.detach().clamp(0, 1)
+
+
+def zero_gradients(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """The share of each image's samples at which the gradient of the loss is exactly zero (or not finite), ``(N,)``.
+
+    Near 1 it means that gradients are masked, for instance by a plain rounding, and that no attack by gradients says
+    anything about robustness. It is measured on the margin, which does not saturate, so a confident network alone does
+    not raise it.
+
+    Args:
+        model, x, y: as for ``Attack.run``.
+    """
+    check_input(x, y, 0)
+    with frozen(model), torch.enable_grad():
+        points = x.detach().requires_grad_()
+        rising = margin(model(points), y).sum()
+        if not rising.requires_grad:
+            return torch.ones(len(x), device=x.device)
+        (gradient,) = torch.autograd.grad(rising, points)
+    return ((gradient == 0) | ~gradient.isfinite()).float().flatten(1).mean(dim=1)
