@@ -25,6 +25,7 @@ import fdjpeg
 from fdjpeg import evaluation
 from fdjpeg.cli_bench import bench
 from fdjpeg.cli_tables import app as tables
+from fdjpeg.cli_train import train
 from fdjpeg.evaluation.data import SUBSAMPLINGS, pillow_codec, to_pillow, to_tensor
 
 app = typer.Typer(
@@ -45,6 +46,7 @@ LOSSLESS = (".png", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
 
 
 app.command()(bench)
+app.command()(train)
 app.add_typer(tables, name="tables")
 
 

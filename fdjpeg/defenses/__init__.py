@@ -9,42 +9,21 @@ Each is a `Defense`: ``wrap(classifier)`` is the defended classifier, ``forward(
     for gradient in defense.gradients:  # an adaptive attacker takes the worst
         x_adv = attack(defense.for_attack(gradient).wrap(classifier), defense.prepare(x), y)
 
-The command line trains them: ``fdjpeg train``.
+`train` makes those that need data, as ``fdjpeg train`` does.
 """
 
 from __future__ import annotations
 
-import os
-
-from . import checkpoint
 from .base import Defense
 from .checkpoint import save
 from .defensive_distillation import DefensiveDistillation
 from .feature_distillation import FeatureDistillation
-from .jpeg import JPEG, RandomJPEG
+from .jpeg import JPEG, RandomJPEG, StochasticJPEG
 from .jpeg_ensemble import JPEGEnsemble
 from .purifier import Purifier
+from .registry import DEFENSES, load
 from .s2snet import S2SNet
-
-#: Every defence by its name in checkpoints.
-DEFENSES: dict[str, type[Defense]] = {
-    defense.kind: defense
-    for defense in (JPEG, RandomJPEG, FeatureDistillation, JPEGEnsemble, Purifier, S2SNet, DefensiveDistillation)
-}
-
-
-def load(path: str | os.PathLike[str]) -> Defense:
-    """The defence that `save` or ``fdjpeg train`` wrote: a file, or the folder that holds it.
-
-    Returns:
-        The defence in evaluation mode, on the CPU.
-
-    Raises:
-        ValueError: no such file, or no saved defence, or one that this version does not know, or damaged.
-        MissingPackage: safetensors is not installed.
-    """
-    return checkpoint.read(path, DEFENSES)
-
+from .train import train
 
 __all__ = [
     "DEFENSES",
@@ -56,6 +35,8 @@ __all__ = [
     "Purifier",
     "RandomJPEG",
     "S2SNet",
+    "StochasticJPEG",
     "load",
     "save",
+    "train",
 ]

@@ -125,6 +125,25 @@ class JPEGDefense(Defense):
         surrogates.resolve(name)
 
 
+class Weights(nn.Module):
+    """The weights of a network whose class is not known here: a state dict that moves, and is saved, with a module.
+
+    Args:
+        state: its tensors by name.
+    """
+
+    def __init__(self, state: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        for name, tensor in state.items():
+            *path, leaf = name.split(".")
+            owner: nn.Module = self
+            for part in path:
+                if part not in owner._modules:
+                    owner.add_module(part, nn.Module())
+                owner = owner.get_submodule(part)
+            owner.register_buffer(leaf, tensor)
+
+
 def load_state(module: nn.Module, tensors: Mapping[str, Tensor], what: str) -> None:
     """Loads weights, all or none.
 

@@ -14,14 +14,13 @@ from torch import Tensor
 import fdjpeg
 
 from .base import Defense
+from .packages import required
 
 #: What a file says it is; the number changes when older readers would misread it.
 FORMAT = "fdjpeg-defense/1"
 
 #: The file's name in the folder that training writes.
 FILE = "defense.safetensors"
-
-EXTRA = 'pip install "fdjpeg[train]"'
 
 
 @contextmanager
@@ -48,7 +47,7 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
     """Writes a safetensors file; each value of ``metadata`` is kept as JSON."""
-    save_file = _safetensors("safetensors.torch").save_file
+    save_file = required("safetensors.torch", "safetensors").save_file
     # Copies, because safetensors refuses tensors that share memory.
     stored = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     with whole_file(path) as draft:
@@ -61,7 +60,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         ValueError: there is no such file, or it is none of these.
     """
-    library = _safetensors("safetensors")
+    library = required("safetensors", "safetensors")
     if not path.is_file():
         raise ValueError(f"path should be a safetensors file, got {str(path)!r}, which does not exist")
     try:
@@ -116,16 +115,3 @@ def read(path: str | os.PathLike[str], kinds: Mapping[str, type[Defense]]) -> De
 
 def _file(path: str | os.PathLike[str]) -> Path:
     return Path(path) if Path(path).suffix == ".safetensors" else Path(path) / FILE
-
-
-def _safetensors(module: str) -> Any:
-    import importlib
-
-    from fdjpeg.evaluation.data import MissingPackage
-
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise MissingPackage(
-            f"The package safetensors is not installed; {EXTRA} installs what training needs."
-        ) from error

@@ -14,11 +14,17 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .base import Defense, load_state
+from .base import Defense, Weights, load_state
+from .config import Schedule, Settings, at_least
+from .data import Images
+from .training import Chance, Objective, Run
 
 
 class DistillationNet(nn.Sequential):
@@ -99,13 +105,13 @@ class DefensiveDistillation(Defense):
             raise ValueError(f"temperature must be at least 1, got {temperature!r}")
         self.temperature = float(temperature)
         self.network = None if network is None else dict(network)
-        self.state = dict(state or {})
+        self.student = Weights(state or {})
 
     def wrap(self, classifier: nn.Module) -> nn.Module:
         """See `Defense.wrap`: the distilled network, of the classifier's architecture or of its own."""
         device = next((tensor.device for tensor in classifier.state_dict().values()), None)
         student = copy.deepcopy(classifier) if self.network is None else DistillationNet(**self.network).to(device)
-        load_state(student, self.state, "the network that was distilled")
+        load_state(student, self.student.state_dict(), "the network that was distilled")
         return (
             nn.Sequential(student, Tempered(self.temperature)).eval() if self.gradient == "tempered" else student.eval()
         )
@@ -114,13 +120,9 @@ class DefensiveDistillation(Defense):
         """See `Defense.config`."""
         return {"temperature": self.temperature, "network": self.network}
 
-    def tensors(self) -> dict[str, Tensor]:
-        """See `Defense.tensors`."""
-        return self.state
-
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         """See `Defense.load_tensors`; they are compared with the architecture in ``wrap``."""
-        self.state = dict(tensors)
+        self.student = Weights({name.removeprefix("student."): tensor for name, tensor in tensors.items()})
 
 
 class Tempered(nn.Module):
@@ -133,3 +135,91 @@ class Tempered(nn.Module):
     def forward(self, logits: Tensor) -> Tensor:
         """``logits / temperature``."""
         return logits / self.temperature
+
+
+@dataclass(frozen=True)
+class Config(Settings):
+    """What ``fdjpeg train defensive-distillation`` takes.
+
+    Attributes:
+        temperature: T.
+        widths, dropout: of `DistillationNet`, where no classifier is given; the paper's for CIFAR-10 by default.
+        training: of the first network and of the distilled one; AdamW is ours, and so is its learning rate.
+    """
+
+    temperature: float = 20.0
+    widths: tuple[int, int, int] = (64, 128, 256)
+    dropout: float = 0.5
+    training: Schedule = field(default_factory=lambda: Schedule(epochs=50, batch_size=128, augment="none"))
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.temperature) and self.temperature >= 1):
+            raise ValueError(f"temperature should be at least 1, got {self.temperature}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout should be in [0, 1), got {self.dropout}")
+        at_least(1, widths=min(self.widths))
+
+
+class HardLabels(Objective):
+    """Cross-entropy of the classes at a temperature.
+
+    Args:
+        network: what is trained.
+        temperature: its logits are divided by it.
+    """
+
+    def __init__(self, network: nn.Module, temperature: float) -> None:
+        super().__init__(network)
+        self.temperature = temperature
+
+    def forward(self, images: Tensor, labels: Tensor, chance: Chance) -> Tensor:
+        """See `Objective.forward`."""
+        return F.cross_entropy(self.trained(images).float() / self.temperature, labels)
+
+
+class SoftLabels(Objective):
+    """Cross-entropy of another network's probabilities, both at a temperature; the classes are not used.
+
+    Args:
+        network: what is trained.
+        teacher: gives the probabilities.
+        temperature: of both.
+    """
+
+    def __init__(self, network: nn.Module, teacher: nn.Module, temperature: float) -> None:
+        super().__init__(network, [teacher])
+        self.temperature = temperature
+
+    def forward(self, images: Tensor, labels: Tensor, chance: Chance) -> Tensor:
+        """See `Objective.forward`."""
+        with torch.no_grad():
+            soft = (self.frozen[0](images).float() / self.temperature).softmax(dim=1)
+        return F.cross_entropy(self.trained(images).float() / self.temperature, soft)
+
+
+def train(run: Run, images: Images, classifier: nn.Module | None, config: Config) -> DefensiveDistillation:
+    """Trains a network at the temperature, and its like on what it makes of the images.
+
+    Without a classifier both are the paper's network, from scratch; with one, both start from its weights.
+    """
+    network: dict[str, Any] | None = None
+    if classifier is None:
+        channels, height, width = images.shape
+        if height != width:
+            raise ValueError(f"images should be square where no model is given, got {height} × {width}")
+        classes = int(images.labels.max()) + 1
+        network = {"widths": list(config.widths), "channels": channels, "size": height, "classes": classes}
+        network["dropout"] = config.dropout
+
+    def start(stage: str) -> nn.Module:
+        run.start(stage)
+        if network is not None:
+            return DistillationNet(**network)
+        assert classifier is not None
+        return copy.deepcopy(classifier).requires_grad_(True)
+
+    teacher, student = start("teacher"), start("student")
+    run.fit("teacher", HardLabels(teacher, config.temperature), images, config.training)
+    run.fit("student", SoftLabels(student, teacher, config.temperature), images, config.training)
+    state = {name: tensor.cpu() for name, tensor in student.state_dict().items()}
+    return DefensiveDistillation(config.temperature, network, state)

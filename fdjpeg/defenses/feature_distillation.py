@@ -11,7 +11,6 @@ those of libjpeg's integer DCT of each RGB channel, so that they add up to the s
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +21,9 @@ import fdjpeg
 from fdjpeg import QuantTables
 
 from .base import JPEGDefense
+from .config import at_least
+from .data import Images
+from .training import Run
 
 
 class FeatureDistillation(JPEGDefense):
@@ -124,17 +126,6 @@ class BandStatistics:
         return (self.squares.double() / self.count - mean.square()).clamp_min(0).sqrt()
 
 
-def band_statistics(batches: Iterable[Tensor]) -> BandStatistics:
-    """The statistics of a stream of image batches, each ``(N, C, H, W)``, uint8 or floats in [0, 1].
-
-    The transform runs on the device that a batch is on.
-    """
-    statistics = BandStatistics.none()
-    for images in batches:
-        statistics.add(images)
-    return statistics
-
-
 def derive(
     statistics: BandStatistics, n: int = 15, fine: float = 1, coarse: float = 40, passes: int = 1
 ) -> FeatureDistillation:
@@ -145,3 +136,38 @@ def derive(
     """
     table = QuantTables.feature_distillation(statistics.deviation, n, fine, coarse)
     return FeatureDistillation(steps=table.luma, passes=passes)
+
+
+@dataclass(frozen=True)
+class Config:
+    """What ``fdjpeg train feature-distillation`` takes; n, fine and coarse as in the paper.
+
+    Attributes:
+        n: how many bands get the fine step.
+        fine, coarse: the steps. To undo a perturbation of size ε, coarse must exceed 16 · 255 ε.
+        passes: 1 or 2.
+        batch_size: images at once.
+    """
+
+    n: int = 15
+    fine: int = 1
+    coarse: int = 40
+    passes: int = 1
+    batch_size: int = 256
+
+    def __post_init__(self) -> None:
+        at_least(1, fine=self.fine, coarse=self.coarse, batch_size=self.batch_size)
+        if not 0 <= self.n <= 64:
+            raise ValueError(f"n should be in 0…64, got {self.n}")
+        if self.passes not in (1, 2):
+            raise ValueError(f"passes should be 1 or 2, got {self.passes}")
+
+
+def train(run: Run, images: Images, classifier: None, config: Config) -> FeatureDistillation:
+    """Derives the table from all images."""
+    statistics = BandStatistics.none()
+    for _, pixels, _ in run.mine(images, config.batch_size):
+        statistics.add(pixels)
+    (count,) = run.total(torch.tensor([statistics.count])).tolist()
+    of_all = BandStatistics(count, run.total(statistics.total), run.total(statistics.squares))
+    return derive(of_all, config.n, config.fine, config.coarse, config.passes)

@@ -1,7 +1,8 @@
-"""JPEG as a defence: at one quality, or at a random one for each image."""
+"""JPEG as a defence: at one quality, or at a random one for each image or each block."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
@@ -60,3 +61,29 @@ class RandomJPEG(JPEGDefense):
     def config(self) -> dict[str, Any]:
         """See `Defense.config`."""
         return {"least": self.quality[0], "greatest": self.quality[1], "subsampling": self.subsampling}
+
+
+class StochasticJPEG(JPEGDefense):
+    """Stochastic local quantization: a quality drawn for each 8×8 block (Das et al. 2018, arXiv 1802.06816, SHIELD).
+
+    Args:
+        qualities: to draw from; the default is SHIELD's.
+        subsampling: as for `fdjpeg.jpeg`.
+    """
+
+    kind = "stochastic-jpeg"
+    random = True
+
+    def __init__(self, qualities: Sequence[int] = (20, 40, 60, 80), subsampling: str = "4:2:0") -> None:
+        super().__init__()
+        fdjpeg.StochasticJPEG(qualities, subsampling=subsampling)  # raises for what it does not take
+        self.qualities = tuple(qualities)
+        self.subsampling = subsampling
+
+    def forward(self, images: Tensor) -> Tensor:
+        """See `Defense.forward`."""
+        return fdjpeg.StochasticJPEG(self.qualities, subsampling=self.subsampling, gradient=self.surrogate)(images)
+
+    def config(self) -> dict[str, Any]:
+        """See `Defense.config`."""
+        return {"qualities": list(self.qualities), "subsampling": self.subsampling}

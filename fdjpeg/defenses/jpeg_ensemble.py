@@ -14,6 +14,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -23,7 +24,10 @@ from torch import Tensor, nn
 import fdjpeg
 from fdjpeg import QuantTables
 
-from .base import JPEGDefense, load_state
+from .base import JPEGDefense, Weights, load_state
+from .config import Schedule, Settings, at_least, positive
+from .data import Images
+from .training import Chance, Objective, Run
 
 
 class JPEGEnsemble(JPEGDefense):
@@ -35,7 +39,7 @@ class JPEGEnsemble(JPEGDefense):
     Args:
         luma, chroma: ``(8, 8)``, the table of level 1.
         levels: what the table is multiplied by for each member; steps are rounded and clamped to 1…255.
-        members: the state dict of each member, None for members that are the classifier itself.
+        members: the state dict of each member; None if each is the classifier itself.
 
     Raises:
         ValueError: no level, a level that is not positive, tables of another shape, or another number of members.
@@ -60,7 +64,7 @@ class JPEGEnsemble(JPEGDefense):
         if members is not None and len(members) != len(levels):
             raise ValueError(f"members must be {len(levels)} state dicts, one for each level, got {len(members)}")
         self.levels = tuple(float(level) for level in levels)
-        self.members = None if members is None else [dict(member) for member in members]
+        self.members = nn.ModuleList(Weights(member) for member in members or [])
 
     def layer(self, level: float) -> fdjpeg.JPEG:
         """The compression that the member of a level sees."""
@@ -73,11 +77,10 @@ class JPEGEnsemble(JPEGDefense):
         branches = []
         for number, level in enumerate(self.levels):
             member = classifier
-            if self.members is not None:
+            if self.members:
                 member = copy.deepcopy(classifier)
-                load_state(
-                    member, self.members[number], f"the classifier given, for member {number + 1} of the ensemble"
-                )
+                state = self.members[number].state_dict()
+                load_state(member, state, f"the classifier given, for member {number + 1} of the ensemble")
             branches.append(nn.Sequential(self.layer(level).to(device), member))
         return (Vote if self.gradient is None else MeanLogProbability)(branches).eval()
 
@@ -85,23 +88,15 @@ class JPEGEnsemble(JPEGDefense):
         """See `Defense.config`."""
         return {"luma": self.luma.tolist(), "chroma": self.chroma.tolist(), "levels": list(self.levels)}
 
-    def tensors(self) -> dict[str, Tensor]:
-        """See `Defense.tensors`: the members' weights under their number."""
-        return {
-            f"{number}.{name}": tensor
-            for number, member in enumerate(self.members or [])
-            for name, tensor in member.items()
-        }
-
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         """See `Defense.load_tensors`."""
-        members: list[dict[str, Tensor]] = [{} for _ in self.levels]
+        states: list[dict[str, Tensor]] = [{} for _ in self.levels]
         for key, tensor in tensors.items():
-            number, _, name = key.partition(".")
-            if not number.isdecimal() or int(number) >= len(members):
-                raise ValueError(f"checkpoint should hold weights of {len(members)} members, got {key!r}")
-            members[int(number)][name] = tensor
-        self.members = members if tensors else None
+            _, number, name = key.split(".", 2)
+            if not number.isdecimal() or int(number) >= len(states):
+                raise ValueError(f"checkpoint should hold weights of {len(states)} members, got {key!r}")
+            states[int(number)][name] = tensor
+        self.members = nn.ModuleList(Weights(state) for state in (states if tensors else []))
 
 
 class Vote(nn.Module):
@@ -136,3 +131,146 @@ class MeanLogProbability(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """``(N, classes)``."""
         return torch.stack([branch(images).log_softmax(dim=1) for branch in self.branches]).mean(dim=0)
+
+
+# --- the table -------------------------------------------------------------------------------------------------------
+
+
+def favoured_tables(luma: Tensor, chroma: Tensor, standard: QuantTables) -> QuantTables:
+    """The standard table's steps dealt out by importance: the smallest to the most important band.
+
+    Args:
+        luma, chroma: ``(8, 8)``, the importance of each band; of equal ones the first in row-major order is the most
+            important.
+        standard: tables ``(8, 8)``, whose 64 steps each are kept, and so their mean.
+    """
+    dealt = []
+    for importance, table in ((luma, standard.luma), (chroma, standard.chroma)):
+        order = importance.flatten().argsort(descending=True, stable=True)
+        dealt.append(table.flatten().sort().values[order.argsort()].reshape(8, 8))
+    return QuantTables(*dealt)
+
+
+def gradient_sensitivity(classifier: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    """The sum over images and blocks of |∂loss/∂coefficient|, for luma and chroma at 4:4:4.
+
+    The coefficients are those of the orthonormal DCT of Y, Cb and Cr, the loss is cross-entropy; blocks that the image
+    does not fill are left out. Grey images have luma's for both.
+
+    Args:
+        classifier: maps images in [0, 1] to logits.
+        images: ``(N, 3 or 1, H, W)`` in [0, 1].
+        labels: ``(N,)``, int64.
+
+    Returns:
+        ``(2, 8, 8)`` float64: luma, and Cb with Cr.
+    """
+    with torch.enable_grad():
+        x = images.detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(F.cross_entropy(classifier(x), labels, reduction="sum"), x)
+    gradient = gradient.double()
+    if gradient.shape[1] == 3:
+        # The adjoint of R, G, B from Y, Cb, Cr (JFIF): ∂loss/∂Y = Σ ∂loss/∂RGB, and so on.
+        to_rgb = gradient.new_tensor([[1.0, 0.0, 1.402], [1.0, -0.344136286, -0.714136286], [1.0, 1.772, 0.0]])
+        gradient = torch.einsum("nchw,ck->nkhw", gradient, to_rgb)
+    rows, columns = gradient.shape[2] // 8, gradient.shape[3] // 8
+    blocks = gradient[..., : rows * 8, : columns * 8].unflatten(2, (rows, 8)).unflatten(4, (columns, 8))
+    # An orthonormal transform's inverse is its transpose, so coefficients' gradients are the gradient's coefficients.
+    dct = _dct_matrix().to(gradient)
+    coefficients = torch.einsum("ui,nkricj,vj->nkrcuv", dct, blocks, dct).abs().sum(dim=(0, 2, 3))
+    return torch.stack([coefficients[0], coefficients[1:].sum(dim=0) if len(coefficients) == 3 else coefficients[0]])
+
+
+def _dct_matrix() -> Tensor:
+    """The orthonormal DCT-II of eight samples, ``(8, 8)`` float64 [frequency, sample] (T.81 A.3.3)."""
+    samples = torch.arange(8, dtype=torch.float64)
+    matrix = torch.cos(samples[:, None] * (2 * samples + 1) * math.pi / 16) / 2
+    matrix[0] /= math.sqrt(2)
+    return matrix
+
+
+# --- training --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Config(Settings):
+    """What ``fdjpeg train jpeg-ensemble`` takes; all of it ours.
+
+    Attributes:
+        quality: of the standard table whose steps are dealt out.
+        importance: of a band: "gradient" (mean |∂loss/∂coefficient|) or "deviation" (of its coefficients).
+        analysed: how many of the images are looked at for it, the first ones; None for all.
+        levels: one member for each.
+        tuning: of each member; a tenth of the learning rate that the network was trained with.
+    """
+
+    quality: int = 50
+    importance: str = "gradient"
+    analysed: int | None = 1000
+    levels: tuple[float, ...] = (0.5, 1.0, 2.0)
+    tuning: Schedule = field(default_factory=lambda: Schedule(epochs=3, learning_rate=1e-4))
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.quality <= 100:
+            raise ValueError(f"quality should be in 1…100, got {self.quality}")
+        if self.importance not in ("gradient", "deviation"):
+            raise ValueError(f"importance should be gradient or deviation, got {self.importance!r}")
+        if self.analysed is not None:
+            at_least(1, analysed=self.analysed)
+        if not self.levels:
+            raise ValueError("levels should hold at least one number, got none")
+        for level in self.levels:
+            positive(levels=level)
+
+
+class Tuning(Objective):
+    """Cross-entropy of a classifier behind a layer."""
+
+    def __init__(self, classifier: nn.Module, layer: nn.Module) -> None:
+        super().__init__(classifier)
+        self.layer = layer
+
+    def forward(self, images: Tensor, labels: Tensor, chance: Chance) -> Tensor:
+        """See `Objective.forward`."""
+        return F.cross_entropy(self.trained(self.layer(images)).float(), labels)
+
+
+def analyse(run: Run, images: Images, classifier: nn.Module, config: Config) -> Tensor:
+    """The importance of each band, ``(2, 8, 8)`` float64, luma and chroma: the same for any number of processes."""
+    chosen = images.head(config.analysed)
+    parts = torch.zeros(-(-len(chosen) // config.tuning.batch_size), 2, 8, 8, dtype=torch.float64)
+    for batch, pixels, labels in run.mine(chosen, config.tuning.batch_size):
+        if config.importance == "gradient":
+            parts[batch] = gradient_sensitivity(classifier, pixels, labels).cpu()
+        else:
+            parts[batch] = squares_of_coefficients(pixels).cpu()
+    # Each batch's part comes from one process, so that adding zeros of the others changes no bit.
+    return run.total(parts).sum(dim=0)
+
+
+def squares_of_coefficients(images: Tensor) -> Tensor:
+    """The sum over images and blocks of the squared coefficients, ``(2, 8, 8)`` float64, luma, and Cb with Cr.
+
+    Each coefficient is taken from its band's mean over the blocks of its image.
+    """
+    coefficients = fdjpeg.encode(images, tables=QuantTables.flat(1), subsampling="4:4:4")
+    sums = []
+    for blocks in (coefficients.y, coefficients.cb, coefficients.cr):
+        if blocks is not None:
+            values = blocks.flatten(1, 2).double()
+            sums.append((values - values.mean(dim=1, keepdim=True)).square().sum(dim=(0, 1)))
+    return torch.stack([sums[0], sums[1] + sums[2] if len(sums) == 3 else sums[0]])
+
+
+def train(run: Run, images: Images, classifier: nn.Module, config: Config) -> JPEGEnsemble:
+    """Analyses the classifier, deals out the table, and tunes one copy for each level."""
+    luma, chroma = analyse(run, images, classifier, config)
+    tables = favoured_tables(luma, chroma, QuantTables.standard(config.quality))
+    ensemble = JPEGEnsemble(tables.luma, tables.chroma, config.levels)
+    members = []
+    for place, level in enumerate(config.levels):
+        member = copy.deepcopy(classifier).requires_grad_(True)
+        layer = ensemble.layer(level)
+        run.fit(f"member-{place + 1}", Tuning(member, layer), images, config.tuning)
+        members.append({name: tensor.cpu() for name, tensor in member.state_dict().items()})
+    return JPEGEnsemble(tables.luma, tables.chroma, config.levels, members)

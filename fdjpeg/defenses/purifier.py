@@ -10,11 +10,20 @@ stand at each.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+import fdjpeg
+from fdjpeg.evaluation import PGD
+
 from .base import AUTOENCODER_GRADIENTS, Defense, straight_through
+from .config import Schedule, Settings, at_least, positive
+from .data import Images
+from .training import Chance, Objective, Run
 
 
 class ConvAutoencoder(nn.Module):
@@ -77,3 +86,149 @@ class Purifier(Defense):
     def config(self) -> dict[str, Any]:
         """See `Defense.config`."""
         return {"channels": self.channels, "widths": list(self.widths)}
+
+
+@dataclass(frozen=True)
+class Config(Settings):
+    """What ``fdjpeg train purifier`` takes; all of it ours.
+
+    Attributes:
+        widths: of `ConvAutoencoder`, for teachers and student.
+        noise: standard deviation of the noise that the normal teacher and the student take away.
+        eps: L∞ radius of the adversarial images, in units of [0, 1].
+        attack_steps: of PGD, that finds them.
+        classification: μ, the weight of cross-entropy in the adversarial teacher's loss.
+        quality: the least and the greatest quality of JPEG as a corruption.
+        teacher, student: the schedules.
+    """
+
+    widths: tuple[int, int, int] = (32, 64, 64)
+    noise: float = 0.1
+    eps: float = 8 / 255
+    attack_steps: int = 7
+    classification: float = 0.1
+    quality: tuple[int, int] = (30, 95)
+    teacher: Schedule = field(default_factory=lambda: Schedule(epochs=20))
+    student: Schedule = field(default_factory=lambda: Schedule(epochs=20))
+
+    def __post_init__(self) -> None:
+        at_least(1, widths=min(self.widths), attack_steps=self.attack_steps)
+        positive(noise=self.noise, eps=self.eps)
+        if self.classification < 0:
+            raise ValueError(f"classification should be at least 0, got {self.classification}")
+        if not 1 <= self.quality[0] <= self.quality[1] <= 100:
+            raise ValueError(f"quality should be two of 1…100, the least first, got {self.quality}")
+
+
+class NormalTeacher(Objective):
+    """MSE(T(x + noise), x).
+
+    Args:
+        autoencoder: T.
+        noise: its standard deviation.
+    """
+
+    def __init__(self, autoencoder: nn.Module, noise: float) -> None:
+        super().__init__(autoencoder)
+        self.noise = noise
+
+    def forward(self, images: Tensor, labels: Tensor, chance: Chance) -> Tensor:
+        """See `Objective.forward`."""
+        return F.mse_loss(self.trained(noisy(images, self.noise, chance)).float(), images)
+
+
+class AdversarialTeacher(Objective):
+    """MSE(T(x_adv), x) + μ CE(C(T(x_adv)), y), with x_adv from PGD through C∘T.
+
+    Args:
+        autoencoder: T.
+        classifier: C.
+        config: eps, attack_steps and classification (μ).
+    """
+
+    def __init__(self, autoencoder: nn.Module, classifier: nn.Module, config: Config) -> None:
+        super().__init__(autoencoder, [classifier])
+        self.config = config
+
+    def forward(self, images: Tensor, labels: Tensor, chance: Chance) -> Tensor:
+        """See `Objective.forward`."""
+        (classifier,) = self.frozen
+        x_adv = adversarial(nn.Sequential(self.trained, classifier), images, labels, self.config, chance)
+        purified = self.trained(x_adv).float()
+        loss = F.cross_entropy(classifier(purified).float(), labels)
+        return F.mse_loss(purified, images) + self.config.classification * loss
+
+
+class Student(Objective):
+    """MSE(S(x̃), x) + ½ MSE(S(x_adv), T_A(x_adv)) + ½ MSE(S(x), T_N(x)).
+
+    x̃ is, image by image, x with noise or x behind JPEG of a random quality; x_adv comes from PGD through C∘T_A.
+
+    Args:
+        autoencoder: S.
+        normal, adversary: the teachers T_N and T_A.
+        classifier: C.
+        config: noise, quality, eps and attack_steps.
+    """
+
+    def __init__(
+        self, autoencoder: nn.Module, normal: nn.Module, adversary: nn.Module, classifier: nn.Module, config: Config
+    ) -> None:
+        super().__init__(autoencoder, [normal, adversary, classifier])
+        self.config = config
+
+    def forward(self, images: Tensor, labels: Tensor, chance: Chance) -> Tensor:
+        """See `Objective.forward`."""
+        normal, adversary, classifier = self.frozen
+        least, greatest = self.config.quality
+        quality = least + ((greatest - least + 1) * chance.uniform((), "quality")).long()
+        compressed = chance.uniform((1, 1, 1), "corruption") < 0.5
+        corrupted = noisy(images, self.config.noise, chance)
+        corrupted = torch.where(compressed, fdjpeg.jpeg(images, quality), corrupted)
+        x_adv = adversarial(nn.Sequential(adversary, classifier), images, labels, self.config, chance)
+        with torch.no_grad():
+            normal_lesson, adversarial_lesson = normal(images).float(), adversary(x_adv).float()
+        restoring = F.mse_loss(self.trained(corrupted).float(), images)
+        taught_adversarially = F.mse_loss(self.trained(x_adv).float(), adversarial_lesson)
+        taught_normally = F.mse_loss(self.trained(images).float(), normal_lesson)
+        return restoring + 0.5 * taught_adversarially + 0.5 * taught_normally
+
+
+def noisy(images: Tensor, deviation: float, chance: Chance) -> Tensor:
+    """Images with normally distributed noise, in [0, 1]."""
+    return (images + deviation * chance.normal(images.shape[1:], "noise")).clamp(0, 1)
+
+
+def adversarial(model: nn.Module, images: Tensor, labels: Tensor, config: Config, chance: Chance) -> Tensor:
+    """Images that PGD finds within eps; each image's random start depends on its index and the epoch."""
+    attack = PGD(steps=config.attack_steps, until_fooled=False, seed=chance.number("attack"))
+    with torch.enable_grad():
+        return attack(_Float(model), images, labels, config.eps, indices=chance.indices).detach()
+
+
+class _Float(nn.Module):
+    """A model whose logits are float32 under mixed precision too."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.model(images).float()
+        return logits
+
+
+def train(run: Run, images: Images, classifier: nn.Module, config: Config) -> Purifier:
+    """The two teachers, then the student."""
+
+    def autoencoder(stage: str) -> Purifier:
+        run.start(stage)
+        return Purifier(images.shape[0], config.widths)
+
+    normal, adversary, student = map(autoencoder, ("normal", "adversarial", "student"))
+    run.fit("normal", NormalTeacher(normal.autoencoder, config.noise), images, config.teacher)
+    teaching = AdversarialTeacher(adversary.autoencoder, classifier, config)
+    run.fit("adversarial", teaching, images, config.teacher)
+    learning = Student(student.autoencoder, normal.autoencoder, adversary.autoencoder, classifier, config)
+    run.fit("student", learning, images, config.student)
+    return student

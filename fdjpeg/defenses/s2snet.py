@@ -15,11 +15,16 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .base import AUTOENCODER_GRADIENTS, Defense, straight_through
+from .config import Schedule, Settings
+from .data import Images
+from .training import Chance, Objective, Run
 
 #: Channels of the convolutions of each stage.
 ARCHITECTURES: dict[str, tuple[tuple[int, ...], ...]] = {
@@ -77,10 +82,6 @@ class SegNetAutoencoder(nn.Module):
         signal: Tensor = self.last(x)[..., :height, :width]
         return signal
 
-    def decoding(self) -> list[nn.Parameter]:
-        """The parameters that stage 2 trains."""
-        return [*self.decoder.parameters(), *self.last.parameters()]
-
 
 def _convolutions(widths: Sequence[int]) -> nn.Sequential:
     """3×3 convolutions from each width to the next, each with batch norm and ReLU."""
@@ -120,3 +121,64 @@ class S2SNet(Defense):
     def config(self) -> dict[str, Any]:
         """See `Defense.config`."""
         return {"architecture": self.architecture, "channels": self.channels}
+
+
+@dataclass(frozen=True)
+class Config(Settings):
+    """What ``fdjpeg train s2snet`` takes; the schedules are ours.
+
+    Attributes:
+        architecture: "segnet" or "small".
+        reconstruction: of stage 1.
+        signal: of stage 2.
+    """
+
+    architecture: str = "segnet"
+    reconstruction: Schedule = field(default_factory=lambda: Schedule(epochs=20))
+    signal: Schedule = field(default_factory=lambda: Schedule(epochs=5, learning_rate=1e-4))
+
+    def __post_init__(self) -> None:
+        if self.architecture not in ARCHITECTURES:
+            raise ValueError(f"architecture should be one of {', '.join(ARCHITECTURES)}, got {self.architecture!r}")
+
+
+class Reconstruction(Objective):
+    """Stage 1: the mean squared error to the image itself."""
+
+    def forward(self, images: Tensor, labels: Tensor, chance: Chance) -> Tensor:
+        """See `Objective.forward`."""
+        return F.mse_loss(self.trained(images).float(), images)
+
+
+class Signal(Objective):
+    """Stage 2: the frozen classifier's cross-entropy, of which only the decoder learns.
+
+    Args:
+        autoencoder: after stage 1; its encoder stays as it is, batch statistics included.
+        classifier: maps images in [0, 1] to logits.
+    """
+
+    def __init__(self, autoencoder: SegNetAutoencoder, classifier: nn.Module) -> None:
+        super().__init__(autoencoder, [classifier])
+        self.autoencoder = autoencoder
+        autoencoder.encoder.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> Signal:
+        """Training mode for the decoder only."""
+        super().train(mode)
+        self.autoencoder.encoder.eval()
+        return self
+
+    def forward(self, images: Tensor, labels: Tensor, chance: Chance) -> Tensor:
+        """See `Objective.forward`."""
+        signal = self.autoencoder(images, detached=True).clamp(0, 1)
+        return F.cross_entropy(self.frozen[0](signal).float(), labels)
+
+
+def train(run: Run, images: Images, classifier: nn.Module, config: Config) -> S2SNet:
+    """Both stages."""
+    run.start("autoencoder")
+    net = S2SNet(config.architecture, images.shape[0])
+    run.fit("reconstruction", Reconstruction(net.autoencoder), images, config.reconstruction)
+    run.fit("signal", Signal(net.autoencoder, classifier), images, config.signal)
+    return net

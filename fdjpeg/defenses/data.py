@@ -1,0 +1,132 @@
+"""Labelled images to train on: in memory, or read from a folder as they are needed."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from fdjpeg import evaluation
+from fdjpeg.evaluation import ImageSet
+from fdjpeg.evaluation.data import fit, to_tensor
+
+#: An image as bytes or floats in [0, 1], ``(C, H, W)``, its class, and its index; or what went wrong with its file.
+Item = tuple[Tensor, int, int] | ValueError
+
+
+@dataclass(frozen=True)
+class Images(Dataset[Item]):
+    """What training asks of images; an item is an image with its class and its index.
+
+    Attributes:
+        labels: ``(N,)`` int64, the class of each image.
+        shape: channels, height and width, the same for all.
+        source: where they come from, in a sentence.
+        digest: a fingerprint, to tell whether two runs saw the same images.
+    """
+
+    labels: Tensor
+    shape: tuple[int, int, int]
+    source: str
+    digest: str
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def image(self, index: int) -> Tensor:
+        """One image, ``shape``, uint8 or float32 in [0, 1].
+
+        Raises:
+            ValueError: its file cannot be read.
+        """
+        raise NotImplementedError
+
+    def head(self, count: int | None) -> Images:
+        """The first ``count`` images (all of them, where there are fewer or ``count`` is None)."""
+        return replace(self, labels=self.labels[:count])
+
+    def __getitem__(self, index: int) -> Item:
+        # A worker process would bury the message in its traceback.
+        try:
+            return self.image(index), int(self.labels[index]), index
+        except ValueError as error:
+            return error
+
+
+@dataclass(frozen=True)
+class StoredImages(Images):
+    """Images in memory.
+
+    Attributes:
+        images: ``(N, C, H, W)``, float32 in [0, 1].
+    """
+
+    images: Tensor
+
+    def image(self, index: int) -> Tensor:
+        """See `Images.image`."""
+        return self.images[index]
+
+
+@dataclass(frozen=True)
+class FolderImages(Images):
+    """Images of a tree with one folder for each class, read as they are needed.
+
+    Attributes:
+        files: one for each image.
+    """
+
+    files: tuple[Path, ...]
+
+    def image(self, index: int) -> Tensor:
+        """See `Images.image`; bytes."""
+        file = self.files[index]
+        try:
+            with Image.open(file) as image:
+                return to_tensor(fit(image.convert("RGB"), self.shape[1]))
+        except (OSError, SyntaxError) as error:  # Pillow's answer to a broken PNG is a SyntaxError
+            raise ValueError(f"data should hold images that Pillow reads, got {str(file)!r}: {error}") from error
+
+
+def load(name: str, size: int = 224) -> Images:
+    """Images by the name that the command line takes: a folder of class folders, or what ``fdjpeg evaluate`` takes.
+
+    Args:
+        name: see `fdjpeg.evaluation.load_images`; images of folders are read anew in every epoch, all else is kept in
+            memory.
+        size: pixels of the square that photographs and files are resized to.
+
+    Raises:
+        ValueError: there is no such thing, or it holds no images.
+    """
+    return _folder(Path(name), size) if Path(name).is_dir() else of(evaluation.load_images(name, size))
+
+
+def of(images: ImageSet) -> StoredImages:
+    """Images in memory as training takes them."""
+    _, channels, height, width = images.images.shape
+    return StoredImages(images.labels, (channels, height, width), images.source, images.digest(), images.images)
+
+
+def _folder(root: Path, size: int) -> FolderImages:
+    folders = sorted(entry.name for entry in root.iterdir() if entry.is_dir())
+    numbered = bool(folders) and all(name.isdecimal() for name in folders)
+    known = Image.registered_extensions()
+    files, labels = [], []
+    for number, name in enumerate(folders):
+        for file in sorted((root / name).rglob("*")):
+            if file.suffix.lower() in known:
+                files.append(file)
+                labels.append(int(name) if numbered else number)
+    if not files:
+        raise ValueError(f"data should hold one folder of images for each class, got {str(root)!r} with none")
+    state = hashlib.sha256(str(size).encode())
+    for file in files:
+        state.update(f"{file.relative_to(root)} {file.stat().st_size}\n".encode())
+    source = f"{len(files)} images of {len(folders)} class folders in {root.name}"
+    return FolderImages(torch.tensor(labels), (3, size, size), source, state.hexdigest()[:16], tuple(files))

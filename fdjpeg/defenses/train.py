@@ -1,0 +1,131 @@
+"""What there is to train, and one function that does it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import fdjpeg
+from fdjpeg.evaluation import Network
+from fdjpeg.evaluation.models import check_logits
+
+from . import checkpoint, config, defensive_distillation, feature_distillation, jpeg_ensemble, purifier, s2snet
+from .base import Defense
+from .data import Images
+from .registry import load
+from .training import Run
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a defence is trained.
+
+    Attributes:
+        config: the dataclass of its settings, with a ``seed`` and a share ``validation`` of the images.
+        train: ``(run, images, classifier or None, config) -> Defense``.
+        classifier: whether it needs one ("yes", "no") or may take one ("may").
+    """
+
+    config: type[Any]
+    train: Callable[..., Defense]
+    classifier: str
+
+
+RECIPES: dict[str, Recipe] = {
+    "feature-distillation": Recipe(feature_distillation.Config, feature_distillation.train, "no"),
+    "jpeg-ensemble": Recipe(jpeg_ensemble.Config, jpeg_ensemble.train, "yes"),
+    "purifier": Recipe(purifier.Config, purifier.train, "yes"),
+    "s2snet": Recipe(s2snet.Config, s2snet.train, "yes"),
+    "defensive-distillation": Recipe(defensive_distillation.Config, defensive_distillation.train, "may"),
+}
+
+
+def recipe(kind: str) -> Recipe:
+    """The recipe of a defence by its name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if kind not in RECIPES:
+        raise ValueError(f"defense should be one of {', '.join(RECIPES)}, got {kind!r}")
+    return RECIPES[kind]
+
+
+def train(
+    kind: str,
+    images: Images,
+    out: str | Path,
+    *,
+    settings: str | Any = "small",
+    network: Network | None = None,
+    device: str = "auto",
+    precision: str = "32-true",
+    workers: int = 0,
+    quiet: bool = False,
+) -> Defense:
+    """Trains a defence and saves it in a folder. A run that was stopped goes on where it was.
+
+    Under ``torchrun`` each process calls this with the same arguments, and all return the same defence.
+
+    Args:
+        kind: a key of ``RECIPES``.
+        images: to train on, see `fdjpeg.defenses.data.load`.
+        out: the folder: defense.safetensors and training.json, and run.json with what it depends on.
+        settings: an object of the recipe's ``config``, a YAML file, or "cifar10", "imagenet" or "small".
+        network: the classifier of images in [0, 1] that is to be defended; it is not changed.
+        device, precision, workers, quiet: as for `fdjpeg.defenses.training.Run`.
+
+    Returns:
+        The defence, in evaluation mode, on the CPU, as `fdjpeg.defenses.load` would.
+
+    Raises:
+        ValueError: anything that is not as it should be; the message says what and where.
+        MissingPackage: a package of the ``train`` extra is not installed.
+    """
+    chosen, out = recipe(kind), Path(out)
+    if isinstance(settings, str):
+        settings = config.read(chosen.config, settings, kind)
+    if chosen.classifier == "yes" and network is None:
+        raise ValueError(f"model should be given: {kind} is trained with the classifier that it defends")
+    if chosen.classifier == "no":
+        network = None
+    if int(images.labels.min()) < 0:
+        raise ValueError(f"labels should be at least 0, got {int(images.labels.min())}")
+    if network is not None:
+        pixels = torch.stack([images.image(0)])
+        pixels = pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels
+        with torch.no_grad():
+            check_logits(copy.deepcopy(network.module).cpu().eval()(pixels), images.labels)
+    depends_on = {
+        "defense": kind,
+        "config": asdict(settings),
+        "images": {"source": images.source, "digest": images.digest},
+        "network": None if network is None else {"name": network.name, "digest": network.digest()},
+        "precision": precision,
+        "fdjpeg": fdjpeg.__version__,
+    }
+    run = Run(
+        out,
+        depends_on,
+        seed=getattr(settings, "seed", 0),
+        validation=getattr(settings, "validation", 0.0),
+        device=device,
+        precision=precision,
+        workers=workers,
+        quiet=quiet,
+    )
+    file = out / checkpoint.FILE
+    if not run.fabric.broadcast((out / "training.json").exists()):
+        classifier = None
+        if network is not None:
+            classifier = copy.deepcopy(network.module).to(run.device).eval().requires_grad_(False)
+        defense = chosen.train(run, images, classifier, settings)
+        if run.fabric.global_rank == 0:
+            checkpoint.save(defense, file)
+        run.complete(depends_on)
+    return load(file)
