@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from fdjpeg._geometry import SAMPLING_FACTORS
-from fdjpeg.tables import QuantTables, _open_jpeg
+from fdjpeg._table_files import open_jpeg
+from fdjpeg.tables import QuantTables
 
 #: Where one image's file is read from, and where it is written to.
 Source: TypeAlias = str | os.PathLike[str] | bytes | IO[bytes]
@@ -82,7 +83,7 @@ def read(source: Source) -> Contents:
     """
     jpeglib = _library()
     content = _content(source)
-    image = _open_jpeg(content)
+    image = open_jpeg(content)
     tables = QuantTables.from_image(image)
     subsampling = _subsampling([(horizontal, vertical) for _, horizontal, vertical, _ in image.layer])
     width, height = image.size

@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
-import numbers
 import warnings
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from fdjpeg import ops, reference, surrogates
-from fdjpeg._geometry import SAMPLING_FACTORS, Geometry
+from fdjpeg._arguments import (
+    DEFAULT_QUALITY,
+    DTYPES,
+    Setting,
+    check_count,
+    check_one_of,
+    check_quality_number,
+    check_quality_shape,
+    flattened,
+    setting_of,
+    steps_of,
+    surrogate_of,
+    tables_of,
+)
+from fdjpeg._geometry import Geometry
 from fdjpeg.coefficients import Coefficients
 from fdjpeg.surrogates import Identity, StraightThrough, Surrogate
 from fdjpeg.tables import QuantTables, check_tables
 
-_DTYPES = (torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64)
-_UPSAMPLING = {"fancy": True, "nearest": False}
-_ARITHMETICS = ("libjpeg", "real")
-_DEFAULT_QUALITY = 75
-
 
 def jpeg(
     image: Tensor,
-    quality: float | Tensor = _DEFAULT_QUALITY,
+    quality: float | Tensor = DEFAULT_QUALITY,
     *,
     tables: QuantTables | None = None,
     subsampling: str = "4:2:0",
@@ -65,12 +72,12 @@ def jpeg(
     Raises:
         TypeError, ValueError: an argument is of the wrong type, shape or name, or a number is out of range.
     """
-    setting = _setting(subsampling, upsampling)
-    surrogate = _surrogate(gradient, arithmetic, soft)
-    batch = _flattened(image)
+    setting = setting_of(subsampling, upsampling)
+    surrogate = surrogate_of(gradient, arithmetic, soft)
+    batch = flattened(image)
     if isinstance(quality, Tensor) and quality.ndim == 3 and tables is None:
         return _as_empty_like(_by_block(batch, quality, setting, surrogate, arithmetic, soft), image)
-    steps, number = _steps(batch, quality, tables, soft=soft)
+    steps, number = steps_of(batch, quality, tables, soft=soft)
     exact_steps = None if steps is None else steps.to(torch.float32)
     if batch.dtype == torch.uint8 and steps is not None and steps.requires_grad and torch.is_grad_enabled():
         raise TypeError(
@@ -91,7 +98,7 @@ def jpeg(
 
 def encode(
     image: Tensor,
-    quality: float | Tensor = _DEFAULT_QUALITY,
+    quality: float | Tensor = DEFAULT_QUALITY,
     *,
     tables: QuantTables | None = None,
     subsampling: str = "4:2:0",
@@ -104,9 +111,9 @@ def encode(
     Returns:
         `Coefficients` of the flattened batch, with the integer tables that made them.
     """
-    setting = _setting(subsampling, "fancy")
-    batch = _flattened(image).detach()
-    steps, number = _steps(batch, quality, tables)
+    setting = setting_of(subsampling, "fancy")
+    batch = flattened(image).detach()
+    steps, number = steps_of(batch, quality, tables)
     y, cb, cr = torch.ops.fdjpeg.encode(batch, None if steps is None else steps.detach().float(), number, *setting[:2])
     used = QuantTables.standard(number) if tables is None and steps is None else tables
     if used is None:
@@ -131,9 +138,9 @@ def decode(coefficients: Coefficients, dtype: torch.dtype = torch.uint8, *, upsa
     """
     if not isinstance(coefficients, Coefficients):
         raise TypeError(f"coefficients must be fdjpeg.Coefficients, got {type(coefficients).__name__}")
-    if dtype not in _DTYPES:
+    if dtype not in DTYPES:
         raise TypeError(f"dtype must be uint8, float16, bfloat16, float32 or float64, got {dtype}")
-    horizontal, vertical, fancy = _setting(coefficients.subsampling, upsampling)
+    horizontal, vertical, fancy = setting_of(coefficients.subsampling, upsampling)
     y, cb, cr = coefficients.y, coefficients.cb, coefficients.cr
     if cb is None or cr is None:
         cb = cr = y.new_empty((y.size(0), 0, 0, 8, 8))
@@ -157,7 +164,7 @@ def quantize_channels(image: Tensor, steps: Tensor, gradient: str | Surrogate = 
     Raises:
         TypeError: the image is not floating.
     """
-    batch = _flattened(image)
+    batch = flattened(image)
     if not batch.is_floating_point():
         raise TypeError(f"image must be floating, got {batch.dtype}")
     surrogate = surrogates.resolve(gradient)
@@ -178,7 +185,7 @@ def check(image: Tensor, quality: float | Tensor | None = None, tables: QuantTab
         ValueError: a floating image holds NaN or lies outside [0, 1], a quality lies outside 1…100, or a step outside
             1…255.
     """
-    batch = _flattened(image)
+    batch = flattened(image)
     if batch.is_floating_point() and batch.numel() > 0:
         low, high = (value.item() for value in batch.detach().aminmax())
         if not (low >= 0 and high <= 1):
@@ -187,93 +194,19 @@ def check(image: Tensor, quality: float | Tensor | None = None, tables: QuantTab
         if quality.ndim == 3:
             _check_map(quality, batch)
         else:
-            _check_quality_shape(quality, batch)
+            check_quality_shape(quality, batch)
         wrong = quality.detach()[~((quality >= 1) & (quality <= 100))].flatten()
         if wrong.numel() > 0:
             raise ValueError(f"quality must be in 1…100, got {wrong[0].item():g}")
     elif quality is not None:
-        _check_quality_number(quality)
+        check_quality_number(quality)
     if tables is not None:
         check_tables(tables)
-        _check_count(tables.stacked(), batch)
+        check_count(tables.stacked(), batch)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Arguments
-
-
-class _Setting(NamedTuple):
-    """What an op's last arguments say: sampling factors, and whether chroma is upsampled by a triangle."""
-
-    horizontal: int
-    vertical: int
-    fancy: bool
-
-
-def _setting(subsampling: str, upsampling: str) -> _Setting:
-    if not isinstance(subsampling, str) or subsampling not in SAMPLING_FACTORS:
-        raise ValueError(f"subsampling must be one of {', '.join(map(repr, SAMPLING_FACTORS))}, got {subsampling!r}")
-    if not isinstance(upsampling, str) or upsampling not in _UPSAMPLING:
-        raise ValueError(f"upsampling must be one of {', '.join(map(repr, _UPSAMPLING))}, got {upsampling!r}")
-    return _Setting(*SAMPLING_FACTORS[subsampling], _UPSAMPLING[upsampling])
-
-
-def _surrogate(gradient: str | Surrogate, arithmetic: str, soft: bool) -> Surrogate:
-    surrogate = surrogates.resolve(gradient)
-    if arithmetic not in _ARITHMETICS:
-        raise ValueError(f"arithmetic must be one of {', '.join(map(repr, _ARITHMETICS))}, got {arithmetic!r}")
-    if not isinstance(soft, bool):
-        raise TypeError(f"soft must be True or False, got {soft!r}")
-    if soft and arithmetic != "real":
-        raise ValueError(f"soft=True needs arithmetic='real', got {arithmetic!r}")
-    if soft and not getattr(surrogate, "smooth", False):
-        raise ValueError(f"soft=True needs a gradient with a smooth forward, got {gradient!r}")
-    if getattr(surrogate, "only_soft", False) and not soft:
-        raise ValueError(f"gradient {gradient!r} needs arithmetic='real' and soft=True")
-    return surrogate
-
-
-def _flattened(image: Tensor) -> Tensor:
-    """``(..., C, H, W)`` as ``(N, C, H, W)``."""
-    if not isinstance(image, Tensor):
-        raise TypeError(f"image must be a torch.Tensor, got {type(image).__name__}")
-    if image.dtype not in _DTYPES:
-        raise TypeError(f"image must be uint8, float16, bfloat16, float32 or float64, got {image.dtype}")
-    if image.ndim < 3 or image.size(-3) not in (1, 3) or image.size(-2) < 1 or image.size(-1) < 1:
-        raise ValueError(
-            f"image must have shape (..., 3, H, W) or (..., 1, H, W) with H, W of at least 1, got {tuple(image.shape)}"
-        )
-    if image.ndim == 4:
-        return image
-    return image.unsqueeze(0) if image.ndim == 3 else image.flatten(0, -4)
-
-
-def _steps(
-    batch: Tensor, quality: float | Tensor, tables: QuantTables | None, *, soft: bool = False
-) -> tuple[Tensor | None, float]:
-    """Tables as the ops take them, or None and the number that stands for the standard ones."""
-    if tables is not None:
-        _check_one_of(quality, tables)
-    elif isinstance(quality, Tensor):
-        _check_quality_shape(quality, batch)
-        tables = QuantTables.standard(quality, soft=soft)
-    else:
-        return None, _check_quality_number(quality)
-    steps = tables.stacked()
-    _check_count(steps, batch)
-    return steps.to(batch.device), 0.0
-
-
-def _check_count(steps: Tensor, batch: Tensor) -> None:
-    if steps.size(0) not in (1, batch.size(0)):
-        raise ValueError(f"tables must be (8, 8) or one for each of the {batch.size(0)} images, got {steps.size(0)}")
-
-
-def _check_one_of(quality: float | Tensor, tables: QuantTables) -> None:
-    if not isinstance(tables, QuantTables):
-        raise TypeError(f"tables must be fdjpeg.QuantTables, got {type(tables).__name__}")
-    if isinstance(quality, Tensor) or quality != _DEFAULT_QUALITY:
-        raise ValueError(f"tables take the place of quality: give one of them, got both (quality={quality!r})")
 
 
 def check_arguments(
@@ -286,34 +219,17 @@ def check_arguments(
     soft: bool,
 ) -> None:
     """What can be checked of the arguments of `jpeg` before there is an image: for a layer's constructor."""
-    _setting(subsampling, upsampling)
-    _surrogate(gradient, arithmetic, soft)
+    setting_of(subsampling, upsampling)
+    surrogate_of(gradient, arithmetic, soft)
     if tables is not None:
-        _check_one_of(quality, tables)
+        check_one_of(quality, tables)
     elif not isinstance(quality, Tensor):
-        _check_quality_number(quality)
-
-
-def _check_quality_number(quality: Any) -> float:
-    if isinstance(quality, bool) or not isinstance(quality, numbers.Real):
-        raise TypeError(f"quality must be a number or a tensor, got {quality!r} ({type(quality).__name__})")
-    number = float(quality)
-    if not 1 <= number <= 100:  # NaN is neither
-        raise ValueError(f"quality must be in 1…100, got {quality!r}")
-    return number
-
-
-def _check_quality_shape(quality: Tensor, batch: Tensor) -> None:
-    if quality.ndim > 1 or (quality.ndim == 1 and quality.size(0) != batch.size(0)):
-        raise ValueError(
-            f"quality must be a number, a 0-dim tensor or one of shape ({batch.size(0)},), "
-            f"got shape {tuple(quality.shape)}"
-        )
+        check_quality_number(quality)
 
 
 def map_shape(image: Tensor) -> tuple[int, int, int]:
     """The shape of a map of qualities for ``image``: one for each 8×8 block of luma of the flattened batch."""
-    batch = _flattened(image)
+    batch = flattened(image)
     luma = Geometry.of(batch.size(2), batch.size(3), 1, 1, 1).luma
     return batch.size(0), luma.rows, luma.columns
 
@@ -340,7 +256,7 @@ def _as_empty_like(result: Tensor, image: Tensor) -> Tensor:
     return result
 
 
-def _warn_above_one(batch: Tensor, planes: Tensor, setting: _Setting, stacklevel: int = 3) -> None:
+def _warn_above_one(batch: Tensor, planes: Tensor, setting: Setting, stacklevel: int = 3) -> None:
     """Says that 0…255 was perhaps fed where [0, 1] was meant; only where asking costs no synchronisation."""
     if (
         torch.compiler.is_compiling()
@@ -367,20 +283,12 @@ def _without_autocast(device: torch.device) -> AbstractContextManager[None]:
     return nullcontext()
 
 
-def _tables_of(batch: Tensor, steps: Tensor | None, number: float, *, soft: bool = False) -> Tensor:
-    """Tables for the reference pieces, which know no number."""
-    if steps is not None:
-        return steps
-    dtype = torch.float64 if batch.dtype == torch.float64 else torch.float32
-    return QuantTables.standard(number, soft=soft).stacked().to(batch.device, dtype)
-
-
 def _real(
-    batch: Tensor, steps: Tensor | None, number: float, setting: _Setting, surrogate: Surrogate, soft: bool
+    batch: Tensor, steps: Tensor | None, number: float, setting: Setting, surrogate: Surrogate, soft: bool
 ) -> Tensor:
     """The round trip in real numbers."""
     rounding = surrogate.forward if soft else surrogates.hard_rounding(surrogate)
-    tables = _tables_of(batch, steps, number, soft=soft)
+    tables = tables_of(batch, steps, number, soft=soft)
     with _without_autocast(batch.device):
         if not isinstance(surrogate, Identity):
             return reference.real_round_trip(batch, tables, *setting, rounding)
@@ -390,7 +298,7 @@ def _real(
 
 
 def _by_block(
-    batch: Tensor, quality: Tensor, setting: _Setting, surrogate: Surrogate, arithmetic: str, soft: bool
+    batch: Tensor, quality: Tensor, setting: Setting, surrogate: Surrogate, arithmetic: str, soft: bool
 ) -> Tensor:
     """The round trip at a quality for each block."""
     _check_map(quality, batch)
@@ -407,7 +315,7 @@ def _by_block(
 
 
 def _by_block_in_pieces(
-    batch: Tensor, quality: Tensor, setting: _Setting, surrogate: Surrogate, arithmetic: str, soft: bool
+    batch: Tensor, quality: Tensor, setting: Setting, surrogate: Surrogate, arithmetic: str, soft: bool
 ) -> Tensor:
     """The same by the reference pieces, with every gradient that there is."""
     if not soft and quality.is_floating_point():
@@ -443,7 +351,7 @@ def _may_want_gradient(tensor: Tensor) -> bool:
 
 
 def _exact_with_own_surrogate(
-    batch: Tensor, steps: Tensor | None, number: float, setting: _Setting, surrogate: Surrogate
+    batch: Tensor, steps: Tensor | None, number: float, setting: Setting, surrogate: Surrogate
 ) -> Tensor:
     """The exact round trip whose gradient is that of a user's own surrogate, by the reference pieces."""
     differentiable = torch.is_grad_enabled() and (batch.requires_grad or (steps is not None and steps.requires_grad))
@@ -451,6 +359,6 @@ def _exact_with_own_surrogate(
         result, planes = torch.ops.fdjpeg.round_trip(batch, steps, number, *setting)
         _warn_above_one(batch, planes, setting, stacklevel=4)
         return result
-    tables = _tables_of(batch, steps, number)
+    tables = tables_of(batch, steps, number)
     with _without_autocast(batch.device):
         return ops.once_differentiable(reference.exact_with_surrogate(batch, tables, *setting, surrogate))

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from ._geometry import BLOCK, Geometry, Plane
+from ._standard_tables import STANDARD_CHROMA, STANDARD_LUMA
 from .surrogates import Surrogate, interpolate_slopes
-from .tables import STANDARD_CHROMA, STANDARD_LUMA
 
 _Number = TypeVar("_Number", int, float)
 

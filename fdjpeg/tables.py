@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 import numbers
 import os
@@ -13,40 +12,22 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree
 
+from fdjpeg._standard_tables import (
+    LARGEST_STEP,
+    SMALLEST_STEP,
+    clamped_quality,
+    libjpeg_steps,
+    soft_steps,
+    straight_through_steps,
+)
+from fdjpeg._table_files import holds_rgb, open_jpeg, read_text, to_text
+
 if TYPE_CHECKING:
     import numpy
-    import PIL.Image
-    import PIL.JpegImagePlugin
+
+    from fdjpeg._table_files import JpegFile
 
     Table: TypeAlias = Tensor | Sequence[Sequence[float]] | numpy.ndarray[Any, Any]
-    JpegFile: TypeAlias = str | os.PathLike[str] | bytes | IO[bytes] | PIL.Image.Image
-
-#: The luminance table of ITU-T T.81, Table K.1, row-major: ``[vertical frequency][horizontal frequency]``.
-STANDARD_LUMA: tuple[tuple[int, ...], ...] = (
-    (16, 11, 10, 16, 24, 40, 51, 61),
-    (12, 12, 14, 19, 26, 58, 60, 55),
-    (14, 13, 16, 24, 40, 57, 69, 56),
-    (14, 17, 22, 29, 51, 87, 80, 62),
-    (18, 22, 37, 56, 68, 109, 103, 77),
-    (24, 35, 55, 64, 81, 104, 113, 92),
-    (49, 64, 78, 87, 103, 121, 120, 101),
-    (72, 92, 95, 98, 112, 100, 103, 99),
-)
-
-#: The chrominance table of ITU-T T.81, Table K.2, row-major: ``[vertical frequency][horizontal frequency]``.
-STANDARD_CHROMA: tuple[tuple[int, ...], ...] = (
-    (17, 18, 24, 47, 99, 99, 99, 99),
-    (18, 21, 26, 66, 99, 99, 99, 99),
-    (24, 26, 56, 99, 99, 99, 99, 99),
-    (47, 66, 99, 99, 99, 99, 99, 99),
-    (99, 99, 99, 99, 99, 99, 99, 99),
-    (99, 99, 99, 99, 99, 99, 99, 99),
-    (99, 99, 99, 99, 99, 99, 99, 99),
-    (99, 99, 99, 99, 99, 99, 99, 99),
-)
-
-#: The steps that a baseline JPEG file can hold, both ends included.
-SMALLEST_STEP, LARGEST_STEP = 1, 255
 
 STEPS = 64
 
@@ -179,11 +160,11 @@ class QuantTables:
             dtype = torch.get_default_dtype()
             differentiable = False
         if soft:
-            steps = _soft_steps(quality).to(dtype)
+            steps = soft_steps(quality).to(dtype)
         elif differentiable:
-            steps = _straight_through_steps(quality).to(dtype)
+            steps = straight_through_steps(quality).to(dtype)
         else:
-            steps = _libjpeg_steps(_clamped_quality(quality))
+            steps = libjpeg_steps(clamped_quality(quality))
         return cls(*steps.unbind(-3))
 
     @classmethod
@@ -259,12 +240,12 @@ class QuantTables:
             ValueError: not a JPEG file of 8-bit samples; or CMYK, YCCK or RGB components; or no table for a component;
                 or a step above 255 (a table of 16-bit precision).
         """
-        image = _open_jpeg(file)
+        image = open_jpeg(file)
         if len(image.layer) not in (1, 3):
             raise ValueError(
                 f"file must be a grey or YCbCr JPEG, got one of {len(image.layer)} components (mode {image.mode})"
             )
-        if len(image.layer) == 3 and _holds_rgb(image):
+        if len(image.layer) == 3 and holds_rgb(image):
             raise ValueError("file must be a grey or YCbCr JPEG, got one whose components are R, G and B")
         numbers_of_tables = [component[3] for component in image.layer]
         for component, number in enumerate(numbers_of_tables):
@@ -335,7 +316,7 @@ class QuantTables:
         Raises:
             ValueError: something that is no integer, not 64, 128 or 192 integers, or a step outside 1…255.
         """
-        text = _read_text(file)
+        text = read_text(file)
         words = [
             (word, line) for line, content in enumerate(text.splitlines(), 1) for word in content.split("#")[0].split()
         ]
@@ -359,7 +340,7 @@ class QuantTables:
         Raises:
             ValueError: the tables are a batch (index it), or a step is outside 1…255.
         """
-        text = _to_text([table.tolist() for table in self._deployed()])
+        text = to_text([table.tolist() for table in self._deployed()])
         if isinstance(file, (str, os.PathLike)):
             with open(file, "w", encoding="ascii") as stream:
                 stream.write(text)
@@ -484,77 +465,6 @@ def check_tables(tables: QuantTables, arithmetic: str = "libjpeg") -> None:
         raise ValueError(f"tables.{('y', 'cb', 'cr')[component]}{where} must be {wanted}, got {step:g}")
 
 
-# --------------------------------------------------------------------------------------------- quality to steps
-
-#: By device, the two base tables, int64 ``(2, 8, 8)``, luma first.
-_BASES: dict[str, Tensor] = {}
-
-
-def _base_for(quality: Tensor) -> Tensor:
-    """The two base tables, int64 ``(2, 8, 8)``, luma first, on the device of ``quality``.
-
-    They are kept for the next call, since no copy from the host is allowed while a CUDA graph is captured.
-    """
-    device = str(quality.device)
-    if device in _BASES and type(quality) in (Tensor, torch.nn.Parameter):
-        return _BASES[device]
-    with torch.inference_mode(False):
-        base = torch.tensor([STANDARD_LUMA, STANDARD_CHROMA], dtype=torch.int64, device="cpu")
-        base = base.to(quality.device, non_blocking=True)
-    if _outlives_this_call(base):
-        _BASES[device] = base
-    return base
-
-
-def _outlives_this_call(tensor: Tensor) -> bool:
-    """Whether a tensor made now is a plain one: not fake, traced, or wrapped by a transformation of ``torch.func``."""
-    return (
-        type(tensor) is Tensor
-        and not torch.compiler.is_compiling()
-        and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
-    )
-
-
-def _beside_tables(scale: Tensor) -> Tensor:
-    """``(...)`` as ``(..., 1, 1, 1)``, to multiply two tables."""
-    return scale.reshape(*scale.shape, 1, 1, 1)
-
-
-def _libjpeg_steps(quality: Tensor) -> Tensor:
-    """The steps of libjpeg, int64 ``(..., 2, 8, 8)``, at ``quality``, float64 ``(...)`` in 1…100."""
-    # One correctly rounded float64 division. 5000 / tensor would multiply by a rounded reciprocal, and compiled float32
-    # divisions may be approximate: either moves the floor.
-    below = torch.div(torch.full_like(quality, 5000), quality)
-    scale = torch.where(quality < 50, below, 200 - 2 * quality).floor().to(torch.int64)
-    scaled = _base_for(quality) * _beside_tables(scale)
-    return torch.div(scaled + 50, 100, rounding_mode="floor").clamp(SMALLEST_STEP, LARGEST_STEP)
-
-
-def _real_steps(quality: Tensor) -> Tensor:
-    """The same without floors and bounds, float64: base · s / 100."""
-    scale = torch.where(quality < 50, 5000 / quality, 200 - 2 * quality)
-    return _base_for(quality) * _beside_tables(scale / 100)
-
-
-def _soft_steps(quality: Tensor) -> Tensor:
-    """Real steps of at least 1, float64 ``(..., 2, 8, 8)``, at any ``quality`` ``(...)``."""
-    return _real_steps(_clamped_quality(quality)).clamp(min=SMALLEST_STEP)
-
-
-def _straight_through_steps(quality: Tensor) -> Tensor:
-    """The steps of libjpeg with the derivative of the real ones, float64, at any ``quality``; shapes as there."""
-    clamped = _clamped_quality(quality.detach())
-    # Of the value of `quality`, only the derivative is wanted: it adds 0 to the clamped one.
-    finite = torch.where(quality.isfinite(), quality, 0).double()
-    real = _real_steps(clamped + (finite - finite.detach()))
-    return _libjpeg_steps(clamped) + (real - real.detach())
-
-
-def _clamped_quality(quality: Tensor) -> Tensor:
-    """``quality`` in float64, clamped to 1…100, NaN as 1."""
-    return torch.where(quality.isnan(), 1, quality.double()).clamp(1, 100)
-
-
 def _quality_tensor(quality: object) -> Tensor:
     """A checked number as a 0-dim tensor, so that numbers and tensors take one way through the arithmetic."""
     number = _number(quality, "quality", "a number or a tensor")
@@ -642,66 +552,6 @@ def _integer_steps(table: Tensor) -> Tensor:
 def _square(steps: Sequence[int]) -> Tensor:
     """64 steps in row-major order as an int64 ``(8, 8)`` tensor."""
     return torch.tensor(list(steps), dtype=torch.int64).reshape(8, 8)
-
-
-# -------------------------------------------------------------------------------------------------------- files
-
-
-def _open_jpeg(file: JpegFile) -> PIL.JpegImagePlugin.JpegImageFile:
-    """The header of a JPEG file, as Pillow reads it; a ``ValueError`` if it cannot."""
-    from PIL import Image, JpegImagePlugin
-
-    if isinstance(file, JpegImagePlugin.JpegImageFile):
-        return file
-    if isinstance(file, Image.Image):
-        raise ValueError(
-            f"file must be a JPEG file, or an image as PIL.Image.open returns it for one, "
-            f"got an image of format {file.format}"
-        )
-    if isinstance(file, (str, os.PathLike)):
-        with open(file, "rb") as stream:
-            file = stream.read()
-    if isinstance(file, (bytes, bytearray, memoryview)):
-        file = io.BytesIO(file)
-    if not hasattr(file, "read"):
-        raise TypeError(f"file must be a path, bytes, a binary file or a PIL.Image.Image, got {type(file).__name__}")
-    try:
-        return JpegImagePlugin.JpegImageFile(file)
-    except (SyntaxError, OSError) as error:
-        raise ValueError(f"file must be a JPEG file of 8-bit samples, got one that Pillow refuses: {error}") from error
-
-
-def _holds_rgb(image: PIL.JpegImagePlugin.JpegImageFile) -> bool:
-    """Whether three components are R, G, B, by the rules of libjpeg (``default_decompress_parms``)."""
-    if "jfif" in image.info:
-        return False
-    if "adobe_transform" in image.info:
-        return bool(image.info["adobe_transform"] == 0)
-    return bytes(component[0] for component in image.layer) == b"RGB"
-
-
-def _read_text(file: str | os.PathLike[str] | IO[str] | IO[bytes]) -> str:
-    """All of a text file; comments may hold any bytes."""
-    if isinstance(file, (str, os.PathLike)):
-        with open(file, "rb") as stream:
-            content: str | bytes = stream.read()
-    elif hasattr(file, "read"):
-        content = file.read()
-    else:
-        raise TypeError(f"file must be a path or an open file, got {type(file).__name__}")
-    return content if isinstance(content, str) else content.decode("latin-1")
-
-
-def _to_text(tables: Sequence[Sequence[Sequence[int]]]) -> str:
-    """Two or three 8×8 tables in the text format of ``cjpeg -qtables``."""
-    titles = ("Y", "Cb and Cr") if len(tables) == 2 else ("Y", "Cb", "Cr")
-    lines = ["# JPEG quantization tables, row-major, for cjpeg -qtables"]
-    if len(tables) == 3:
-        lines.append("# with -qslots 0,1,2")
-    for title, table in zip(titles, tables, strict=True):
-        lines += ["", f"# {title}"]
-        lines += [" ".join(f"{step:3d}" for step in row) for row in table]
-    return "\n".join(lines) + "\n"
 
 
 # ------------------------------------------------------------------------------------------------------- pytree

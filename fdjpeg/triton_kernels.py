@@ -20,7 +20,7 @@ from torch import Tensor
 
 from fdjpeg import reference
 from fdjpeg._geometry import Geometry
-from fdjpeg.tables import STANDARD_CHROMA, STANDARD_LUMA
+from fdjpeg._standard_tables import STANDARD_CHROMA, STANDARD_LUMA
 
 #: Rows of eight samples that a program codes: four blocks for each of its four warps.
 _ROWS = 128

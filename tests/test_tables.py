@@ -21,7 +21,9 @@ from torch._subclasses import FakeTensorMode
 from torch.utils import _pytree
 
 import fdjpeg
-from fdjpeg.tables import STANDARD_CHROMA, STANDARD_LUMA, QuantTables, check_tables
+from fdjpeg import _constants
+from fdjpeg._standard_tables import STANDARD_CHROMA, STANDARD_LUMA
+from fdjpeg.tables import QuantTables, check_tables
 
 QUALITIES = range(1, 101)
 
@@ -241,7 +243,7 @@ class TestStandardGradient:
         assert quality.grad.tolist() == [0.0, 0.0, 0.0]
 
     def test_under_func_transforms(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(fdjpeg.tables, "_BASES", {})  # as in the first call of a process
+        monkeypatch.setattr(_constants, "_KEPT", {})  # as in the first call of a process
 
         def total(quality: Tensor) -> Tensor:
             return QuantTables.standard(quality).stacked().sum()
@@ -257,7 +259,7 @@ class TestStandardGradient:
         def total(quality: Tensor) -> Tensor:
             return QuantTables.standard(quality).y.sum()
 
-        monkeypatch.setattr(fdjpeg.tables, "_BASES", {})
+        monkeypatch.setattr(_constants, "_KEPT", {})
         base = sum(map(sum, STANDARD_LUMA))
         quality = torch.tensor([10.0, 60.0])
         expected = torch.diag(torch.tensor([base * 10000 / 10**3 / 100, 0]))
@@ -267,7 +269,7 @@ class TestStandardGradient:
         assert torch.compile(total, fullgraph=True, backend="aot_eager")(quality) == total(quality)
 
     def test_tables_made_under_inference_mode_leave_no_trace(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(fdjpeg.tables, "_BASES", {})
+        monkeypatch.setattr(_constants, "_KEPT", {})
         quality = torch.tensor([20.0], requires_grad=True)
         with torch.inference_mode():
             QuantTables.standard(quality)
