@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 import platform
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated
@@ -14,19 +12,18 @@ from typing import Annotated
 import torch
 import typer
 from PIL import Image, ImageOps, UnidentifiedImageError, features
-from rich import box
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from torch import Tensor
 
 import fdjpeg
-from fdjpeg import evaluation
 from fdjpeg.cli_bench import bench
+from fdjpeg.cli_evaluate import evaluate
 from fdjpeg.cli_tables import app as tables
 from fdjpeg.cli_train import train
 from fdjpeg.evaluation.data import SUBSAMPLINGS, pillow_codec, to_pillow, to_tensor
+from fdjpeg.evaluation.packages import MissingPackage
 
 app = typer.Typer(
     help="JPEG as one differentiable PyTorch op: what it is worth as a defence, and whether its bits are Pillow's.",
@@ -37,110 +34,14 @@ app = typer.Typer(
 console = Console()
 complaints = Console(stderr=True)
 
-DEFENSES = ["jpeg:75", "jpeg:50", "jpeg:25"]
-RADII = ["1/255", "2/255"]
-GRADIENTS = list(evaluation.GRADIENTS)
-
 #: Formats that keep every sample of what is written.
 LOSSLESS = (".png", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
 
 
+app.command()(evaluate)
 app.command()(bench)
 app.command()(train)
 app.add_typer(tables, name="tables")
-
-
-@app.command()
-def evaluate(
-    model: Annotated[str, typer.Option(help='"efficientnet-lite0", or "module:callable".')] = "efficientnet-lite0",
-    data: Annotated[
-        str, typer.Option(help='"photographs", a folder of class folders, or an .npz file of images and labels.')
-    ] = "photographs",
-    size: Annotated[int, typer.Option(min=1, help="Photographs and folders: pixels of the resized square.")] = 224,
-    defense: Annotated[list[str], typer.Option(help='Such as "jpeg:75" or "jpeg:75,4:4:4"; repeatable.')] = DEFENSES,
-    eps: Annotated[list[str], typer.Option(help="L∞ radius, in units of [0, 1]; repeatable.")] = RADII,
-    gradient: Annotated[list[str], typer.Option(help="What an adaptive attacker tries; repeatable.")] = GRADIENTS,
-    steps: Annotated[int, typer.Option(help="Gradient steps of PGD.")] = 20,
-    restarts: Annotated[int, typer.Option(help="Random starts of PGD.")] = 1,
-    loss: Annotated[str, typer.Option(help=f"What PGD climbs: {', '.join(evaluation.LOSSES)}.")] = "cross-entropy",
-    images: Annotated[int, typer.Option(min=1, help="Take only the first so many.")] = 1000,
-    batch_size: Annotated[int, typer.Option(help="Images at once.")] = 5,
-    pictures: Annotated[int, typer.Option(help="Images of each defence that report.html shows.")] = 3,
-    seed: Annotated[int, typer.Option(help="Of all that is random.")] = 0,
-    device: Annotated[str, typer.Option(help='Where the network runs, such as "cuda".')] = "cpu",
-    out: Annotated[Path, typer.Option(help="Folder of the report, and of finished cells to go on from.")] = Path(
-        "fdjpeg-evaluation"
-    ),
-) -> None:
-    """Attacks a network behind JPEG, and without: how much of the robustness is real?
-
-    Without options it takes 20 photographs and an EfficientNet-Lite0 that packages carry; nothing is downloaded. Writes
-    report.html, report.md and results.json. A run that was stopped goes on where it was.
-    """
-    start = time.perf_counter()
-    network, chosen = evaluation.load_network(model), evaluation.load_images(data, size).head(images)
-    try:
-        network.module.to(device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device should be one that torch has here, got {device!r}: {error}") from error
-    with _progress() as progress:
-        report = evaluation.evaluate(
-            network,
-            chosen,
-            defenses=defense,
-            eps=eps,
-            gradients=gradient,
-            attack=evaluation.PGD(steps=steps, restarts=restarts, loss=loss, seed=seed),
-            batch_size=batch_size,
-            pictures=pictures,
-            seed=seed,
-            out=out,
-            progress=progress,
-        )
-    files = report.save(out)
-    _print_report(report)
-    minutes, seconds = divmod(round(time.perf_counter() - start), 60)
-    console.print(f"\nTook {minutes} min {seconds} s on {device}, {torch.get_num_threads()} threads. Written:")
-    for file in files:
-        console.print(f"  {file}", soft_wrap=True, markup=False, highlight=False)
-
-
-@contextmanager
-def _progress() -> Iterator[evaluation.Progress]:
-    """A progress bar on standard error, as what ``evaluation.evaluate`` calls."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("images"))
-    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=complaints) as bars:
-        task = bars.add_task("clean accuracy", total=None)
-        yield lambda done, total, doing: bars.update(task, completed=done, total=total, description=doing)
-
-
-def _print_report(report: evaluation.Report) -> None:
-    """The table, what it means and the checks, on standard output."""
-    for sentence in report.summary():
-        console.print(f"[bold red]Check failed.[/] {escape(sentence)}")
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0) if console.width >= 90 else 0)
-    for number, title in enumerate(report.header):
-        # Titles break at hyphens and at their last space, so that the table fits into 80 columns.
-        broken = "\n".join(title.replace("-", "-\n").rsplit(" ", 1))
-        table.add_column(broken, justify="left" if number < 2 else "right")
-    for number, row in enumerate(report.table):
-        last = number + 1 == len(report.table) or report.table[number + 1][0] != row[0]
-        table.add_row(*row, end_section=last)
-    console.print(report.headline, markup=False, highlight=False)
-    console.print(table)
-    for sentence in report.findings:
-        console.print(sentence, markup=False, highlight=False)
-    console.print()
-    for note in report.notes:
-        console.print(note, style="dim", markup=False, highlight=False)
-    console.print()
-    for check in report.checks:
-        verdict = "passed" if check.passed else "[bold red]FAILED[/]"
-        console.print(f"{verdict}  {escape(f'{check.name} ({check.figure})')}", highlight=False)
-    console.print()
-    for kind in ("images", "model"):
-        origin = report.settings[kind]
-        console.print(f"{origin['source']}. Terms: {origin['terms']}", style="dim", markup=False, highlight=False)
 
 
 @app.command()
@@ -265,6 +166,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command with ``arguments`` (``sys.argv`` if None); mistakes end it with one sentence and code 2."""
     try:
         app(arguments)
-    except (ValueError, evaluation.MissingPackage) as error:
+    except (ValueError, MissingPackage) as error:
         complaints.print(f"[bold red]Error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
         raise SystemExit(2) from error

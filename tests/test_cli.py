@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import math
 import subprocess
 import sys
@@ -15,7 +14,6 @@ from PIL import Image
 
 import fdjpeg
 from fdjpeg import cli
-from fdjpeg.evaluation import ImageSet, Network
 
 SEED = 20_261
 
@@ -112,65 +110,6 @@ def test_doctor_fails_when_a_bit_is_wrong(capsys: pytest.CaptureFixture[str], mo
     monkeypatch.setattr(fdjpeg, "jpeg", wrong)
     assert run("doctor") == 1
     assert "Self-check failed" in capsys.readouterr().err
-
-
-class Tiny(torch.nn.Module):
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return images.mean(dim=(2, 3)) * 20
-
-
-@pytest.fixture
-def small(monkeypatch) -> None:
-    """A network and photographs that take no time, in place of the packaged ones."""
-    images = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(SEED))
-    labels = Tiny()(images).argmax(dim=1)
-    data = ImageSet(images, labels, tuple("abcd"))
-    monkeypatch.setattr("fdjpeg.evaluation.data.photographs", lambda size: data)
-    monkeypatch.setattr("fdjpeg.evaluation.models.efficientnet_lite0", lambda: Network(Tiny(), "tiny"))
-
-
-@pytest.mark.usefixtures("small")
-def test_evaluate_prints_and_saves(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = tmp_path / "report"
-    assert run("evaluate", "--out", out, "--eps", "3/255", "--steps", 2, "--images", 3, "--defense", "jpeg:80") == 0
-    printed = capsys.readouterr().out
-    assert "worst case" in printed
-    assert "jpeg:80" in printed
-    assert {file.name for file in out.iterdir()} == {"cells", "report.html", "report.md", "results.json"}
-    found = json.loads((out / "results.json").read_text())
-    assert found["settings"]["eps"] == ["3/255"]
-    assert found["settings"]["attack"]["steps"] == 2
-    assert found["settings"]["images"]["count"] == 3
-    assert len(found["cells"][0]["right"]) == 3
-
-
-@pytest.mark.usefixtures("small")
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("--eps", "two"), "eps should be a number such as 4/255"),
-        (("--eps", "-1/255"), "eps should lie in"),
-        (("--defense", "png"), "defense should be"),
-        (("--gradient", "quadratic"), "quadratic"),
-        (("--images", "0"), "--images"),
-        (("--model", "vgg"), "model should be"),
-        (("--data", "imagenet"), "data should be"),
-        (("--steps", "0"), "steps should be at least 1"),
-        (("--loss", "mse"), "loss should be one of"),
-        (("--device", "abacus"), "device should be one that torch has here"),
-        (("--out", "/dev/null/report"), "out should be a folder that can be written"),
-    ],
-)
-def test_evaluate_refuses_with_a_sentence(arguments, message, tmp_path, capsys, monkeypatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert run("evaluate", *arguments) == 2
-    assert message in capsys.readouterr().err
-
-
-def test_evaluate_without_its_packages_says_what_to_install(capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert run("evaluate") == 2
-    assert 'pip install "fdjpeg[eval]"' in capsys.readouterr().err
 
 
 def test_python_m_is_the_same_command() -> None:

@@ -88,7 +88,8 @@ def photographs(count: int, height: int, width: int) -> Tensor:
 
     Content matters: Pillow's entropy coder, which fdjpeg has no need of, is the slower the busier the picture.
     """
-    from fdjpeg.evaluation.data import MissingPackage, fit, package_folder, to_tensor
+    from fdjpeg.evaluation.data import fit, to_tensor
+    from fdjpeg.evaluation.packages import MissingPackage, package_folder
 
     size = max(height, width)
     try:

@@ -1,21 +1,30 @@
-"""What a layer before a classifier is worth: attacks, threat models, exact judging and a report.
+"""What a layer before a classifier is worth: attacks, threat models, exact judging, sanity checks and a report.
 
 ``evaluate`` is the whole of it; its parts are here for those who want to combine them otherwise.
 """
 
-from .attacks import LOSSES, PGD, Attack, Noise, format_eps, parse_eps
-from .data import ImageSet, MissingPackage, photographs
-from .data import load as load_images
-from .models import Network, Normalized, efficientnet_lite0
+from .attacks import LOSSES, NAMES, PGD, Attack, AttackResult, Noise, format_eps, from_name, parse_eps
+from .cells import Cell, wilson
+from .checks import Check
+from .data import ImageSet
+from .layers import GRADIENTS, Defense, jpeg_defense, layer_defense, of_module, parse_defense
+from .models import PACKAGED, Network, Normalized, efficientnet_lite, resnet18_cifar10
 from .models import load as load_network
-from .protocol import GRADIENTS, Defense, Progress, evaluate, jpeg_defense, parse_defense
-from .report import Cell, Check, Report, Row, wilson
+from .packages import MissingPackage
+from .protocol import Progress, evaluate
+from .report import Report, Row
+from .sources import load as load_images
+from .sources import photographs
+from .world import World
 
 __all__ = [
     "GRADIENTS",
     "LOSSES",
+    "NAMES",
+    "PACKAGED",
     "PGD",
     "Attack",
+    "AttackResult",
     "Cell",
     "Check",
     "Defense",
@@ -27,14 +36,19 @@ __all__ = [
     "Progress",
     "Report",
     "Row",
-    "efficientnet_lite0",
+    "World",
+    "efficientnet_lite",
     "evaluate",
     "format_eps",
+    "from_name",
     "jpeg_defense",
+    "layer_defense",
     "load_images",
     "load_network",
+    "of_module",
     "parse_defense",
     "parse_eps",
     "photographs",
+    "resnet18_cifar10",
     "wilson",
 ]

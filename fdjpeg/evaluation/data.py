@@ -1,42 +1,23 @@
-"""Labelled images for an evaluation: the photographs that a package carries, or the caller's own tensors."""
+"""Labelled images in memory, conversions between them and Pillow's, and the traces that JPEG compression leaves."""
 
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
-import importlib.util
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from pathlib import Path
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
 import fdjpeg
 
+from .packages import EXTRA as EXTRA
+from .packages import MissingPackage as MissingPackage
+
 #: Subsamplings that Pillow writes, by its numbers.
 SUBSAMPLINGS = {"4:4:4": 0, "4:2:2": 1, "4:2:0": 2}
-
-EXTRA = 'pip install "fdjpeg[eval]"'
-
-
-class MissingPackage(ImportError):
-    """A package of the ``eval`` extra is not installed; the message says how to install it."""
-
-
-def package_folder(module: str) -> Path:
-    """The folder of an installed top-level package, found without importing it.
-
-    Raises:
-        MissingPackage: if it is not installed.
-    """
-    spec = importlib.util.find_spec(module)
-    if spec is None or spec.origin is None:
-        raise MissingPackage(f"The package {module} is not installed; {EXTRA} installs what the evaluation needs.")
-    return Path(spec.origin).parent
 
 
 @dataclass(frozen=True)
@@ -107,15 +88,18 @@ class ImageSet:
             raise ValueError(f"count should be at least 1, got {count}")
         return replace(self, images=self.images[:count], labels=self.labels[:count], names=self.names[:count])
 
-    def batches(self, size: int) -> Iterator[Tensor]:
-        """Consecutive runs of at most ``size`` image indices, each an int64 tensor."""
-        return iter(torch.split(torch.arange(len(self)), size))
+    def select(self, indices: list[int]) -> ImageSet:
+        """The images at these places."""
+        names = tuple(self.names[index] for index in indices)
+        return replace(self, images=self.images[indices], labels=self.labels[indices], names=names)
 
-    def digest(self) -> str:
-        """A fingerprint of pixels and labels, to tell whether two runs saw the same images."""
-        state = hashlib.sha256(repr(tuple(self.images.shape)).encode())
-        state.update(self.images.contiguous().numpy().tobytes())
-        state.update(self.labels.long().contiguous().numpy().tobytes())
+    def digest(self, indices: Tensor | None = None) -> str:
+        """A fingerprint of pixels and labels (those at ``indices``), to tell whether two runs saw the same images."""
+        images = self.images if indices is None else self.images[indices]
+        labels = self.labels if indices is None else self.labels[indices]
+        state = hashlib.sha256(repr(tuple(images.shape)).encode())
+        state.update(images.contiguous().numpy().tobytes())
+        state.update(labels.contiguous().numpy().tobytes())
         return state.hexdigest()[:16]
 
 
@@ -138,10 +122,17 @@ def to_bytes(images: Tensor) -> Tensor:
     return (images * 255).round().clamp(0, 255).to(torch.uint8)
 
 
-def pillow_codec(image: Image.Image, quality: int, subsampling: str) -> tuple[Image.Image, int]:
-    """What Pillow decodes from the JPEG that it writes of ``image``, and the length of that file in bytes."""
+def pillow_codec(image: Image.Image, strength: int | list[list[int]], subsampling: str) -> tuple[Image.Image, int]:
+    """What Pillow decodes from the JPEG that it writes of ``image``, and the length of that file in bytes.
+
+    Args:
+        image: of mode "RGB" or "L".
+        strength: a quality, 1…100, or tables as ``QuantTables.to_pillow`` gives them.
+        subsampling: a key of ``SUBSAMPLINGS``.
+    """
     buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=quality, subsampling=SUBSAMPLINGS[subsampling])
+    option = {"quality": strength} if isinstance(strength, int) else {"qtables": strength}
+    image.save(buffer, "JPEG", subsampling=SUBSAMPLINGS[subsampling], **option)
     with Image.open(buffer) as decoded:
         decoded.load()
         return decoded, buffer.tell()
@@ -181,96 +172,3 @@ def lattice_quality(image: Tensor) -> int | None:
             first = dips[dips <= dips[0] + 2]
             return int(qualities[2:-2][first[ratio[first].argmin()]])
     return None
-
-
-def load(name: str, size: int = 224) -> ImageSet:
-    """Images by the name that the command line takes.
-
-    Args:
-        name: one of
-
-            - "photographs": see ``photographs``;
-            - a folder with one folder of image files for each class. Classes are numbered in the order of their names,
-              or, where all names are integers, by them;
-            - an ``.npz`` file with the arrays ``images`` (uint8, or floats in [0, 1]; channels second or last) and
-              ``labels``; after a colon, what the names of the arrays begin with: "cifar.npz:test" reads ``test_images``
-              and ``test_labels``.
-        size: images of the first two are resized to it, see ``fit``.
-
-    Raises:
-        ValueError: if there is no such thing, or it holds no images.
-    """
-    if name == "photographs":
-        return photographs(size)
-    path, _, prefix = name.partition(".npz:")
-    if Path(name).is_dir():
-        return _load_folder(Path(name), size)
-    if prefix or name.endswith(".npz"):
-        return _load_arrays(Path(path + ".npz" if prefix else name), f"{prefix}_" if prefix else "")
-    raise ValueError(f'data should be "photographs", a folder of class folders or an .npz file, got {name!r}')
-
-
-def _load_folder(folder: Path, size: int) -> ImageSet:
-    classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
-    numbered = bool(classes) and all(entry.isdecimal() for entry in classes)
-    known = Image.registered_extensions()
-    images, labels, names = [], [], []
-    for number, entry in enumerate(classes):
-        for file in sorted((folder / entry).rglob("*")):
-            if file.suffix.lower() in known:
-                with Image.open(file) as image:
-                    images.append(to_tensor(fit(image.convert("RGB"), size)))
-                labels.append(int(entry) if numbered else number)
-                names.append(str(file.relative_to(folder)))
-    if not images:
-        raise ValueError(f"data should hold one folder of images for each class, got {str(folder)!r} with none")
-    return ImageSet(
-        torch.stack(images).float() / 255,
-        torch.tensor(labels),
-        tuple(names),
-        source=f"{len(images)} images of {len(classes)} class folders in {folder.name}, shorter side resized to {size} "
-        "pixels (bicubic), centre crop",
-    )
-
-
-def _load_arrays(file: Path, prefix: str) -> ImageSet:
-    try:
-        with np.load(file, allow_pickle=False) as arrays:
-            missing = [key for key in (f"{prefix}images", f"{prefix}labels") if key not in arrays]
-            if missing:
-                raise ValueError(f"{file} should hold {missing[0]}, it holds {', '.join(arrays.files) or 'nothing'}")
-            images = torch.from_numpy(arrays[f"{prefix}images"])
-            labels = torch.from_numpy(arrays[f"{prefix}labels"])
-    except OSError as error:
-        raise ValueError(f"data should be a file that can be read, got {str(file)!r}: {error}") from error
-    if images.ndim == 4 and images.shape[1] not in (1, 3) and images.shape[3] in (1, 3):
-        images = images.permute(0, 3, 1, 2)
-    found = ImageSet.of((images, labels))
-    return replace(found, source=f"{len(found)} images of {prefix}images in {file.name}")
-
-
-def photographs(size: int = 224) -> ImageSet:
-    """The 20 photographs with ImageNet labels that the package foolbox carries, ``size`` × ``size`` pixels.
-
-    The files are JPEGs of about 512 × 512 pixels. Resizing takes them off the lattice of their own compression, so that
-    an evaluation starts from images that are lossless in its sense.
-
-    Raises:
-        MissingPackage: if foolbox is not installed.
-    """
-    files = sorted((package_folder("foolbox") / "data").glob("imagenet_*.jpg"))
-    if not files:
-        raise MissingPackage(f"The installed foolbox carries no imagenet_*.jpg; {EXTRA} installs one that does.")
-    images = []
-    for file in files:
-        with Image.open(file) as image:
-            images.append(to_tensor(fit(image.convert("RGB"), size)))
-    return ImageSet(
-        images=torch.stack(images).float() / 255,
-        labels=torch.tensor([int(file.stem.split("_")[-1]) for file in files]),  # imagenet_00_243.jpg: class 243
-        names=tuple(file.name for file in files),
-        source=f"{len(files)} photographs with ImageNet labels from the package foolbox "
-        f"{importlib.metadata.version('foolbox')}, shorter side resized to {size} pixels (bicubic), centre crop",
-        terms="foolbox is under the MIT licence; it states no terms for the photographs, which stay their owners': "
-        "use them, and the pictures in this report, for research only.",
-    )

@@ -1,0 +1,160 @@
+"""The figures of an evaluation before they become tables: one cell for each judged experiment."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from .data import to_pillow, to_tensor
+
+#: Threats whose successes count towards the worst case. Noise is no attacker; checks stand beside the table.
+ATTACKERS = ("white-box", "gray-box", "adaptive", "transfer", "black-box")
+
+
+def wilson(right: float, count: int, z: float = 1.959964) -> tuple[float, float]:
+    """Wilson's score interval for a proportion, at 95 % by default.
+
+    Source: Wilson 1927, J. Am. Stat. Assoc. 22, 209–212. Unlike the normal approximation it is
+    sound for few images and at 0 and 1.
+    """
+    share = right / count
+    centre = (share + z * z / (2 * count)) / (1 + z * z / count)
+    spread = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    return max(0.0, centre - spread), min(1.0, centre + spread)
+
+
+def png(image: Tensor) -> str:
+    """A uint8 image ``(C, H, W)`` as PNG in base64."""
+    buffer = io.BytesIO()
+    to_pillow(image).save(buffer, "PNG", optimize=True)
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def unpng(text: str) -> Tensor:
+    """The image that ``png`` wrote."""
+    with Image.open(io.BytesIO(base64.b64decode(text))) as image:
+        return to_tensor(image)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One adversarial image, before and behind the layer: uint8 ``(C, H, W)`` each, and its index in the set."""
+
+    index: int
+    clean: Tensor
+    adversarial: Tensor
+    defended: Tensor
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One judged experiment; lists of images have one entry for each of ``indices``.
+
+    Attributes:
+        defense: name of the layer, or "none".
+        threat: "clean", "noise", "white-box" (the bare network attacked and judged), "gray-box" (the bare network
+            attacked, the defended one judged), "adaptive" (the defended network attacked and judged), "transfer"
+            (another network attacked), "black-box" (the defended network attacked by queries alone), or the name of
+            a sanity check.
+        attack: its name; None when clean.
+        gradient: the one that an adaptive attacker used, else None.
+        source: the network that was attacked in its place, when it is a transfer.
+        eps: radius, as "2/255"; None when clean.
+        indices: which images of the set, ascending.
+        predicted: class under the exact forward pass (under the first draw of a randomised defence).
+        right: 1 where that is the true class, else 0; the share of draws in which it is, of a randomised defence.
+        margin: largest other logit minus the true one, so positive where wrong; a mean over draws.
+        distance: of each adversarial image from its original, in the norm of the run.
+        zeros: share of samples whose gradient is exactly zero, for the check of that; else empty.
+        loss: sum of the attack's loss over the images under attack, at each of its steps; empty where there is none.
+        attacked: number of images under attack.
+        differing: samples behind the layer that the oracle gives otherwise; None where there is no oracle.
+        queries: images that went through the network during the attack.
+        seconds: the attack's time; 0 where the images of another cell are judged.
+        pictures: a few of the adversarial images.
+    """
+
+    defense: str
+    threat: str
+    attack: str | None = None
+    gradient: str | None = None
+    source: str | None = None
+    eps: str | None = None
+    indices: list[int] = field(default_factory=list)
+    predicted: list[int] = field(default_factory=list)
+    right: list[float] = field(default_factory=list)
+    margin: list[float] = field(default_factory=list)
+    distance: list[float] = field(default_factory=list)
+    zeros: list[float] = field(default_factory=list)
+    loss: list[float] = field(default_factory=list)
+    attacked: int = 0
+    differing: int | None = None
+    queries: int = 0
+    seconds: float = 0.0
+    pictures: list[Picture] = field(default_factory=list)
+
+    @property
+    def key(self) -> tuple[str | None, ...]:
+        """What tells a cell from the others of a run, whatever its images."""
+        return (self.defense, self.threat, self.attack, self.gradient, self.source, self.eps)
+
+    @property
+    def curve(self) -> list[float]:
+        """The mean loss of the images under attack, at each step."""
+        return [value / self.attacked for value in self.loss] if self.attacked else []
+
+    def to_json(self, *, pictures: bool = True) -> dict[str, Any]:
+        """As plain values, pictures as PNG in base64."""
+        plain = {name: value for name, value in vars(self).items() if name != "pictures"}
+        if pictures:
+            plain["pictures"] = [[p.index, png(p.clean), png(p.adversarial), png(p.defended)] for p in self.pictures]
+        return plain
+
+    @classmethod
+    def from_json(cls, plain: dict[str, Any]) -> Cell:
+        """What ``to_json`` wrote."""
+        pictures = [Picture(index, *(unpng(image) for image in images)) for index, *images in plain["pictures"]]
+        return cls(**{**plain, "pictures": pictures})
+
+
+#: Fields of a cell that have one entry for each image.
+_PER_IMAGE = ("indices", "predicted", "right", "margin", "distance", "zeros")
+
+
+def join(cells: Iterable[Cell]) -> list[Cell]:
+    """Cells of one experiment on several batches as one, in the order of their first appearance."""
+    groups: dict[tuple[str | None, ...], list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault(cell.key, []).append(cell)
+    return [_joined(group) for group in groups.values()]
+
+
+def _joined(parts: list[Cell]) -> Cell:
+    parts = sorted(parts, key=lambda cell: cell.indices[:1])
+    lists: dict[str, Any] = {name: [value for cell in parts for value in getattr(cell, name)] for name in _PER_IMAGE}
+    attacked = [cell for cell in parts if cell.attacked]
+    steps = {len(cell.loss) for cell in attacked}
+    differing = [cell.differing for cell in parts if cell.differing is not None]
+    joined = replace(
+        parts[0],
+        loss=[sum(values) for values in zip(*(cell.loss for cell in attacked), strict=True)] if len(steps) == 1 else [],
+        attacked=sum(cell.attacked for cell in parts),
+        differing=sum(differing) if differing else None,
+        queries=sum(cell.queries for cell in parts),
+        seconds=round(sum(cell.seconds for cell in parts), 2),
+        pictures=[picture for cell in parts for picture in cell.pictures],
+    )
+    return replace(joined, **lists)
+
+
+def rights(cell: Cell) -> Tensor:
+    """``(N,)`` float64: how far each image of a cell is right, 0 … 1."""
+    return torch.tensor(cell.right, dtype=torch.float64)

@@ -1,0 +1,79 @@
+"""Finished work in a folder, from which a run that was stopped goes on, and in which shards of one run meet."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from .cells import Cell
+
+
+class Store:
+    """Cells by the fingerprint of all that they depend on, one line of JSON for each piece of finished work.
+
+    A line is written in one go and counts only if it is whole, so a run may be killed at any point. Each process
+    appends to a file of its own; all files of the folder are read.
+
+    Args:
+        folder: is made if need be; None keeps nothing.
+        process: tells the processes of one run from each other.
+        others: more folders of finished work to take from.
+
+    Raises:
+        ValueError: if ``folder`` cannot be written, or one of ``others`` is none.
+    """
+
+    def __init__(self, folder: Path | None, process: str, others: Iterable[Path] = ()) -> None:
+        self.file: Path | None = None
+        self._lines: dict[str, str] = {}
+        for other in others:
+            if not (other / "work").is_dir():
+                raise ValueError(f"merge should name folders of finished work, got {str(other)!r}, which holds none")
+            self._read(other / "work")
+        if folder is None:
+            return
+        self.file = folder / "work" / f"{process}.jsonl"
+        try:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            self._read(self.file.parent)
+            with self.file.open("a+b") as lines:
+                # What a killed run left of its last line would spoil the next one.
+                if lines.seek(0, 2) > 0 and (lines.seek(-1, 2), lines.read(1))[1] != b"\n":
+                    lines.write(b"\n")
+        except OSError as error:
+            raise ValueError(f"out should be a folder that can be written, got {str(folder)!r}: {error}") from error
+
+    def _read(self, folder: Path) -> None:
+        for file in sorted(folder.glob("*.jsonl")):
+            for line in file.read_text(encoding="utf-8").splitlines():
+                key, _, cells = line.partition("\t")
+                if cells.endswith("]"):
+                    self._lines[key] = cells
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._lines
+
+    def load(self, key: str) -> list[Cell] | None:
+        """The cells of a piece of work that was finished before, else None."""
+        if key not in self._lines:
+            return None
+        try:
+            return [Cell.from_json(cell) for cell in json.loads(self._lines[key])]
+        except (ValueError, TypeError, KeyError):  # a line that was cut off inside
+            return None
+
+    def save(self, key: str, cells: list[Cell]) -> None:
+        """Stores a finished piece of work.
+
+        Raises:
+            ValueError: if the folder cannot be written any more.
+        """
+        if self.file is None:
+            return
+        line = f"{key}\t{json.dumps([cell.to_json() for cell in cells])}\n"
+        try:
+            with self.file.open("ab", buffering=0) as lines:
+                lines.write(line.encode())
+        except OSError as error:
+            raise ValueError(f"out should be a folder that can be written, got {str(self.file)!r}: {error}") from error

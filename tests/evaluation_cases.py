@@ -1,0 +1,53 @@
+"""A network and images for tests of the evaluation, so small that attacks on them take no time."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from fdjpeg.evaluation import ImageSet, Network
+from fdjpeg.evaluation.data import to_bytes
+
+SEED = 20_260
+
+
+class Tiny(nn.Module):
+    """A small classifier of images of any size."""
+
+    def __init__(self, classes: int = 4) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(SEED)
+        self.features = nn.Conv2d(3, 8, 5, stride=2)
+        self.head = nn.Linear(8, classes)
+        with torch.no_grad():
+            for parameter in self.parameters():
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.5)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.features(images - 0.5).relu().mean(dim=(2, 3)))
+        return logits
+
+
+def tiny() -> Network:
+    """The classifier in evaluation mode, under the name "tiny"."""
+    return Network(Tiny().eval(), "tiny")
+
+
+def smooth(count: int = 6) -> ImageSet:
+    """Smooth images of whole bytes, 24 × 24, that the tiny network, by definition, gets right."""
+    coarse = torch.rand(count, 3, 4, 4, generator=torch.Generator().manual_seed(SEED))
+    images = nn.functional.interpolate(coarse, size=(24, 24), mode="bicubic").clamp(0, 1)
+    images = to_bytes(images).float() / 255
+    with torch.no_grad():
+        labels = tiny().module(images).argmax(dim=1)
+    return ImageSet(images, labels, tuple(f"{i}.png" for i in range(count)))
+
+
+def textured(size: int) -> Tensor:
+    """An image with content at all scales, as photographs have: uint8 (3, size, size)."""
+    generator = torch.Generator().manual_seed(SEED)
+    image = torch.full((3, size, size), 0.5)
+    for scale, channels, strength in ((4, 3, 0.1), (16, 1, 0.08), (64, 1, 0.04)):  # fine detail has little colour
+        octave = torch.randn(1, channels, scale, scale, generator=generator)
+        image += strength * nn.functional.interpolate(octave, size=(size, size), mode="bicubic")[0]
+    return to_bytes(image.clamp(0, 1))
