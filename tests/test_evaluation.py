@@ -64,6 +64,36 @@ def check(report: Report, start: str) -> evaluation.Check:
     return found
 
 
+# --- radii -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "written"),
+    [
+        ("4/255", Fraction(4, 255), "4/255"),
+        ("3/255", Fraction(1, 85), "3/255"),
+        (" 0.5 / 255", Fraction(1, 510), "0.00196078"),
+        ("0.03", Fraction(3, 100), "0.03"),
+        (0.5, Fraction(1, 2), "0.5"),
+        ("1", Fraction(1), "1"),
+    ],
+)
+def test_eps_is_read_exactly(text: str | float, value: Fraction, written: str) -> None:
+    assert evaluation.parse_eps(text) == value
+    assert evaluation.format_eps(value) == written
+
+
+@pytest.mark.parametrize("text", ["0", "-1/255", "two", "", "1/0", "8", "nan", float("nan"), float("inf"), "1/2/3"])
+def test_eps_that_is_none_is_refused(text: str | float) -> None:
+    with pytest.raises(ValueError, match=r"^eps should"):
+        evaluation.parse_eps(text)
+
+
+def test_eps_of_the_l2_norm_may_be_large() -> None:
+    assert evaluation.parse_eps("3", "l2") == 3
+    assert evaluation.format_eps(Fraction(3)) == "3"
+
+
 # --- threats and verdicts ---------------------------------------------------------------------------------------------
 
 
@@ -204,11 +234,17 @@ def test_transfer_and_queries_have_their_columns(network: Network, photographs: 
 
 def test_radii_and_distances_of_the_l2_norm(network: Network, photographs: ImageSet) -> None:
     report = evaluation.evaluate(
-        network, photographs, defenses=["jpeg:75"], attacks=["pgd-3"], eps=["0.5"], norm="l2", gradients=["identity"]
+        network,
+        photographs,
+        defenses=["jpeg:75"],
+        attacks=["pgd-3"],
+        eps=["0.5", "2"],
+        norm="l2",
+        gradients=["identity"],
     )
     far = [max(cell.distance) for cell in report.cells if cell.eps]
-    assert max(far) <= 0.5 + 1e-5
-    assert max(far) > 0.4
+    assert max(far) <= 2 + 1e-5
+    assert max(far) > 1.5
     assert "L2 ball" in report.headline
 
 

@@ -375,10 +375,13 @@ class Evaluation:
                         partial(self.transfer_cells, attack, network, eps),
                     )
         for attack in self.attacks:
-            for defense in self.defenses:
-                for gradient in (None,) if isinstance(attack, GRADIENT_FREE) else defense.gradients:
-                    for eps in self.radii:
-                        yield self.adaptive_job(attack, defense, gradient, eps)
+            tried = {d.name: (None,) if isinstance(attack, GRADIENT_FREE) else d.gradients for d in self.defenses}
+            # The first gradient of each defence, then the second: a run that is stopped has something of all of them.
+            for place in range(max(len(gradients) for gradients in tried.values())):
+                for defense in self.defenses:
+                    for gradient in tried[defense.name][place : place + 1]:
+                        for eps in self.radii:
+                            yield self.adaptive_job(attack, defense, gradient, eps)
         if self.checks:
             yield from self.check_jobs()
 
@@ -701,14 +704,15 @@ def evaluate(
     chosen = [
         item if isinstance(item, Attack) else attack_library.from_name(item, norm=norm, seed=seed) for item in attacks
     ]
-    radii = sorted({parse_eps(value) for value in eps})
-    for name, values in (("eps", radii), ("attacks", chosen)):
-        if not values:
-            raise ValueError(f"{name} should hold at least one, got none")
+    if not chosen:
+        raise ValueError("attacks should hold at least one, got none")
     if len({attack.norm for attack in chosen}) > 1:
         raise ValueError(f"attacks should share one norm, got {', '.join(f'{a.name} in {a.norm}' for a in chosen)}")
     if len({attack.name for attack in chosen}) < len(chosen):
         raise ValueError(f"attacks should be different, got {', '.join(attack.name for attack in chosen)}")
+    radii = sorted({parse_eps(value, chosen[0].norm) for value in eps})
+    if not radii:
+        raise ValueError("eps should hold at least one, got none")
     for name, value in (("batch_size", batch_size), ("draws", draws)):
         if value < 1:
             raise ValueError(f"{name} should be at least 1, got {value}")

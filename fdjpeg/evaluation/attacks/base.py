@@ -214,11 +214,11 @@ def check_norm(norm: str, supported: tuple[str, ...] = NORMS) -> None:
         raise ValueError(f"norm should be {' or '.join(map(repr, supported))} for this attack, got {norm!r}")
 
 
-def parse_eps(value: str | float | Fraction) -> Fraction:
+def parse_eps(value: str | float | Fraction, norm: str = "linf") -> Fraction:
     """A radius as an exact number: "4/255", "0.03", 0.03 or a Fraction.
 
     Raises:
-        ValueError: if it is no number, or not in (0, 1].
+        ValueError: if it is no number, not positive, or above 1 in the norm "linf".
     """
     try:
         if isinstance(value, str):
@@ -228,15 +228,16 @@ def parse_eps(value: str | float | Fraction) -> Fraction:
             eps = Fraction(value)
     except (ValueError, ZeroDivisionError, OverflowError) as error:
         raise ValueError(f"eps should be a number such as 4/255 or 0.03, got {value!r}") from error
-    if not 0 < eps <= 1:
-        raise ValueError(f"eps should lie in (0, 1], in units of the images' range [0, 1], got {value!r}")
+    if eps <= 0 or (eps > 1 and norm == "linf"):
+        most = "lie in (0, 1]" if norm == "linf" else "be positive"
+        raise ValueError(f"eps should {most}, in units of the images' range [0, 1], got {value!r}")
     return eps
 
 
 def format_eps(eps: Fraction) -> str:
-    """The usual way of writing a radius: in 255ths where they are whole, else as a decimal."""
+    """The usual way of writing a radius: in 255ths below 1 where they are whole, else as a decimal."""
     steps = eps * 255
-    return f"{steps.numerator}/255" if steps.denominator == 1 else f"{float(eps):g}"
+    return f"{steps.numerator}/255" if steps.denominator == 1 and eps < 1 else f"{float(eps):g}"
 
 
 def distances(a: Tensor, b: Tensor, norm: Norm) -> Tensor:
