@@ -55,12 +55,12 @@ class PGD(Attack):
     steps: int = 20
     restarts: int = 1
     loss: str = "cross-entropy"
-    step: float = 0.5
+    step: float = 2.0
     seed: int = 0
     until_fooled: bool = True
     norm: Norm = "linf"
     schedule: Schedule = "cosine"
-    momentum: float = 0.0
+    momentum: float = 0.25
     random_start: bool = True
     aim: Aim = "away"
     draws: int = 1

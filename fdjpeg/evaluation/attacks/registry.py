@@ -29,15 +29,18 @@ class _Kind:
     fixed: dict[str, Any]
 
 
+#: What PGD adds to the attacks before it.
+_PLAIN: dict[str, Any] = {"schedule": "constant", "momentum": 0.0, "random_start": False}
+
+
 def _fgsm(**settings: Any) -> PGD:
     """One step of length eps from the image itself (Goodfellow et al. 2015, arXiv 1412.6572)."""
-    return PGD(steps=1, step=1.0, schedule="constant", random_start=False, label="FGSM", **settings)
+    return PGD(**_PLAIN | {"steps": 1, "step": 1.0, "label": "FGSM"} | settings)
 
 
 def _bim(steps: int = 10, **settings: Any) -> PGD:
     """Equal steps from the image itself, 2.5 eps in all (Kurakin et al. 2017, arXiv 1607.02533)."""
-    label = f"BIM-{steps}"
-    return PGD(steps, step=2.5 / steps, schedule="constant", random_start=False, label=label, **settings)
+    return PGD(**_PLAIN | {"steps": steps, "step": 2.5 / steps, "label": f"BIM-{steps}"} | settings)
 
 
 _KINDS: dict[str, _Kind] = {
