@@ -86,7 +86,7 @@ class _Chart:
         below: name of the horizontal axis.
     """
 
-    WIDTH, HEIGHT, LEFT, TOP, BOTTOM = 260, 150, 44, 26, 36
+    WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 250, 150, 44, 26, 26, 36
 
     def __init__(
         self,
@@ -136,7 +136,7 @@ class _Chart:
 
     def svg(self) -> str:
         """The drawing."""
-        width, height = self.LEFT + self.WIDTH + 16, self.TOP + self.HEIGHT + self.BOTTOM
+        width, height = self.LEFT + self.WIDTH + self.RIGHT, self.TOP + self.HEIGHT + self.BOTTOM
         return f'<svg viewBox="0 0 {width} {height}" width="{width}" role="img">{"".join(self.parts)}</svg>'
 
 
@@ -179,25 +179,27 @@ def _loss_charts(report: Report) -> str:
                 if cell.threat in ("white-box", "adaptive") and len(cell.curve) > 2
             ]
             if cells:
-                charts.append(_loss_chart(cells, defense, attack))
+                charts.append(_loss_chart(cells, defense, attack, report.gradients))
     legend = "".join(
-        f'<span style="color:{COLOURS[1 + number % (len(COLOURS) - 1)]}">━ {escape(name)}</span>'
-        for number, name in enumerate(report.gradients)
+        f'<span style="color:{_colour(name, report.gradients)}">━ {escape(name)}</span>' for name in report.gradients
     )
     return f'<div class="charts">{"".join(charts)}</div><p class="legend">{legend}</p>' if charts else ""
 
 
-def _loss_chart(cells: Sequence[Cell], defense: str, attack: str) -> str:
+def _colour(gradient: str | None, gradients: Sequence[str]) -> str:
+    """The colour of a gradient in all drawings; the bare network's is the first."""
+    return COLOURS[0] if gradient is None else COLOURS[1 + gradients.index(gradient) % (len(COLOURS) - 1)]
+
+
+def _loss_chart(cells: Sequence[Cell], defense: str, attack: str, gradients: Sequence[str]) -> str:
     values = [value for cell in cells for value in cell.curve]
     low, high = min(values), max(values)
     steps = max(len(cell.curve) for cell in cells) - 1
     ticks = [(low, f"{low:.3g}"), (high, f"{high:.3g}")]
     across = [(0.0, "0"), (steps / 2, f"{steps / 2:g}"), (float(steps), str(steps))]
     chart = _Chart(f"{defense}, {attack}", across, (low, high), ticks, "step")
-    known = list(dict.fromkeys(cell.gradient for cell in cells))
     for cell in cells:
-        colour = COLOURS[0] if cell.gradient is None else COLOURS[1 + known.index(cell.gradient) % (len(COLOURS) - 1)]
-        chart.line(list(enumerate(cell.curve)), colour)
+        chart.line(list(enumerate(cell.curve)), _colour(cell.gradient, gradients))
     return chart.svg()
 
 
@@ -258,8 +260,8 @@ h1, h2, h3 { line-height: 1.2; } h2 { margin-top: 2.2rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .7rem; text-align: left; vertical-align: top; }
 th { border-bottom: 2px solid #555; vertical-align: bottom; } tr.first td { border-top: 1px solid #ddd; }
-th:nth-child(n+3), td:nth-child(n+3) { text-align: right; }
-.checks th, .checks td { text-align: left; border-top: 1px solid #ddd; }
+th:nth-child(n+3), td:nth-child(n+3) { text-align: right; } td:nth-child(n+2) { white-space: nowrap; }
+.checks th, .checks td { text-align: left; white-space: normal; border-top: 1px solid #ddd; }
 .note { color: #444; font-size: .9rem; }
 .failed { background: #fff0e0; border-left: 4px solid #d55e00; padding: .5rem .8rem; }
 .charts { display: flex; flex-wrap: wrap; gap: .5rem; } .legend span { margin-right: 1.2rem; font-size: .9rem; }

@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+import fdjpeg
+
 from . import page
 from .cells import ATTACKERS, Cell, rights, wilson
 from .checks import Check, masked, number, run_checks, total
@@ -26,9 +28,8 @@ THREATS = ("white-box", "gray-box", "transfer", "black-box")
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that have a say in the figures; those not installed are left out."""
-    found = {"python": platform.python_version()}
+    found = {"python": platform.python_version(), "fdjpeg": fdjpeg.__version__}
     for package in (
-        "fdjpeg",
         "torch",
         "pillow",
         "foolbox",
@@ -228,13 +229,13 @@ class Report:
     @property
     def findings(self) -> list[str]:
         """What the table says of each defence at the largest radius, one sentence each."""
-        eps = self.settings["eps"][-1]
+        eps, hidden = self.settings["eps"][-1], dict(masked(self.checks))
         return [
             f"{row.defense} at {row.eps}: {number(row.clean)} of {self.count} right without an attack, "
             f"{number(row.attacks['gray-box'])} when the attacker does not know the layer, {number(row.worst)} when "
-            "the attacker does."
+            f"the attacker does{', as far as masked gradients let these attacks see' if row.defense in hidden else ''}."
             for row in self.rows
-            if row.eps == eps and "gray-box" in row.attacks and row.known < row.clean
+            if row.eps == eps and "gray-box" in row.attacks and any(name in row.attacks for name in self.gradients)
         ]
 
     def summary(self) -> list[str]:
@@ -244,7 +245,11 @@ class Report:
             f"gradient measures these attacks, not the defence ({'; '.join(check.figure for check in checks)})."
             for defense, checks in masked(self.checks)
         ]
-        lines += [f"Check failed: {check.name}: no ({check.figure})." for check in self.checks if not check.passed]
+        lines += [
+            f"Check failed: {check.name}: no ({check.figure})."
+            for check in self.checks
+            if not check.passed and not check.masked
+        ]
         missing = self.settings["open"]
         if missing:
             lines.append(f"{len(missing)} experiments are not finished: {', '.join(missing[:3])}, …")
