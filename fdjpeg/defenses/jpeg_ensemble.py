@@ -230,8 +230,8 @@ class Tuning(Objective):
         super().__init__(classifier)
         self.layer = layer
 
-    def forward(self, images: Tensor, labels: Tensor, chance: Chance) -> Tensor:
-        """See `Objective.forward`."""
+    def loss(self, images: Tensor, labels: Tensor, chance: Chance) -> Tensor:
+        """See `Objective.loss`."""
         return F.cross_entropy(self.trained(self.layer(images)).float(), labels)
 
 

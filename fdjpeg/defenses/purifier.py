@@ -132,8 +132,8 @@ class NormalTeacher(Objective):
         super().__init__(autoencoder)
         self.noise = noise
 
-    def forward(self, images: Tensor, labels: Tensor, chance: Chance) -> Tensor:
-        """See `Objective.forward`."""
+    def loss(self, images: Tensor, labels: Tensor, chance: Chance) -> Tensor:
+        """See `Objective.loss`."""
         return F.mse_loss(self.trained(noisy(images, self.noise, chance)).float(), images)
 
 
@@ -150,8 +150,8 @@ class AdversarialTeacher(Objective):
         super().__init__(autoencoder, [classifier])
         self.config = config
 
-    def forward(self, images: Tensor, labels: Tensor, chance: Chance) -> Tensor:
-        """See `Objective.forward`."""
+    def loss(self, images: Tensor, labels: Tensor, chance: Chance) -> Tensor:
+        """See `Objective.loss`."""
         (classifier,) = self.frozen
         x_adv = adversarial(nn.Sequential(self.trained, classifier), images, labels, self.config, chance)
         purified = self.trained(x_adv).float()
@@ -177,8 +177,8 @@ class Student(Objective):
         super().__init__(autoencoder, [normal, adversary, classifier])
         self.config = config
 
-    def forward(self, images: Tensor, labels: Tensor, chance: Chance) -> Tensor:
-        """See `Objective.forward`."""
+    def loss(self, images: Tensor, labels: Tensor, chance: Chance) -> Tensor:
+        """See `Objective.loss`."""
         normal, adversary, classifier = self.frozen
         least, greatest = self.config.quality
         quality = least + ((greatest - least + 1) * chance.uniform((), "quality")).long()
@@ -202,20 +202,7 @@ def noisy(images: Tensor, deviation: float, chance: Chance) -> Tensor:
 def adversarial(model: nn.Module, images: Tensor, labels: Tensor, config: Config, chance: Chance) -> Tensor:
     """Images that PGD finds within eps; each image's random start depends on its index and the epoch."""
     attack = PGD(steps=config.attack_steps, until_fooled=False, seed=chance.number("attack"))
-    with torch.enable_grad():
-        return attack(_Float(model), images, labels, config.eps, indices=chance.indices).detach()
-
-
-class _Float(nn.Module):
-    """A model whose logits are float32 under mixed precision too."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.model(images).float()
-        return logits
+    return attack(model, images, labels, config.eps, indices=chance.indices)
 
 
 def train(run: Run, images: Images, classifier: nn.Module, config: Config) -> Purifier:

@@ -145,8 +145,8 @@ class Config(Settings):
 class Reconstruction(Objective):
     """Stage 1: the mean squared error to the image itself."""
 
-    def forward(self, images: Tensor, labels: Tensor, chance: Chance) -> Tensor:
-        """See `Objective.forward`."""
+    def loss(self, images: Tensor, labels: Tensor, chance: Chance) -> Tensor:
+        """See `Objective.loss`."""
         return F.mse_loss(self.trained(images).float(), images)
 
 
@@ -169,8 +169,8 @@ class Signal(Objective):
         self.autoencoder.encoder.eval()
         return self
 
-    def forward(self, images: Tensor, labels: Tensor, chance: Chance) -> Tensor:
-        """See `Objective.forward`."""
+    def loss(self, images: Tensor, labels: Tensor, chance: Chance) -> Tensor:
+        """See `Objective.loss`."""
         signal = self.autoencoder(images, detached=True).clamp(0, 1)
         return F.cross_entropy(self.frozen[0](signal).float(), labels)
 

@@ -39,21 +39,21 @@ PRECISIONS = ("32-true", "bf16-mixed")
 CHECKPOINT_SECONDS = 600.0
 
 
-@dataclass(frozen=True)
 class Chance:
     """Random numbers for a batch, which depend on each image's index but not on the batch it is in.
 
-    Attributes:
+    Args:
         seed: of the run.
         moment: the stage and the epoch.
         indices: ``(N,)``, int64, on the CPU: the index of each image.
         device: where the numbers go.
     """
 
-    seed: int
-    moment: str
-    indices: Tensor
-    device: torch.device
+    def __init__(self, seed: int, moment: str, indices: Tensor, device: torch.device) -> None:
+        self.seed = seed
+        self.moment = moment
+        self.indices = indices
+        self.device = device
 
     def uniform(self, shape: Sequence[int], purpose: str) -> Tensor:
         """Numbers in [0, 1), ``(N, *shape)``; the same for the same purpose."""
@@ -66,6 +66,19 @@ class Chance:
     def normal(self, shape: Sequence[int], purpose: str) -> Tensor:
         """Normally distributed numbers, ``(N, *shape)``."""
         return torch.special.ndtri(self.uniform(shape, purpose).clamp(1e-6, 1 - 1e-6))
+
+
+class Batch:
+    """A batch on its way through Fabric, which would round the images of a plain tensor to half precision.
+
+    Args:
+        images, labels, chance: as for `Objective.loss`.
+    """
+
+    def __init__(self, images: Tensor, labels: Tensor, chance: Chance) -> None:
+        self.images = images
+        self.labels = labels
+        self.chance = chance
 
 
 def number(seed: int, purpose: str) -> int:
@@ -93,7 +106,11 @@ class Objective(nn.Module):
         self.trained.train(mode)
         return self
 
-    def forward(self, images: Tensor, labels: Tensor, chance: Chance) -> Tensor:
+    def forward(self, batch: Batch) -> Tensor:
+        """The loss of a batch."""
+        return self.loss(batch.images, batch.labels, batch.chance)
+
+    def loss(self, images: Tensor, labels: Tensor, chance: Chance) -> Tensor:
         """The mean loss over a batch, 0-dim.
 
         Args:
@@ -352,7 +369,7 @@ class Run:
                     chance = Chance(self.seed, moment, indices, self.device)
                     for group in optimizer.param_groups:
                         group["lr"] = _learning_rate(schedule, epoch * steps + standing.step, steps)
-                    loss = wrapped(augment(pixels, schedule.augment, chance), labels, chance)
+                    loss = wrapped(Batch(augment(pixels, schedule.augment, chance), labels, chance))
                     stepper.zero_grad()
                     self.fabric.backward(loss)
                     stepper.step()
@@ -408,7 +425,7 @@ class Run:
         with torch.no_grad(), self.fabric.autocast():
             for pixels, labels, indices in self.read(images, batches):
                 chance = Chance(self.seed, f"{stage}/held out", indices, self.device)
-                loss = objective(pixels, labels, chance)
+                loss = objective.loss(pixels, labels, chance)
                 total += torch.tensor([float(loss) * len(labels), len(labels)], dtype=torch.float64)
         loss_sum, count = self.total(total).tolist()
         return float(loss_sum / count)

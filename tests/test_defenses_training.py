@@ -1,0 +1,512 @@
+"""Training of defences: what each must reach, that it goes on where it was, and what it says of mistakes."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import defense_data
+import numpy as np
+import pytest
+import torch
+from defense_data import SEED, accuracy, patterns, plain_pgd, stored
+from PIL import Image
+from torch import Tensor, nn
+
+import fdjpeg
+from fdjpeg import defenses
+from fdjpeg.cli import main
+from fdjpeg.defenses import (
+    checkpoint,
+    config,
+    data,
+    defensive_distillation,
+    feature_distillation,
+    jpeg_ensemble,
+    purifier,
+    s2snet,
+    training,
+)
+from fdjpeg.defenses.config import Schedule
+from fdjpeg.defenses.train import RECIPES
+from fdjpeg.defenses.training import Objective, Run
+from fdjpeg.evaluation import Network
+
+CONFIGS = Path(defenses.__file__).parent / "configs"
+FEW = Schedule(epochs=2, batch_size=32, augment="flip-crop")
+
+#: Settings of seconds.
+SETTINGS: dict[str, Any] = {
+    "feature-distillation": feature_distillation.Config(),
+    "jpeg-ensemble": jpeg_ensemble.Config(tuning=FEW),
+    "purifier": purifier.Config(widths=(4, 6, 8), attack_steps=2, teacher=FEW, student=FEW),
+    "s2snet": s2snet.Config(architecture="small", reconstruction=FEW, signal=FEW),
+    "defensive-distillation": defensive_distillation.Config(widths=(4, 4, 8), training=FEW),
+}
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A classifier of the patterns, and what it was trained and tested on."""
+
+    classifier: nn.Module
+    images: data.Images
+    x: Tensor
+    y: Tensor
+
+    @property
+    def network(self) -> Network:
+        return Network(self.classifier, "patterns")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """A network that gets the patterns right, trained by the engine itself."""
+    images = stored(*patterns(512, seed=0))
+    classifier = defense_data.network()
+    run = Run(tmp_path_factory.mktemp("classifier"), {}, seed=SEED, quiet=True)
+    schedule = Schedule(epochs=8, batch_size=32, learning_rate=5e-3, augment="none")
+    run.fit("classifier", defensive_distillation.HardLabels(classifier, 1.0), images, schedule)
+    x, y = patterns(256, seed=1)
+    assert accuracy(classifier, x, y) > 0.95
+    return Trained(classifier.eval(), images, x, y)
+
+
+def train(kind: str, trained: Trained, out: Path, **changes: Any) -> Any:
+    """A defence of `SETTINGS` on the first 64 images."""
+    settings = replace(SETTINGS[kind], **changes)
+    network = None if kind == "feature-distillation" else trained.network
+    return defenses.train(kind, trained.images.head(64), out, settings=settings, network=network, quiet=True)
+
+
+# --- what must hold ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", list(RECIPES))
+def test_training_leaves_a_defence_that_loads_and_nothing_else(kind: str, trained: Trained, tmp_path: Path) -> None:
+    before = {name: value.clone() for name, value in trained.classifier.state_dict().items()}
+    defense = train(kind, trained, tmp_path)
+    assert sorted(os.listdir(tmp_path)) == ["defense.safetensors", "run.json", "training.json"]
+    loaded = defenses.load(tmp_path)
+    with torch.no_grad():
+        logits = defense.wrap(trained.classifier)(trained.x[:8])
+        assert logits.shape == (8, 4)
+        assert bool(logits.isfinite().all())
+        assert torch.equal(loaded.wrap(trained.classifier)(trained.x[:8]), logits)
+    for name, value in trained.classifier.state_dict().items():
+        assert torch.equal(value, before[name])
+    assert all(parameter.requires_grad for parameter in trained.classifier.parameters())
+    history = json.loads((tmp_path / "training.json").read_text())["history"]
+    assert all(len(epochs) == 2 and np.isfinite(epochs[-1]["loss"]) for epochs in history.values())
+    # A second call trains nothing.
+    stamp = (tmp_path / "defense.safetensors").stat().st_mtime_ns
+    train(kind, trained, tmp_path)
+    assert (tmp_path / "defense.safetensors").stat().st_mtime_ns == stamp
+
+
+def test_clean_accuracy_falls_with_the_step_and_tuning_recovers_it(trained: Trained, tmp_path: Path) -> None:
+    steps = (1, 60, 90, 120, 180, 240)
+    behind = [defenses.FeatureDistillation(f"uniform({step})").wrap(trained.classifier) for step in steps]
+    falling = [accuracy(model, trained.x, trained.y) for model in behind]
+    assert all(a >= b for a, b in itertools.pairwise(falling))
+    assert falling[0] - falling[-1] > 0.5
+    schedule = Schedule(epochs=6, batch_size=32, learning_rate=2e-3, augment="none")
+    settings = jpeg_ensemble.Config(quality=5, levels=(1.0,), tuning=schedule)
+    ensemble: Any = defenses.train(
+        "jpeg-ensemble", trained.images, tmp_path, settings=settings, network=trained.network, quiet=True
+    )
+    untuned = defenses.JPEGEnsemble(ensemble.luma, ensemble.chroma, ensemble.levels)
+    before, after = (
+        accuracy(defense.wrap(trained.classifier), trained.x, trained.y) for defense in (untuned, ensemble)
+    )
+    assert before < 0.9
+    assert after > before + 0.05
+
+
+def test_plain_rounding_shows_robustness_that_is_not_there(trained: Trained) -> None:
+    defense = defenses.JPEG(50)
+    deployed = defense.wrap(trained.classifier)
+    left = {}
+    for gradient in ("zero", "straight-through", "cubic"):
+        attacked = defense.for_attack(gradient).wrap(trained.classifier)
+        x_adv = plain_pgd(attacked, trained.x, trained.y, 8 / 255)
+        left[gradient] = accuracy(deployed, x_adv, trained.y)
+    assert left["zero"] > 0.9
+    assert left["straight-through"] < 0.2
+    assert left["cubic"] < 0.2
+
+
+def test_cross_entropy_fails_on_distillation_where_the_margin_and_tempered_logits_succeed(tmp_path: Path) -> None:
+    images = stored(*patterns(512, seed=0, amplitude=0.2, noise=0.05))
+    x, y = patterns(128, seed=1, amplitude=0.2, noise=0.05)
+    schedule = Schedule(epochs=8, batch_size=32, learning_rate=3e-3, augment="none")
+    settings = defensive_distillation.Config(temperature=100, widths=(8, 8, 16), dropout=0.0, training=schedule)
+    defense = defenses.train("defensive-distillation", images, tmp_path, settings=settings, quiet=True)
+    deployed, tempered = (d.wrap(nn.Identity()) for d in (defense, defense.for_attack("tempered")))
+    assert accuracy(deployed, x, y) > 0.95
+    eps = 16 / 255
+    assert accuracy(deployed, plain_pgd(deployed, x, y, eps), y) > 0.9
+    assert accuracy(deployed, plain_pgd(deployed, x, y, eps, "margin"), y) < 0.1
+    assert accuracy(deployed, plain_pgd(tempered, x, y, eps), y) < 0.1
+
+
+def test_the_student_takes_noise_away(trained: Trained, tmp_path: Path) -> None:
+    images = stored(*patterns(256, seed=0, amplitude=0.15, noise=0.02))
+    x, _ = patterns(64, seed=1, amplitude=0.15, noise=0.02)
+    short = Schedule(epochs=1, batch_size=32, augment="none")
+    schedule = replace(short, epochs=8, learning_rate=5e-3)
+    settings = purifier.Config(widths=(8, 12, 12), noise=0.25, attack_steps=1, teacher=short, student=schedule)
+    student = defenses.train("purifier", images, tmp_path, settings=settings, network=trained.network, quiet=True)
+    noisy = (x + 0.25 * torch.randn(x.shape, generator=torch.Generator().manual_seed(SEED))).clamp(0, 1)
+    with torch.no_grad():
+        error = float((student(noisy) - x).square().mean())
+    assert error < 0.5 * float((noisy - x).square().mean())
+    assert error < 0.9 * float((x - x.mean()).square().mean())  # and it is not grey
+
+
+def test_stage_two_serves_the_classifier_and_leaves_the_encoder_alone(trained: Trained, tmp_path: Path) -> None:
+    first = Schedule(epochs=2, batch_size=8, learning_rate=3e-3, augment="none")
+    made = []
+    for epochs in (1, 3):
+        settings = s2snet.Config(architecture="small", reconstruction=first, signal=replace(first, epochs=epochs))
+        images, out = trained.images.head(192), tmp_path / str(epochs)
+        made.append(defenses.train("s2snet", images, out, settings=settings, network=trained.network, quiet=True))
+    right = [accuracy(defense.wrap(trained.classifier), trained.x, trained.y) for defense in made]
+    assert right[1] > 0.8
+    for name, value in made[0].state_dict().items():
+        assert torch.equal(made[1].state_dict()[name], value) == (".encoder." in name), name
+
+
+# --- the engine -------------------------------------------------------------------------------------------------------
+
+
+class Distance(Objective):
+    """How far a number is from where the labels are; it gets worse on the images held out after a while."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Linear(1, 1, bias=False))
+
+    def loss(self, images: Tensor, labels: Tensor, chance: training.Chance) -> Tensor:
+        weight: Tensor = self.trained.weight  # type: ignore[assignment]
+        return (weight - (1 if self.trained.training else 0.1)).square().mean()
+
+
+def test_early_stop_takes_the_best_epoch(tmp_path: Path) -> None:
+    objective = Distance()
+    nn.init.zeros_(objective.trained.weight)  # type: ignore[arg-type]
+    run = Run(tmp_path, {}, validation=0.25, quiet=True)
+    schedule = Schedule(epochs=50, batch_size=8, learning_rate=0.01, patience=3)
+    run.fit("stage", objective, stored(*patterns(64, 0)), schedule)
+    losses = [epoch["held out"] for epoch in run.history["stage"]]
+    assert len(losses) < 50
+    best = int(np.argmin(losses))
+    assert len(losses) == best + 1 + 3
+    weight = float(objective.trained.weight.detach())  # type: ignore[operator,union-attr]
+    assert (weight - 0.1) ** 2 == pytest.approx(losses[best], rel=1e-5)
+
+
+def test_chance_depends_on_the_image_not_on_its_batch() -> None:
+    device = torch.device("cpu")
+    together = training.Chance(1, "stage/0", torch.tensor([3, 5, 8]), device)
+    alone = training.Chance(1, "stage/0", torch.tensor([5]), device)
+    later = training.Chance(1, "stage/1", torch.tensor([5]), device)
+    assert torch.equal(together.normal((2, 3), "noise")[1:2], alone.normal((2, 3), "noise"))
+    assert not torch.equal(alone.normal((2, 3), "noise"), later.normal((2, 3), "noise"))
+    many = training.Chance(1, "stage/0", torch.arange(2000), device).normal((3,), "noise")
+    assert abs(float(many.mean())) < 0.05
+    assert float(many.std()) == pytest.approx(1, abs=0.05)
+
+
+def test_augmentation_flips_and_moves(rng: np.random.Generator) -> None:
+    ramp = torch.arange(16.0).expand(1, 16, 16) / 16
+    images = ramp.expand(64, 1, 16, 16)
+    chance = training.Chance(int(rng.integers(100)), "stage/0", torch.arange(64), torch.device("cpu"))
+    assert training.augment(images, "none", chance) is images
+    flipped = training.augment(images, "flip", chance)
+    kinds = {bool(torch.equal(image, ramp)) for image in flipped}
+    assert kinds == {True, False}
+    assert all(torch.equal(image, ramp) or torch.equal(image, ramp.flip(-1)) for image in flipped)
+    moved = training.augment(images, "flip-crop", chance)
+    assert moved.shape == images.shape
+    assert {round(float(image[0, 8, 8]) * 16) for image in moved} >= {6, 7, 8, 9, 10}
+
+
+def test_mixed_precision_trains(trained: Trained, tmp_path: Path) -> None:
+    defense = defenses.train(
+        "purifier",
+        trained.images.head(64),
+        tmp_path,
+        settings=SETTINGS["purifier"],
+        network=trained.network,
+        precision="bf16-mixed",
+        quiet=True,
+    )
+    assert all(value.dtype == torch.float32 for value in defense.state_dict().values())
+
+
+def folder_of(images: Tensor, labels: Tensor, root: Path) -> Path:
+    """The images as a tree of PNG files."""
+    for number, (image, label) in enumerate(zip(images, labels.tolist(), strict=True)):
+        (root / f"class-{label}").mkdir(parents=True, exist_ok=True)
+        samples = (image * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+        Image.fromarray(samples).save(root / f"class-{label}" / f"{number:03}.png")
+    return root
+
+
+@pytest.fixture
+def npz(tmp_path: Path) -> str:
+    """64 patterns in a file."""
+    images, labels = patterns(64, seed=0)
+    np.savez(tmp_path / "patterns.npz", train_images=(images * 255).round().byte().numpy(), train_labels=labels.numpy())
+    return f"{tmp_path / 'patterns.npz'}:train"
+
+
+def test_a_folder_gives_what_an_array_gives(npz: str, tmp_path: Path) -> None:
+    root = folder_of(*patterns(64, seed=0), tmp_path / "tree")
+    steps = []
+    for name, workers in ((npz, 0), (str(root), 2)):
+        images, out = data.load(name, 16), tmp_path / f"out-{workers}"
+        defense = defenses.train("feature-distillation", images, out, workers=workers, quiet=True)
+        steps.append(defense.state_dict()["steps"])
+    assert torch.equal(*steps)
+    assert len(data.load(str(root), 16)) == 64
+
+
+# --- several processes, and a run that is killed ----------------------------------------------------------------------
+
+SCRIPT = """
+import os, signal, sys
+import torch
+import defense_data
+from fdjpeg import defenses
+from fdjpeg.defenses import data, feature_distillation, jpeg_ensemble, purifier, training
+from fdjpeg.defenses.config import Schedule
+from fdjpeg.evaluation import Network
+
+out, die_after = sys.argv[1], int(sys.argv[2])
+write, written = training.write_tensors, 0
+def write_and_die(*arguments):
+    global written
+    write(*arguments)
+    written += 1
+    if written == die_after:
+        os.kill(os.getpid(), signal.SIGKILL)
+training.write_tensors = write_and_die
+if die_after:
+    training.CHECKPOINT_SECONDS = 0.0
+images = defense_data.stored(*defense_data.patterns(72, seed=0))
+network = Network(defense_data.network().eval(), "network")
+few = Schedule(epochs=2, batch_size=32, augment="flip-crop")
+todo = {
+    "feature-distillation": feature_distillation.Config(batch_size=7),
+    "jpeg-ensemble": jpeg_ensemble.Config(levels=(1.0,), tuning=few, validation=0.1),
+    "purifier": purifier.Config(widths=(4, 6, 8), attack_steps=2, teacher=few, student=few),
+}
+for kind, settings in todo.items():
+    defenses.train(kind, images, f"{out}/{kind}", settings=settings, network=network, device="cpu", quiet=True)
+"""
+
+
+def run_script(out: Path, *launcher: str, die_after: int = 0) -> int:
+    """Trains three defences in a process of its own, or in those of a launcher; returns the exit status."""
+    script = out.parent / "script.py"
+    script.write_text(SCRIPT)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, *launcher, str(script), str(out), str(die_after)]
+    finished = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    if finished.returncode not in (0, -signal.SIGKILL):
+        pytest.fail(finished.stderr[-3000:])
+    return finished.returncode
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What one process makes without a stop."""
+    out = tmp_path_factory.mktemp("alone") / "out"
+    assert run_script(out) == 0
+    return out
+
+
+def test_two_processes_make_what_one_makes(alone: Path, tmp_path: Path) -> None:
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    assert run_script(tmp_path / "out", *launcher) == 0
+    for kind in ("feature-distillation", "jpeg-ensemble", "purifier"):
+        one, two = (defenses.load(out / kind) for out in (alone, tmp_path / "out"))
+        assert one.config() == two.config()  # the tables, exactly
+        for name, value in one.tensors().items():
+            torch.testing.assert_close(two.tensors()[name], value, rtol=1e-2, atol=2e-4)
+
+
+def test_a_killed_run_goes_on_to_the_same_result(alone: Path, tmp_path: Path) -> None:
+    # In the second epoch of the purifier's first teacher, after a checkpoint within the epoch.
+    assert run_script(tmp_path / "out", die_after=11) == -signal.SIGKILL
+    assert run_script(tmp_path / "out") == 0
+    for kind in ("feature-distillation", "jpeg-ensemble", "purifier"):
+        whole, resumed = (defenses.load(out / kind) for out in (alone, tmp_path / "out"))
+        assert whole.config() == resumed.config()
+        for name, value in whole.tensors().items():
+            assert torch.equal(resumed.tensors()[name], value)
+        assert (alone / kind / "training.json").read_text() == (tmp_path / "out" / kind / "training.json").read_text()
+        assert sorted(os.listdir(tmp_path / "out" / kind)) == ["defense.safetensors", "run.json", "training.json"]
+
+
+# --- mistakes ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("file", sorted(CONFIGS.glob("*/*.yaml")), ids=lambda file: f"{file.parent.name}-{file.stem}")
+def test_ready_settings_are_settings(file: Path) -> None:
+    recipe = RECIPES[file.parent.name]
+    settings = config.read(recipe.config, file.stem, file.parent.name)
+    assert isinstance(settings, recipe.config)
+    assert sorted(entry.stem for entry in file.parent.iterdir()) == ["cifar10", "imagenet", "small"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("learning_rate: 1", "learning_rate is no setting; there are seed, validation, quality"),
+        ("tuning: {epoch: 1}", "tuning.epoch is no setting; there are epochs"),
+        ("tuning: 3", "tuning should hold keys and values, got 3"),
+        ("tuning: {epochs: two}", "tuning.epochs should be a whole number, got 'two'"),
+        ("tuning: {epochs: true}", "tuning.epochs should be a whole number, got True"),
+        ("tuning: {epochs: 0}", "tuning.epochs should be at least 1, got 0"),
+        ("tuning: {learning_rate: fast}", "tuning.learning_rate should be a number, got 'fast'"),
+        ("tuning: {learning_rate: 0}", "learning_rate should be positive, got 0"),
+        ("tuning: {augment: rotate}", "augment should be one of none, flip, flip-crop, got 'rotate'"),
+        ("levels: 3", "levels should be a list, got 3"),
+        ("levels: [1, -2]", "levels should be positive, got -2"),
+        ("quality: 101", "quality should be in 1…100, got 101"),
+        ("importance: size", "importance should be gradient or deviation, got 'size'"),
+        ("[1, 2]", "the file should hold keys and values"),
+        ("a: [", "config should be YAML"),
+    ],
+)
+def test_wrong_settings_are_named(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(ValueError, match=r"config .*mine\.yaml|YAML") as caught:
+        config.read(jpeg_ensemble.Config, str(tmp_path / "mine.yaml"), "jpeg-ensemble")
+    assert message in str(caught.value)
+
+
+def test_numbers_may_be_fractions_and_lack_a_point(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("eps: 4/255\nteacher: {learning_rate: 1e-3}\nquality: [20, 80]")
+    settings = config.read(purifier.Config, str(tmp_path / "mine.yaml"), "purifier")
+    assert settings.eps == 4 / 255
+    assert settings.teacher.learning_rate == 1e-3
+    assert settings.quality == (20, 80)
+    with pytest.raises(ValueError, match="config should be a YAML file or one of cifar10, imagenet, small"):
+        config.read(purifier.Config, "medium", "purifier")
+
+
+def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """What the command line says of a mistake, in one sentence and with status 2."""
+    with pytest.raises(SystemExit) as caught:
+        main(["train", *arguments])
+    assert caught.value.code == 2
+    said = capsys.readouterr().err
+    assert said.count("Error:") == 1
+    assert "Traceback" not in said
+    return said
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tests' folder, where "defense_data:network" is found."""
+    monkeypatch.chdir(Path(__file__).parent)
+
+
+@pytest.mark.usefixtures("here")
+def test_the_command_trains_and_says_what_it_saved(
+    npz: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["train", "feature-distillation", "--config", "small", "--data", npz, "--out", str(tmp_path / "out")])
+    assert caught.value.code == 0
+    said = capsys.readouterr().out
+    assert "feature-distillation" in said
+    assert str(tmp_path / "out" / "defense.safetensors") in said
+    loaded: Any = defenses.load(tmp_path / "out")
+    assert sorted(set(loaded.steps.flatten().tolist())) == [1, 40]
+
+
+@pytest.mark.usefixtures("here")
+def test_mistakes_on_the_command_line_are_sentences(
+    npz: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, model = str(tmp_path / "out"), "defense_data:network"
+    small = ("--config", "small", "--out", out)
+    assert "defense should be one of feature-distillation" in fails(capsys, "magic", "--data", npz, *small)
+    assert "data should be" in fails(capsys, "purifier", "--data", str(tmp_path / "none"), "--model", model, *small)
+    assert "model should be given" in fails(capsys, "purifier", "--data", npz, *small)
+    (tmp_path / "empty").mkdir()
+    said = fails(capsys, "feature-distillation", "--data", str(tmp_path / "empty"), *small)
+    assert "one folder of images for each class" in said
+    images, labels = patterns(64, seed=0)
+    np.savez(tmp_path / "wrong.npz", images=images.numpy(), labels=labels.numpy() + 1)
+    said = fails(capsys, "purifier", "--data", str(tmp_path / "wrong.npz"), "--model", model, *small)
+    assert "labels should lie in 0…3 for a model of 4 classes, got 1…4" in said
+    np.savez(tmp_path / "negative.npz", images=images.numpy(), labels=labels.numpy() - 1)
+    said = fails(capsys, "defensive-distillation", "--data", str(tmp_path / "negative.npz"), *small)
+    assert "labels should be at least 0, got -1" in said
+    assert not (tmp_path / "out").exists()
+    said = fails(capsys, "feature-distillation", "--data", npz, "--device", "tpu", *small)
+    assert 'device should be "auto", "cpu"' in said
+    said = fails(capsys, "feature-distillation", "--data", npz, "--precision", "8", *small)
+    assert "precision should be one of 32-true, bf16-mixed" in said
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_a_corrupt_image_is_named(workers: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = folder_of(*patterns(16, seed=0), tmp_path / "tree")
+    broken = root / "class-1" / "001.png"
+    broken.write_bytes(broken.read_bytes()[:100])
+    out = tmp_path / "out"
+    where = ("--data", str(root), "--out", str(out))
+    said = fails(capsys, "feature-distillation", *where, "--size", "16", "--config", "small", "--workers", workers)
+    assert str(broken) in said.replace("\n", "")
+    assert os.listdir(out) == ["run.json"]
+
+
+def test_another_run_in_the_same_folder_is_refused(trained: Trained, tmp_path: Path) -> None:
+    train("feature-distillation", trained, tmp_path)
+    with pytest.raises(ValueError, match=r"without another run, .* where config\.n is 15, not 14"):
+        train("feature-distillation", trained, tmp_path, n=14)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="out should be a folder that can be written"):
+        train("feature-distillation", trained, tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"tuning": replace(FEW, batch_size=65)}, "batch_size should be at most the 64 images to train on, got 65"),
+        ({"tuning": replace(FEW, patience=1)}, "patience needs images held out"),
+        ({"validation": 0.6}, r"validation should be in 0…0\.5, got 0\.6"),
+        ({"tuning": replace(FEW, learning_rate=1e30)}, "should have a finite loss"),
+    ],
+)
+def test_runs_that_cannot_be_are_refused(
+    changes: dict[str, Any], message: str, trained: Trained, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        train("jpeg-ensemble", trained, tmp_path, **changes)
+    assert not (tmp_path / checkpoint.FILE).exists()
+
+
+def test_import_needs_no_package_of_the_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("safetensors", "safetensors.torch", "yaml", "lightning_fabric"):
+        monkeypatch.setitem(sys.modules, name, None)
+    missing = r'pip install "fdjpeg\[train\]"'
+    with pytest.raises(fdjpeg.evaluation.MissingPackage, match=f"safetensors.*{missing}"):
+        defenses.save(defenses.JPEG(), tmp_path)
+    with pytest.raises(fdjpeg.evaluation.MissingPackage, match=f"pyyaml.*{missing}"):
+        config.read(purifier.Config, "small", "purifier")
+    with pytest.raises(fdjpeg.evaluation.MissingPackage, match=f"lightning-fabric.*{missing}"):
+        Run(tmp_path, {})
