@@ -107,6 +107,13 @@ inline void check_same_shape(const Tensor& image, const Tensor& other, const cha
   STD_TORCH_CHECK(same, name, " must have the image's shape ", shape_of(image), ", got ", shape_of(other));
 }
 
+inline void check_floating_alike(const Tensor& image, const Tensor& grad) {
+  STD_TORCH_CHECK(
+      image.scalar_type() == grad.scalar_type() && image.scalar_type() != ScalarType::Byte,
+      "grad must have the image's floating dtype ", torch::headeronly::toString(image.scalar_type()), ", got ",
+      torch::headeronly::toString(grad.scalar_type()));
+}
+
 inline void check_planes(const Tensor& planes, const Geometry& g) {
   STD_TORCH_CHECK(
       planes.dim() == 2 && planes.scalar_type() == ScalarType::Byte && planes.size(0) == g.images &&

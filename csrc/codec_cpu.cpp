@@ -200,10 +200,7 @@ std::tuple<Tensor, Tensor> backward(
   job.input = image_view(image, "image");
   job.grad_output = image_view(grad, "grad");
   check_same_shape(image, grad, "grad");
-  STD_TORCH_CHECK(
-      job.input.type == job.grad_output.type && job.input.type != SampleType::uint8,
-      "grad must have the image's floating dtype ", torch::headeronly::toString(image.scalar_type()), ", got ",
-      torch::headeronly::toString(grad.scalar_type()));
+  check_floating_alike(image, grad);
   job.geometry = geometry_of(image, horizontal, vertical, fancy);
   check_planes(planes, job.geometry);
   const Geometry& g = job.geometry;

@@ -286,15 +286,16 @@ def _without_autocast(device: torch.device) -> AbstractContextManager[None]:
 def _real(
     batch: Tensor, steps: Tensor | None, number: float, setting: Setting, surrogate: Surrogate, soft: bool
 ) -> Tensor:
-    """The round trip in real numbers."""
+    """The round trip in real numbers: a user's own surrogate, and noise, by the reference pieces."""
+    formula = surrogates.formula_of(surrogate)
+    if formula is not None:
+        tables = None if steps is None else steps.to(reference.real_dtype(batch))
+        identity = isinstance(surrogate, Identity)
+        return ops.real_round_trip(batch, tables, number, *setting, formula, soft, identity)
     rounding = surrogate.forward if soft else surrogates.hard_rounding(surrogate)
-    tables = tables_of(batch, steps, number, soft=soft)
     with _without_autocast(batch.device):
-        if not isinstance(surrogate, Identity):
-            return reference.real_round_trip(batch, tables, *setting, rounding)
-        value = reference.real_round_trip(batch.detach(), tables, *setting, rounding)
-        # The difference is 0 in value; where it is NaN, as for an infinite sample, it stays 0.
-        return value if batch.dtype == torch.uint8 else value + (batch - batch.detach()).nan_to_num(nan=0.0)
+        result = reference.real_pipeline(batch, tables_of(batch, steps, number, soft=soft), *setting, rounding)
+        return result if soft or not _may_want_gradient(batch) else ops.once_differentiable(result)
 
 
 def _by_block(
@@ -329,7 +330,7 @@ def _by_block_in_pieces(
     with _without_autocast(batch.device):
         if arithmetic == "real":
             rounding = surrogate.forward if soft else surrogates.hard_rounding(surrogate)
-            result = reference.real_round_trip(image, tables, *setting, rounding)
+            result = reference.real_pipeline(image, tables, *setting, rounding)
         else:
             result = reference.exact_with_surrogate(image, tables, *setting, surrogate)
             if not isinstance(surrogate, StraightThrough):

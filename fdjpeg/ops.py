@@ -15,6 +15,7 @@ from torch import Tensor
 from fdjpeg import _library as _library  # registers the kernels, before what follows adds to them
 from fdjpeg import reference
 from fdjpeg._geometry import BLOCK, Geometry
+from fdjpeg.surrogates import Formula
 
 #: The schemas, as csrc/codec_cpu.cpp defines them. Images are ``(N, C, H, W)``, C 1 or 3; tables are float32
 #: ``(1 or N, 3, 8, 8)`` for Y, Cb and Cr, and None stands for the standard tables at the number ``quality``;
@@ -33,6 +34,14 @@ SCHEMAS = {
     # The same with a surrogate (`fdjpeg.surrogates.slope_table`) for the rounding of coefficients.
     "surrogate_backward": "(Tensor grad, Tensor planes, Tensor image, Tensor? tables, float quality, int horizontal, "
     "int vertical, bool fancy, bool table_gradient, Tensor slopes) -> (Tensor, Tensor)",
+    # The round trip in real numbers, tables in float32 or float64, with a built-in surrogate
+    # (`fdjpeg.surrogates.Formula`) in place of rounding if soft; and where the last limiting let a sample pass.
+    "real_round_trip": "(Tensor image, Tensor? tables, float quality, int horizontal, int vertical, bool fancy, "
+    "str surrogate, float parameter, float floor, bool soft) -> (Tensor, Tensor)",
+    # Its gradient; the tables' in float32, or float64 where the image is float64.
+    "real_round_trip_backward": "(Tensor grad, Tensor mask, Tensor image, Tensor? tables, float quality, "
+    "int horizontal, int vertical, bool fancy, str surrogate, float parameter, float floor, bool soft, "
+    "bool table_gradient) -> (Tensor, Tensor)",
     # Quantized coefficients of Y, Cb and Cr, int16 (N, rows, columns, 8, 8).
     "encode": "(Tensor image, Tensor? tables, float quality, int horizontal, int vertical) -> (Tensor, Tensor, Tensor)",
     # Their image.
@@ -119,6 +128,31 @@ def _surrogate_backward_fake(
     slopes: Tensor,
 ) -> tuple[Tensor, Tensor]:
     return _round_trip_backward_fake(grad, planes, image, tables, quality, horizontal, vertical, fancy, table_gradient)
+
+
+@torch.library.register_fake("fdjpeg::real_round_trip")
+def _real_round_trip_fake(image: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(image), image.new_empty((image.size(0), *image.shape[2:]), dtype=torch.uint8)
+
+
+@torch.library.register_fake("fdjpeg::real_round_trip_backward")
+def _real_round_trip_backward_fake(
+    grad: Tensor,
+    mask: Tensor,
+    image: Tensor,
+    tables: Tensor | None,
+    quality: float,
+    horizontal: int,
+    vertical: int,
+    fancy: bool,
+    surrogate: str,
+    parameter: float,
+    floor: float,
+    soft: bool,
+    table_gradient: bool,
+) -> tuple[Tensor, Tensor]:
+    shape = (image.size(0), 3, BLOCK, BLOCK) if table_gradient else (0,)
+    return torch.empty_like(image), image.new_empty(shape, dtype=reference.real_dtype(image))
 
 
 @torch.library.register_fake("fdjpeg::encode")
@@ -209,22 +243,15 @@ def _backward_vmap(
     planes: Tensor,
     image: Tensor,
     tables: Tensor | None,
-    quality: float,
-    horizontal: int,
-    vertical: int,
-    fancy: bool,
-    table_gradient: bool,
-    *slopes: Tensor,
+    *rest: Any,
 ) -> Any:
     size = info.batch_size
     tables = _merge_tables(tables, in_dims[3], size, _images_in(image, in_dims[2]))
     grad, planes, image = (
         _merge(tensor, dim, size) for tensor, dim in zip((grad, planes, image), in_dims, strict=False)
     )
-    of_image, of_tables = op(
-        grad, planes.contiguous(), image, tables, quality, horizontal, vertical, fancy, table_gradient, *slopes
-    )
-    if not table_gradient:  # the same empty tensor for all
+    of_image, of_tables = op(grad, planes.contiguous(), image, tables, *rest)
+    if of_tables.ndim == 1:  # not wanted: the same empty tensor for all
         return (_split(of_image, size), of_tables), (0, None)
     return (_split(of_image, size), _split(of_tables, size)), (0, 0)
 
@@ -237,6 +264,21 @@ def _round_trip_backward_vmap(info: Any, in_dims: tuple[int | None, ...], *argum
 @_register_vmap("surrogate_backward")
 def _surrogate_backward_vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> Any:
     return _backward_vmap(torch.ops.fdjpeg.surrogate_backward, info, in_dims, *arguments)
+
+
+@_register_vmap("real_round_trip")
+def _real_round_trip_vmap(
+    info: Any, in_dims: tuple[int | None, ...], image: Tensor, tables: Tensor | None, *rest: Any
+) -> Any:
+    size = info.batch_size
+    tables = _merge_tables(tables, in_dims[1], size, _images_in(image, in_dims[0]))
+    results = torch.ops.fdjpeg.real_round_trip(_merge(image, in_dims[0], size), tables, *rest)
+    return tuple(_split(result, size) for result in results), (0, 0)
+
+
+@_register_vmap("real_round_trip_backward")
+def _real_round_trip_backward_vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> Any:
+    return _backward_vmap(torch.ops.fdjpeg.real_round_trip_backward, info, in_dims, *arguments)
 
 
 @_register_vmap("encode")
@@ -455,8 +497,141 @@ class _SurrogateBackward(torch.autograd.Function):
         raise RuntimeError(_ONCE)
 
 
+def real_round_trip(
+    image: Tensor,
+    tables: Tensor | None,
+    quality: float,
+    horizontal: int,
+    vertical: int,
+    fancy: bool,
+    formula: Formula,
+    soft: bool,
+    identity: bool = False,
+) -> Tensor:
+    """The round trip in real numbers, with the gradient of a built-in surrogate.
+
+    Args:
+        image, tables, quality, horizontal, vertical, fancy: as in `SCHEMAS`.
+        formula: the surrogate.
+        soft: whether it stands in for rounding in forward too.
+        identity: let the image's gradient pass the whole layer unchanged (BPDA).
+
+    Returns:
+        The image, differentiable in ``image`` and ``tables``; twice, if soft or straight through.
+    """
+    # Forward rounds, or it is the surrogate itself, which has no floor.
+    arguments = (image, tables, quality, horizontal, vertical, fancy, formula.name, formula.parameter)
+    floor = 0.0 if soft else formula.floor
+    if _wants_autograd(image) or (tables is not None and _wants_autograd(tables)):
+        out, _ = _RealRoundTrip.apply(*arguments, floor, soft, identity)
+    else:
+        out, _ = torch.ops.fdjpeg.real_round_trip(*arguments, floor, soft)
+    return out
+
+
+class _RealRoundTrip(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        image: Tensor,
+        tables: Tensor | None,
+        quality: float,
+        horizontal: int,
+        vertical: int,
+        fancy: bool,
+        surrogate: str,
+        parameter: float,
+        floor: float,
+        soft: bool,
+        identity: bool,
+    ) -> tuple[Tensor, Tensor]:
+        out, mask = torch.ops.fdjpeg.real_round_trip(
+            image, tables, quality, horizontal, vertical, fancy, surrogate, parameter, floor, soft
+        )
+        return out, mask
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        image, tables, *setting, ctx.identity = inputs
+        ctx.setting = setting
+        mask = output[1]
+        ctx.mark_non_differentiable(mask)
+        ctx.save_for_backward(image, tables, mask)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor | None, ...]:
+        image, tables, mask = ctx.saved_tensors
+        table_gradient = ctx.needs_input_grad[1]
+        of_image: Tensor | None = grad
+        of_tables: Tensor | None = None
+        if table_gradient or not ctx.identity:
+            of_image, of_tables = _RealRoundTripBackward.apply(grad, mask, image, tables, *ctx.setting, table_gradient)
+        if not table_gradient:
+            of_tables = None
+        elif of_tables is not None and tables.size(0) == 1:
+            of_tables = of_tables.sum(0, keepdim=True)
+        return grad if ctx.identity else of_image, of_tables, *(None for _ in range(9))
+
+
+class _RealRoundTripBackward(torch.autograd.Function):
+    """Differentiable where `reference.real_second_gradient` is."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        grad: Tensor,
+        mask: Tensor,
+        image: Tensor,
+        tables: Tensor | None,
+        quality: float,
+        horizontal: int,
+        vertical: int,
+        fancy: bool,
+        surrogate: str,
+        parameter: float,
+        floor: float,
+        soft: bool,
+        table_gradient: bool,
+    ) -> tuple[Tensor, Tensor]:
+        of_image, of_tables = torch.ops.fdjpeg.real_round_trip_backward(
+            grad,
+            mask,
+            image,
+            tables,
+            quality,
+            horizontal,
+            vertical,
+            fancy,
+            surrogate,
+            parameter,
+            floor,
+            soft,
+            table_gradient,
+        )
+        return of_image, of_tables
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        grad, _, image, tables, *setting, ctx.table_gradient = inputs
+        ctx.setting = setting
+        ctx.save_for_backward(grad, image, tables)
+
+    @staticmethod
+    def backward(ctx: Any, of_image: Tensor, of_tables: Tensor) -> tuple[Tensor | None, ...]:
+        grad, image, tables = ctx.saved_tensors
+        *_, surrogate, _, _, soft = ctx.setting
+        if not soft and surrogate != "straight-through":
+            raise RuntimeError(_ONCE)
+        tangents = (of_image, of_tables if ctx.table_gradient else None)
+        second = reference.real_second_gradient(tangents, grad, image, tables, *ctx.setting)
+        of_grad, of_image, of_tables = second
+        return of_grad, None, of_image, None if tables is None else of_tables, *(None for _ in range(9))
+
+
 _ONCE = (
-    "a surrogate's gradient under the exact forward cannot be differentiated again: "
+    "a surrogate's gradient under a forward that rounds cannot be differentiated again: "
     "use gradient='straight-through' or 'identity', or arithmetic='real' with soft=True"
 )
 

@@ -1,9 +1,9 @@
 """The oracle: JPEG in plain torch, slow and obvious, on any device.
 
-Two arithmetics share one geometry. The integer functions are libjpeg-turbo's, step by step and bit by bit; the four
-that bear an op's name (`round_trip`, `round_trip_backward`, `encode`, `decode`) have that op's signature and stand in
-for it wherever no kernel is registered. The functions named ``real_…`` are the same steps in real numbers, with
-gradients by autograd; `exact_with_surrogate` joins the two: the integers' values, the real numbers' derivatives.
+Two arithmetics share one geometry. The integer functions are libjpeg-turbo's, step by step and bit by bit; those named
+``real_…`` are the same steps in real numbers, `real_pipeline` with gradients by autograd; `exact_with_surrogate` joins
+the two: the integers' values, the real numbers' derivatives. A function that bears an op's name has that op's signature
+and stands in for it wherever no kernel is registered.
 
 Shapes: a component is ``(N, height, width)``; blocks are ``(N, rows, columns, 8, 8)``, indexed by [vertical frequency,
 horizontal frequency] once they are transformed. Integers are int32 tensors, whose arithmetic wraps around.
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ._geometry import BLOCK, Geometry, Plane
 from ._standard_tables import STANDARD_CHROMA, STANDARD_LUMA
-from .surrogates import Surrogate, interpolate_slopes
+from .surrogates import Formula, Surrogate, hard_rounding, interpolate_slopes, surrogate_of
 
 _Number = TypeVar("_Number", int, float)
 
@@ -88,7 +88,7 @@ def _table(tables: Tensor | Sequence[Tensor], component: int) -> Tensor:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _real_dtype(image: Tensor) -> torch.dtype:
+def real_dtype(image: Tensor) -> torch.dtype:
     """What real numbers about an image are computed in: float64 for float64, else float32."""
     return torch.float64 if image.dtype == torch.float64 else torch.float32
 
@@ -97,7 +97,7 @@ def to_bytes(image: Tensor) -> Tensor:
     """The bytes of an image, int32: ``rint(255 x)``, saturating, NaN as 0; a uint8 image holds them already."""
     if image.dtype == torch.uint8:
         return image.to(torch.int32)
-    scaled = 255 * image.to(_real_dtype(image))
+    scaled = 255 * image.to(real_dtype(image))
     return scaled.nan_to_num(nan=0.0).round().clamp(0, 255).to(torch.int32)
 
 
@@ -616,7 +616,7 @@ def _laid_out_like(image: Tensor, samples: Tensor) -> Tensor:
     return torch.zeros_like(image, dtype=samples.dtype) + samples  # a sum takes its first term's order
 
 
-def real_round_trip(
+def real_pipeline(
     image: Tensor,
     tables: Tensor | Sequence[Tensor],
     horizontal: int,
@@ -640,16 +640,197 @@ def real_round_trip(
         The image, of ``image``'s dtype; floating in [0, 1], uint8 rounded half to even.
     """
     geometry = _geometry(image, horizontal, vertical)
-    dtype = _real_dtype(image)
-    samples = image.to(dtype) if image.dtype == torch.uint8 else 255 * image.to(dtype)
     decoded = []
-    for i, component in enumerate(_components_of(samples, geometry)):
-        level = 128 if i == 0 else 0
-        step = _table(tables, i).to(dtype)
-        coefficients = rounding(real_dct(to_blocks(component - level)) / step)
-        decoded.append(from_blocks(real_idct(coefficients * step)) + level)
-    samples = _laid_out_like(image, _samples_of(decoded, geometry, fancy).clamp(0, 255))
+    for i, coefficients in enumerate(_real_transformed(image, geometry)):
+        step = _table(tables, i).to(coefficients.dtype)
+        decoded.append(from_blocks(real_idct(rounding(coefficients / step) * step)))
+    return _limited(image, _real_samples(decoded, geometry, fancy))
+
+
+def _real_transformed(image: Tensor, geometry: Geometry) -> list[Tensor]:
+    """Each component's coefficients, in units of samples of 0…255; Y less its level shift."""
+    real = image.to(real_dtype(image))
+    samples = real if image.dtype == torch.uint8 else 255 * real
+    level = [128, 0, 0]
+    return [real_dct(to_blocks(component - level[i])) for i, component in enumerate(_components_of(samples, geometry))]
+
+
+def _real_samples(decoded: Sequence[Tensor], geometry: Geometry, fancy: bool) -> Tensor:
+    """Decoded components, Y less its level shift, as samples of 0…255 before the last limiting."""
+    return _samples_of([decoded[0] + 128, *decoded[1:]], geometry, fancy)
+
+
+def _limited(image: Tensor, samples: Tensor) -> Tensor:
+    """Samples of 0…255 as an image of ``image``'s dtype and layout; bytes are rounded half to even."""
+    samples = _laid_out_like(image, samples.clamp(0, 255))
     return samples.round().to(torch.uint8) if image.dtype == torch.uint8 else (samples / 255).to(image.dtype)
+
+
+def real_tables(tables: Tensor | None, quality: float, soft: bool, image: Tensor) -> Tensor:
+    """The op's tables; the standard ones are whole, or real numbers of at least 1 if ``soft``."""
+    dtype = real_dtype(image)
+    if tables is not None:
+        return tables.to(dtype)
+    if not soft:
+        return standard_tables(quality, image.device).to(dtype)
+    quality = min(100.0, max(1.0, quality))
+    percentage = 5000 / quality if quality < 50 else 200 - 2 * quality
+    base = torch.tensor([[STANDARD_LUMA, STANDARD_CHROMA, STANDARD_CHROMA]], dtype=dtype, device=image.device)
+    return (base * (percentage / 100)).clamp(min=1)
+
+
+def real_round_trip(
+    image: Tensor,
+    tables: Tensor | None,
+    quality: float,
+    horizontal: int,
+    vertical: int,
+    fancy: bool,
+    surrogate: str,
+    parameter: float,
+    floor: float,
+    soft: bool,
+) -> tuple[Tensor, Tensor]:
+    """The op ``fdjpeg::real_round_trip``: `real_pipeline` with a built-in surrogate.
+
+    Args:
+        image: as for `real_pipeline`.
+        tables: as for `real_pipeline`; or None for the standard ones.
+        quality: 1…100, read only where ``tables`` is None.
+        horizontal: as for `round_trip`.
+        vertical: as for `round_trip`.
+        fancy: as for `round_trip`.
+        surrogate: its name, and the next two the rest of its `fdjpeg.surrogates.Formula`.
+        parameter: of the surrogate.
+        floor: under its derivative: of no account here.
+        soft: whether the surrogate takes the place of rounding.
+
+    Returns:
+        The image, as ``torch.empty_like(image)`` is laid out, and where the last limiting let it pass: uint8
+        ``(N, H, W)``, bit c for channel c.
+    """
+    geometry = _geometry(image, horizontal, vertical)
+    rounding = surrogate_of(Formula(surrogate, parameter, floor)).forward if soft else torch.round
+    steps = real_tables(tables, quality, soft, image)
+    decoded = [
+        from_blocks(real_idct(rounding(coefficients / _table(steps, i)) * _table(steps, i)))
+        for i, coefficients in enumerate(_real_transformed(image, geometry))
+    ]
+    samples = _real_samples(decoded, geometry, fancy)
+    inside = (samples >= 0) & (samples <= 255)
+    mask = reduce(add, [passed.to(torch.uint8) << c for c, passed in enumerate(inside.unbind(1))])
+    return torch.empty_like(image).copy_(_limited(image, samples)), mask
+
+
+def real_round_trip_backward(
+    grad: Tensor,
+    mask: Tensor,
+    image: Tensor,
+    tables: Tensor | None,
+    quality: float,
+    horizontal: int,
+    vertical: int,
+    fancy: bool,
+    surrogate: str,
+    parameter: float,
+    floor: float,
+    soft: bool,
+    table_gradient: bool,
+) -> tuple[Tensor, Tensor]:
+    """The op ``fdjpeg::real_round_trip_backward``: the vector-Jacobian product of `real_round_trip`.
+
+    Args:
+        grad: the gradient of the image that came out, ``(N, C, H, W)``, floating, any strides.
+        mask: the second result of `real_round_trip`.
+        image: as for `real_round_trip`, and so the others.
+        tables: as for `real_round_trip`.
+        quality: as for `real_round_trip`.
+        horizontal: as for `round_trip`.
+        vertical: as for `round_trip`.
+        fancy: as for `round_trip`.
+        surrogate: as for `real_round_trip`, and so the next two.
+        parameter: of the surrogate.
+        floor: under its derivative.
+        soft: as for `real_round_trip`.
+        table_gradient: whether the tables' gradient is wanted.
+
+    Returns:
+        The gradient of ``image``, laid out like it; and that of the tables, for each image: ``(N, 3, 8, 8)`` in the
+        type that is computed in, or ``(0,)`` where it is not wanted.
+    """
+    geometry = _geometry(image, horizontal, vertical)
+    dtype = real_dtype(image)
+    stands_in = surrogate_of(Formula(surrogate, parameter, floor))
+    steps = real_tables(tables, quality, soft, image)
+    inside = torch.stack([(mask >> c) & 1 for c in range(geometry.channels)], 1) > 0
+    gradients = _samples_of_adjoint(torch.where(inside, grad.to(dtype), 0), geometry, fancy)
+    of_tables = torch.zeros(image.size(0), 3, BLOCK, BLOCK, device=image.device, dtype=dtype)
+    components = []
+    for i, (coefficients, gradient) in enumerate(zip(_real_transformed(image, geometry), gradients, strict=True)):
+        step = _table(steps, i)
+        c = coefficients / step
+        slope = stands_in.derivative(c)
+        of_coefficients = real_dct(to_blocks(gradient))
+        # A coefficient acts on the samples of 0…255, which leave as samples of 0…1.
+        used = stands_in.forward(c) if soft else c.round()
+        of_tables[:, i] = (of_coefficients * (used - c * slope)).sum((1, 2)) / 255
+        components.append(from_blocks(real_idct(of_coefficients * slope)))
+    of_image = torch.empty_like(image).copy_(_components_of_adjoint(components, geometry))
+    return of_image, of_tables if table_gradient else torch.empty(0, device=image.device, dtype=dtype)
+
+
+def real_second_gradient(
+    tangents: tuple[Tensor, Tensor | None],
+    grad: Tensor,
+    image: Tensor,
+    tables: Tensor | None,
+    quality: float,
+    horizontal: int,
+    vertical: int,
+    fancy: bool,
+    surrogate: str,
+    parameter: float,
+    floor: float,
+    soft: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The vector-Jacobian product of `real_round_trip_backward`, by differentiating `real_pipeline` twice.
+
+    Args:
+        tangents: gradients of that op's two results; None for tables whose gradient was not wanted.
+        grad: as for `real_round_trip_backward`, and so the others; ``surrogate`` is soft or straight-through.
+        image: as there.
+        tables: as there.
+        quality: as there.
+        horizontal: as there.
+        vertical: as there.
+        fancy: as there.
+        surrogate: as there.
+        parameter: as there.
+        floor: as there.
+        soft: as there.
+
+    Returns:
+        Gradients of ``grad``, ``image`` and the tables.
+    """
+    stands_in = surrogate_of(Formula(surrogate, parameter, floor))
+    rounding = stands_in.forward if soft else hard_rounding(stands_in)
+    steps = real_tables(tables, quality, soft, image)
+
+    def gradients(grad: Tensor, image: Tensor, steps: Tensor) -> tuple[Tensor, ...]:
+        def round_trip(image: Tensor, steps: Tensor) -> Tensor:
+            return real_pipeline(image, steps, horizontal, vertical, fancy, rounding)
+
+        pullback: Callable[[Tensor], tuple[Tensor, ...]] = torch.func.vjp(
+            round_trip, image, steps.expand(image.size(0), -1, -1, -1)
+        )[1]
+        return pullback(grad)
+
+    of_image, of_tables = tangents
+    if of_tables is None:
+        of_tables = steps.new_zeros(image.size(0), 3, BLOCK, BLOCK)
+    pullback: Callable[..., tuple[Tensor, ...]] = torch.func.vjp(gradients, grad, image, steps)[1]
+    of_grad, of_image, of_steps = pullback((of_image, of_tables))
+    return of_grad, of_image, of_steps
 
 
 def quantize_channels(image: Tensor, steps: Tensor, rounding: Callable[[Tensor], Tensor]) -> Tensor:
@@ -688,7 +869,7 @@ def _table_errors(image: Tensor, tables: Tensor | None, quality: float, geometry
     for i, blocks in enumerate(_transformed(image, geometry)):
         step = 8 * _table(steps, i)
         exact = step * quantize(blocks, _table(steps, i)) - blocks  # subtracted as integers, so nothing cancels
-        errors.append(exact.to(_real_dtype(image)) / step)
+        errors.append(exact.to(real_dtype(image)) / step)
     return errors
 
 
@@ -725,7 +906,7 @@ def round_trip_backward(
     """
     geometry = _geometry(image, horizontal, vertical)
     inside = _within_range(_unpack_planes(planes, geometry), geometry, fancy)
-    gradient = grad.to(_real_dtype(image))
+    gradient = grad.to(real_dtype(image))
     components = _samples_of_adjoint(torch.where(inside, gradient, 0), geometry, fancy)
     samples = torch.where(image.isnan(), 0, _components_of_adjoint(components, geometry))
     of_image = torch.empty_like(image).copy_(samples)
@@ -772,7 +953,7 @@ def surrogate_backward(
     geometry = _geometry(image, horizontal, vertical)
     steps = _steps(tables, quality, image.device)
     inside = _within_range(_unpack_planes(planes, geometry), geometry, fancy)
-    gradient = torch.where(inside, grad.to(_real_dtype(image)), 0)
+    gradient = torch.where(inside, grad.to(real_dtype(image)), 0)
     of_tables = torch.zeros(image.size(0), 3, BLOCK, BLOCK, device=image.device, dtype=gradient.dtype)
     components = []
     adjoint = _samples_of_adjoint(gradient, geometry, fancy)
@@ -810,7 +991,7 @@ def straight_through_tangent(
     """
     geometry = _geometry(image, horizontal, vertical)
     inside = _within_range(_unpack_planes(planes, geometry), geometry, fancy)
-    change = torch.where(image.isnan(), 0, v.to(_real_dtype(image)))
+    change = torch.where(image.isnan(), 0, v.to(real_dtype(image)))
     samples = _samples_of(_components_of(change, geometry), geometry, fancy)
     return torch.where(inside, samples, 0).to(v.dtype)
 
@@ -842,7 +1023,7 @@ def table_tangent(
     """
     geometry = _geometry(image, horizontal, vertical)
     inside = _within_range(_unpack_planes(planes, geometry), geometry, fancy)
-    change = v.to(_real_dtype(image))
+    change = v.to(real_dtype(image))
     components = [
         from_blocks(real_idct(_table(change, i) * errors))
         for i, errors in enumerate(_table_errors(image, tables, quality, geometry))
@@ -907,7 +1088,7 @@ def exact_with_surrogate(
         The image, of ``image``'s dtype.
     """
     geometry = _geometry(image, horizontal, vertical)
-    dtype = _real_dtype(image)
+    dtype = real_dtype(image)
     dx = torch.where(image.isnan(), 0, differential(image.to(dtype)))
 
     steps, coefficients, changes = [], [], []

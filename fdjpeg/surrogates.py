@@ -14,7 +14,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -345,7 +345,8 @@ class Noise:
 
 #: The surrogates that need no more than their name. (Not noise: without a generator of its own it cannot be repeated.)
 _NAMED = (StraightThrough, Identity, Cubic, Sine, Fourier, Tanh, Softmax, Zero)
-_BY_NAME: dict[str, Callable[[], Surrogate]] = {kind.name: kind for kind in _NAMED}
+_BY_NAME: dict[str, Callable[..., Surrogate]] = {kind.name: kind for kind in _NAMED}
+_NAMES: dict[type, str] = {kind: kind.name for kind in _NAMED}
 
 
 def resolve(gradient: str | Surrogate) -> Surrogate:
@@ -383,6 +384,38 @@ def hard_rounding(surrogate: Surrogate) -> Callable[[Tensor], Tensor]:
         return point.round() + surrogate.derivative(point) * (c - point)
 
     return rounding
+
+
+class Formula(NamedTuple):
+    """A built-in surrogate as the kernels of the real arithmetic take it."""
+
+    name: str
+    parameter: float  #: alpha, or the number of terms; else 0
+    floor: float
+
+
+def formula_of(surrogate: Surrogate) -> Formula | None:
+    """What `surrogate_of` makes ``surrogate`` of again; None if it is noise or a user's own.
+
+    `Identity` is given as `StraightThrough`, which it is for coefficients.
+    """
+    kind = type(surrogate)
+    if isinstance(surrogate, (StraightThrough, Zero)) and kind in _NAMED:
+        return Formula(Zero.name if kind is Zero else StraightThrough.name, 0.0, 0.0)
+    if isinstance(surrogate, _Floored) and kind in _NAMED:
+        parameter = getattr(surrogate, "alpha", getattr(surrogate, "terms", 0))
+        return Formula(_NAMES[kind], float(parameter), float(surrogate.floor))
+    return None
+
+
+def surrogate_of(formula: Formula) -> Surrogate:
+    """The surrogate that a formula stands for."""
+    kind = _BY_NAME[formula.name]
+    if kind in (Tanh, Softmax):
+        return kind(formula.parameter, floor=formula.floor)
+    if kind is Fourier:
+        return kind(int(formula.parameter), floor=formula.floor)
+    return kind(floor=formula.floor) if kind in (Cubic, Sine) else kind()
 
 
 def _turns(c: Tensor) -> Tensor:

@@ -333,7 +333,7 @@ def test_real_round_trip_of_one_grey_block() -> None:
     basis = np.stack([t81_dct(np.eye(64)[n].reshape(8, 8)).ravel() for n in range(64)])  # rows by sample
     expected = np.clip((basis @ (k * steps).ravel()).reshape(8, 8) + 128, 0, 255) / 255
     tables = torch.from_numpy(steps).expand(1, 3, 8, 8)
-    got = reference.real_round_trip(torch.from_numpy(pixels)[None, None], tables, 2, 2, True)
+    got = reference.real_pipeline(torch.from_numpy(pixels)[None, None], tables, 2, 2, True)
     np.testing.assert_allclose(got[0, 0].numpy(), expected, atol=1e-12)
 
 
@@ -343,12 +343,12 @@ def test_colour_is_bt_601() -> None:
     image = colour[:, None, None].expand(1, 3, 8, 8)
     tables = torch.ones(1, 3, 8, 8, dtype=torch.float64)
     tables[:, 1:] = 1e6  # chroma is lost: what comes back is luma
-    got = reference.real_round_trip(image, tables, 1, 1, True, lambda c: torch.where(c.abs() < 1e-2, 0, c))
+    got = reference.real_pipeline(image, tables, 1, 1, True, lambda c: torch.where(c.abs() < 1e-2, 0, c))
     luma = 0.299 * 0.9 + 0.587 * 0.2 + 0.114 * 0.4
     torch.testing.assert_close(got, torch.full_like(image, luma))
     tables = torch.ones(1, 3, 8, 8, dtype=torch.float64)
     tables[:, 1] = 1e6  # only Cb is lost
-    got = reference.real_round_trip(image, tables, 1, 1, True, lambda c: torch.where(c.abs() < 1e-2, 0, c))
+    got = reference.real_pipeline(image, tables, 1, 1, True, lambda c: torch.where(c.abs() < 1e-2, 0, c))
     cr = 0.713267 * (0.9 - luma)
     expected = torch.tensor([luma + 1.402 * cr, luma - 0.714136 * cr, luma], dtype=torch.float64)
     torch.testing.assert_close(got[0, :, 0, 0], expected, rtol=0, atol=1e-5)
@@ -357,7 +357,7 @@ def test_colour_is_bt_601() -> None:
 @every_channels
 def test_real_round_trip_without_rounding_is_the_identity(channels: int) -> None:
     image = torch.rand(2, channels, 19, 37, dtype=torch.float64, generator=torch.Generator().manual_seed(11))
-    got = reference.real_round_trip(image, random_tables(2, 11), 1, 1, True, lambda c: c)
+    got = reference.real_pipeline(image, random_tables(2, 11), 1, 1, True, lambda c: c)
     torch.testing.assert_close(got, image, rtol=0, atol=1e-12)
 
 
@@ -371,7 +371,7 @@ def test_real_resampling_is_libjpegs_but_for_its_biases(subsampling: str, fancy:
     for height, width in SIZES:
         image = torch.rand(8, 3, height, width, generator=generator)
         exact, _ = reference.round_trip(image, ones, 75, *SAMPLING_FACTORS[subsampling], fancy)
-        real = reference.real_round_trip(image, ones, *SAMPLING_FACTORS[subsampling], fancy)
+        real = reference.real_pipeline(image, ones, *SAMPLING_FACTORS[subsampling], fancy)
         errors.append(255 * (exact - real).flatten())
     error = torch.cat(errors)
     assert error.abs().max() < 6
@@ -383,10 +383,10 @@ def test_real_round_trip_keeps_dtype_and_layout(dtype: torch.dtype) -> None:
     samples = interior((2, 3, 9, 11), 13)
     image = (255 * samples).round().to(torch.uint8) if dtype == torch.uint8 else samples.to(dtype)
     image = image.to(memory_format=torch.channels_last)
-    got = reference.real_round_trip(image, random_tables(1, 13, 20), 2, 2, True)
+    got = reference.real_pipeline(image, random_tables(1, 13, 20), 2, 2, True)
     assert got.dtype == dtype
     assert got.stride() == image.stride()
-    in_float64 = reference.real_round_trip(
+    in_float64 = reference.real_pipeline(
         image.double() / (255 if dtype == torch.uint8 else 1), random_tables(1, 13, 20).double(), 2, 2, True
     )
     if dtype == torch.uint8:
@@ -402,9 +402,7 @@ def test_real_round_trip_gradcheck(subsampling: str, fancy: bool) -> None:
     tables = random_tables(1, 14, 20).double().requires_grad_()
 
     def soft(image: Tensor, tables: Tensor) -> Tensor:
-        return reference.real_round_trip(
-            image, tables, *SAMPLING_FACTORS[subsampling], fancy, surrogates.Sine().forward
-        )
+        return reference.real_pipeline(image, tables, *SAMPLING_FACTORS[subsampling], fancy, surrogates.Sine().forward)
 
     assert torch.autograd.gradcheck(soft, (image, tables), fast_mode=True)
 
@@ -426,7 +424,7 @@ def test_adjoint_of_the_real_pipeline(subsampling: str, fancy: bool, channels: i
         v, g = torch.randn(2, *image.shape, generator=generator, dtype=torch.float64)
         step = 1e-3
         ahead, behind = (
-            reference.real_round_trip(image + s * v, tables, *factors, fancy, lambda c: c) for s in (step, -step)
+            reference.real_pipeline(image + s * v, tables, *factors, fancy, lambda c: c) for s in (step, -step)
         )
         differences = (ahead - behind) / (2 * step)
         _, planes = reference.round_trip(image, tables, 75, *factors, fancy)
@@ -638,7 +636,7 @@ def test_surrogate_gradients_equal_the_real_pipelines(subsampling: str, fancy: b
 
     exact = gradient(lambda x: reference.exact_with_surrogate(x, tables, *factors, fancy, Wave()))
     hard = surrogates.hard_rounding(Wave())
-    real = gradient(lambda x: reference.real_round_trip(x, tables, *factors, fancy, hard))
+    real = gradient(lambda x: reference.real_pipeline(x, tables, *factors, fancy, hard))
     assert (exact - real).norm() < 0.02 * real.norm()
 
 
