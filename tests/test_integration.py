@@ -56,8 +56,14 @@ def _op_arguments(name: str, image: Tensor, tables: Tensor | None, quality: floa
         coefficients = torch.ops.fdjpeg.encode(image, *setting)
         steps = torch.full((1, 3, 8, 8), 9.0) if tables is None else tables
         return *coefficients, steps, *image.shape[2:], *factors, True, image.dtype
-    _, planes = torch.ops.fdjpeg.round_trip(image, *setting, True)
+    sine = ("sine", 0.0, 0.0, image.is_floating_point())
+    if name == "real_round_trip":
+        return image, *setting, True, *sine
     grad = torch.ones_like(image)
+    if name == "real_round_trip_backward":
+        _, mask = torch.ops.fdjpeg.real_round_trip(image, *setting, True, *sine)
+        return grad, mask, image, *setting, True, *sine, tables is not None
+    _, planes = torch.ops.fdjpeg.round_trip(image, *setting, True)
     slopes = surrogates.slope_table(surrogates.resolve("cubic"), image.device)
     if name == "round_trip_backward":
         return grad, planes, image, *setting, True, tables is not None
