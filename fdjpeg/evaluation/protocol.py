@@ -346,44 +346,60 @@ class Evaluation:
     # --- jobs -------------------------------------------------------------------------------------------------------
 
     def jobs(self) -> Iterator[Job]:
-        """All experiments, each after those whose cells it needs."""
+        """All experiments, each after those whose cells it needs, and those first of which most is learned."""
         judged = {"defenses": [self.describe(defense) for defense in self.defenses]}
         yield Job("clean accuracy", {"threat": "clean", **judged}, self.clean_cells)
-        plain = {"defenses": [self.describe(defense) for defense in self.defenses if defense.first is None]}
         noise = Noise(seed=self.seed, norm=self.norm)
         for eps in self.radii:
-            at, radius = f"at {format_eps(eps)}", {"eps": str(eps)}
-            yield Job(f"noise {at}", {**noise.settings(), **judged, **radius}, partial(self.noise_cells, noise, eps))
-            for attack in self.white_box:
-                named = {"attack": _onwards(attack).settings(), **radius}
-                yield Job(
-                    f"{attack.name} on the bare network {at}",
-                    {"threat": "gray-box", **named, **plain},
-                    partial(self.bare_cells, attack, eps),
-                )
+            settings = {**noise.settings(), **judged, "eps": str(eps)}
+            yield Job(f"noise at {format_eps(eps)}", settings, partial(self.noise_cells, noise, eps))
+        yield from self.bare_jobs()
+        for attack in self.attacks:
+            yield from self.adaptive_jobs(attack)
+        yield from self.elsewhere_jobs()
+        if self.checks:
+            yield from self.check_jobs()
+
+    @property
+    def plain(self) -> dict[str, Any]:
+        """All of the defences whose images an attacker meets as they are, that decides a figure."""
+        return {"defenses": [self.describe(defense) for defense in self.defenses if defense.first is None]}
+
+    def bare_jobs(self) -> Iterator[Job]:
+        """The bare network attacked: white-box for itself, gray-box for the defences."""
+        for attack in self.white_box:
+            for eps in self.radii:
+                settings = {"threat": "gray-box", "attack": _onwards(attack).settings(), "eps": str(eps), **self.plain}
+                name = f"{attack.name} on the bare network at {format_eps(eps)}"
+                yield Job(name, settings, partial(self.bare_cells, attack, eps))
+
+    def elsewhere_jobs(self) -> Iterator[Job]:
+        """The bare network attacked behind the first pass of a defence, and other networks attacked."""
+        for attack in self.white_box:
+            for eps in self.radii:
+                at, by = f"at {format_eps(eps)}", {"attack": _onwards(attack).settings(), "eps": str(eps)}
                 for defense in self.defenses:
                     if defense.first is not None:
                         yield Job(
                             f"{attack.name} on the bare network after the first pass of {defense.name} {at}",
-                            {"threat": "gray-box", **named, "defense": self.describe(defense)},
+                            {"threat": "gray-box", "defense": self.describe(defense), **by},
                             partial(self.entered_cells, attack, defense, eps),
                         )
                 for network in self.transfer:
                     yield Job(
                         f"{attack.name} on {network.name} {at}",
-                        {"threat": "transfer", **named, **plain, "source": network.digest()},
+                        {"threat": "transfer", "source": network.digest(), **by, **self.plain},
                         partial(self.transfer_cells, attack, network, eps),
                     )
-        for attack in self.attacks:
-            tried = {d.name: (None,) if isinstance(attack, GRADIENT_FREE) else d.gradients for d in self.defenses}
-            # The first gradient of each defence, then the second: a run that is stopped has something of all of them.
-            for place in range(max(len(gradients) for gradients in tried.values())):
-                for defense in self.defenses:
-                    for gradient in tried[defense.name][place : place + 1]:
-                        for eps in self.radii:
-                            yield self.adaptive_job(attack, defense, gradient, eps)
-        if self.checks:
-            yield from self.check_jobs()
+
+    def adaptive_jobs(self, attack: Attack) -> Iterator[Job]:
+        """The first gradient of each defence, then the second: a run that is stopped has something of all of them."""
+        tried = {d.name: (None,) if isinstance(attack, GRADIENT_FREE) else d.gradients for d in self.defenses}
+        for place in range(max(len(gradients) for gradients in tried.values())):
+            for defense in self.defenses:
+                for gradient in tried[defense.name][place : place + 1]:
+                    for eps in self.radii:
+                        yield self.adaptive_job(attack, defense, gradient, eps)
 
     def adaptive_job(self, attack: Attack, defense: Defense, gradient: str | None, eps: Fraction) -> Job:
         """An attack on a defended network."""
