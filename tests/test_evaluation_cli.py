@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from evaluation_cases import smooth, tiny
+from typer.main import get_command
 
 from fdjpeg import cli, cli_evaluate, evaluation
 from fdjpeg.evaluation.data import to_bytes
@@ -181,3 +183,40 @@ def test_two_processes_and_a_killed_run_give_the_report_of_one(tmp_path, options
     assert not Path("killed", "report.html").exists()
     assert run(*options, "--out", "killed") == 0
     assert results("killed") == results("one")
+
+
+# --- what the documentation says --------------------------------------------------------------------------------------
+
+PAGE = (TESTS.parent / "docs" / "evaluation.md").read_text(encoding="utf-8")
+CONFIGS = sorted((TESTS.parent / "benchmarks" / "evaluation").glob("*.yaml"))
+
+
+def test_every_option_of_the_documentation_exists() -> None:
+    there = {option for item in get_command(cli.app).commands["evaluate"].params for option in item.opts}  # type: ignore[attr-defined]
+    there |= {option for item in get_command(cli.app).commands["evaluate"].params for option in item.secondary_opts}  # type: ignore[attr-defined]
+    named = set(re.findall(r"--[a-z][a-z-]+", PAGE))
+    assert len(named) > 12
+    assert named - there == {"--help", "--nproc-per-node"}  # Typer's and torchrun's own
+
+
+def test_every_name_of_the_documentation_exists(tmp_path) -> None:
+    defences = re.findall(r"`((?:jpeg|random-jpeg|stochastic-jpeg|feature-distillation):[^`…]+)`", PAGE)
+    assert len(defences) > 5
+    for name in defences:
+        assert evaluation.parse_defense(name).gradients
+    for name in re.search(r"\*\*Attacks\*\*(.*?)\n\n", PAGE, re.DOTALL)[1].split("`")[3::2]:  # type: ignore[index]
+        if not name.startswith("fdjpeg"):
+            assert re.sub(r"-\d.*", "", name) in evaluation.NAMES
+    (tmp_path / "run.yaml").write_text(re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)[0])
+    assert cli_evaluate.resolve("quick", tmp_path / "run.yaml", {}).defense == {
+        "jpeg:75": ["cubic"],
+        "jpeg:50": ["identity", "cubic", "tanh"],
+    }
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda file: file.stem)
+def test_settings_of_published_tables_can_be_read(config: Path) -> None:
+    settings = cli_evaluate.resolve("quick", config, {})
+    for name in settings.defense:
+        assert evaluation.parse_defense(name, settings.gradient).gradients
+    assert config.name in PAGE
