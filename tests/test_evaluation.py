@@ -320,7 +320,9 @@ def test_evaluate_changes_nothing_of_the_callers(photographs: ImageSet) -> None:
 
 def test_results_do_not_depend_on_the_batch_size(network: Network, photographs: ImageSet) -> None:
     reports = [
-        evaluation.evaluate(network, photographs, defenses=["jpeg:50"], eps=["6/255"], batch_size=n, attacks=["pgd-4"])
+        evaluation.evaluate(
+            network, photographs, defenses=["jpeg:50"], eps=["6/255"], batch_size=n, attacks=["pgd-4"], checks=False
+        )
         for n in (1, 4, 6)
     ]
     seen = [[cell.predicted for cell in report.cells] for report in reports]
@@ -431,6 +433,16 @@ def test_a_batch_that_does_not_fit_is_halved(photographs: ImageSet) -> None:
     assert [c.predicted for c in report.cells] == [c.predicted for c in expected.cells]
     with pytest.raises(ValueError, match="batch_size should be one that fits into memory, but 1 does not"):
         small(Network(Full(0), "tiny"), photographs)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_network_on_a_gpu_is_judged_there(network: Network, photographs: ImageSet) -> None:
+    network.module.to("cuda")
+    report = small(network, photographs, defenses=["jpeg:75", "stochastic-jpeg:20+80"], draws=2)
+    assert report.settings["device"] == "cuda:0"
+    assert check(report, "Every judged image is Pillow's").passed
+    assert report.rows[0].clean == len(photographs)
 
 
 # --- defences by name -------------------------------------------------------------------------------------------------
