@@ -27,7 +27,9 @@ def train(
     out: Annotated[Path, typer.Option(help="Folder of the saved defence, and of what a stopped run goes on from.")] = (
         Path("fdjpeg-defense")
     ),
-    size: Annotated[int, typer.Option(min=1, help="Photographs and folders: pixels of the resized square.")] = 224,
+    size: Annotated[
+        int | None, typer.Option(min=1, help="Pixels of the resized square; files of a folder become 224 if not given.")
+    ] = None,
     device: Annotated[str, typer.Option(help='"auto", "cpu" or "cuda".')] = "auto",
     precision: Annotated[str, typer.Option(help='"32-true" or "bf16-mixed".')] = "32-true",
     workers: Annotated[int, typer.Option(help="Processes that read images.")] = 0,

@@ -285,14 +285,16 @@ def pictures(count: int) -> list[tuple[Image.Image, int]]:
 def test_data_sets_of_other_libraries_are_sampled(installed) -> None:
     class Set(list):
         def __init__(self, root: str, train: bool = True, download: bool = False) -> None:
-            assert not train
             assert download
-            super().__init__(pictures(9))
+            super().__init__(pictures(12 if train else 9))
 
     installed("torchvision.datasets", Set=Set)
     whole = evaluation.load_images("torchvision:Set")
     assert to_bytes(whole.images)[:, 0, 0, 0].tolist() == list(range(9))
     assert len(evaluation.load_images("torchvision:Set", count=4)) == 4
+    assert len(evaluation.load_images("torchvision:Set:train")) == 12
+    with pytest.raises(ValueError, match="split of a torchvision data set should be test or train, got 'val'"):
+        evaluation.load_images("torchvision:Set:val")
     with pytest.raises(ValueError, match="data should name a torchvision data set, got 'Other'"):
         evaluation.load_images("torchvision:Other")
 

@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from fdjpeg import evaluation
 from fdjpeg.evaluation import ImageSet
 from fdjpeg.evaluation.data import fit, to_tensor
+from fdjpeg.evaluation.sources import class_indices
 
 #: An image as bytes or floats in [0, 1], ``(C, H, W)``, its class, and its index; or what went wrong with its file.
 Item = tuple[Tensor, int, int] | ValueError
@@ -93,18 +94,19 @@ class FolderImages(Images):
             raise ValueError(f"data should hold images that Pillow reads, got {str(file)!r}: {error}") from error
 
 
-def load(name: str, size: int = 224) -> Images:
+def load(name: str, size: int | None = None) -> Images:
     """Images by the name that the command line takes: a folder of class folders, or what ``fdjpeg evaluate`` takes.
 
     Args:
         name: see `fdjpeg.evaluation.load_images`; images of folders are read anew in every epoch, all else is kept in
             memory.
-        size: pixels of the square that photographs and files are resized to.
+        size: pixels of the square that images are resized to and cut. If None, files of a folder and photographs become
+            224 × 224, and all else keeps its size.
 
     Raises:
         ValueError: there is no such thing, or it holds no images.
     """
-    return _folder(Path(name), size) if Path(name).is_dir() else of(evaluation.load_images(name, size))
+    return _folder(Path(name), size or 224) if Path(name).is_dir() else of(evaluation.load_images(name, size))
 
 
 def of(images: ImageSet) -> StoredImages:
@@ -115,14 +117,13 @@ def of(images: ImageSet) -> StoredImages:
 
 def _folder(root: Path, size: int) -> FolderImages:
     folders = sorted(entry.name for entry in root.iterdir() if entry.is_dir())
-    numbered = bool(folders) and all(name.isdecimal() for name in folders)
     known = Image.registered_extensions()
     files, labels = [], []
-    for number, name in enumerate(folders):
+    for name, label in zip(folders, class_indices(folders), strict=True):
         for file in sorted((root / name).rglob("*")):
             if file.suffix.lower() in known:
                 files.append(file)
-                labels.append(int(name) if numbered else number)
+                labels.append(label)
     if not files:
         raise ValueError(f"data should hold one folder of images for each class, got {str(root)!r} with none")
     state = hashlib.sha256(str(size).encode())

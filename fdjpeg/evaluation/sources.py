@@ -30,7 +30,8 @@ def load(name: str, size: int | None = None, count: int | None = None, seed: int
             - an ``.npz`` file with the arrays ``images`` (uint8, or floats in [0, 1]; channels second or last) and
               ``labels``; after a colon, what the names of the arrays begin with: "cifar.npz:test" reads ``test_images``
               and ``test_labels``;
-            - "torchvision:CIFAR10", or another of its data sets, where torchvision is installed: the test split;
+            - "torchvision:CIFAR10" or "torchvision:CIFAR10:train", or another of its data sets, where torchvision is
+              installed: the test split if none is named;
             - "hf:ylecun/mnist" or "hf:ylecun/mnist:train", where the package ``datasets`` is installed: the split
               "test" if none is named.
         size: pixels of the square to which images are resized and cut, see ``fit``; arrays stay as they are. If None,
@@ -159,7 +160,11 @@ def arrays(file: Path, prefix: str = "") -> ImageSet:
 
 
 def _torchvision(name: str, size: int | None, count: int | None, seed: int) -> ImageSet:
-    """The test split of a torchvision data set, downloaded if need be to where torch keeps such files."""
+    """A split of a torchvision data set, downloaded if need be to where torch keeps such files."""
+    name, _, split = name.partition(":")
+    if split not in ("", "test", "train"):
+        raise ValueError(f"split of a torchvision data set should be test or train, got {split!r}")
+    split = split or "test"
     sets = optional("torchvision.datasets", "torchvision")
     make = getattr(sets, name, None)
     if make is None:
@@ -167,13 +172,13 @@ def _torchvision(name: str, size: int | None, count: int | None, seed: int) -> I
     accepted = inspect.signature(make).parameters
     options: dict[str, Any] = {"root": str(Path(torch.hub.get_dir()).parent / "datasets" / name)}
     if "train" in accepted:
-        options["train"] = False
+        options["train"] = split == "train"
     elif "split" in accepted:
-        options["split"] = "val" if name == "ImageNet" else "test"
+        options["split"] = "val" if (name, split) == ("ImageNet", "test") else split
     if "download" in accepted:
         options["download"] = True
     dataset = make(**options)
-    return _items(dataset.__getitem__, len(dataset), f"the test split of torchvision's {name}", size, count, seed)
+    return _items(dataset.__getitem__, len(dataset), f"the {split} split of torchvision's {name}", size, count, seed)
 
 
 def _hugging_face(name: str, size: int | None, count: int | None, seed: int) -> ImageSet:
