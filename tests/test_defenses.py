@@ -23,7 +23,7 @@ from fdjpeg.defenses import Defense, checkpoint
 from fdjpeg.defenses.defensive_distillation import DistillationNet
 from fdjpeg.defenses.feature_distillation import BandStatistics, derive
 from fdjpeg.defenses.jpeg_ensemble import MeanLogProbability, Vote, favoured_tables, gradient_sensitivity
-from fdjpeg.defenses.s2snet import ARCHITECTURES, SegNetAutoencoder
+from fdjpeg.defenses.s2snet import ARCHITECTURES, SegNetAutoencoder, gradient_cosine
 
 LUMA, CHROMA = torch.full((8, 8), 12.0), torch.full((8, 8), 17.0)
 
@@ -391,6 +391,13 @@ def test_a_detached_bottleneck_gives_the_encoder_no_gradient(images: Tensor) -> 
     assert all(parameter.grad is not None for parameter in net.decoder.parameters())
     net(images).sum().backward()
     assert all(parameter.grad is not None for parameter in net.encoder.parameters())
+
+
+def test_gradient_cosine_tells_what_a_layer_passes_on(classifier: nn.Module, images: Tensor) -> None:
+    labels = torch.arange(6) % 4
+    torch.testing.assert_close(gradient_cosine(Defense(), classifier, images, labels), torch.ones(6))
+    other = gradient_cosine(EXAMPLES["s2snet"].eval(), classifier, images, labels)
+    assert float(other.abs().max()) < 0.5
 
 
 def test_tempered_logits_are_the_deployed_ones_divided(classifier: nn.Module, images: Tensor) -> None:

@@ -251,6 +251,21 @@ def test_mixed_precision_trains(trained: Trained, tmp_path: Path) -> None:
     assert all(value.dtype == torch.float32 for value in defense.state_dict().values())
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("kind", list(RECIPES))
+def test_a_gpu_trains(kind: str, trained: Trained, tmp_path: Path) -> None:
+    network = None if kind == "feature-distillation" else trained.network
+    settings, images = SETTINGS[kind], trained.images.head(64)
+    made = [
+        defenses.train(kind, images, tmp_path / device, settings=settings, network=network, device=device, quiet=True)
+        for device in ("cpu", "cuda")
+    ]
+    assert all(tensor.device.type == "cpu" for tensor in made[1].tensors().values())
+    if kind == "feature-distillation":
+        assert torch.equal(made[0].tensors()["steps"], made[1].tensors()["steps"])
+
+
 def folder_of(images: Tensor, labels: Tensor, root: Path) -> Path:
     """The images as a tree of PNG files."""
     for number, (image, label) in enumerate(zip(images, labels.tolist(), strict=True)):

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -121,6 +122,26 @@ class S2SNet(Defense):
     def config(self) -> dict[str, Any]:
         """See `Defense.config`."""
         return {"architecture": self.architecture, "channels": self.channels}
+
+
+def gradient_cosine(defense: Defense, classifier: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    """The cosine between the loss's gradients with a defence and without it, ``(N,)``, one for each image.
+
+    Near 0 for a layer that hides the gradient of the class, 1 for a layer that passes it on. The loss is cross-entropy;
+    where a gradient is zero all over, so is the cosine.
+
+    Args:
+        defense: any that changes images; its ``for_attack`` chooses the gradient.
+        classifier: maps images in [0, 1] to logits.
+        images: ``(N, C, H, W)`` in [0, 1].
+        labels: ``(N,)``, int64.
+    """
+    gradients: list[Tensor] = []
+    for model in (classifier, defense.wrap(classifier)):
+        x = images.detach().requires_grad_()
+        gradients += torch.autograd.grad(F.cross_entropy(model(x), labels, reduction="sum"), x)
+    bare, defended = (gradient.flatten(1) for gradient in gradients)
+    return F.cosine_similarity(bare, defended)
 
 
 @dataclass(frozen=True)
