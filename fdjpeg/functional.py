@@ -294,7 +294,8 @@ def _real(
         return ops.real_round_trip(batch, tables, number, *setting, formula, soft, identity)
     rounding = surrogate.forward if soft else surrogates.hard_rounding(surrogate)
     with _without_autocast(batch.device):
-        result = reference.real_pipeline(batch, tables_of(batch, steps, number, soft=soft), *setting, rounding)
+        tables = reference.real_tables(steps, number, soft, batch)
+        result = reference.real_pipeline(batch, tables, *setting, rounding)
         return result if soft or not _may_want_gradient(batch) else ops.once_differentiable(result)
 
 

@@ -362,10 +362,13 @@ class _RoundTrip(torch.autograd.Function):
         ctx.setting = setting
         planes = output[1]
         ctx.mark_non_differentiable(planes)
+        ctx.set_materialize_grads(False)  # no zeros for the gradient of planes
         ctx.save_for_backward(image, tables, planes, slopes)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor | None, _: Any) -> tuple[Tensor | None, ...]:
+        if grad is None:
+            return (None,) * 8
         image, tables, planes, slopes = ctx.saved_tensors
         table_gradient = ctx.needs_input_grad[1]
         of_image: Tensor | None = grad
@@ -417,10 +420,13 @@ class _RoundTripByBlock(torch.autograd.Function):
         image, _, *ctx.sampling, ctx.identity = inputs
         planes = output[1]
         ctx.mark_non_differentiable(planes)
+        ctx.set_materialize_grads(False)  # no zeros for the gradient of planes
         ctx.save_for_backward(image, planes)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor | None, _: Any) -> tuple[Tensor | None, ...]:
+        if grad is None:
+            return (None,) * 6
         image, planes = ctx.saved_tensors
         of_image: Tensor = grad
         if not ctx.identity:  # straight through, no transform is left, and so no table
@@ -557,10 +563,13 @@ class _RealRoundTrip(torch.autograd.Function):
         ctx.setting = setting
         mask = output[1]
         ctx.mark_non_differentiable(mask)
+        ctx.set_materialize_grads(False)  # no zeros for the mask's gradient
         ctx.save_for_backward(image, tables, mask)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor | None, _: Any) -> tuple[Tensor | None, ...]:
+        if grad is None:
+            return (None,) * 11
         image, tables, mask = ctx.saved_tensors
         table_gradient = ctx.needs_input_grad[1]
         of_image: Tensor | None = grad
@@ -571,7 +580,7 @@ class _RealRoundTrip(torch.autograd.Function):
             of_tables = None
         elif of_tables is not None and tables.size(0) == 1:
             of_tables = of_tables.sum(0, keepdim=True)
-        return grad if ctx.identity else of_image, of_tables, *(None for _ in range(9))
+        return (grad if ctx.identity else of_image, of_tables, *(None,) * 9)
 
 
 class _RealRoundTripBackward(torch.autograd.Function):
@@ -627,7 +636,7 @@ class _RealRoundTripBackward(torch.autograd.Function):
         tangents = (of_image, of_tables if ctx.table_gradient else None)
         second = reference.real_second_gradient(tangents, grad, image, tables, *ctx.setting)
         of_grad, of_image, of_tables = second
-        return of_grad, None, of_image, None if tables is None else of_tables, *(None for _ in range(9))
+        return (of_grad, None, of_image, None if tables is None else of_tables, *(None,) * 9)
 
 
 _ONCE = (

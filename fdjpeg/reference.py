@@ -959,12 +959,12 @@ def surrogate_backward(
     adjoint = _samples_of_adjoint(gradient, geometry, fancy)
     for i, (blocks, component) in enumerate(zip(_transformed(image, geometry), adjoint, strict=True)):
         step = _table(steps, i)
-        c = blocks.to(gradient.dtype) / (8 * step)
         k = quantize(blocks, step)
-        slope = interpolate_slopes(slopes, c - k)
+        remainder = (blocks - 8 * step * k).to(gradient.dtype) / (8 * step)  # subtracted as integers
+        slope = interpolate_slopes(slopes, remainder)
         of_coefficients = real_dct(to_blocks(component))
         # A coefficient acts on the samples of 0…255, which leave as samples of 0…1.
-        of_tables[:, i] = (of_coefficients * (k - c * slope)).sum((1, 2)) / 255
+        of_tables[:, i] = (of_coefficients * (k * (1 - slope) - remainder * slope)).sum((1, 2)) / 255
         components.append(from_blocks(real_idct(of_coefficients * slope)))
     samples = torch.where(image.isnan(), 0, _components_of_adjoint(components, geometry))
     of_image = torch.empty_like(image).copy_(samples)

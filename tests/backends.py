@@ -21,6 +21,10 @@ class Backend(NamedTuple):
     round_trip_backward: Callable[..., Any]
     encode: Callable[..., Any]
     decode: Callable[..., Any]
+    # None where the backend has no kernel for it, and is served by the reference.
+    surrogate_backward: Callable[..., Any] | None
+    real_round_trip: Callable[..., Any] | None
+    real_round_trip_backward: Callable[..., Any] | None
 
     @property
     def missing(self) -> str | None:
@@ -32,8 +36,7 @@ class Backend(NamedTuple):
 
 
 def _of(name: str, device: str, functions: Any) -> Backend:
-    names = ("round_trip", "round_trip_backward", "encode", "decode")
-    return Backend(name, device, *(getattr(functions, function) for function in names))
+    return Backend(name, device, *(getattr(functions, function, None) for function in Backend._fields[2:]))
 
 
 def _triton(function: str) -> Callable[..., Any]:
@@ -56,7 +59,15 @@ BACKENDS = {
         _of("emulated", "cpu", emulation),
         _of("cuda", "cuda", torch.ops.fdjpeg),
         Backend(
-            "triton", "cuda", _triton("round_trip"), _triton("round_trip_backward"), reference.encode, reference.decode
+            "triton",
+            "cuda",
+            _triton("round_trip"),
+            _triton("round_trip_backward"),
+            reference.encode,
+            reference.decode,
+            None,
+            None,
+            None,
         ),
     )
 }
