@@ -61,18 +61,14 @@ void check_size(const Geometry& g) {
       "an image on a GPU may have up to 2^32 samples in its components, got ", g.height, " × ", g.width);
 }
 
-std::tuple<Tensor, Tensor> round_trip(
-    const Tensor& image, const std::optional<Tensor>& tables, double quality, int64_t horizontal, int64_t vertical,
-    bool fancy) {
+std::tuple<Tensor, Tensor> round_trip_with(const Tensor& image, const Geometry& g, const Steps& steps) {
+  check_size(g);
   RoundTrip op{};
+  op.geometry = g;
+  op.steps = steps;
   op.input = image_view(image, "image");
-  op.geometry = geometry_of(image, horizontal, vertical, fancy);
-  check_size(op.geometry);
-  const std::optional<Tensor> dense_tables = contiguous(tables);
-  if (dense_tables.has_value()) check_same_device(image, *dense_tables, "tables");
-  op.steps = steps_of(dense_tables, quality, op.geometry.images);
   Tensor output = torch::stable::empty_like(image);
-  Tensor planes = allocate(image, {op.geometry.images, op.geometry.plane_bytes}, ScalarType::Byte);
+  Tensor planes = allocate(image, {g.images, g.plane_bytes}, ScalarType::Byte);
   op.output = image_view(output, "output");
   op.planes = static_cast<uint8_t*>(planes.data_ptr());
   if (image.numel() > 0) {
@@ -82,9 +78,29 @@ std::tuple<Tensor, Tensor> round_trip(
   return {output, planes};
 }
 
-std::tuple<Tensor, Tensor> round_trip_backward(
+std::tuple<Tensor, Tensor> round_trip(
+    const Tensor& image, const std::optional<Tensor>& tables, double quality, int64_t horizontal, int64_t vertical,
+    bool fancy) {
+  image_view(image, "image");  // checks it
+  const Geometry g = geometry_of(image, horizontal, vertical, fancy);
+  const std::optional<Tensor> dense_tables = contiguous(tables);
+  if (dense_tables.has_value()) check_same_device(image, *dense_tables, "tables");
+  return round_trip_with(image, g, steps_of(dense_tables, quality, g.images));
+}
+
+std::tuple<Tensor, Tensor> round_trip_by_block(
+    const Tensor& image, const Tensor& qualities, int64_t horizontal, int64_t vertical, bool fancy) {
+  image_view(image, "image");  // checks it
+  check_same_device(image, qualities, "qualities");
+  const Geometry g = geometry_of(image, horizontal, vertical, fancy);
+  const Tensor dense_qualities = torch::stable::contiguous(qualities);
+  return round_trip_with(image, g, steps_by_block(dense_qualities, g));
+}
+
+// Straight through where there are no slopes.
+std::tuple<Tensor, Tensor> backward(
     const Tensor& grad, const Tensor& planes, const Tensor& image, const std::optional<Tensor>& tables, double quality,
-    int64_t horizontal, int64_t vertical, bool fancy, bool table_gradient) {
+    int64_t horizontal, int64_t vertical, bool fancy, bool table_gradient, const Tensor* slopes) {
   RoundTripBackward op{};
   op.input = image_view(image, "image");
   op.grad_output = image_view(grad, "grad");
@@ -110,16 +126,29 @@ std::tuple<Tensor, Tensor> round_trip_backward(
   Tensor grad_tables = table_gradient ? allocate(image, {g.images, 3, 8, 8}, ScalarType::Float)
                                       : allocate(image, {0}, ScalarType::Float);
   if (image.numel() == 0) return {grad_image, torch::stable::zero_(grad_tables)};
-  Launcher launch(image);
-  if (table_gradient) {
-    const TableScratch sizes = TableScratch::of(g);
-    Tensor scratch = allocate(image, {sizes.plane_gradients + sizes.partials}, ScalarType::Float);
-    launch_round_trip_backward(
-        op, static_cast<float*>(scratch.data_ptr()), static_cast<float*>(grad_tables.data_ptr()), launch);
-  } else {
-    launch_round_trip_backward(op, nullptr, nullptr, launch);
+  if (slopes != nullptr) {
+    op.slopes = static_cast<const float*>(slopes->data_ptr());
+    op.slope_intervals = static_cast<int>(slopes->numel() - 1);
   }
+  Tensor partials = allocate(image, {table_gradient ? partials_of(g) : 0}, ScalarType::Float);
+  float* sums = table_gradient ? static_cast<float*>(grad_tables.data_ptr()) : nullptr;
+  Launcher launch(image);
+  launch_round_trip_backward(op, table_gradient ? static_cast<float*>(partials.data_ptr()) : nullptr, sums, launch);
   return {grad_image, grad_tables};
+}
+
+std::tuple<Tensor, Tensor> round_trip_backward(
+    const Tensor& grad, const Tensor& planes, const Tensor& image, const std::optional<Tensor>& tables, double quality,
+    int64_t horizontal, int64_t vertical, bool fancy, bool table_gradient) {
+  return backward(grad, planes, image, tables, quality, horizontal, vertical, fancy, table_gradient, nullptr);
+}
+
+std::tuple<Tensor, Tensor> surrogate_backward(
+    const Tensor& grad, const Tensor& planes, const Tensor& image, const std::optional<Tensor>& tables, double quality,
+    int64_t horizontal, int64_t vertical, bool fancy, bool table_gradient, const Tensor& slopes) {
+  check_slopes(slopes);
+  check_same_device(image, slopes, "slopes");
+  return backward(grad, planes, image, tables, quality, horizontal, vertical, fancy, table_gradient, &slopes);
 }
 
 std::tuple<Tensor, Tensor, Tensor> encode(
@@ -188,7 +217,9 @@ Tensor decode(
 
 STABLE_TORCH_LIBRARY_IMPL(fdjpeg, CUDA, m) {
   m.impl("round_trip", TORCH_BOX(&fdjpeg::round_trip));
+  m.impl("round_trip_by_block", TORCH_BOX(&fdjpeg::round_trip_by_block));
   m.impl("round_trip_backward", TORCH_BOX(&fdjpeg::round_trip_backward));
+  m.impl("surrogate_backward", TORCH_BOX(&fdjpeg::surrogate_backward));
   m.impl("encode", TORCH_BOX(&fdjpeg::encode));
   m.impl("decode", TORCH_BOX(&fdjpeg::decode));
 }

@@ -17,15 +17,6 @@ struct Grid {
 
 constexpr int64_t kMaxImages = 65535;  // of a launch: the greatest extent of a grid along y
 
-// The scratch memory that backward needs for the gradient of the tables, in floats.
-struct TableScratch {
-  int parts;                // of an image, each summed by one block of threads
-  int64_t plane_gradients;  // [images][flag_offset]
-  int64_t partials;         // [images][parts][3][8][8]
-
-  static TableScratch of(const Geometry& g);
-};
-
 template <class Body>
 void with_sampling(const Geometry& g, Body&& body) {
   if (g.channels == 1) return body.template operator()<1, 1, true>();
@@ -102,7 +93,7 @@ int64_t warps_across(const Geometry& g) {
   return (g.mcu_columns + L::kMcus - 1) / L::kMcus;
 }
 
-template <bool encode, class Launcher>
+template <Make make, class Launcher>
 void launch_code_blocks(const Geometry& g, CodeBlocks job, Launcher& launch) {
   job.sizes = Sizes::of(g);
   job.vectors = allows_vectors(job.input, kBlock);
@@ -113,7 +104,7 @@ void launch_code_blocks(const Geometry& g, CodeBlocks job, Launcher& launch) {
     with_type(job.input.type, [&]<SampleType type>() {
       for_images(g, [&](int first, unsigned images) {
         job.first_image = first;
-        launch(code_blocks<L, type, encode>, Grid{blocks_for(job.warps, kCodeWarps), images}, kCodeThreads, job);
+        launch(code_blocks<L, type, make>, Grid{blocks_for(job.warps, kCodeWarps), images}, kCodeThreads, job);
       });
     });
   });
@@ -146,7 +137,11 @@ void launch_round_trip(const RoundTrip& op, Launcher& launch) {
   job.steps = op.steps;
   job.input = op.input;
   job.planes = op.planes;
-  launch_code_blocks<false>(op.geometry, job, launch);
+  if (op.steps.qualities != nullptr) {
+    launch_code_blocks<Make::planes_by_block>(op.geometry, job, launch);
+  } else {
+    launch_code_blocks<Make::planes>(op.geometry, job, launch);
+  }
   launch_emit_image(op.geometry, op.planes, op.output, launch);
 }
 
@@ -156,7 +151,7 @@ void launch_encode(const Encode& op, Launcher& launch) {
   job.steps = op.steps;
   job.input = op.input;
   std::copy(op.coefficients, op.coefficients + 3, job.coefficients);
-  launch_code_blocks<true>(op.geometry, job, launch);
+  launch_code_blocks<Make::coefficients>(op.geometry, job, launch);
 }
 
 template <class Launcher>
@@ -180,35 +175,47 @@ void launch_decode(const Decode& op, Launcher& launch) {
   launch_emit_image(g, op.planes, op.output, launch);
 }
 
-// A part is some ten turns of a block of threads, so that its fixed costs do not count; few enough to add up quickly.
-inline TableScratch TableScratch::of(const Geometry& g) {
-  constexpr int64_t kTurns = 8, kMaxParts = 64;
-  const int64_t warps = g.mcu_rows * g.mcu_columns / (g.horizontal == 1 ? 4 : 2) + 1;
-  const int64_t parts = std::clamp<int64_t>(warps / (kSumWarps * kTurns), 1, kMaxParts);
-  return {static_cast<int>(parts), g.images * g.flag_offset, g.images * parts * 3 * kBlockSize};
+template <class L>
+int64_t tiles_across(const Geometry& g) {
+  return (g.width + ThroughTile<L>::kWide - 1) / ThroughTile<L>::kWide;
+}
+template <class L>
+int64_t tiles_down(const Geometry& g) {
+  return (g.height + ThroughTile<L>::kTall - 1) / ThroughTile<L>::kTall;
 }
 
-// `scratch` and `table_sums` ([images][3][8][8]) are null where no gradient of the tables is wanted.
+// Into how many parts an image is cut where gradients pass through coefficients, each for one block of threads. Some
+// turns of a block, so that its fixed costs do not count; and no more blocks than keep a large GPU busy, as their sums
+// must be added up: an H200 runs some 500 at once, so that the last of 2000 leave it idle for little of the time.
+inline int parts_of(const Geometry& g) {
+  constexpr int64_t kTurns = 4, kBlocks = 2048;
+  int64_t tiles = 0;
+  with_sampling(g, [&]<int horizontal, int vertical, bool grey>() {
+    using L = Layout<horizontal, vertical, grey>;
+    tiles = tiles_across<L>(g) * tiles_down<L>(g);
+  });
+  return static_cast<int>(std::clamp<int64_t>(tiles / kTurns, 1, std::max<int64_t>(1, kBlocks / g.images)));
+}
+
+// Floats of scratch memory for the gradient of the tables, [images][parts][3][8][8].
+inline int64_t partials_of(const Geometry& g) {
+  return g.images * parts_of(g) * 3 * kBlockSize;
+}
+
+template <class Body>
+void with_float_type(SampleType type, Body&& body) {
+  with_type(type, [&]<SampleType one>() {
+    if constexpr (one != SampleType::uint8) body.template operator()<one>();
+  });
+}
+
 template <class Launcher>
-void launch_round_trip_backward(const RoundTripBackward& op, float* scratch, float* table_sums, Launcher& launch) {
-  const Geometry& g = op.geometry;
-  Differentiate job{};
-  job.sizes = Sizes::of(g);
-  job.grad_output = op.grad_output;
-  job.read_vectors = allows_vectors(op.grad_output, kGradientWide);
-  job.planes = op.planes;
-  job.input = op.input;
-  job.grad_input = op.grad_input;
-  job.write_vectors = allows_vectors(op.grad_input, kGradientWide);
-  job.plane_gradients = scratch;
+void launch_differentiate(const Geometry& g, Differentiate job, Launcher& launch) {
+  job.read_vectors = allows_vectors(job.grad_output, kGradientWide);
+  job.write_vectors = allows_vectors(job.grad_input, kGradientWide);
   const int64_t across = (g.width + kTileWide - 1) / kTileWide, down = (g.height + kTileTall - 1) / kTileTall;
   job.tiles_across = Divider::by(across);
-  const auto with_float_type = [&](auto&& body) {
-    with_type(op.input.type, [&]<SampleType type>() {
-      if constexpr (type != SampleType::uint8) body.template operator()<type>();
-    });
-  };
-  with_float_type([&]<SampleType type>() {
+  with_float_type(job.input.type, [&]<SampleType type>() {
     with_upsampling(g, [&]<class U>() {
       for_images(g, [&](int first, unsigned images) {
         job.first_image = first;
@@ -216,33 +223,49 @@ void launch_round_trip_backward(const RoundTripBackward& op, float* scratch, flo
       });
     });
   });
-  if (table_sums == nullptr) return;
+}
 
-  const TableScratch sizes = TableScratch::of(g);
-  SumTables sum{};
-  sum.sizes = Sizes::of(g);
-  sum.steps = op.steps;
-  sum.input = op.input;
-  sum.vectors = allows_vectors(op.input, kBlock);
-  sum.plane_gradients = scratch;
-  sum.partials = scratch + sizes.plane_gradients;
-  with_float_type([&]<SampleType type>() {
-    with_sampling(g, [&]<int horizontal, int vertical, bool grey>() {
-      using L = Layout<horizontal, vertical, grey>;
-      sum.warps_across = Divider::by(warps_across<L>(g));
-      sum.warps = static_cast<int>(g.mcu_rows * warps_across<L>(g));
+template <class Launcher>
+void launch_differentiate_blocks(const Geometry& g, DifferentiateBlocks job, Launcher& launch) {
+  job.common.read_vectors = allows_vectors(job.common.grad_output, kBlock);
+  job.common.write_vectors = allows_vectors(job.common.grad_input, kBlock);
+  job.input_vectors = allows_vectors(job.common.input, kBlock);
+  with_float_type(job.common.input.type, [&]<SampleType type>() {
+    with_upsampling(g, [&]<class U>() {
+      using L = Layout<U::kHorizontal, U::kVertical, U::kGrey>;
+      job.common.tiles_across = Divider::by(tiles_across<L>(g));
+      job.tiles = static_cast<int>(tiles_across<L>(g) * tiles_down<L>(g));
+      const Grid grid{static_cast<unsigned>(parts_of(g)), 0};
       for_images(g, [&](int first, unsigned images) {
-        sum.first_image = first;
-        launch(sum_tables<L, type>, Grid{static_cast<unsigned>(sizes.parts), images}, kSumThreads, sum);
+        job.common.first_image = first;
+        launch(differentiate_blocks<L, U, type>, Grid{grid.x, images}, kThroughThreads, job);
       });
     });
   });
-  AddPartials add{};
-  add.partials = sum.partials;
-  add.sums = table_sums;
-  add.parts = sizes.parts;
-  add.count = g.images * 3 * kBlockSize;
-  launch(add_partials, Grid{blocks_for(add.count, kAddThreads), 1}, kAddThreads, add);
+}
+
+// `partials` (see partials_of) and `table_sums` ([images][3][8][8]) are null where no gradient of the tables is wanted.
+template <class Launcher>
+void launch_round_trip_backward(const RoundTripBackward& op, float* partials, float* table_sums, Launcher& launch) {
+  const Geometry& g = op.geometry;
+  DifferentiateBlocks job{};
+  job.common.sizes = Sizes::of(g);
+  job.common.grad_output = op.grad_output;
+  job.common.planes = op.planes;
+  job.common.input = op.input;
+  job.common.grad_input = op.grad_input;
+  job.steps = op.steps;
+  job.slopes = op.slopes;
+  job.slope_intervals = op.slope_intervals;
+  job.partials = partials;
+  if (op.slopes != nullptr || partials != nullptr) {
+    launch_differentiate_blocks(g, job, launch);
+  } else {
+    launch_differentiate(g, job.common, launch);
+  }
+  if (partials == nullptr) return;
+  const AddPartials add{partials, table_sums, parts_of(g)};
+  launch(add_partials, Grid{static_cast<unsigned>(3 * g.images), 1}, kAddThreads, add);
 }
 
 }  // namespace fdjpeg

@@ -88,6 +88,15 @@ struct Lane<int> : PlainLane<int> {
   }
 };
 
+// Sums that wrap around 2^32, on purpose: a GPU's bytes may have more bits above them (see rounded_byte).
+template <>
+struct Lane<unsigned> : PlainLane<unsigned> {
+  template <int c1, int c2, int c3, int bias>
+  static FDJPEG_INLINE unsigned weigh(unsigned a, unsigned b, unsigned c) {
+    return (unsigned(c1) * a + unsigned(c2) * b + unsigned(c3) * c + unsigned(bias)) >> 16;
+  }
+};
+
 template <class I>
 FDJPEG_INLINE I smaller(I a, I b) {
   return a < b ? a : b;
@@ -134,6 +143,12 @@ inline int quality_scale(double quality) {
   double q = quality > 1.0 ? quality : 1.0;
   q = q < 100.0 ? q : 100.0;
   return static_cast<int>(q < 50.0 ? 5000.0 / q : 200.0 - 2.0 * q);
+}
+
+// The same of a whole number.
+FDJPEG_INLINE int quality_scale_of(int quality) {
+  const int q = clamp(quality, 1, kMaxQuality);
+  return q < 50 ? 5000 / q : 200 - 2 * q;
 }
 
 FDJPEG_INLINE int standard_step(int base, int scale) {

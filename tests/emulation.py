@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +21,9 @@ from fdjpeg._geometry import Geometry
 
 ROOT = Path(__file__).resolve().parent.parent
 _HERE = ROOT / "tests" / "cuda_on_cpu"
-_HEADERS = ("codec.h", "codec_kernels.cuh", "codec_launch.h", "jpeg_math.h", "processor.cuh")
+_HEADERS = sorted(
+    path.name for pattern in ("codec.h", "codec_launch.h", "jpeg_math.h", "*.cuh") for path in ROOT.glob(f"csrc/{pattern}")
+)
 _FLAGS = ("-std=c++20", "-O1", "-fwrapv", "-ffp-contract=off", "-Wall")
 _TYPES = {torch.uint8: 0, torch.float16: 1, torch.bfloat16: 2, torch.float32: 3, torch.float64: 4}
 
@@ -127,6 +130,7 @@ def round_trip(
 ) -> tuple[Tensor, Tensor]:
     """The op ``fdjpeg::round_trip``."""
     out = _garbage(torch.empty_like(image))
+    tables = None if tables is None else tables.contiguous()  # as the op makes them
     planes = _new_planes(len(image), Geometry.of(*image.shape[2:], image.shape[1], horizontal, vertical))
     _libraries()["forward"].round_trip(
         _longs(image.shape),
@@ -135,6 +139,25 @@ def round_trip(
         *_image(image),
         *_steps(tables),
         ctypes.c_double(quality),
+        *_image(out),
+        _address(planes),
+    )
+    return out, planes
+
+
+def round_trip_by_block(
+    image: Tensor, qualities: Tensor, horizontal: int, vertical: int, fancy: bool, order: str = "shuffled"
+) -> tuple[Tensor, Tensor]:
+    """The op ``fdjpeg::round_trip_by_block``."""
+    out = _garbage(torch.empty_like(image))
+    qualities = qualities.contiguous()  # kept until the kernels are done
+    planes = _new_planes(len(image), Geometry.of(*image.shape[2:], image.shape[1], horizontal, vertical))
+    _libraries()["forward"].round_trip_by_block(
+        _longs(image.shape),
+        _options(horizontal, vertical, fancy, order),
+        _TYPES[image.dtype],
+        *_image(image),
+        _address(qualities),
         *_image(out),
         _address(planes),
     )
@@ -151,11 +174,13 @@ def round_trip_backward(
     vertical: int,
     fancy: bool,
     table_gradient: bool,
+    slopes: Tensor | None = None,
     order: str = "shuffled",
 ) -> tuple[Tensor, Tensor]:
     """The op ``fdjpeg::round_trip_backward``."""
     grad_image = _garbage(torch.empty_like(image))
     grad_tables = _garbage(torch.empty((len(image), 3, 8, 8) if table_gradient else (0,)))
+    tables = None if tables is None else tables.contiguous()
     _libraries()["backward"].round_trip_backward(
         _longs(image.shape),
         _options(horizontal, vertical, fancy, order),
@@ -167,8 +192,15 @@ def round_trip_backward(
         ctypes.c_double(quality),
         *_image(grad_image),
         _address(grad_tables if table_gradient else None),
+        _address(slopes),
+        0 if slopes is None else slopes.numel() - 1,
     )
     return grad_image, grad_tables
+
+
+def surrogate_backward(*arguments: Any, order: str = "shuffled") -> tuple[Tensor, Tensor]:
+    """The op ``fdjpeg::surrogate_backward``: slopes are the last argument."""
+    return round_trip_backward(*arguments, order=order)
 
 
 def encode(
@@ -176,6 +208,7 @@ def encode(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The op ``fdjpeg::encode``."""
     geometry = Geometry.of(*image.shape[2:], image.shape[1], horizontal, vertical)
+    tables = None if tables is None else tables.contiguous()
     y, cb, cr = (
         _garbage(torch.empty(len(image), plane.rows, plane.columns, 8, 8, dtype=torch.int16))
         for plane in (geometry.luma, geometry.chroma, geometry.chroma)
@@ -256,7 +289,7 @@ def _case(
     tables: Tensor | None,
     quality: float,
     tolerance: float,
-    arrays: Sequence[Tensor],
+    arrays: Sequence[Tensor | None],
 ) -> bytes:
     stride = 0 if tables is None or len(tables) == 1 else 192
     header = struct.pack(
@@ -272,6 +305,10 @@ def _case(
         tolerance,
     )
     return header + _array(tables) + b"".join(map(_array, arrays))
+
+
+#: A surrogate's, for the cases: few and steep, so that each of them counts.
+_SLOPES = torch.tensor([1.7, 0.2, 0.9, -0.4, 1.1, 0.6])
 
 
 def cases_of(
@@ -298,7 +335,10 @@ def cases_of(
         decoded = ops.decode(*encoded, tables, *shape[2:], *options, image.dtype)  # type: ignore[attr-defined]
         cases.append(_case(3, shape, options, image.dtype, strides, tables, quality, 0, [*encoded, decoded]))
     if image.is_floating_point():
-        expected = ops.round_trip_backward(grad, planes, image, tables, quality, *options, True)  # type: ignore[attr-defined]
-        arrays = [grad, planes, image, expected[0].contiguous(), expected[1]]
-        cases.append(_case(1, shape, options, image.dtype, strides, tables, quality, 2e-5, arrays))
+        for slopes in (None, _SLOPES):
+            backward = ops.round_trip_backward if slopes is None else ops.surrogate_backward  # type: ignore[attr-defined]
+            surrogate = () if slopes is None else (slopes,)
+            expected = backward(grad, planes, image, tables, quality, *options, True, *surrogate)
+            arrays = [slopes, grad, planes, image, expected[0].contiguous(), expected[1]]
+            cases.append(_case(1, shape, options, image.dtype, strides, tables, quality, 2e-5, arrays))
     return b"".join(cases)

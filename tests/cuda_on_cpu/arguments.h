@@ -21,7 +21,7 @@ inline Image image_of(void* data, int type, const int64_t* stride) {
 }
 
 inline Steps steps_of(const float* tables, int64_t stride, double quality) {
-  return {tables, stride, tables == nullptr ? quality_scale(quality) : 0};
+  return {tables, stride, tables == nullptr ? quality_scale(quality) : 0, nullptr};
 }
 
 }  // namespace fdjpeg

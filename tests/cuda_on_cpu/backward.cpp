@@ -1,14 +1,15 @@
-// The backward op on a CPU by the GPU's kernels, for Python's ctypes.
+// The backward ops on a CPU by the GPU's kernels, for Python's ctypes.
 #include "arguments.h"
 
 using namespace fdjpeg;
 
 extern "C" {
 
+// round_trip_backward, or with slopes surrogate_backward.
 void round_trip_backward(
     const int64_t* shape, const int* options, int type, void* grad, const int64_t* grad_stride, const uint8_t* planes,
     void* input, const int64_t* input_stride, const float* tables, int64_t table_stride, double quality,
-    void* grad_input, const int64_t* grad_input_stride, float* table_sums) {
+    void* grad_input, const int64_t* grad_input_stride, float* table_sums, const float* slopes, int slope_intervals) {
   emulation::Launcher launch = launcher_of(options);
   RoundTripBackward op{};
   op.geometry = geometry_of(shape, options);
@@ -17,9 +18,9 @@ void round_trip_backward(
   op.planes = planes;
   op.input = image_of(input, type, input_stride);
   op.grad_input = image_of(grad_input, type, grad_input_stride);
-  const TableScratch sizes = TableScratch::of(op.geometry);
-  std::vector<float> scratch(
-      table_sums == nullptr ? 0 : static_cast<size_t>(sizes.plane_gradients + sizes.partials), NAN);
-  launch_round_trip_backward(op, table_sums == nullptr ? nullptr : scratch.data(), table_sums, launch);
+  op.slopes = slopes;
+  op.slope_intervals = slope_intervals;
+  std::vector<float> partials(static_cast<size_t>(table_sums == nullptr ? 0 : partials_of(op.geometry)), NAN);
+  launch_round_trip_backward(op, table_sums == nullptr ? nullptr : partials.data(), table_sums, launch);
 }
 }

@@ -47,6 +47,19 @@ void decode(
   launch_decode(op, launch);
 }
 
+void round_trip_by_block(
+    const int64_t* shape, const int* options, int type, void* input, const int64_t* input_stride,
+    const uint8_t* qualities, void* output, const int64_t* output_stride, uint8_t* planes) {
+  emulation::Launcher launch = launcher_of(options);
+  RoundTrip op{};
+  op.geometry = geometry_of(shape, options);
+  op.steps.qualities = qualities;
+  op.input = image_of(input, type, input_stride);
+  op.output = image_of(output, type, output_stride);
+  op.planes = planes;
+  launch_round_trip(op, launch);
+}
+
 // The formula that stands for a correctly rounded division by 255.
 float fraction_of(int byte) {
   return fraction(byte);

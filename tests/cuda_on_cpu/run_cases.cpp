@@ -65,23 +65,24 @@ bool run(const Case& c, std::vector<Bytes>& in, const std::vector<Bytes>& expect
   std::vector<Bytes> out;
   for (const Bytes& one : expected) out.push_back(garbage(one.size()));
   Bytes& tables = in[0];
-  const Steps steps{pointer<float>(tables), c.table_stride, tables.empty() ? quality_scale(c.quality) : 0};
+  const Steps steps{pointer<float>(tables), c.table_stride, tables.empty() ? quality_scale(c.quality) : 0, nullptr};
   if (c.kind == 0) {
     RoundTrip op{geometry, steps, image(in[1], c.input_stride), image(out[0], c.output_stride), out[1].data()};
     launch_round_trip(op, launch);
     return out == expected;
   }
-  if (c.kind == 1) {  // tables, grad, planes, image -> image's gradient, tables' gradient
+  if (c.kind == 1) {  // tables, slopes or nothing, grad, planes, image -> image's gradient, tables' gradient
     RoundTripBackward op{};
     op.geometry = geometry;
     op.steps = steps;
-    op.grad_output = image(in[1], c.output_stride);
-    op.planes = in[2].data();
-    op.input = image(in[3], c.input_stride);
+    op.slopes = pointer<float>(in[1]);
+    op.slope_intervals = static_cast<int>(in[1].size() / sizeof(float)) - 1;
+    op.grad_output = image(in[2], c.output_stride);
+    op.planes = in[3].data();
+    op.input = image(in[4], c.input_stride);
     op.grad_input = image(out[0], c.output_stride);
-    const TableScratch sizes = TableScratch::of(geometry);
-    std::vector<float> scratch(static_cast<size_t>(sizes.plane_gradients + sizes.partials), NAN);
-    launch_round_trip_backward(op, scratch.data(), pointer<float>(out[1]), launch);
+    std::vector<float> partials(static_cast<size_t>(partials_of(geometry)), NAN);
+    launch_round_trip_backward(op, partials.data(), pointer<float>(out[1]), launch);
     const bool image_close = type == SampleType::float64 ? close<double>(out[0], expected[0], c.tolerance)
                                                          : close<float>(out[0], expected[0], c.tolerance);
     return image_close && close<float>(out[1], expected[1], c.tolerance);
@@ -107,7 +108,7 @@ int main(int, char** arguments) {
   Case c;
   int number = 0;
   for (; read_exactly(file, &c, sizeof(c)); ++number) {
-    constexpr size_t kInputs[] = {2, 4, 2, 4}, kOutputs[] = {2, 2, 3, 1};
+    constexpr size_t kInputs[] = {2, 5, 2, 4}, kOutputs[] = {2, 2, 3, 1};
     std::vector<Bytes> in, expected;
     for (size_t i = 0; i < kInputs[c.kind]; ++i) in.push_back(read_array(file));
     for (size_t i = 0; i < kOutputs[c.kind]; ++i) expected.push_back(read_array(file));
