@@ -5,16 +5,16 @@ from __future__ import annotations
 import ctypes
 import functools
 import re
+import shlex
 import shutil
 import struct
 import subprocess
-import tempfile
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
+from kept_builds import kept_build
 from torch import Tensor
 
 from fdjpeg._geometry import Geometry
@@ -22,7 +22,7 @@ from fdjpeg._geometry import Geometry
 ROOT = Path(__file__).resolve().parent.parent
 _HERE = ROOT / "tests" / "cuda_on_cpu"
 _HEADERS = sorted(
-    path.name for pattern in ("codec.h", "codec_launch.h", "jpeg_math.h", "*.cuh") for path in ROOT.glob(f"csrc/{pattern}")
+    path for pattern in ("codec.h", "codec_launch.h", "jpeg_math.h", "*.cuh") for path in ROOT.glob(f"csrc/{pattern}")
 )
 _FLAGS = ("-std=c++20", "-O1", "-fwrapv", "-ffp-contract=off", "-Wall")
 _TYPES = {torch.uint8: 0, torch.float16: 1, torch.bfloat16: 2, torch.float32: 3, torch.float64: 4}
@@ -36,18 +36,18 @@ def compiler() -> str | None:
     return shutil.which("g++")
 
 
-def _compile(source: str, target: Path, headers: Path, *flags: str) -> None:
-    command = [compiler() or "g++", *_FLAGS, *flags, f"-I{headers}", str(_HERE / source), "-o", str(target)]
+def _compile(*arguments: str | Path) -> None:
+    command = [compiler() or "g++", *_FLAGS, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0:
-        raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr}")
+        raise RuntimeError(f"{shlex.join(command)} failed:\n{done.stderr}")
 
 
 def restricted_copy(target: Path, types: Sequence[str], factors: Sequence[tuple[int, int]] | None = None) -> None:
     """Copies the kernels' headers with fewer sample types and sampling factors, which compile much faster."""
     target.mkdir()
-    for name in _HEADERS:
-        shutil.copy(ROOT / "csrc" / name, target)
+    for header in _HEADERS:
+        shutil.copy(header, target)
     launch = target / "codec_launch.h"
     text = launch.read_text()
     for name in ("uint8", "float16", "bfloat16", "float32", "float64"):
@@ -61,9 +61,25 @@ def restricted_copy(target: Path, types: Sequence[str], factors: Sequence[tuple[
     launch.write_text(text)
 
 
-def build_runner(target: Path, headers: Path, *flags: str) -> None:
-    """Compiles ``run_cases.cpp``."""
-    _compile("run_cases.cpp", target, headers, *flags)
+class Runner:
+    """Compiles ``run_cases.cpp`` against several versions of the kernels, what never changes only once.
+
+    Args:
+        folder: where to put what is compiled.
+        flags: of the compiler.
+    """
+
+    def __init__(self, folder: Path, *flags: str) -> None:
+        self._flags = flags
+        # A compiled header serves only what lies beside it.
+        for source in (_HERE / "emulation.h", _HERE / "run_cases.cpp"):
+            shutil.copy(source, folder)
+        self._source = folder / "run_cases.cpp"
+        _compile(*flags, "-x", "c++-header", folder / "emulation.h", "-o", folder / "emulation.h.gch")
+
+    def build(self, target: Path, headers: Path, *, backward: bool) -> None:
+        """A program that runs cases of the forward ops, or of the backward ones, with the kernels in `headers`."""
+        _compile(*self._flags, f"-DBACKWARD={backward:d}", f"-I{headers}", self._source, "-o", target)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -71,21 +87,15 @@ def build_runner(target: Path, headers: Path, *flags: str) -> None:
 
 
 @functools.cache
-def _libraries() -> dict[str, ctypes.CDLL]:
-    """Each of the two libraries by name, compiled at first use."""
-    folder = Path(tempfile.mkdtemp(prefix="fdjpeg-emulation-"))
-
-    def build(name: str) -> ctypes.CDLL:
-        target = folder / f"{name}.so"
-        _compile(f"{name}.cpp", target, ROOT / "csrc", "-shared", "-fPIC")
-        return ctypes.CDLL(str(target))
-
-    names = ("forward", "backward")
-    try:
-        with ThreadPoolExecutor() as pool:
-            return dict(zip(names, pool.map(build, names), strict=True))
-    finally:
-        shutil.rmtree(folder)
+def _library(name: str) -> ctypes.CDLL:
+    """The library "forward" or "backward"."""
+    source, target = _HERE / f"{name}.cpp", f"{name}.so"
+    flags = ("-shared", "-fPIC", f"-I{ROOT / 'csrc'}")
+    sources = [*_HEADERS, *sorted(_HERE.glob("*.h")), source]
+    folder = kept_build(
+        f"emulation-{name}", sources, (_FLAGS, flags), lambda folder: _compile(*flags, source, "-o", folder / target)
+    )
+    return ctypes.CDLL(str(folder / target))
 
 
 def _longs(values: Iterable[int]) -> ctypes.Array[ctypes.c_int64]:
@@ -132,7 +142,7 @@ def round_trip(
     out = _garbage(torch.empty_like(image))
     tables = None if tables is None else tables.contiguous()  # as the op makes them
     planes = _new_planes(len(image), Geometry.of(*image.shape[2:], image.shape[1], horizontal, vertical))
-    _libraries()["forward"].round_trip(
+    _library("forward").round_trip(
         _longs(image.shape),
         _options(horizontal, vertical, fancy, order),
         _TYPES[image.dtype],
@@ -152,7 +162,7 @@ def round_trip_by_block(
     out = _garbage(torch.empty_like(image))
     qualities = qualities.contiguous()  # kept until the kernels are done
     planes = _new_planes(len(image), Geometry.of(*image.shape[2:], image.shape[1], horizontal, vertical))
-    _libraries()["forward"].round_trip_by_block(
+    _library("forward").round_trip_by_block(
         _longs(image.shape),
         _options(horizontal, vertical, fancy, order),
         _TYPES[image.dtype],
@@ -181,7 +191,7 @@ def round_trip_backward(
     grad_image = _garbage(torch.empty_like(image))
     grad_tables = _garbage(torch.empty((len(image), 3, 8, 8) if table_gradient else (0,)))
     tables = None if tables is None else tables.contiguous()
-    _libraries()["backward"].round_trip_backward(
+    _library("backward").round_trip_backward(
         _longs(image.shape),
         _options(horizontal, vertical, fancy, order),
         _TYPES[image.dtype],
@@ -213,7 +223,7 @@ def encode(
         _garbage(torch.empty(len(image), plane.rows, plane.columns, 8, 8, dtype=torch.int16))
         for plane in (geometry.luma, geometry.chroma, geometry.chroma)
     )
-    _libraries()["forward"].encode(
+    _library("forward").encode(
         _longs(image.shape),
         _options(horizontal, vertical, False, order),
         _TYPES[image.dtype],
@@ -243,7 +253,7 @@ def decode(
     channels = 1 if cb.size(1) == 0 else 3
     out = _garbage(torch.empty(len(y), channels, height, width, dtype=dtype))
     planes = _new_planes(len(y), Geometry.of(height, width, channels, horizontal, vertical))
-    _libraries()["forward"].decode(
+    _library("forward").decode(
         _longs(out.shape),
         _options(horizontal, vertical, fancy, order),
         _TYPES[dtype],
@@ -257,14 +267,14 @@ def decode(
 
 def fraction_of(byte: int) -> float:
     """What the kernels make of a byte for a float32 image."""
-    function = _libraries()["forward"].fraction_of
+    function = _library("forward").fraction_of
     function.restype = ctypes.c_float
     return float(function(byte))
 
 
 def quotient_of(number: int, divisor: int) -> int:
     """The kernels' integer division."""
-    return int(_libraries()["forward"].quotient_of(number, divisor))
+    return int(_library("forward").quotient_of(number, divisor))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -311,34 +321,40 @@ def _case(
 _SLOPES = torch.tensor([1.7, 0.2, 0.9, -0.4, 1.1, 0.6])
 
 
-def cases_of(
-    image: Tensor,
-    grad: Tensor,
-    tables: Tensor | None,
-    quality: float,
-    factors: tuple[int, int],
-    fancy: bool,
-    ops: object,
+def forward_cases(
+    image: Tensor, tables: Tensor | None, quality: float, factors: tuple[int, int], fancy: bool, ops: Any
 ) -> bytes:
-    """Every op on an image, with what `ops` (such as ``fdjpeg.reference``) makes of it."""
-    options = (*factors, fancy)
-    dense = image.contiguous()
-    strides = (image.stride(), dense.stride())
-    out, planes = ops.round_trip(image, tables, quality, *options)  # type: ignore[attr-defined]
-    encoded = ops.encode(image, tables, quality, *factors)  # type: ignore[attr-defined]
-    shape = image.shape
+    """The forward ops on an image, with what `ops` (such as ``fdjpeg.reference``) makes of it."""
+    options, shape = (*factors, fancy), image.shape
+    setting = (shape, options, image.dtype, (image.stride(), image.contiguous().stride()), tables, quality, 0.0)
+    out, planes = ops.round_trip(image, tables, quality, *options)
+    encoded = ops.encode(image, tables, quality, *factors)
+    qualities = torch.arange(len(image) * -(-shape[2] // 8) * -(-shape[3] // 8), dtype=torch.uint8) % 103
+    qualities = qualities.view(len(image), -(-shape[2] // 8), -(-shape[3] // 8))
+    by_block, planes_by_block = ops.round_trip_by_block(image, qualities, *options)
     cases = [
-        _case(0, shape, options, image.dtype, strides, tables, quality, 0, [image, out.contiguous(), planes]),
-        _case(2, shape, options, image.dtype, strides, tables, quality, 0, [image, *encoded]),
+        _case(0, *setting, [image, out.contiguous(), planes]),
+        _case(2, *setting, [image, *encoded]),
+        _case(4, *setting, [image, qualities, by_block.contiguous(), planes_by_block]),
     ]
     if tables is not None:
-        decoded = ops.decode(*encoded, tables, *shape[2:], *options, image.dtype)  # type: ignore[attr-defined]
-        cases.append(_case(3, shape, options, image.dtype, strides, tables, quality, 0, [*encoded, decoded]))
-    if image.is_floating_point():
-        for slopes in (None, _SLOPES):
-            backward = ops.round_trip_backward if slopes is None else ops.surrogate_backward  # type: ignore[attr-defined]
-            surrogate = () if slopes is None else (slopes,)
-            expected = backward(grad, planes, image, tables, quality, *options, True, *surrogate)
-            arrays = [slopes, grad, planes, image, expected[0].contiguous(), expected[1]]
-            cases.append(_case(1, shape, options, image.dtype, strides, tables, quality, 2e-5, arrays))
+        decoded = ops.decode(*encoded, tables, *shape[2:], *options, image.dtype)
+        cases.append(_case(3, *setting, [*encoded, decoded]))
+    return b"".join(cases)
+
+
+def backward_cases(
+    image: Tensor, grad: Tensor, tables: Tensor | None, quality: float, factors: tuple[int, int], fancy: bool, ops: Any
+) -> bytes:
+    """The backward ops likewise: straight through without and with the tables' gradient, and by a surrogate."""
+    options, shape = (*factors, fancy), image.shape
+    setting = (shape, options, image.dtype, (image.stride(), image.contiguous().stride()), tables, quality, 2e-5)
+    _, planes = ops.round_trip(image, tables, quality, *options)
+    cases = []
+    for slopes, of_tables in ((None, False), (None, True), (_SLOPES, True)):
+        arguments = (grad, planes, image, tables, quality, *options, of_tables)
+        surrogate = () if slopes is None else (slopes,)
+        expected = (ops.surrogate_backward if surrogate else ops.round_trip_backward)(*arguments, *surrogate)
+        arrays = [slopes, grad, planes, image, expected[0].contiguous(), expected[1]]
+        cases.append(_case(1, *setting, arrays))
     return b"".join(cases)

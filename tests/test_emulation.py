@@ -16,9 +16,11 @@ from typing import NamedTuple
 import cases
 import emulation
 import numpy as np
+import planted_bugs
 import pytest
 import torch
 from oracles import FACTORS
+from planted_bugs import Mutant
 from torch import Tensor
 
 from fdjpeg import reference
@@ -144,184 +146,89 @@ def test_integer_division_is_exact(rng: np.random.Generator) -> None:
 # Sanitizers and planted bugs: a program of its own reads cases from a file
 
 
-def _file_of_cases(
-    path: Path, subsamplings: dict[str, tuple[int, int]], dtypes: list[torch.dtype], channels: int
-) -> Path:
+def _cases(
+    subsamplings: dict[str, tuple[int, int]], dtypes: list[torch.dtype], channels: int, *, backward: bool
+) -> bytes:
     rng = np.random.default_rng(20)
     blob = b""
     for factors, dtype in itertools.product(subsamplings.values(), dtypes):
-        for height, width, layout, by_tables in ((37, 70, 0, True), (16, 96, 0, False), (66, 37, 1, True)):
+        for height, width, layout, by_tables in ((100, 66, 0, True), (16, 96, 0, False), (66, 37, 1, True)):
             image = _layouts(_images(rng, dtype, channels, height, width))[layout]
-            grad = torch.from_numpy(rng.standard_normal(image.shape)).to(dtype)
             tables = torch.from_numpy(rng.uniform(0.2, 30, (2, 3, 8, 8))).float() if by_tables else None
-            blob += emulation.cases_of(image, grad, tables, 60.0, factors, height != 66, reference)
-    path.write_bytes(blob)
-    return path
+            setting = (tables, 60.0, factors, height != 66, reference)
+            if backward:
+                grad = torch.from_numpy(rng.standard_normal(image.shape)).to(dtype)
+                blob += emulation.backward_cases(image, grad, *setting)
+            else:
+                blob += emulation.forward_cases(image, *setting)
+    return blob
 
 
-def test_no_sanitizer_complains(tmp_path: Path) -> None:
+@pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
+def test_no_sanitizer_complains(backward: bool, tmp_path: Path) -> None:
     """No access beyond an array, no undefined arithmetic, no misaligned word; arrays are just as large as needed."""
-    headers = tmp_path / "headers"
-    emulation.restricted_copy(headers, ("uint8", "float32"))
-    runner = tmp_path / "runner"
-    flags = ("-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+    dtypes = [torch.float32] if backward else [torch.uint8, torch.float32]
+    headers, program = tmp_path / "headers", tmp_path / "program"
+    emulation.restricted_copy(headers, [str(dtype).removeprefix("torch.") for dtype in dtypes])
+    flags = ("-O0", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
     try:
-        emulation.build_runner(runner, headers, *flags)
+        emulation.Runner(tmp_path, *flags).build(program, headers, backward=backward)
     except RuntimeError as error:
         if "asan" not in str(error):
             raise
         pytest.skip("g++ has no sanitizers here")
     for channels in (3, 1):
-        file = _file_of_cases(tmp_path / "cases", FACTORS, [torch.uint8, torch.float32], channels)
+        file = tmp_path / "cases"
+        file.write_bytes(_cases(FACTORS, dtypes, channels, backward=backward))
         environment = {**os.environ, "ASAN_OPTIONS": "detect_leaks=0"}
-        done = subprocess.run([runner, file], capture_output=True, text=True, env=environment)
+        done = subprocess.run([program, file, "1"], capture_output=True, text=True, env=environment)
         assert done.returncode == 0, done.stdout + done.stderr
 
 
-class Mutant(NamedTuple):
-    """A bug: `old`, which stands once in the kernels, becomes `new`."""
-
-    name: str
-    old: str
-    new: str
-    subsampling: str = "4:2:0"
-    file: str = "codec_kernels.cuh"
-
-
-MUTANTS = (
-    Mutant("no barrier before the columns", "  __syncthreads();\n  if (!busy) return;", "  if (!busy) return;"),
-    Mutant("no barrier before the rows back", "  __syncwarp();\n\n  uint8_t* planes", "  uint8_t* planes"),
-    Mutant("decode: no barrier before the columns", "  __syncwarp();\n  if (busy) {", "  if (busy) {"),
-    Mutant("decode: no barrier before the rows", "  __syncwarp();\n  if (!busy) return;", "  if (!busy) return;"),
-    Mutant("backward: no barrier", "    __syncthreads();\n    if (!inside) return;", "    if (!inside) return;"),
-    Mutant("tables: no barrier after the steps", "  __syncthreads();\n  float sum[", "  float sum["),
-    Mutant("tables: no barrier before the columns", "    __syncwarp();\n    FDJPEG_UNROLL\n", "    FDJPEG_UNROLL\n"),
-    Mutant("tables: no barrier after the columns", "    __syncwarp();\n  }\n", "  }\n"),
-    Mutant("tables: no barrier before the sums", "  __syncthreads();\n  for (int i", "  for (int i"),
-    Mutant("a tile's row of eight words", "kTileRow = 9", "kTileRow = 7"),
-    Mutant("blocks of the tile overlap", "kTileBlock = kBlock * kTileRow", "kTileBlock = kBlock * kTileRow - 8"),
-    Mutant(
-        "another thread's row",
-        "return L::kVertical == 2 ? 2 * row + v : row;",
-        "return L::kVertical == 2 ? row + 8 * v : row;",
-    ),
-    Mutant("no level shift forward", "x[0] -= kBlock * kLevelShift << kPass1Bits;", ""),
-    Mutant(
-        "level shift off by one bit",
-        "if (!may_wrap) x[0] += kBlock * kLevelShift << kPass1Bits;",
-        "if (!may_wrap) x[0] += kBlock * kLevelShift << 1;",
-    ),
-    Mutant("scaled by too little", "processor::saturate(x), 255.0f)", "processor::saturate(x), 254.9f)"),
-    Mutant(
-        "no limit to [0, 1]", "processor::multiply(processor::saturate(x), 255.0f)", "processor::multiply(x, 255.0f)"
-    ),
-    Mutant("columns at the right edge", "row[smaller(i, last) * stride]", "row[smaller(i, last - 1) * stride]"),
-    Mutant("rows at the bottom edge", "place.luma_row(v), sizes.height - 1)", "place.luma_row(v), sizes.height - 2)"),
-    Mutant("chroma rows beyond the last", "(mcu_row + 1) * kBlock > sizes.chroma_height", "false"),
-    Mutant("the bias of averages", "sums[k] + average_bias(L::kHorizontal, L::kVertical, k)", "sums[k] + 1"),
-    Mutant("the shift of averages", "kSamples == 4 ? 2 :", "kSamples == 4 ? 1 :"),
-    Mutant(
-        "the partner's half of chroma", "const bool right = place.group != 0;", "const bool right = place.group == 0;"
-    ),
-    Mutant(
-        "Cr by the table of luma",
-        "return 1 + (L::kHorizontal == 1 ? pass - L::kLumaRows : lane / kBlock % 2);",
-        "return lane / kBlock % 2;",
-    ),
-    Mutant(
-        "a table transposed",
-        "step[component][index % kBlock][index / kBlock] =",
-        "step[component][index / kBlock][index % kBlock] =",
-    ),
-    Mutant("the first image's tables", "steps.tables[image * steps.image_stride +", "steps.tables["),
-    Mutant(
-        "Cr where Cb belongs",
-        "component == 1 ? sizes.cb_offset : sizes.cr_offset;\n      const",
-        "component == 2 ? sizes.cb_offset : sizes.cr_offset;\n      const",
-    ),
-    Mutant(
-        "a stride in blocks",
-        "((block_row * kBlock + y) * columns + block_column) * kBlock;\n      *",
-        "((block_row * kBlock + y) * rows + block_column) * kBlock;\n      *",
-    ),
-    Mutant("flags of the wrong threads", "all >> lane & (", "all >> (lane ^ 16) & ("),
-    Mutant("the padding is not written", "flags[used + lane] = 0;", "{}"),
-    Mutant("left edge of chroma", "column == 0 ? sample[i][1] :", "column == 2 ? sample[i][1] :"),
-    Mutant("right edge of chroma", "if (column + k > last_column)", "if (column + k > last_column + 1)"),
-    Mutant("rows of chroma", "clamp(row + i - kHaloDown, 0, last_row)", "clamp(row + i, 0, last_row)"),
-    Mutant(
-        "the far row of chroma",
-        "U::kDown ? kRow + (kLower ? 1 : -1) : kRow",
-        "U::kDown ? kRow + (kLower ? -1 : 1) : kRow",
-    ),
-    Mutant("the triangle's side", "triangle_of_blend<late>", "triangle_of_blend<!late>"),
-    Mutant(
-        "the triangle across alone",
-        "return triangle<late>(near, beside);",
-        "return triangle<!late>(near, beside);",
-        "4:2:2",
-    ),
-    Mutant(
-        "the triangle down alone",
-        "return triangle<lower>(near, vertical);",
-        "return triangle<!lower>(near, vertical);",
-        "4:4:0",
-    ),
-    Mutant("columns of 4:1:1", "return L::kHorizontal == 4 ? 2 * group + v : group;", "return group;", "4:1:1"),
-    Mutant("columns beyond the image", "if (i <= last) row[i * stride]", "if (i < last) row[i * stride]"),
-    Mutant("encode: a block's rows", "(block * kBlockSize + y * kBlock)", "(block * kBlockSize + y)"),
-    Mutant(
-        "decode: no saturation",
-        "dequantize_saturating(x[i], step_of(job.steps, n, job.component, i * kBlock + column))",
-        "x[i] * step_of(job.steps, n, 0, i * kBlock + column)",
-    ),
-    Mutant("backward: no mask", "static_cast<unsigned>(pixel.g) <= kMaxSample", "true"),
-    Mutant("backward: the ring's left", "tile_x + ring_x - 1,", "tile_x + ring_x,"),
-    Mutant(
-        "backward: the bottom edge",
-        "sizes.chroma_height * U::kVertical - tile_y, kTileTall + 1",
-        "sizes.height - tile_y, kTileTall + 1",
-    ),
-    Mutant("backward: weights", "a == 0 || a == 3 ? Real(.25) : Real(.75)", "a == 0 || a == 3 ? Real(.75) : Real(.25)"),
-    Mutant("backward: replicas", "? 1 + sizes.chroma_width * U::kHorizontal - sizes.width : 1", "? 1 : 1"),
-    Mutant("backward: NaN passes", "samples[c][x] = T{};", "{}"),
-    Mutant("tables: the steps' errors", "* step[i].step - c[i];", "* step[i].step + c[i];"),
-    Mutant("tables: beyond the edge", "y < height && x + i < width ? row[i] : 0.0f", "row[i]"),
-    Mutant("tables: a part is lost", "p < job.parts", "p < job.parts - 1"),
-    Mutant("tables: Cb's sum is Cr's", "both ? 1 + lane / kBlock % 2 : slot", "both ? 2 - lane / kBlock % 2 : slot"),
-)
-
-
-def _planted(folder: Path, number: int, mutant: Mutant | None, subsampling: str) -> tuple[str, int | None, str]:
-    """Compiles and runs a mutant (or none) for one subsampling: its name, the exit status, what it said."""
+def _planted(folder: Path, number: int, mutant: Mutant | None, run: _Run) -> tuple[str, int | None, str]:
+    """Compiles a mutant (or none) and runs the cases of one subsampling: its name, the exit status, what it said."""
     name = "none" if mutant is None else mutant.name
     headers = folder / f"headers-{number}"
-    emulation.restricted_copy(headers, ("float32",), [FACTORS[subsampling]])
+    emulation.restricted_copy(headers, ("float32",), [FACTORS[run.subsampling]])
     if mutant is not None:
-        path = headers / mutant.file
-        text = path.read_text()
-        if text.count(mutant.old) != 1:
-            return name, None, f"{mutant.old!r} stands {text.count(mutant.old)} times in {mutant.file}, not once"
-        path.write_text(text.replace(mutant.old, mutant.new))
-    runner = folder / f"runner-{number}"
-    emulation.build_runner(runner, headers, "-O0", "-w")
+        holding = [path for path in headers.iterdir() for _ in range(path.read_text().count(mutant.old))]
+        if len(holding) != 1:
+            return name, None, f"{mutant.old!r} stands {len(holding)} times in the kernels, not once"
+        holding[0].write_text(holding[0].read_text().replace(mutant.old, mutant.new))
+    program = folder / f"program-{number}"
+    run.runner.build(program, headers, backward=run.backward)
     try:
-        done = subprocess.run([runner, folder / subsampling], capture_output=True, text=True, timeout=60)
+        done = subprocess.run([program, run.cases, "3"], capture_output=True, text=True, timeout=60)
     except subprocess.TimeoutExpired:
         return name, 1, "ran for too long"
+    program.unlink()
     return name, done.returncode, done.stdout + done.stderr
 
 
-def test_planted_bugs_are_found(tmp_path: Path) -> None:
-    used = {mutant.subsampling for mutant in MUTANTS}
-    for subsampling in used:
-        _file_of_cases(tmp_path / subsampling, {subsampling: FACTORS[subsampling]}, [torch.float32], 3)
-    plan = [(None, subsampling) for subsampling in sorted(used)] + [(mutant, mutant.subsampling) for mutant in MUTANTS]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+class _Run(NamedTuple):
+    """What a mutant is run with."""
+
+    runner: emulation.Runner
+    backward: bool
+    subsampling: str
+    cases: Path
+
+
+@pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
+def test_planted_bugs_are_found(backward: bool, tmp_path: Path) -> None:
+    mutants = planted_bugs.BACKWARD if backward else planted_bugs.FORWARD
+    runner = emulation.Runner(tmp_path, "-O0", "-w")
+    runs = {}
+    for subsampling in sorted({mutant.subsampling for mutant in mutants}):
+        file = tmp_path / subsampling
+        file.write_bytes(_cases({subsampling: FACTORS[subsampling]}, [torch.float32], 3, backward=backward))
+        runs[subsampling] = _Run(runner, backward, subsampling, file)
+    plan = [(None, run) for run in runs.values()] + [(mutant, runs[mutant.subsampling]) for mutant in mutants]
+    with ThreadPoolExecutor(2) as pool:
         results = list(pool.map(lambda job: _planted(tmp_path, job[0], *job[1]), enumerate(plan)))
-    for name, status, said in results[: len(used)]:
+    for name, status, said in results[: len(runs)]:
         assert (name, status) == ("none", 0), said
-    unfit = [f"{name}: {said}" for name, status, said in results[len(used) :] if status is None]
+    unfit = [f"{name}: {said}" for name, status, said in results[len(runs) :] if status is None]
     assert not unfit, "\n".join(unfit)
-    survivors = [name for name, status, _ in results[len(used) :] if status == 0]
+    survivors = [name for name, status, _ in results[len(runs) :] if status == 0]
     assert not survivors, f"bugs that no case noticed: {survivors}"

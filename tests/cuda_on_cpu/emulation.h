@@ -55,16 +55,22 @@ enum class Order : int { ascending, descending, shuffled };
 
 enum class State { ready, at_block_barrier, at_warp_barrier, done };
 
+// Where a fibre or the scheduler goes on. The compiler's own jumps, as swapcontext asks the kernel for the signal mask
+// at every switch; a ucontext only gives a fibre its stack.
+using Jump = void* [5];
+
 struct Fibre {
   ucontext_t context;
+  Jump jump;
+  bool started = false;
   std::unique_ptr<char[]> stack{new char[kStackBytes]};
-  State state = State::ready;
+  State state = State::done;
   void* fake_stack = nullptr;
 };
 
 struct Block {
   std::vector<std::unique_ptr<Fibre>> fibres;
-  ucontext_t scheduler;
+  Jump scheduler;
   void* scheduler_fake_stack = nullptr;
   const void* scheduler_stack = nullptr;
   size_t scheduler_stack_bytes = 0;
@@ -75,16 +81,20 @@ struct Block {
 
 inline Block block;
 
-inline void enter_fibre() {
-#if defined(__SANITIZE_ADDRESS__)
-  __sanitizer_finish_switch_fiber(nullptr, &block.scheduler_stack, &block.scheduler_stack_bytes);
-#endif
-  block.body();
-  block.fibres[static_cast<size_t>(block.current)]->state = State::done;
-#if defined(__SANITIZE_ADDRESS__)
-  __sanitizer_start_switch_fiber(nullptr, block.scheduler_stack, block.scheduler_stack_bytes);
-#endif
-  setcontext(&block.scheduler);
+// Functions of their own: a compiler must not take the two for parts of one flow.
+[[noreturn]] __attribute__((noinline)) inline void go_on_at(Jump& there) {
+  __builtin_longjmp(there, 1);
+}
+[[noreturn]] __attribute__((noinline)) inline void begin(Fibre& fibre) {
+  fibre.started = true;
+  setcontext(&fibre.context);
+  std::abort();
+}
+__attribute__((noinline)) inline void leave_for(Jump& here, Fibre* fibre) {
+  if (__builtin_setjmp(here) != 0) return;
+  if (fibre == nullptr) go_on_at(block.scheduler);
+  if (fibre->started) go_on_at(fibre->jump);
+  begin(*fibre);
 }
 
 inline void leave_fibre(State state) {
@@ -93,10 +103,21 @@ inline void leave_fibre(State state) {
 #if defined(__SANITIZE_ADDRESS__)
   __sanitizer_start_switch_fiber(&fibre.fake_stack, block.scheduler_stack, block.scheduler_stack_bytes);
 #endif
-  swapcontext(&fibre.context, &block.scheduler);
+  leave_for(fibre.jump, nullptr);
 #if defined(__SANITIZE_ADDRESS__)
   __sanitizer_finish_switch_fiber(fibre.fake_stack, &block.scheduler_stack, &block.scheduler_stack_bytes);
 #endif
+}
+
+// What a fibre does for ever: the thread of one block, then that of the next.
+inline void enter_fibre() {
+#if defined(__SANITIZE_ADDRESS__)
+  __sanitizer_finish_switch_fiber(nullptr, &block.scheduler_stack, &block.scheduler_stack_bytes);
+#endif
+  for (;;) {
+    block.body();
+    leave_fibre(State::done);
+  }
 }
 
 inline void resume_fibre(int thread) {
@@ -106,7 +127,7 @@ inline void resume_fibre(int thread) {
 #if defined(__SANITIZE_ADDRESS__)
   __sanitizer_start_switch_fiber(&block.scheduler_fake_stack, fibre.stack.get(), kStackBytes);
 #endif
-  swapcontext(&block.scheduler, &fibre.context);
+  leave_for(block.scheduler, &fibre);
 #if defined(__SANITIZE_ADDRESS__)
   __sanitizer_finish_switch_fiber(block.scheduler_fake_stack, nullptr, nullptr);
 #endif
@@ -132,7 +153,16 @@ inline void run_block(int threads, Order order, const std::function<void()>& bod
   block.body = body;
   block.threads = threads;
   block.exchange.assign(static_cast<size_t>(threads), 0);
-  while (static_cast<int>(block.fibres.size()) < threads) block.fibres.push_back(std::make_unique<Fibre>());
+  while (static_cast<int>(block.fibres.size()) < threads) {
+    auto fibre = std::make_unique<Fibre>();
+    getcontext(&fibre->context);
+    fibre->context.uc_stack.ss_sp = fibre->stack.get();
+    fibre->context.uc_stack.ss_size = kStackBytes;
+    fibre->context.uc_link = nullptr;
+    makecontext(&fibre->context, enter_fibre, 0);
+    block.fibres.push_back(std::move(fibre));
+  }
+  for (int i = 0; i < threads; ++i) block.fibres[static_cast<size_t>(i)]->state = State::ready;
   std::vector<int> turns(static_cast<size_t>(threads));
   std::iota(turns.begin(), turns.end(), 0);
   if (order == Order::descending) std::reverse(turns.begin(), turns.end());
@@ -142,15 +172,6 @@ inline void run_block(int threads, Order order, const std::function<void()>& bod
       seed = seed * 6364136223846793005u + 1442695040888963407u;
       std::swap(turns[i], turns[(seed >> 33) % (i + 1)]);
     }
-  }
-  for (int i = 0; i < threads; ++i) {
-    Fibre& fibre = *block.fibres[static_cast<size_t>(i)];
-    getcontext(&fibre.context);
-    fibre.context.uc_stack.ss_sp = fibre.stack.get();
-    fibre.context.uc_stack.ss_size = kStackBytes;
-    fibre.context.uc_link = nullptr;
-    fibre.state = State::ready;
-    makecontext(&fibre.context, enter_fibre, 0);
   }
   // In the first two orders each warp in turn runs as far as it can; in the third all warps go on side by side.
   const int group = order == Order::shuffled ? threads : kWarpThreads;

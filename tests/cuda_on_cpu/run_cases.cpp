@@ -1,6 +1,7 @@
 // Runs the cases in a file through the GPU's kernels on a CPU, in each order of threads, and compares with what the
 // file expects. Exits with 1 and a line for the first case that differs. Without Python, so that sanitizers see the
-// kernels alone, and a broken kernel can do no harm.
+// kernels alone, and a broken kernel can do no harm. Compiled with BACKWARD 0 it runs the forward ops' cases, with 1
+// those of the backward ops.
 #include "emulation.h"
 
 #include "codec_launch.h"
@@ -10,7 +11,7 @@ using namespace fdjpeg;
 namespace {
 
 struct Case {
-  int64_t kind;  // 0 round trip, 1 its backward, 2 encode, 3 decode
+  int64_t kind;  // 0 round trip, 1 its backward, 2 encode, 3 decode, 4 round trip by block
   int64_t shape[4];
   int64_t horizontal, vertical, fancy, type;
   int64_t input_stride[4], output_stride[4];
@@ -54,66 +55,89 @@ bool close(const Bytes& actual, const Bytes& expected, double tolerance) {
   return true;
 }
 
-bool run(const Case& c, std::vector<Bytes>& in, const std::vector<Bytes>& expected, emulation::Order order) {
-  const auto type = static_cast<SampleType>(c.type);
-  const auto image = [&](Bytes& data, const int64_t* stride) {
-    return Image{data.data(), type, {stride[0], stride[1], stride[2], stride[3]}};
-  };
-  emulation::Launcher launch{order};
-  const Geometry geometry =
-      Geometry::of(c.shape[0], c.shape[1], c.shape[2], c.shape[3], c.horizontal, c.vertical, c.fancy != 0);
+struct Job {
+  const Case& c;
+  std::vector<Bytes>& in;  // the tables come first
   std::vector<Bytes> out;
-  for (const Bytes& one : expected) out.push_back(garbage(one.size()));
-  Bytes& tables = in[0];
-  const Steps steps{pointer<float>(tables), c.table_stride, tables.empty() ? quality_scale(c.quality) : 0, nullptr};
-  if (c.kind == 0) {
-    RoundTrip op{geometry, steps, image(in[1], c.input_stride), image(out[0], c.output_stride), out[1].data()};
-    launch_round_trip(op, launch);
-    return out == expected;
+  emulation::Launcher launch;
+  Geometry geometry;
+  Steps steps;
+
+  Job(const Case& with, std::vector<Bytes>& inputs, const std::vector<Bytes>& expected, emulation::Order order)
+      : c(with), in(inputs), launch{order} {
+    for (const Bytes& one : expected) out.push_back(garbage(one.size()));
+    geometry = Geometry::of(c.shape[0], c.shape[1], c.shape[2], c.shape[3], c.horizontal, c.vertical, c.fancy != 0);
+    steps = {pointer<float>(in[0]), c.table_stride, in[0].empty() ? quality_scale(c.quality) : 0, nullptr};
   }
-  if (c.kind == 1) {  // tables, slopes or nothing, grad, planes, image -> image's gradient, tables' gradient
-    RoundTripBackward op{};
-    op.geometry = geometry;
-    op.steps = steps;
-    op.slopes = pointer<float>(in[1]);
-    op.slope_intervals = static_cast<int>(in[1].size() / sizeof(float)) - 1;
-    op.grad_output = image(in[2], c.output_stride);
-    op.planes = in[3].data();
-    op.input = image(in[4], c.input_stride);
-    op.grad_input = image(out[0], c.output_stride);
-    std::vector<float> partials(static_cast<size_t>(partials_of(geometry)), NAN);
-    launch_round_trip_backward(op, partials.data(), pointer<float>(out[1]), launch);
-    const bool image_close = type == SampleType::float64 ? close<double>(out[0], expected[0], c.tolerance)
-                                                         : close<float>(out[0], expected[0], c.tolerance);
-    return image_close && close<float>(out[1], expected[1], c.tolerance);
+  Image image(Bytes& data, const int64_t (&stride)[4]) const {
+    return {data.data(), static_cast<SampleType>(c.type), {stride[0], stride[1], stride[2], stride[3]}};
   }
-  if (c.kind == 2) {
-    Encode op{geometry, steps, image(in[1], c.input_stride), {}};
-    for (size_t i = 0; i < 3; ++i) op.coefficients[i] = pointer<int16_t>(out[i]);
-    launch_encode(op, launch);
-    return out == expected;
-  }
-  Bytes planes = garbage(static_cast<size_t>(geometry.images * geometry.plane_bytes));
-  Decode op{geometry, steps, {}, planes.data(), image(out[0], c.output_stride)};
-  for (size_t i = 0; i < 3; ++i) op.coefficients[i] = pointer<int16_t>(in[1 + i]);
-  launch_decode(op, launch);
-  return out == expected;
+};
+
+#if BACKWARD
+
+// tables, slopes or nothing, grad, planes, image -> image's gradient, tables' gradient or nothing
+bool run(Job& job, const std::vector<Bytes>& expected) {
+  const Case& c = job.c;
+  RoundTripBackward op{};
+  op.geometry = job.geometry;
+  op.steps = job.steps;
+  op.slopes = pointer<float>(job.in[1]);
+  op.slope_intervals = static_cast<int>(job.in[1].size() / sizeof(float)) - 1;
+  op.grad_output = job.image(job.in[2], c.output_stride);
+  op.planes = job.in[3].data();
+  op.input = job.image(job.in[4], c.input_stride);
+  op.grad_input = job.image(job.out[0], c.output_stride);
+  const bool of_tables = !expected[1].empty();
+  std::vector<float> partials(static_cast<size_t>(of_tables ? partials_of(job.geometry) : 0), NAN);
+  launch_round_trip_backward(op, of_tables ? partials.data() : nullptr, pointer<float>(job.out[1]), job.launch);
+  const bool image_close = op.input.type == SampleType::float64 ? close<double>(job.out[0], expected[0], c.tolerance)
+                                                                : close<float>(job.out[0], expected[0], c.tolerance);
+  return image_close && close<float>(job.out[1], expected[1], c.tolerance);
 }
+
+#else
+
+bool run(Job& job, const std::vector<Bytes>& expected) {
+  const Case& c = job.c;
+  if (c.kind == 0 || c.kind == 4) {
+    RoundTrip op{
+        job.geometry, job.steps, job.image(job.in[1], c.input_stride), job.image(job.out[0], c.output_stride),
+        job.out[1].data()};
+    if (c.kind == 4) op.steps.qualities = job.in[2].data();
+    launch_round_trip(op, job.launch);
+  } else if (c.kind == 2) {
+    Encode op{job.geometry, job.steps, job.image(job.in[1], c.input_stride), {}};
+    for (size_t i = 0; i < 3; ++i) op.coefficients[i] = pointer<int16_t>(job.out[i]);
+    launch_encode(op, job.launch);
+  } else {
+    Bytes planes = garbage(static_cast<size_t>(job.geometry.images * job.geometry.plane_bytes));
+    Decode op{job.geometry, job.steps, {}, planes.data(), job.image(job.out[0], c.output_stride)};
+    for (size_t i = 0; i < 3; ++i) op.coefficients[i] = pointer<int16_t>(job.in[1 + i]);
+    launch_decode(op, job.launch);
+  }
+  return job.out == expected;
+}
+
+#endif
 
 }  // namespace
 
+// The file, and in how many of the orders.
 int main(int, char** arguments) {
   std::FILE* file = std::fopen(arguments[1], "rb");
   if (file == nullptr) return 2;
   Case c;
+  const int orders = std::atoi(arguments[2]);
   int number = 0;
   for (; read_exactly(file, &c, sizeof(c)); ++number) {
-    constexpr size_t kInputs[] = {2, 5, 2, 4}, kOutputs[] = {2, 2, 3, 1};
+    constexpr size_t kInputs[] = {2, 5, 2, 4, 3}, kOutputs[] = {2, 2, 3, 1, 2};
     std::vector<Bytes> in, expected;
     for (size_t i = 0; i < kInputs[c.kind]; ++i) in.push_back(read_array(file));
     for (size_t i = 0; i < kOutputs[c.kind]; ++i) expected.push_back(read_array(file));
-    for (int order = 0; order < 3; ++order) {
-      if (run(c, in, expected, static_cast<emulation::Order>(order))) continue;
+    for (int order = 0; order < orders; ++order) {
+      Job job(c, in, expected, static_cast<emulation::Order>(order));
+      if (run(job, expected)) continue;
       std::printf("case %d (kind %d), order %d: differs\n", number, static_cast<int>(c.kind), order);
       return 1;
     }
