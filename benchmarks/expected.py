@@ -24,8 +24,6 @@ _INSTRUCTIONS = {kernel["name"]: kernel["instructions_per_pixel"] for kernel in 
 
 #: Bytes of 4:2:0 planes for each pixel. They are read from the L2 cache right after they were written: 19 MB of 50.
 PLANES = 1.5
-#: Bytes of the gradient of these planes, in float32.
-GRADIENT_OF_PLANES = 6.0
 
 
 class Launch(NamedTuple):
@@ -56,13 +54,13 @@ class Task(NamedTuple):
 
 def _forward(dtype: str, size: int) -> tuple[Launch, Launch]:
     return (
-        Launch(f"code_blocks<Layout<2, 2, false>, SampleType::{dtype}, false>", 3 * size + PLANES),
+        Launch(f"code_blocks<Layout<2, 2, false>, SampleType::{dtype}, Make::planes>", 3 * size + PLANES),
         Launch(f"emit_image<Upsampling<2, 2, true, false>, SampleType::{dtype}>", 3 * size),
     )
 
 
 _DIFFERENTIATE = "differentiate<Upsampling<2, 2, true, false>, SampleType::float32>"
-_SUM_TABLES = "sum_tables<Layout<2, 2, false>, SampleType::float32>"
+_DIFFERENTIATE_BLOCKS = "differentiate_blocks<Layout<2, 2, false>, Upsampling<2, 2, true, false>, SampleType::float32>"
 
 TASKS = (
     Task("float32 forward", _forward("float32", 4), 90),
@@ -71,11 +69,7 @@ TASKS = (
     Task("float32 forward and backward", (*_forward("float32", 4), Launch(_DIFFERENTIATE, 24 + PLANES)), 190),
     Task(
         "float32 forward and backward with tables",
-        (
-            *_forward("float32", 4),
-            Launch(_DIFFERENTIATE, 24 + PLANES + GRADIENT_OF_PLANES),
-            Launch(_SUM_TABLES, 12 + GRADIENT_OF_PLANES),
-        ),
+        (*_forward("float32", 4), Launch(_DIFFERENTIATE_BLOCKS, 36 + PLANES)),
         275,
     ),
 )

@@ -1,9 +1,9 @@
 // Backward: the gradients of an image and of its tables from that of the output.
 //
 // Straight through every rounding the image's gradient is an adjoint stencil: that of colour and resampling, behind the
-// last clamp's mask (differentiate). The tables' gradient, and a surrogate's for the image, need the coefficients: these
-// are computed again, block by block, and beside them the transform of the samples' gradient (differentiate_blocks), in
-// one kernel and in no memory but registers and shared memory.
+// last clamp's mask (differentiate). The tables' gradient, and a surrogate's for the image, need the coefficients:
+// these are computed again, block by block, and beside them the transform of the samples' gradient
+// (differentiate_blocks), in one kernel and in no memory but registers and shared memory.
 #pragma once
 
 #include "codec_blocks.cuh"

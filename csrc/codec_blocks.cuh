@@ -1,5 +1,5 @@
-// Blocks of samples in a warp: eight threads a block, a row and then a column each, in registers; between them a tile in
-// shared memory.
+// Blocks of samples in a warp: eight threads a block, a row and then a column each, in registers; between them a tile
+// in shared memory.
 #pragma once
 
 #include "codec_samples.cuh"

@@ -22,7 +22,6 @@ struct CodeBlocks {
   Divider warps_across;      // how many of them lie side by side
 };
 
-
 constexpr int kCodeWarps = 8;
 constexpr int kCodeThreads = kCodeWarps * kWarp;
 // Four blocks of 256 threads leave a thread 64 of a multiprocessor's 65536 registers.
@@ -30,9 +29,11 @@ constexpr int kCodeBlocksPerProcessor = 4;
 
 // The standard tables at a block's own quality, from the tables at quality 50, which are the standard ones themselves.
 template <class L>
-FDJPEG_DEVICE int scale_of_block(const Sizes& sizes, const uint8_t* qualities, int64_t n, int mcu_row, int first_mcu, int block) {
+FDJPEG_DEVICE int scale_of_block(
+    const Sizes& sizes, const uint8_t* qualities, int64_t n, int mcu_row, int first_mcu, int block) {
   const int row = smaller(mcu_row * L::kVertical + L::row_in_mcu(block), sizes.luma_rows - 1);
-  const int column = smaller((first_mcu + L::mcu_of(block)) * L::kHorizontal + L::column_in_mcu(block), sizes.luma_columns - 1);
+  const int column =
+      smaller((first_mcu + L::mcu_of(block)) * L::kHorizontal + L::column_in_mcu(block), sizes.luma_columns - 1);
   return quality_scale_of(qualities[(n * sizes.luma_rows + row) * sizes.luma_columns + column]);
 }
 

@@ -111,6 +111,13 @@ def disassembler() -> str | None:
 # The budget
 
 
+#: As in csrc/codec.h and csrc/codec_forward.cuh.
+_ENUMERATIONS = {
+    "SampleType": ("uint8", "float16", "bfloat16", "float32", "float64"),
+    "Make": ("planes", "planes_by_block", "coefficients"),
+}
+
+
 class Kernel(NamedTuple):
     """An instance of a kernel's template, and what it may cost."""
 
@@ -122,17 +129,16 @@ class Kernel(NamedTuple):
 
     @property
     def pattern(self) -> re.Pattern[str]:
-        """What the mangled name begins with: the kernel's own, its numbers, and its type's place in SampleType."""
-        kernel, arguments = self.name.split("<", 1)
-        shape, type_and_rest = arguments.split("SampleType::")
-        type_name, *rest = re.findall(r"\w+", type_and_rest)
-        place = ("uint8", "float16", "bfloat16", "float32", "float64").index(type_name)
-        flags = {"true": "Lb1", "false": "Lb0"}
-        numbers = [flags.get(one, f"Li{one}") for one in re.findall(r"\b(?:\d+|true|false)\b", shape)]
-        tail = "".join(flags[one] + "E" for one in rest)
-        return re.compile(
-            rf"_ZN6fdjpeg\d+{kernel}INS_\d+[A-Z][a-z]+I{'E'.join(numbers)}EEELNS_\d+SampleTypeE{place}E{tail}E"
-        )
+        """What the mangled name begins with: the kernel's own, and its template's arguments."""
+        kernel, arguments = self.name.removesuffix(">").split("<", 1)
+        mangled = ""
+        for template, values, enumeration, value in re.findall(r"(\w+)<([^<>]*)>|(\w+)::(\w+)", arguments):
+            if template:
+                inner = [{"true": "Lb1E", "false": "Lb0E"}.get(one, f"Li{one}E") for one in values.split(", ")]
+                mangled += rf"NS_\d+{template}I{''.join(inner)}EE"
+            else:
+                mangled += rf"LNS_\d+{enumeration}E{_ENUMERATIONS[enumeration].index(value)}E"
+        return re.compile(rf"_ZN6fdjpeg\d+{kernel}I{mangled}E")
 
 
 class Budget(NamedTuple):

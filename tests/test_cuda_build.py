@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import sass
+from kept_builds import kept_build
 from sass import BUDGET, Kernel
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -21,25 +22,32 @@ KERNELS = pytest.mark.parametrize("kernel", BUDGET.kernels, ids=lambda kernel: k
 
 
 @pytest.fixture(scope="module")
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, Path]]:
+def compiled() -> dict[str, tuple[str, Path]]:
     """For each architecture ptxas's report and the machine code of the budget's kernels."""
     assert _NVCC is not None
-    known = subprocess.run([_NVCC, "--list-gpu-code"], capture_output=True, text=True, check=True).stdout.split()
+    nvcc = _NVCC
+    known = subprocess.run([nvcc, "--list-gpu-code"], capture_output=True, text=True, check=True).stdout.split()
     wanted = [architecture for architecture in BUDGET.architectures if architecture in known]
-    assert BUDGET.target in wanted, f"{_NVCC} does not know {BUDGET.target}"
-    folder = tmp_path_factory.mktemp("cubins")
-    source = folder / "kernels.cu"
-    source.write_text(sass.instantiations(BUDGET.kernels))
+    assert BUDGET.target in wanted, f"{nvcc} does not know {BUDGET.target}"
+    version = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=True).stdout
+    source = sass.instantiations(BUDGET.kernels)
+    flags = ["-std=c++20", "-O3", f"-I{ROOT / 'csrc'}", "-Xptxas=-v", "-cubin"]
 
-    def compile_for(architecture: str) -> tuple[str, Path]:
-        target = folder / f"{architecture}.cubin"
-        flags = ["-std=c++20", "-O3", f"-arch={architecture}", f"-I{ROOT / 'csrc'}", "-Xptxas=-v", "-cubin"]
-        done = subprocess.run([_NVCC, *flags, "-o", str(target), str(source)], capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        return done.stderr, target
+    def compile_into(folder: Path) -> None:
+        (folder / "kernels.cu").write_text(source)
 
-    with ThreadPoolExecutor() as pool:
-        return dict(zip(wanted, pool.map(compile_for, wanted), strict=True))
+        def compile_for(architecture: str) -> None:
+            command = [nvcc, *flags, f"-arch={architecture}", "-o", f"{architecture}.cubin", "kernels.cu"]
+            done = subprocess.run(command, capture_output=True, text=True, cwd=folder)
+            assert done.returncode == 0, done.stderr
+            (folder / f"{architecture}.log").write_text(done.stderr)
+
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(compile_for, wanted))
+
+    headers = sorted(path for pattern in ("*.cuh", "*.h") for path in (ROOT / "csrc").glob(pattern))
+    folder = kept_build("cubins", headers, (wanted, version, source, flags), compile_into)
+    return {one: ((folder / f"{one}.log").read_text(), folder / f"{one}.cubin") for one in wanted}
 
 
 @pytest.mark.parametrize("architecture", BUDGET.architectures)
@@ -91,5 +99,5 @@ def test_library_beside_this_torch_holds_every_op() -> None:
 
     if not _library._HOLDS_CUDA:
         pytest.skip("the library was built without CUDA kernels, or is not used")
-    for op in ("round_trip", "round_trip_backward", "encode", "decode"):
+    for op in ("round_trip", "round_trip_by_block", "round_trip_backward", "surrogate_backward", "encode", "decode"):
         assert torch._C._dispatch_has_kernel_for_dispatch_key(f"fdjpeg::{op}", "CUDA")
