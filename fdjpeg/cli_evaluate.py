@@ -324,7 +324,7 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     for number, title in enumerate(header):
         # Titles break at hyphens and at their last space, so that the table fits into 80 columns.
         broken = "\n".join(title.replace("-", "-\n").rsplit(" ", 1))
-        table.add_column(broken, justify="left" if number < 2 else "right")
+        table.add_column(broken, justify="left" if number < 2 else "right", overflow="fold")
     for number, row in enumerate(rows):
         last = number + 1 == len(rows) or rows[number + 1][0] != row[0]
         table.add_row(*row, end_section=last)

@@ -383,6 +383,8 @@ def test_a_part_of_a_run_can_be_read(network: Network, photographs: ImageSet, tm
     small(network, photographs, out=tmp_path, checks=False)
     more = small(network, photographs, out=tmp_path, eps=["8/255", "9/255"], checks=False, only_finished=True)
     assert [row.attacks for row in more.rows if row.eps == "9/255"] == [{}, {}]
+    assert [row[-2:] for row in more.table if row[1] == "9/255"] == [["≤ 6", "–"]] * 2
+    assert check(more, "A larger radius").passed
     assert any("experiments are not finished: noise at 9/255" in sentence for sentence in more.summary())
     assert more.html()
 

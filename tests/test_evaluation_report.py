@@ -103,6 +103,7 @@ FAILURES = {
     "A larger radius never helps the defender": (
         [
             cell("jpeg:75", "adaptive", [0, 0, 0, 1], "2/255", gradient="cubic"),
+            cell("jpeg:75", "adaptive", [0, 0, 0, 1], "2/255", gradient="identity"),
             cell("none", "white-box", [1, 1, 1, 1], "2/255"),
         ],
         {"eps": ["1/255", "2/255"]},

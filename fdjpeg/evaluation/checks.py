@@ -84,6 +84,11 @@ def _named(failures: Iterable[str], otherwise: str) -> str:
     return "; ".join(failures[:4]) + more or otherwise
 
 
+def _complete(report: Report) -> list[Row]:
+    """The rows of which all attacks are finished."""
+    return [row for row in report.rows if row.complete]
+
+
 def _pillow(report: Report) -> Check | None:
     judged = [cell for cell in report.cells if cell.differing is not None]
     if not judged:
@@ -112,7 +117,7 @@ def _more_radius(report: Report) -> Check:
     grown = [
         f"{a.defense} {number(a.worst)} at {a.eps}, {number(b.worst)} at {b.eps}"
         for a, b in zip(report.rows, report.rows[1:], strict=False)
-        if a.defense == b.defense and b.worst > a.worst
+        if a.defense == b.defense and a.complete and b.complete and b.worst > a.worst
     ]
     return Check("A larger radius never helps the defender", not grown, _named(grown, "worst case"))
 
@@ -121,14 +126,14 @@ def _noise(report: Report) -> Check:
     harmed = [
         f"{row.defense} at {row.eps}: {number(row.noise)} after noise, {number(row.worst)} after attacks"
         for row in report.rows
-        if row.noise is not None and row.noise < row.worst
+        if row.noise is not None and row.complete and row.noise < row.worst
     ]
     return Check("Random noise does less harm than the attacks", not harmed, _named(harmed, "every row"))
 
 
 def _knowing(report: Report) -> Check:
     failures, masked = [], []
-    for row in report.rows:
+    for row in _complete(report):
         knowing = _adaptive(row, report)
         for threat in ("gray-box", "transfer"):
             if knowing is not None and threat in row.attacks and row.attacks[threat] < knowing:
@@ -141,7 +146,7 @@ def _knowing(report: Report) -> Check:
 
 def _black_box(report: Report) -> Check | None:
     failures, masked, seen = [], [], False
-    for row in report.rows:
+    for row in _complete(report):
         knowing = row.attacks.get("white-box", _adaptive(row, report))
         if knowing is not None and "black-box" in row.attacks:
             seen = True

@@ -86,7 +86,7 @@ class _Chart:
         below: name of the horizontal axis.
     """
 
-    WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 250, 150, 44, 26, 26, 36
+    WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 250, 150, 44, 26, 8, 36
 
     def __init__(
         self,
@@ -98,7 +98,8 @@ class _Chart:
     ) -> None:
         self.last = max(place for place, _ in across) or 1.0
         self.low, self.high = up
-        self.parts = [f'<text class="title" x="{self.LEFT}" y="16">{escape(title)}</text>']
+        self.title = title
+        self.parts: list[str] = []
         for value, label in ticks:
             y = self.y(value)
             self.parts.append(f'<path class="grid" d="M{self.LEFT} {y:.1f}h{self.WIDTH}"/>')
@@ -134,10 +135,11 @@ class _Chart:
         path = f"M{self.x(place):.1f} {self.y(low):.1f}V{self.y(high):.1f}"
         self.parts.append(f'<path class="bar" d="{path}" stroke="{colour}"/>')
 
-    def svg(self) -> str:
-        """The drawing."""
+    def html(self) -> str:
+        """The drawing under its title."""
         width, height = self.LEFT + self.WIDTH + self.RIGHT, self.TOP + self.HEIGHT + self.BOTTOM
-        return f'<svg viewBox="0 0 {width} {height}" width="{width}" role="img">{"".join(self.parts)}</svg>'
+        drawing = f'<svg viewBox="0 0 {width} {height}" width="{width}" role="img">{"".join(self.parts)}</svg>'
+        return f'<div class="chart"><p>{escape(self.title)}</p>{drawing}</div>'
 
 
 def _radius_charts(report: Report) -> str:
@@ -149,6 +151,8 @@ def _radius_charts(report: Report) -> str:
     for number, defense in enumerate(report.defenses):
         rows = [row for row in report.rows if row.defense == defense]
         colour = COLOURS[number % len(COLOURS)]
+        if not all(row.complete for row in rows):
+            continue
         chart = _Chart(defense, across, (0.0, 1.0), ticks, "ε")
         if all("gray-box" in row.attacks for row in rows):
             chart.line(_shares(report, rows, radii, [row.attacks["gray-box"] for row in rows]), colour, "gray-box")
@@ -156,7 +160,7 @@ def _radius_charts(report: Report) -> str:
         chart.line(points, colour, "worst", dots=True)
         for place, share in points:
             chart.bar(place, *wilson(share * report.count, report.count), colour)
-        charts.append(chart.svg())
+        charts.append(chart.html())
     return f'<div class="charts">{"".join(charts)}</div>'
 
 
@@ -200,7 +204,7 @@ def _loss_chart(cells: Sequence[Cell], defense: str, attack: str, gradients: Seq
     chart = _Chart(f"{defense}, {attack}", across, (low, high), ticks, "step")
     for cell in cells:
         chart.line(list(enumerate(cell.curve)), _colour(cell.gradient, gradients))
-    return chart.svg()
+    return chart.html()
 
 
 # --- pictures ---------------------------------------------------------------------------------------------------------
@@ -264,9 +268,12 @@ th:nth-child(n+3), td:nth-child(n+3) { text-align: right; } td:nth-child(n+2) { 
 .checks th, .checks td { text-align: left; white-space: normal; border-top: 1px solid #ddd; }
 .note { color: #444; font-size: .9rem; }
 .failed { background: #fff0e0; border-left: 4px solid #d55e00; padding: .5rem .8rem; }
-.charts { display: flex; flex-wrap: wrap; gap: .5rem; } .legend span { margin-right: 1.2rem; font-size: .9rem; }
+.charts { display: flex; flex-wrap: wrap; align-items: flex-end; gap: .5rem; }
+.legend span { margin-right: 1.2rem; font-size: .9rem; }
 svg { max-width: 100%; height: auto; } svg text { font-size: 12px; fill: currentColor; }
-svg .title { font-weight: 600; } .grid { stroke: #ddd; } .bar { stroke-width: 1.2; opacity: .55; }
+.chart { width: 320px; } .chart p { margin: .6rem 0 .2rem 44px; font-size: .8rem; font-weight: 600; }
+.chart p { overflow-wrap: anywhere; line-height: 1.2; }
+.grid { stroke: #ddd; } .bar { stroke-width: 1.2; opacity: .55; }
 polyline { fill: none; stroke-width: 2; } .gray-box { stroke-width: 1.5; stroke-dasharray: 5 4; }
 .strip { margin: 1rem 0; } .strip p { margin: 0 0 .3rem; font-weight: 600; }
 figure { display: inline-block; margin: 0 .6rem .6rem 0; vertical-align: top; width: 224px; max-width: 46%; }

@@ -319,11 +319,10 @@ class Evaluation:
             x_adv[on_device] = torch.cat([result.x_adv for result in results]).detach().to(x.dtype)
         curves = [result.loss_curve for result in results if result.loss_curve is not None]
         together = bool(curves) and len({len(curve) for curve in curves}) == 1
+        summed = torch.cat(curves, dim=1).double().sum(dim=1).tolist() if together else []
         return Crafted(
             x_adv,
-            loss=[round(value, 4) for value in torch.cat(curves, dim=1).double().sum(dim=1).tolist()]
-            if together
-            else [],
+            loss=[round(value, 4) for value in summed],
             attacked=len(rows) if together else 0,
             queries=sum(result.queries for result in results),
             seconds=time.perf_counter() - start,

@@ -57,6 +57,7 @@ class Row:
             the worst case, image by image.
         known: under all attacks that use the defended network's own gradients, image by image.
         worst: under all attacks together, image by image.
+        complete: whether all attacks on it are finished, so that ``worst`` is no mere bound.
     """
 
     defense: str
@@ -66,6 +67,12 @@ class Row:
     attacks: dict[str, float]
     known: float
     worst: float
+    complete: bool = True
+
+    @property
+    def shown(self) -> str:
+        """The worst case as tables print it, a bound where attacks are missing."""
+        return number(self.worst) if self.complete else f"≤ {number(self.worst)}"
 
 
 @dataclass(frozen=True)
@@ -142,7 +149,22 @@ class Report:
             {name: worst_case([clean, *cells]) for name, cells in groups.items()},
             worst_case([clean, *known]),
             worst_case([clean, *(cell for cells in groups.values() for cell in cells)]),
+            self._complete(defense, eps),
         )
+
+    def _complete(self, defense: str, eps: str) -> bool:
+        """Whether each attack went through each gradient, or, where it needs none, was made."""
+        cells = [cell for cell in self.select(defense, eps) if cell.threat in ATTACKERS]
+        made = {(cell.attack, cell.gradient) for cell in cells if cell.threat != "gray-box"}
+        return made >= {
+            (attack, gradient)
+            for attack in self.settings["attacks"]
+            for gradient in (
+                [None]
+                if defense == "none" or attack in self.settings["gradient-free"]
+                else self.settings["defenses"][defense]
+            )
+        }
 
     @cached_property
     def checks(self) -> list[Check]:
@@ -167,9 +189,10 @@ class Report:
         """The table as text: images right of all, one row for each defence and radius."""
         rows = []
         for row in self.rows:
-            figures = [row.clean, row.noise, *(row.attacks.get(name) for name in self.columns), row.worst]
+            figures = [row.clean, row.noise, *(row.attacks.get(name) for name in self.columns)]
             shown = ["–" if figure is None else number(figure) for figure in figures]
-            rows.append([row.defense, row.eps, *shown, interval(row.worst, self.count)])
+            bounds = interval(row.worst, self.count) if row.complete else "–"
+            rows.append([row.defense, row.eps, *shown, row.shown, bounds])
         return rows
 
     @property
@@ -235,7 +258,7 @@ class Report:
             f"{number(row.attacks['gray-box'])} when the attacker does not know the layer, {number(row.worst)} when "
             f"the attacker does{', as far as masked gradients let these attacks see' if row.defense in hidden else ''}."
             for row in self.rows
-            if row.eps == eps and "gray-box" in row.attacks and any(name in row.attacks for name in self.gradients)
+            if row.eps == eps and "gray-box" in row.attacks and row.complete
         ]
 
     def summary(self) -> list[str]:
