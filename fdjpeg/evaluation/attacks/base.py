@@ -136,7 +136,7 @@ class Attack(ABC):
             return Found(x.clone(), margin=x.new_empty(0))
         with seeded(image_seed(self.seed, "attack", int(indices[0])), x.device):
             found = self.search(model, x, y, eps, indices, None if judge is model else judge)
-            found.x_adv = project(found.x_adv.detach(), x, eps, self.norm)
+            found.x_adv = _inside(found.x_adv.detach(), x, eps, self.norm)
             if found.margin is None:
                 with torch.no_grad():
                     found.margin = margin(judge(found.x_adv), y)
@@ -151,6 +151,12 @@ class Found:
     margin: Tensor | None = None
     loss_curve: Tensor | None = None
     distance: Tensor | None = None
+
+
+def _inside(x_adv: Tensor, x: Tensor, eps: float, norm: Norm) -> Tensor:
+    """``x_adv``, with the images that are not in the ball or not in [0, 1] brought there, and no other touched."""
+    out = (distances(x_adv, x, norm) > eps + SLACK) | ((x_adv < 0) | (x_adv > 1)).flatten(1).any(dim=1)
+    return torch.where(out.view(-1, 1, 1, 1), project(x_adv, x, eps, norm), x_adv)
 
 
 def _joined(parts: list[Tensor | None]) -> Tensor | None:

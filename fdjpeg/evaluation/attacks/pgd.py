@@ -227,7 +227,7 @@ class _View:
                         "choose a gradient for its layers, or an attack that needs none, such as square"
                     )
                 climb = self._each_draw(self.ascent.climb, logits, self.goal[rows]).sum()
-                (gradient,) = torch.autograd.grad(climb, points)
+                (gradient,) = torch.autograd.grad(climb, points, materialize_grads=True)
         with torch.no_grad():
             judged = logits.detach() if self.judge is None else self._logits(self.judge, points.detach())
             scores = self._each_draw(self.score, judged, self.y[rows])
@@ -240,8 +240,9 @@ class _View:
             return logits[:, None]
         if not self.call_by_call:
             together: Tensor = model(points.repeat_interleave(self.draws, dim=0)).unflatten(0, (-1, self.draws))
-            spread = (together.amax(dim=1) - together.amin(dim=1)).amax()
-            if float(spread) > 1e-4 * float(together.abs().amax()):
+            seen = together.detach()
+            spread = (seen.amax(dim=1) - seen.amin(dim=1)).amax()
+            if float(spread) > 1e-4 * float(seen.abs().amax()):
                 return together
             self.call_by_call = True
         return torch.stack([model(points) for _ in range(self.draws)], dim=1)
@@ -342,10 +343,10 @@ class _Climbers:
 
 def _checkpoints(steps: int) -> dict[int, int]:
     """Auto-PGD's checkpoints, each with the number of steps since the one before (arXiv 2003.01690, sec. 3.1)."""
-    shares = [0.0, 0.22]
-    while shares[-1] < 1:
-        shares.append(shares[-1] + max(shares[-1] - shares[-2] - 0.03, 0.06))
-    places = [math.ceil(share * steps) for share in shares]
+    hundredths = [0, 22]
+    while hundredths[-1] < 100:
+        hundredths.append(hundredths[-1] + max(hundredths[-1] - hundredths[-2] - 3, 6))
+    places = [-(-share * steps // 100) for share in hundredths]
     return {place: place - before for before, place in pairwise(places) if place > before}
 
 
