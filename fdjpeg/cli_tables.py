@@ -1,25 +1,29 @@
-"""The command ``fdjpeg tables``: quantization tables to look at, to convert and to derive from images."""
+"""The command ``fdjpeg tables``: quantization tables to look at, to convert, to derive and to learn from images."""
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
 import torch
 import typer
-from PIL import Image, ImageDraw, UnidentifiedImageError
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
 from fdjpeg import reference
 from fdjpeg._geometry import BLOCK
+from fdjpeg.cli_tables_learn import learn
+from fdjpeg.image_files import image_files, read_image
+from fdjpeg.table_picture import by_component, draw
 from fdjpeg.tables import QuantTables
 
-app = typer.Typer(help="Quantization tables: show them, convert them, derive them from images.", no_args_is_help=True)
+app = typer.Typer(
+    help="Quantization tables: show them, convert them, derive or learn them from images.", no_args_is_help=True
+)
+app.command()(learn)
 console = Console()
 complaints = Console(stderr=True)
 
@@ -35,7 +39,7 @@ Picture = Annotated[Path | None, typer.Option(help="Draws the tables into this P
 def show(source: Source, picture: Picture = None) -> None:
     """Prints tables."""
     tables = read_tables(source)
-    for name, table in _named(tables).items():
+    for name, table in by_component(tables).items():
         print_table(f"{name}, mean step {table.double().mean():.1f}", table)
     if picture is not None:
         _save_picture(tables, picture)
@@ -127,45 +131,12 @@ def _say_written(file: Path) -> None:
 # Tables to look at
 
 
-def _named(tables: QuantTables) -> dict[str, Tensor]:
-    """Each different table, int64 ``(8, 8)``, by the components that use it."""
-    y, cb, cr = tables.integer().stacked()[0].long()
-    if not torch.equal(cb, cr):
-        return {"Y": y, "Cb": cb, "Cr": cr}
-    return {"Y, Cb and Cr": y} if torch.equal(y, cb) else {"Y": y, "Cb and Cr": cb}
-
-
 def print_table(title: str, table: Tensor) -> None:
     """Prints ``(8, 8)`` numbers, whole or to one decimal place; rows are vertical frequencies."""
     console.print(title, style="bold", soft_wrap=True, markup=False, highlight=False)
     decimals = 1 if table.is_floating_point() else 0
     for row in table.tolist():
         console.print("".join(f"{number:8.{decimals}f}" for number in row), highlight=False)
-
-
-def draw(tables: QuantTables) -> Image.Image:
-    """The tables side by side, a cell for each step: the number, on a shade that goes with its logarithm."""
-    cell, margin = 28, 20
-    named = _named(tables)
-    side = BLOCK * cell
-    picture = Image.new("RGB", (len(named) * (side + margin) + margin, side + 2 * margin), "white")
-    pen = ImageDraw.Draw(picture)
-    for number, (name, table) in enumerate(named.items()):
-        left, top = margin + number * (side + margin), margin
-        _write(pen, left + side / 2, margin / 2, name, "black")
-        for row, steps in enumerate(table.tolist()):
-            for column, step in enumerate(steps):
-                shade = round(255 * (1 - math.log(step) / math.log(255)))
-                x, y = left + column * cell, top + row * cell
-                pen.rectangle((x, y, x + cell - 2, y + cell - 2), (shade, shade, 255))
-                _write(pen, x + cell / 2 - 1, y + cell / 2 - 1, str(step), "black" if shade > 130 else "white")
-    return picture
-
-
-def _write(pen: ImageDraw.ImageDraw, x: float, y: float, text: str, colour: str) -> None:
-    """Writes text centred at (x, y)."""
-    left, top, right, bottom = pen.textbbox((0, 0), text)
-    pen.text((x - (left + right) / 2, y - (top + bottom) / 2), text, colour)
 
 
 def _save_picture(tables: QuantTables, target: Path) -> None:
@@ -180,31 +151,6 @@ def _save_picture(tables: QuantTables, target: Path) -> None:
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Statistics of images
-
-
-def image_files(folder: Path) -> list[Path]:
-    """All files of the folder and its folders that look like images by their names, sorted.
-
-    Raises:
-        ValueError: there are none.
-    """
-    known = {suffix for suffix, name in Image.registered_extensions().items() if name in Image.OPEN}
-    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in known and file.is_file())
-    if not files:
-        raise ValueError(f"folder should hold images that Pillow reads, got {str(folder)!r} with none")
-    return files
-
-
-def read_image(file: Path) -> Tensor | None:
-    """An image as uint8 ``(3, H, W)``, or ``(1, H, W)`` if grey; None, and a complaint, if it cannot be read."""
-    try:
-        with Image.open(file) as image:
-            converted = image.convert("L" if image.mode in ("1", "L", "LA") else "RGB")
-    except (OSError, UnidentifiedImageError, SyntaxError) as error:
-        complaints.print(f"Left out: {file}: {error}", soft_wrap=True, markup=False, highlight=False)
-        return None
-    samples = torch.frombuffer(bytearray(converted.tobytes()), dtype=torch.uint8)
-    return samples.view(converted.height, converted.width, -1).permute(2, 0, 1)
 
 
 #: Rows of an image that are transformed at once, so that large images need little memory.

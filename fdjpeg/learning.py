@@ -75,9 +75,7 @@ class DeadZone:
     For learning tables. The gradient by a step q is g · (k − c r′(c)). With r′ = 1 it is right on average where
     coefficients are spread evenly over a step. Of high frequencies most lie in the dead zone, |c| < ½, and lose nothing
     by a larger step; straight-through says that all of them lose, and keeps those steps small. Here only those say so
-    that a larger step does put to zero. Under a flat table of 16 on CIFAR-10 the gradient of the squared error by the
-    highest frequencies of luma is 2 to 34 times too large with r′ = 1, and 1.2 to 7 times with this; see docs/tables.md.
-    (Ours.)
+    that a larger step does put to zero (docs/tables.md has figures). Ours.
 
     Args:
         width: w, in steps.
@@ -122,8 +120,8 @@ def learn_tables(
     fewer. In the end all steps are multiplied by one number, so that the images take their budget by `bits`.
 
     Args:
-        images: ``(N, 3, H, W)`` or ``(N, 1, H, W)``, uint8, or floating in [0, 1]. Larger ones are best cut into pieces,
-            of a multiple of 16 pixels.
+        images: ``(N, 3, H, W)`` or ``(N, 1, H, W)``, uint8, or floating in [0, 1]. Large ones are best cut into
+            pieces, of a multiple of 16 pixels.
         budget: bits of entropy-coded data for each image, ``(N,)``; what counts is their sum. Such as
             ``bits(encode(images, 50))``: as many as the standard tables take at quality 50.
         loss: a name of `LOSSES`, a `ClassifierLoss`, or a function (`Loss`).

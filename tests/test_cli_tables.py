@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fdjpeg import QuantTables, cli, cli_tables
+from fdjpeg import QuantTables, cli, cli_tables, cli_tables_learn
 from fdjpeg.reference import real_idct
 
 
@@ -155,6 +155,103 @@ def test_band_deviation_is_that_of_all_coefficients_at_once(rng: np.random.Gener
     expected = np.concatenate(blocks).std(0)
     deviation = cli_tables.band_deviation(torch.tensor(image) for image in images)
     torch.testing.assert_close(deviation, torch.from_numpy(expected))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# learn
+
+
+def always_the_second() -> torch.nn.Module:
+    """A classifier that `--model` can name; it looks at the red channel's mean."""
+
+    class Reddish(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            red = x[:, 0].mean((1, 2))
+            return torch.stack([0.5 - red, red - 0.5], 1)
+
+    return Reddish()
+
+
+def some_photographs(rng: np.random.Generator, folder: Path, count: int = 8) -> Path:
+    folder.mkdir()
+    for number in range(count):
+        coarse = rng.integers(0, 256, (5, 6, 3), dtype=np.uint8)
+        Image.fromarray(coarse).resize((60, 50), Image.Resampling.BICUBIC).save(folder / f"{number}.png")
+    return folder
+
+
+def test_learn_writes_tables_pictures_a_plot_and_results(
+    rng: np.random.Generator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, out = some_photographs(rng, tmp_path / "images"), tmp_path / "out"
+    options = ("--quality", "50,70", "--steps", 5, "--batch-size", 4, "--size", 32)
+    assert run("learn", folder, out, *options) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "On 2 held-out images of 32 × 32 pixels" in printed
+    assert "Near quality 70 the learned tables take" in printed
+    assert "MS-SSIM has 2 of its 5 scales here" in printed
+    results = json.loads((out / "results.json").read_text())
+    assert set(results["ratios"]) == {"50", "70"}
+    assert results["settings"]["learned on"] == 6
+    found = results["ratios"]["50"]["bits at equal psnr"]
+    assert found["low"] <= found["value"] <= found["high"]
+    for quality in (50, 70):
+        assert QuantTables.load(out / f"quality-{quality}.txt").to_pillow() == results["learned"][str(quality)]
+        assert (out / f"quality-{quality}.png").exists()
+    pytest.importorskip("matplotlib")
+    with Image.open(out / "curve.png") as plot:
+        assert plot.width > 500
+
+
+def test_learn_goes_on_where_it_was_and_starts_afresh_for_other_settings(
+    rng: np.random.Generator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, out = some_photographs(rng, tmp_path / "images"), tmp_path / "out"
+    options = ("--steps", 5, "--batch-size", 4, "--size", 16)
+    calls = []
+    learn_tables = cli_tables_learn.learn_tables
+    monkeypatch.setattr(
+        cli_tables_learn, "learn_tables", lambda *given, **named: calls.append(1) or learn_tables(*given, **named)
+    )
+    assert run("learn", folder, out, "--quality", "50", *options) == 0
+    first = (out / "quality-50.txt").read_text()
+    assert run("learn", folder, out, "--quality", "50,80", *options) == 0
+    assert len(calls) == 2
+    assert (out / "quality-50.txt").read_text() == first
+    assert run("learn", folder, out, "--quality", "50", *options, "--seed", 1) == 0
+    assert len(calls) == 3
+
+
+def test_learn_for_a_classifier_counts_its_answers(
+    rng: np.random.Generator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, out = some_photographs(rng, tmp_path / "images"), tmp_path / "out"
+    options = ("--quality", 50, "--steps", 10, "--batch-size", 4, "--size", 16, "--loss", "classifier")
+    assert run("learn", folder, out, *options, "--model", f"{__name__}:always_the_second") == 0
+    assert "The same accuracy" in capsys.readouterr().out
+    samples = rng.integers(0, 256, (8, 3, 16, 16), dtype=np.uint8)
+    np.savez(tmp_path / "arrays.npz", train_images=samples, train_labels=np.arange(8) % 2)
+    arrays = f"{tmp_path / 'arrays.npz'}:train"
+    assert run("learn", arrays, out, *options, "--held-out", arrays, "--model", f"{__name__}:always_the_second") == 0
+    assert json.loads((out / "results.json").read_text())["settings"]["measured on"] == 8
+
+
+def test_mistakes_of_learn_are_told_in_a_sentence(
+    rng: np.random.Generator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, out = some_photographs(rng, tmp_path / "images", 3), tmp_path / "out"
+
+    def complaint(*arguments: object) -> str:
+        assert run("learn", *arguments) == 2
+        return " ".join(capsys.readouterr().err.split())
+
+    assert "quality should be whole numbers in 5…95" in complaint(folder, out, "--quality", "50,99")
+    assert "loss should be one of psnr, mse, ms-ssim or classifier" in complaint(folder, out, "--loss", "lpips")
+    assert "model should name a classifier where the loss is one's" in complaint(folder, out, "--loss", "classifier")
+    assert "subsampling should be one of 4:4:4, 4:2:2, 4:2:0" in complaint(folder, out, "--subsampling", "4:4:0")
+    assert "images should be at least four" in complaint(folder, out, "--size", 16)
+    assert "share must be one of" in complaint(folder, out, "--held-out", folder, "--size", 16, "--share", "luma")
+    assert "data should be" in complaint(tmp_path / "nowhere", out)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
