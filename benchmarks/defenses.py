@@ -192,9 +192,8 @@ def main() -> None:
                 )
             reports.append(report)
             unfinished += report.settings["open"]
-        joined = replace(
-            reports[0], cells=[*reports[0].cells, *(c for c in reports[1].cells if c.attack == "DeepFool")]
-        )
+        minimal = [cell for cell in reports[1].cells if cell.attack == "DeepFool-50"]
+        joined = replace(reports[0], cells=[*reports[0].cells, *minimal])
         for eps in joined.settings["eps"]:
             rows |= {(line, eps): row(joined, line, eps) for line in ("none", name)}
             details += through(joined, name, eps)
