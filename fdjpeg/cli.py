@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import platform
+import sys
 from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -19,7 +20,7 @@ from torch import Tensor
 
 import fdjpeg
 from fdjpeg.cli_bench import bench
-from fdjpeg.cli_evaluate import evaluate
+from fdjpeg.cli_evaluate import evaluate, spread
 from fdjpeg.cli_tables import app as tables
 from fdjpeg.cli_train import train
 from fdjpeg.evaluation.data import SUBSAMPLINGS, pillow_codec, to_pillow, to_tensor
@@ -165,7 +166,7 @@ def _self_check() -> tuple[int, int]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command with ``arguments`` (``sys.argv`` if None); mistakes end it with one sentence and code 2."""
     try:
-        app(arguments)
+        app(spread(sys.argv[1:] if arguments is None else arguments))
     except (ValueError, MissingPackage) as error:
         complaints.print(f"[bold red]Error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
         raise SystemExit(2) from error

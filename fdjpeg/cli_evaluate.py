@@ -187,6 +187,27 @@ def evaluate(
         console.print(f"  {file}", soft_wrap=True, markup=False, highlight=False)
 
 
+def spread(arguments: Sequence[str]) -> list[str]:
+    """The arguments of ``fdjpeg evaluate`` with "--eps 1/255 2/255" written as "--eps 1/255 --eps 2/255".
+
+    It has no arguments beside its options, so values that follow a value belong to the same option. The arguments of
+    other commands stay as they are.
+    """
+    spread_out: list[str] = []
+    option = None
+    for number, argument in enumerate(arguments):
+        if argument.startswith("-"):
+            option = argument if argument in REPEATABLE else None
+        elif option is not None and arguments[number - 1] != option:
+            spread_out.append(option)
+        spread_out.append(argument)
+    return spread_out if list(arguments[:1]) == ["evaluate"] else list(arguments)
+
+
+#: Options that take several values.
+REPEATABLE = ("--defense", "--attack", "--eps", "--gradient", "--transfer", "--merge")
+
+
 def resolve(preset: str, config: Path | None, given: Mapping[str, Any]) -> Settings:
     """The settings of a run: those given, else the file's, else the preset's.
 

@@ -37,14 +37,26 @@ def small(monkeypatch) -> None:
 @pytest.mark.usefixtures("small")
 def test_evaluate_prints_and_saves(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "report"
-    arguments = ["--eps", "3/255", "--attack", "pgd-2", "--images", 3, "--defense", "jpeg:80", "--gradient", "cubic"]
+    arguments = [
+        "--eps",
+        "2/255",
+        "3/255",
+        "--attack",
+        "pgd-2",
+        "--images",
+        3,
+        "--defense",
+        "jpeg:80",
+        "--gradient",
+        "cubic",
+    ]
     assert run("evaluate", "--out", out, *arguments) == 0
     printed = capsys.readouterr().out
     for text in ("case", "jpeg:80", "passed", "Terms: not stated", "report.html"):
         assert text in printed
     assert {file.name for file in out.iterdir()} == {"work", "report.html", "report.md", "results.json", "results.csv"}
     found = json.loads((out / "results.json").read_text())
-    assert found["settings"]["eps"] == ["3/255"]
+    assert found["settings"]["eps"] == ["2/255", "3/255"]
     assert found["settings"]["attacks"]["PGD-2"]["steps"] == 2
     assert found["settings"]["images"]["count"] == 3
     assert len(found["cells"][0]["right"]) == 3
@@ -67,6 +79,14 @@ def test_what_is_given_wins_over_the_file_and_the_file_over_the_preset(tmp_path)
     settings = cli_evaluate.resolve("standard", file, {"seed": 4})
     assert (settings.eps, settings.seed, settings.images) == (["1/255"], 4, 200)
     assert cli_evaluate.resolve("quick", None, {}) == cli_evaluate.Settings()
+
+
+def test_an_option_may_have_several_values() -> None:
+    given = "evaluate --eps 1/255 2/255 --images 3 --defense jpeg:75 jpeg:50 --eps 4/255 --no-checks"
+    once = "evaluate --eps 1/255 --eps 2/255 --images 3 --defense jpeg:75 --defense jpeg:50 --eps 4/255 --no-checks"
+    assert cli_evaluate.spread(given.split()) == once.split()
+    for other in (once, "roundtrip --eps a b", "evaluate --images 3 4", ""):
+        assert cli_evaluate.spread(other.split()) == other.split()
 
 
 @pytest.mark.parametrize("preset", list(cli_evaluate.PRESETS))
