@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -81,22 +82,23 @@ def small(images: data.Images, out: Path, seed: int) -> Network:
     return Network(module.eval(), f"five convolutions (seed {seed})", source="trained by benchmarks/defenses.py")
 
 
-def layers(network: Network, images: data.Images, out: Path, chosen: list[str]) -> dict[str, Defense]:
-    """The defences by the names of the table; those that need it are trained."""
-    made: dict[str, Defense] = {
+def layers(network: Network, images: data.Images, out: Path, chosen: list[str]) -> Iterator[tuple[str, Defense]]:
+    """The defences with the names of the table; those that need it are trained when their turn comes."""
+    ready: dict[str, Defense] = {
         "feature-distillation:paper": defenses.FeatureDistillation("paper"),
         "feature-distillation:paper, two passes": defenses.FeatureDistillation("paper", passes=2),
         "feature-distillation:uniform(30)": defenses.FeatureDistillation("uniform(30)"),
         "feature-distillation:uniform(30), two passes": defenses.FeatureDistillation("uniform(30)", passes=2),
         "jpeg:50": defenses.JPEG(50),
     }
-    made = {name: defense for name, defense in made.items() if not chosen or name.partition(":")[0] in chosen}
+    for name, defense in ready.items():
+        if not chosen or name.partition(":")[0] in chosen:
+            yield name, defense
     for kind, settings in SETTINGS.items():
         if not chosen or kind in chosen:
             given = None if kind == "feature-distillation" else network
-            name = "feature-distillation:derived" if kind == "feature-distillation" else kind
-            made[name] = defenses.train(kind, images, out / kind, settings=settings, network=given)
-    return made
+            trained = defenses.train(kind, images, out / kind, settings=settings, network=given)
+            yield "feature-distillation:derived" if kind == "feature-distillation" else kind, trained
 
 
 def tried(defense: Defense) -> list[str]:
@@ -164,12 +166,13 @@ def main() -> None:
         network, transfer = evaluation.load_network(options.network), [small(train, options.out / "network-0", 0)]
     made = layers(network, train, out, options.only)
     if options.train:
+        print(*(name for name, _ in made), sep="\n")
         return
     images = evaluation.load_images(f"{options.data}:test", count=options.images)
     rows: dict[tuple[str, str], list[str]] = {}
     details: list[list[Any]] = []
     unfinished: list[str] = []
-    for name, defense in made.items():
+    for name, defense in made:
         reports = []
         for attacks, count in ((options.attacks, None), (MINIMAL, 1)):
             # Distillation is known to fall to the margin: cross-entropy at T = 1 saturates.
