@@ -136,6 +136,21 @@ def test_an_image_does_not_depend_on_its_batch_nor_on_chance_elsewhere(name: str
     assert float(together.max()) <= 1
 
 
+@pytest.mark.parametrize(("name", "norm"), [(name, norm) for name, norm in BY_NAME if "square" not in name])
+def test_a_model_without_gradient_breaks_no_attack(name: str, norm: str) -> None:
+    model = nn.Sequential(fdjpeg.JPEG(75, gradient="zero"), Tiny(5)).eval()
+    images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(SEED))
+    with torch.no_grad():
+        y = model(images).argmax(dim=1)
+    eps = 0.02 if norm == "linf" else 0.3
+    result = from_name(name, norm=norm).run(model, images, y, eps)
+    assert bool(result.x_adv.isfinite().all())
+    assert float(distances(result.x_adv, images, norm).max()) <= eps + 1e-6
+    torch.testing.assert_close(result.margin, margin(model(result.x_adv), y))
+    if result.distance is not None:
+        assert not bool(result.distance.isnan().any())
+
+
 @pytest.mark.parametrize("name", ["fab-5x2", "deepfool-5", "ddn-5", "cw-5x2", "apgd-ce-5", "pgd-5"])
 def test_learnable_tables_get_no_gradient_from_attacks(name: str) -> None:
     layer = fdjpeg.LearnableJPEG(fdjpeg.QuantTables.standard(75))

@@ -104,8 +104,8 @@ class Attack(ABC):
             eps: radius, in units of the images' range [0, 1]. At 0 nothing may change.
             indices: ``(N,)``, int64, each image's place in the whole set, from which all chance is drawn;
                 0 … N − 1 if None.
-            judge: decides which point is the best, where that is not ``model`` itself: the exact forward pass, if
-                ``model`` only approximates it.
+            judge: gives the verdict where that is not ``model`` itself: the exact forward pass, if ``model`` only
+                approximates it. ``PGD`` asks it at every point for the best; other attacks search by ``model`` alone.
 
         Raises:
             ValueError, TypeError: for arguments of another shape, type or range.

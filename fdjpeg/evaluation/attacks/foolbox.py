@@ -41,7 +41,7 @@ class MinimumNorm(Attack):
         if len(rows):
             wrapped = foolbox.PyTorchModel(model, bounds=(0, 1), device=x.device)
             found, _, _ = self.theirs()(wrapped, x[rows], y[rows], epsilons=None)
-            # DDN divides by the length of a gradient, DeepFool by its norm: where it is zero, NaN may come out.
+            # They divide by the lengths of gradients and of moves, which may be zero.
             found = torch.where(found.isfinite(), found, x[rows]).detach().clamp(0, 1)
             with torch.no_grad():
                 fooled = margin(model(found), y[rows]) > 0
