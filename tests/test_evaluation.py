@@ -309,13 +309,14 @@ def test_evaluate_changes_nothing_of_the_callers(photographs: ImageSet) -> None:
     module = Tiny()
     module.features.eval()  # a mode of its own, which must come back
     before, weights = photographs.images.clone(), {k: v.clone() for k, v in module.state_dict().items()}
-    layer = fdjpeg.JPEG(75)
+    layer = nn.Sequential(nn.Dropout(0.5), fdjpeg.JPEG(75))
     evaluation.evaluate(module, photographs, defenses=[layer], eps=["2/255"], gradients=["cubic"], attacks=["pgd-2"])
     assert [part.training for part in module.modules()] == [True, False, True]
     assert torch.equal(photographs.images, before)
     assert all(torch.equal(value, weights[key]) for key, value in module.state_dict().items())
     assert all(parameter.grad is None and parameter.requires_grad for parameter in module.parameters())
-    assert layer.gradient == fdjpeg.JPEG(75).gradient
+    assert all(part.training for part in layer.modules())
+    assert layer[1].gradient == fdjpeg.JPEG(75).gradient
 
 
 def test_results_do_not_depend_on_the_batch_size(network: Network, photographs: ImageSet) -> None:

@@ -85,14 +85,13 @@ def layer_defense(
     Raises:
         ValueError: for a gradient that the layer does not have, see ``differentiable``.
     """
-    versions = {gradient: differentiable(module, gradient) for gradient in gradients}
+    for gradient in gradients:
+        differentiable(module, gradient)  # raises before any work is done
     return Defense(
         name,
         tuple(gradients),
         deployed=lambda network: nn.Sequential(module, network),
-        attacked=lambda network, gradient: nn.Sequential(
-            versions[gradient] if gradient in versions else differentiable(module, gradient), network
-        ),
+        attacked=lambda network, gradient: nn.Sequential(differentiable(module, gradient), network),
         layer=module,
         first=first,
         oracle=oracle,
@@ -115,7 +114,8 @@ def of_module(
               ``gradients``, which are what they are there.
         name: as reports print it.
         gradients: what an adaptive attacker tries on layers of fdjpeg's.
-        image: ``(1, C, H, W)`` in [0, 1], by which a layer is told from a classifier; a layer, if None.
+        image: ``(1, C, H, W)`` in [0, 1], by which a layer is told from a classifier, where the module is; a layer,
+            if None.
 
     Raises:
         ValueError: if the output is neither an image of the same shape nor logits.
@@ -303,7 +303,8 @@ def parse_defense(
             - "module:callable": called without arguments, or with the network if it takes one, it returns a
               ``torch.nn.Module`` from images to images, or to logits. It is looked for in the current folder too.
         gradients: what an adaptive attacker tries on layers of fdjpeg's; others are tried with ``OPAQUE``.
-        network, image: the bare network and an image ``(1, C, H, W)``, for the last, see ``of_module``.
+        network: the bare network, for a callable that takes it.
+        image: ``(1, C, H, W)`` in [0, 1], see ``of_module``; what is made goes to its device.
 
     Raises:
         ValueError: for an unknown name, or a value out of its range.
@@ -316,20 +317,25 @@ def parse_defense(
             'defense should be "none", "jpeg:QUALITY", "random-jpeg:LOW-HIGH", "stochastic-jpeg:QUALITY+...", '
             f'"feature-distillation:PRESET", "saved:PATH" or "module:callable", got {text!r}'
         )
+    if kind in _PARSERS:
+        value, *options = rest.split(",")
+        defense = _PARSERS[kind](text, value, options, gradients)
+        for part in (defense.module, defense.first):
+            if isinstance(part, nn.Module) and image is not None:
+                part.to(image.device)
+        return defense
     if kind == "saved":
         if not Path(rest).exists():
             raise ValueError(f"defense should name a saved defence that exists, got {text!r}")
-        return of_module(optional("fdjpeg.defenses", "fdjpeg").load(rest), text, gradients, image)
-    if kind in _PARSERS:
-        value, *options = rest.split(",")
-        return _PARSERS[kind](text, value, options, gradients)
-    make = imported(text, "defense")
-    module = make(network) if network is not None and _takes_network(make) else make()
-    if isinstance(module, Defense):
-        return module
-    if not isinstance(module, nn.Module):
-        raise ValueError(f"defense {text!r} should make a torch.nn.Module, got {type(module).__name__}")
-    return of_module(module.eval(), text, gradients, image)
+        made = optional("fdjpeg.defenses", "fdjpeg").load(rest)
+    else:
+        make = imported(text, "defense")
+        made = make(network) if network is not None and _takes_network(make) else make()
+    if isinstance(made, Defense):
+        return made
+    if not isinstance(made, nn.Module):
+        raise ValueError(f"defense {text!r} should make a torch.nn.Module, got {type(made).__name__}")
+    return of_module(made.eval() if image is None else made.to(image.device).eval(), text, gradients, image)
 
 
 def _takes_network(make: Callable[..., nn.Module]) -> bool:

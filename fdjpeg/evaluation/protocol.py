@@ -11,6 +11,7 @@ processes nor being killed and started again changes a figure.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import time
@@ -767,7 +768,7 @@ def _check_network(network: Network, images: ImageSet, batch_size: int) -> None:
 def _defenses(
     given: Sequence[Defended] | Mapping[str, Sequence[str]], gradients: Sequence[str], network: nn.Module, image: Tensor
 ) -> list[Defense]:
-    """All defences but the bare network, on the device of ``image``.
+    """All defences but the bare network, on the device of ``image``; given modules are not changed.
 
     Raises:
         ValueError: for an unknown name, or the same name twice.
@@ -776,15 +777,13 @@ def _defenses(
     found = []
     for item, tried in pairs:
         if isinstance(item, str):
-            defense = parse_defense(item, tried, network, image)
+            found.append(parse_defense(item, tried, network, image))
         elif isinstance(item, Defense):
-            defense = item
+            found.append(item)
         else:
-            defense = of_module(item.to(image.device), type(item).__name__, tried, image)
-        for module in (defense.module, defense.first):
-            if isinstance(module, nn.Module):
-                module.to(image.device).eval()
-        found.append(defense)
+            # A copy, because its mode and its place change.
+            layer = copy.deepcopy(item).to(image.device).eval()
+            found.append(of_module(layer, type(item).__name__, tried, image))
     found = [defense for defense in found if defense.gradients]  # the bare network is always there
     if len({defense.name for defense in found}) < len(found):
         raise ValueError(f"defenses should be different, got {', '.join(defense.name for defense in found)}")
