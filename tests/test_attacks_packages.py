@@ -15,8 +15,10 @@ import fdjpeg
 from fdjpeg.evaluation import MissingPackage, adapters
 from fdjpeg.evaluation.attacks import NAMES, PGD, distances, from_name, margin
 
-for package in ("foolbox", "pyautoattack"):
+foolbox, _ = (
     pytest.importorskip(package, reason=f'needs {package}: pip install "fdjpeg[eval]"')
+    for package in ("foolbox", "pyautoattack")
+)
 
 #: Budgets that suit small images.
 SMALL = {
@@ -31,6 +33,7 @@ SMALL = {
     "boundary": "boundary-100",
     "hopskipjump": "hopskipjump-3",
 }
+OWN_AND_THEIRS = ("pgd-20", "apgd-ce-20")
 BY_NAME = [
     (small, norm)
     for name, small in SMALL.items()
@@ -167,16 +170,22 @@ def test_learnable_tables_get_no_gradient_from_attacks(name: str) -> None:
     assert all(p.requires_grad for p in model.parameters())
 
 
-def test_own_pgd_is_no_weaker_than_auto_pgd_at_equal_budget() -> None:
-    model = Tiny(10).eval()
-    images = torch.rand(100, 3, 16, 16, generator=torch.Generator().manual_seed(SEED))
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("defended", [False, True])
+def test_own_pgd_is_no_weaker_than_others_at_equal_budget(norm: str, defended: bool) -> None:
+    layer = fdjpeg.JPEG(75, gradient="cubic") if defended else nn.Identity()
+    model = nn.Sequential(layer, Tiny(10)).eval()
+    images = torch.rand(60, 3, 16, 16, generator=torch.Generator().manual_seed(SEED))
     with torch.no_grad():
         y = model(images).argmax(dim=1)
-    for eps in (1 / 255, 2 / 255):
-        ours, theirs = (
-            int((from_name(name).run(model, images, y, eps).margin <= 0).sum()) for name in ("pgd-20", "apgd-ce-20")
-        )
-        assert ours <= theirs + 1, f"{ours} images left by PGD, {theirs} by APGD-CE"
+    eps = 2 / 255 if norm == "linf" else 0.1
+    fooled = [int((from_name(n, norm=norm).run(model, images, y, eps).margin > 0).sum()) for n in OWN_AND_THEIRS]
+    kind = foolbox.attacks.LinfPGD if norm == "linf" else foolbox.attacks.L2PGD
+    wrapped = foolbox.PyTorchModel(model, bounds=(0, 1))
+    fooled.append(int(kind(steps=20, rel_stepsize=2.5 / 20)(wrapped, images, y, epsilons=eps)[2].sum()))
+    ours, *theirs = fooled
+    assert 5 < ours < 55, f"{ours} of 60 images: too easy or too hard to compare"
+    assert all(ours >= their - 1 for their in theirs), f"fooled by PGD, APGD-CE, foolbox's PGD: {fooled}"
 
 
 def test_every_name_makes_an_attack_whose_settings_json_can_hold() -> None:

@@ -107,9 +107,9 @@ class PGD(Attack):
         """See ``Attack.run``."""
         if self.whole_bytes and not bool(on_byte_grid(x).all()):
             raise ValueError("x should be images of whole bytes k / 255 for an attack with whole_bytes")
-        found = _Found(x, self.steps + 1)
+        best = _Best(x, self.steps + 1)
         for restart, goal in enumerate(self._goals(model, x, y)):
-            rows = (~found.fooled).nonzero().flatten() if self.until_fooled else torch.arange(len(x), device=x.device)
+            rows = (~best.fooled).nonzero().flatten() if self.until_fooled else torch.arange(len(x), device=x.device)
             if len(rows) == 0:
                 break
             view = _View(
@@ -121,9 +121,9 @@ class PGD(Attack):
                 y=y,
                 draws=self.draws,
             )
-            self._restart(view, found, rows, x, eps, indices, restart)
-            found.end_restart()
-        return Found(found.x_adv, found.score, found.curve)
+            self._restart(view, best, rows, x, eps, indices, restart)
+            best.end_restart()
+        return Found(best.x_adv, best.score, best.curve)
 
     def _goals(self, model: nn.Module, x: Tensor, y: Tensor) -> list[Tensor]:
         """The classes ``(N,)`` whose loss each restart climbs."""
@@ -145,16 +145,16 @@ class PGD(Attack):
         return project(x + _unit(direction) * eps, x, eps, "l2")
 
     def _restart(
-        self, view: _View, found: _Found, rows: Tensor, x: Tensor, eps: float, indices: Tensor, restart: int
+        self, view: _View, best: _Best, rows: Tensor, x: Tensor, eps: float, indices: Tensor, restart: int
     ) -> None:
-        """Climbs from one start; what is better than before goes into ``found``."""
+        """Climbs from one start; what is better than before goes into ``best``."""
         start = self._start(x[rows], eps, indices[rows.cpu()], restart)
         here = _Climbers.at(start, rows)
         checkpoints = _checkpoints(self.steps) if self.schedule == "halving" else {}
         for number in range(self.steps + 1):
             point = to_byte_grid(here.point, x[here.rows], eps, self.norm) if self.whole_bytes else here.point
             look = view.look(point, here.rows, differentiate=number < self.steps)
-            found.note(here.rows, number, point, look)
+            best.note(here.rows, number, point, look)
             if number == self.steps:
                 return
             if self.until_fooled:
@@ -254,7 +254,7 @@ class _View:
         return function(logits.flatten(0, 1).float(), classes.repeat_interleave(draws)).view(-1, draws)
 
 
-class _Found:
+class _Best:
     """The best point of each image so far, and the loss curve of the restart that it comes from."""
 
     def __init__(self, x: Tensor, points: int) -> None:
