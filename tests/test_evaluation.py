@@ -542,6 +542,7 @@ def test_a_layer_keeps_its_forward_pass_whatever_its_gradient() -> None:
         ({"eps": ["0/255"]}, "eps should lie in"),
         ({"batch_size": 0}, "batch_size should be at least 1"),
         ({"draws": 0}, "draws should be at least 1"),
+        ({"pictures": -1}, "pictures should be at least 0"),
     ],
 )
 def test_senseless_settings_are_refused(network: Network, photographs: ImageSet, setting, message: str) -> None:

@@ -729,9 +729,9 @@ def evaluate(
     radii = sorted({parse_eps(value, chosen[0].norm) for value in eps})
     if not radii:
         raise ValueError("eps should hold at least one, got none")
-    for name, value in (("batch_size", batch_size), ("draws", draws)):
-        if value < 1:
-            raise ValueError(f"{name} should be at least 1, got {value}")
+    for name, value, least in (("batch_size", batch_size, 1), ("draws", draws, 1), ("pictures", pictures, 0)):
+        if value < least:
+            raise ValueError(f"{name} should be at least {least}, got {value}")
     with evaluating(network.module):
         _check_network(network, images, batch_size)
         layers = _defenses(defenses, gradients, network.module, images.images[:1].to(network.device))
