@@ -32,11 +32,11 @@ from fdjpeg.defenses import (
     jpeg_ensemble,
     purifier,
     s2snet,
-    training,
 )
 from fdjpeg.defenses.config import Schedule
+from fdjpeg.defenses.objective import Chance, Objective, augment
 from fdjpeg.defenses.train import RECIPES
-from fdjpeg.defenses.training import Objective, Run
+from fdjpeg.defenses.training import Run
 from fdjpeg.evaluation import Network
 
 CONFIGS = Path(defenses.__file__).parent / "configs"
@@ -193,7 +193,7 @@ class Distance(Objective):
     def __init__(self) -> None:
         super().__init__(nn.Linear(1, 1, bias=False))
 
-    def loss(self, images: Tensor, labels: Tensor, chance: training.Chance) -> Tensor:
+    def loss(self, images: Tensor, labels: Tensor, chance: Chance) -> Tensor:
         weight: Tensor = self.trained.weight  # type: ignore[assignment]
         return (weight - (1 if self.trained.training else 0.1)).square().mean()
 
@@ -214,12 +214,12 @@ def test_early_stop_takes_the_best_epoch(tmp_path: Path) -> None:
 
 def test_chance_depends_on_the_image_not_on_its_batch() -> None:
     device = torch.device("cpu")
-    together = training.Chance(1, "stage/0", torch.tensor([3, 5, 8]), device)
-    alone = training.Chance(1, "stage/0", torch.tensor([5]), device)
-    later = training.Chance(1, "stage/1", torch.tensor([5]), device)
+    together = Chance(1, "stage/0", torch.tensor([3, 5, 8]), device)
+    alone = Chance(1, "stage/0", torch.tensor([5]), device)
+    later = Chance(1, "stage/1", torch.tensor([5]), device)
     assert torch.equal(together.normal((2, 3), "noise")[1:2], alone.normal((2, 3), "noise"))
     assert not torch.equal(alone.normal((2, 3), "noise"), later.normal((2, 3), "noise"))
-    many = training.Chance(1, "stage/0", torch.arange(2000), device).normal((3,), "noise")
+    many = Chance(1, "stage/0", torch.arange(2000), device).normal((3,), "noise")
     assert abs(float(many.mean())) < 0.05
     assert float(many.std()) == pytest.approx(1, abs=0.05)
 
@@ -227,13 +227,13 @@ def test_chance_depends_on_the_image_not_on_its_batch() -> None:
 def test_augmentation_flips_and_moves(rng: np.random.Generator) -> None:
     ramp = torch.arange(16.0).expand(1, 16, 16) / 16
     images = ramp.expand(64, 1, 16, 16)
-    chance = training.Chance(int(rng.integers(100)), "stage/0", torch.arange(64), torch.device("cpu"))
-    assert training.augment(images, "none", chance) is images
-    flipped = training.augment(images, "flip", chance)
+    chance = Chance(int(rng.integers(100)), "stage/0", torch.arange(64), torch.device("cpu"))
+    assert augment(images, "none", chance) is images
+    flipped = augment(images, "flip", chance)
     kinds = {bool(torch.equal(image, ramp)) for image in flipped}
     assert kinds == {True, False}
     assert all(torch.equal(image, ramp) or torch.equal(image, ramp.flip(-1)) for image in flipped)
-    moved = training.augment(images, "flip-crop", chance)
+    moved = augment(images, "flip-crop", chance)
     assert moved.shape == images.shape
     assert {round(float(image[0, 8, 8]) * 16) for image in moved} >= {6, 7, 8, 9, 10}
 

@@ -49,7 +49,9 @@ class Images(Dataset[Item]):
 
     def head(self, count: int | None) -> Images:
         """The first ``count`` images (all of them, where there are fewer or ``count`` is None)."""
-        return replace(self, labels=self.labels[:count])
+        if count is None or count >= len(self):
+            return self
+        return replace(self, labels=self.labels[:count], digest=f"{self.digest}, first {count}")
 
     def __getitem__(self, index: int) -> Item:
         # A worker process would bury the message in its traceback.

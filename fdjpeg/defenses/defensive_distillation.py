@@ -24,7 +24,8 @@ from torch import Tensor, nn
 from .base import Defense, Weights, load_state
 from .config import Schedule, Settings, at_least
 from .data import Images
-from .training import Chance, Objective, Run
+from .objective import Chance, Objective
+from .training import Run
 
 
 class Centred(nn.Module):

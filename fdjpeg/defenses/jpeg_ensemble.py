@@ -27,7 +27,8 @@ from fdjpeg import QuantTables
 from .base import JPEGDefense, Weights, load_state
 from .config import Schedule, Settings, at_least, positive
 from .data import Images
-from .training import Chance, Objective, Run
+from .objective import Chance, Objective
+from .training import Run
 
 
 class JPEGEnsemble(JPEGDefense):

@@ -23,7 +23,8 @@ from fdjpeg.evaluation import PGD
 from .base import AUTOENCODER_GRADIENTS, Defense, straight_through
 from .config import Schedule, Settings, at_least, positive
 from .data import Images
-from .training import Chance, Objective, Run
+from .objective import Chance, Objective
+from .training import Run
 
 
 class ConvAutoencoder(nn.Module):

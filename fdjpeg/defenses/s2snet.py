@@ -25,7 +25,8 @@ from torch import Tensor, nn
 from .base import AUTOENCODER_GRADIENTS, Defense, straight_through
 from .config import Schedule, Settings
 from .data import Images
-from .training import Chance, Objective, Run
+from .objective import Chance, Objective
+from .training import Run
 
 #: Channels of the convolutions of each stage.
 ARCHITECTURES: dict[str, tuple[tuple[int, ...], ...]] = {

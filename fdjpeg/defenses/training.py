@@ -1,18 +1,12 @@
-"""The engine that all trainings share: processes, precision, batches, what is kept to go on from, progress.
-
-All chance is drawn from the seed, the stage, the epoch and the image's index. So a run that was stopped goes on to the
-result that it would have had, and several processes draw what one would.
-"""
+"""The engine that all trainings share: processes, precision, batches, what is kept to go on from, progress."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
 import time
-import typing
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,14 +16,13 @@ import torch
 import torch.distributed
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader
-
-from fdjpeg.evaluation.attacks import draw
 
 from .checkpoint import read_tensors, whole_file, write_tensors
 from .config import Schedule
 from .data import Images, Item
+from .objective import Batch, Chance, Objective, augment, number
 from .packages import required
 
 #: Precisions of the arithmetic, by Fabric's names: float32, or bfloat16 where that is safe.
@@ -37,88 +30,6 @@ PRECISIONS = ("32-true", "bf16-mixed")
 
 #: Between two checkpoints within an epoch. One is also written at the end of each epoch.
 CHECKPOINT_SECONDS = 600.0
-
-
-class Chance:
-    """Random numbers for a batch, which depend on each image's index but not on the batch it is in.
-
-    Args:
-        seed: of the run.
-        moment: the stage and the epoch.
-        indices: ``(N,)``, int64, on the CPU: the index of each image.
-        device: where the numbers go.
-    """
-
-    def __init__(self, seed: int, moment: str, indices: Tensor, device: torch.device) -> None:
-        self.seed = seed
-        self.moment = moment
-        self.indices = indices
-        self.device = device
-
-    def uniform(self, shape: Sequence[int], purpose: str) -> Tensor:
-        """Numbers in [0, 1), ``(N, *shape)``; the same for the same purpose."""
-        return draw(torch.Size(shape), self.indices, self.seed, f"{self.moment}/{purpose}").to(self.device)
-
-    def number(self, purpose: str) -> int:
-        """A seed that does not depend on the image."""
-        return number(self.seed, f"{self.moment}/{purpose}")
-
-    def normal(self, shape: Sequence[int], purpose: str) -> Tensor:
-        """Normally distributed numbers, ``(N, *shape)``."""
-        return torch.special.ndtri(self.uniform(shape, purpose).clamp(1e-6, 1 - 1e-6))
-
-
-class Batch:
-    """A batch on its way through Fabric, which would round the images of a plain tensor to half precision.
-
-    Args:
-        images, labels, chance: as for `Objective.loss`.
-    """
-
-    def __init__(self, images: Tensor, labels: Tensor, chance: Chance) -> None:
-        self.images = images
-        self.labels = labels
-        self.chance = chance
-
-
-def number(seed: int, purpose: str) -> int:
-    """A seed for one purpose."""
-    return int.from_bytes(hashlib.blake2b(f"{seed}/{purpose}".encode(), digest_size=8).digest(), "big") >> 1
-
-
-class Objective(nn.Module):
-    """A loss with the network that it trains and those that it only uses.
-
-    Args:
-        trained: the network; its parameters that require a gradient are trained.
-        frozen: other networks of the loss; they stay in evaluation mode and do not change.
-    """
-
-    def __init__(self, trained: nn.Module, frozen: Sequence[nn.Module] = ()) -> None:
-        super().__init__()
-        self.trained = trained
-        self.frozen = nn.ModuleList(frozen)
-        self.frozen.requires_grad_(False)
-
-    def train(self, mode: bool = True) -> Objective:
-        """Training mode for the trained network only."""
-        super().train(False)
-        self.trained.train(mode)
-        return self
-
-    def forward(self, batch: Batch) -> Tensor:
-        """The loss of a batch."""
-        return self.loss(batch.images, batch.labels, batch.chance)
-
-    def loss(self, images: Tensor, labels: Tensor, chance: Chance) -> Tensor:
-        """The mean loss over a batch, 0-dim.
-
-        Args:
-            images: ``(N, C, H, W)``, float32 in [0, 1].
-            labels: ``(N,)``, int64.
-            chance: all that may be drawn.
-        """
-        raise NotImplementedError
 
 
 @dataclass
@@ -129,7 +40,7 @@ class Standing:
         epoch, step: what comes next.
         loss: the sum of the losses of this epoch's steps, as the first process had them.
         history: one entry for each finished epoch.
-        best: the least loss on the images held out; NaN before the first.
+        best: the least loss on the images held out; infinite before the first.
         stale: epochs since then.
         finished: whether the stage is over.
     """
@@ -150,6 +61,82 @@ class Standing:
     def of(cls, metadata: Mapping[str, Any]) -> Standing:
         """What ``metadata`` gave."""
         return cls(**{**metadata, "best": math.inf if metadata["best"] is None else metadata["best"]})
+
+
+class Stage:
+    """A network on its way through a schedule, as far as it can be kept and taken up again.
+
+    Args:
+        name: unique in a run.
+        objective: on its device.
+        schedule: how it is trained.
+    """
+
+    def __init__(self, name: str, objective: Objective, schedule: Schedule) -> None:
+        self.name = name
+        self.objective = objective
+        self.schedule = schedule
+        trained = [parameter for parameter in objective.trained.parameters() if parameter.requires_grad]
+        self.optimizer = torch.optim.AdamW(trained, schedule.learning_rate, weight_decay=schedule.weight_decay)
+        self.standing = Standing()
+        self.best: dict[str, Tensor] = {}
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether there is another epoch."""
+        patience = self.schedule.patience or math.inf
+        return self.standing.epoch < self.schedule.epochs and self.standing.stale < patience
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors that it takes to go on, or, where the stage is over, the weights."""
+        groups = {"model": self.objective.trained.state_dict()}
+        if not self.standing.finished:
+            state = self.optimizer.state_dict()["state"]
+            groups["optimizer"] = {f"{index}/{key}": value for index in state for key, value in state[index].items()}
+            groups["best"] = self.best
+        return {f"{group}/{name}": tensor for group, named in groups.items() for name, tensor in named.items()}
+
+    def restore(self, tensors: Mapping[str, Tensor], standing: Standing) -> None:
+        """Takes what ``tensors`` gave."""
+        groups: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "best": {}}
+        for key, tensor in tensors.items():
+            group, _, name = key.partition("/")
+            groups[group][name] = tensor
+        self.objective.trained.load_state_dict(groups["model"])
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, tensor in groups["optimizer"].items():
+            index, _, name = key.partition("/")
+            state.setdefault(int(index), {})[name] = tensor
+        self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
+        self.best, self.standing = groups["best"], standing
+
+    def set_learning_rate(self, steps: int) -> None:
+        """A cosine from the schedule's rate to 0 over the ``steps`` of all epochs."""
+        along = (self.standing.epoch * steps + self.standing.step) / (steps * self.schedule.epochs)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.schedule.learning_rate * (1 + math.cos(math.pi * along)) / 2
+
+    def end_epoch(self, entry: dict[str, float]) -> None:
+        """Notes the losses of an epoch, and the weights if they are the best so far.
+
+        Raises:
+            ValueError: the loss is no number.
+        """
+        if not math.isfinite(entry["loss"]):
+            raise ValueError(f"{self.name} should have a finite loss, got {entry['loss']}: lower learning_rate")
+        if entry.get("held out", math.inf) < self.standing.best:
+            self.standing.best, self.standing.stale = entry["held out"], 0
+            self.best = {name: value.clone() for name, value in self.objective.trained.state_dict().items()}
+        else:
+            self.standing.stale += 1
+        self.standing.history.append(entry)
+        self.standing.epoch, self.standing.step, self.standing.loss = self.standing.epoch + 1, 0, 0.0
+
+    def finish(self) -> None:
+        """Takes the weights of the best epoch, if the schedule asks for them."""
+        if self.schedule.patience is not None:
+            self.objective.trained.load_state_dict(self.best)
+        self.standing.finished = True
 
 
 class Run:
@@ -230,20 +217,20 @@ class Run:
     def _file(self, stage: str) -> Path:
         return self.out / "stages" / f"{stage}.safetensors"
 
-    def _stored(self, stage: str) -> tuple[dict[str, Tensor], Standing] | None:
-        """What the first process finds of a stage, for all processes."""
+    def _restore(self, stage: Stage) -> None:
+        """Takes a stage up where it was left: what the first process finds, for all processes."""
         stored = None
-        if self.fabric.global_rank == 0 and self._file(stage).exists():
-            tensors, metadata = read_tensors(self._file(stage))
-            stored = tensors, Standing.of(metadata)
+        if self.fabric.global_rank == 0 and self._file(stage.name).exists():
+            stored = read_tensors(self._file(stage.name))
         stored = self.fabric.broadcast(stored)
-        return stored
+        if stored is not None:
+            tensors, metadata = stored
+            stage.restore(tensors, Standing.of(metadata))
 
-    def _store(self, stage: str, standing: Standing, groups: Mapping[str, Mapping[str, Tensor]]) -> None:
+    def _store(self, stage: Stage) -> None:
         """Keeps a stage; the first process writes."""
         if self.fabric.global_rank == 0:
-            tensors = {f"{group}/{name}": tensor for group, named in groups.items() for name, tensor in named.items()}
-            write_tensors(self._file(stage), tensors, standing.metadata())
+            write_tensors(self._file(stage.name), stage.tensors(), stage.standing.metadata())
 
     def complete(self, report: Mapping[str, Any]) -> None:
         """Writes training.json and removes what was kept to go on from."""
@@ -314,11 +301,11 @@ class Run:
 
     # --- training ------------------------------------------------------------------------------------------------
 
-    def fit(self, stage: str, objective: Objective, images: Images, schedule: Schedule) -> None:
+    def fit(self, name: str, objective: Objective, images: Images, schedule: Schedule) -> None:
         """Trains ``objective.trained`` in place; goes on where this stage was left.
 
         Args:
-            stage: its name, unique in the run.
+            name: the stage's, unique in the run.
             objective: the loss.
             images: to train on, those held out included.
             schedule: how.
@@ -329,80 +316,58 @@ class Run:
         """
         chosen, held_out = self.split(images)
         self._check(len(chosen), len(held_out), schedule)
-        objective.to(self.device)
-        parameters = [parameter for parameter in objective.trained.parameters() if parameter.requires_grad]
-        optimizer = torch.optim.AdamW(parameters, lr=schedule.learning_rate, weight_decay=schedule.weight_decay)
-        best: dict[str, Tensor] = {}
-        standing = Standing()
-        if (stored := self._stored(stage)) is not None:
-            tensors, standing = stored
-            objective.trained.load_state_dict(_group(tensors, "model"))
-            _load_optimizer(optimizer, _group(tensors, "optimizer"))
-            best = _group(tensors, "best")
-        self.history[stage] = standing.history
-        if standing.finished:
-            objective.eval()
-            return
-        wrapped, stepper = self.fabric.setup(objective, optimizer)
-        steps = len(chosen) // schedule.batch_size
-
-        def store() -> None:
-            groups = {
-                "model": objective.trained.state_dict(),
-                "optimizer": {} if standing.finished else _optimizer_tensors(optimizer),
-                "best": {} if standing.finished else best,
-            }
-            self._store(stage, standing, groups)
-
-        with self.bar(stage, steps * schedule.epochs, standing.epoch * steps + standing.step) as advance:
-            while standing.epoch < schedule.epochs and not standing.stale >= (schedule.patience or math.inf):
-                epoch, saved = standing.epoch, time.monotonic()
-                moment = f"{stage}/{epoch}"
-                order = chosen[torch.randperm(len(chosen), generator=self._generator(moment))]
-                batches = order[: steps * schedule.batch_size].split(schedule.batch_size)
-                objective.train()
-                loss_sum = torch.tensor(standing.loss, dtype=torch.float64, device=self.device)
-                shares = [self._share(batch) for batch in batches[standing.step :]]
-                for pixels, labels, indices in self.read(images, shares):
-                    # Dropout draws from torch's own generator, so each step sets it.
-                    torch.manual_seed(number(self.seed, f"{moment}/{standing.step}/{self._rank}"))
-                    chance = Chance(self.seed, moment, indices, self.device)
-                    for group in optimizer.param_groups:
-                        group["lr"] = _learning_rate(schedule, epoch * steps + standing.step, steps)
-                    loss = wrapped(Batch(augment(pixels, schedule.augment, chance), labels, chance))
-                    stepper.zero_grad()
-                    self.fabric.backward(loss)
-                    stepper.step()
-                    loss_sum += loss.detach()
-                    standing.step += 1
-                    advance(f"epoch {epoch + 1}")
-                    if time.monotonic() - saved > CHECKPOINT_SECONDS:
-                        standing.loss, saved = float(loss_sum), time.monotonic()
-                        store()
-                entry = {"loss": float(self.total(loss_sum)) / steps / self.fabric.world_size}
-                if not math.isfinite(entry["loss"]):
-                    raise ValueError(f"{stage} should have a finite loss, got {entry['loss']}: lower learning_rate")
-                if len(held_out) > 0:
-                    entry["held out"] = self._validate(objective, images, held_out, stage, schedule.batch_size)
-                    if entry["held out"] < standing.best:
-                        standing.best, standing.stale = entry["held out"], 0
-                        best = {name: value.clone() for name, value in objective.trained.state_dict().items()}
-                    else:
-                        standing.stale += 1
-                standing.history.append(entry)
-                standing.epoch, standing.step, standing.loss = epoch + 1, 0, 0.0
-                store()
-        if schedule.patience is not None:
-            objective.trained.load_state_dict(best)
-        standing.finished = True
-        store()
+        stage = Stage(name, objective.to(self.device), schedule)
+        self._restore(stage)
+        standing, steps = stage.standing, len(chosen) // schedule.batch_size
+        self.history[name] = standing.history
+        if not standing.finished:
+            wrapped = self.fabric.setup(objective, stage.optimizer)
+            with self.bar(name, steps * schedule.epochs, standing.epoch * steps + standing.step) as advance:
+                while stage.goes_on:
+                    entry = {"loss": self._epoch(stage, wrapped, images, chosen, advance)}
+                    if len(held_out) > 0:
+                        entry["held out"] = self._validate(stage, images, held_out)
+                    stage.end_epoch(entry)
+                    self._store(stage)
+            stage.finish()
+            self._store(stage)
+            self.fabric.barrier()
         objective.eval()
-        self.fabric.barrier()
 
-    @property
-    def _rank(self) -> int:
-        rank: int = self.fabric.global_rank
-        return rank
+    def _epoch(
+        self, stage: Stage, wrapped: Any, images: Images, chosen: Tensor, advance: Callable[[str], None]
+    ) -> float:
+        """The rest of an epoch; its mean loss.
+
+        Args:
+            stage: says where in the epoch to begin.
+            wrapped: the objective and the optimizer as Fabric has them.
+            images, chosen: those to train on, and their indices.
+            advance: called after each step.
+        """
+        module, optimizer = wrapped
+        standing, size, saved = stage.standing, stage.schedule.batch_size, time.monotonic()
+        moment, steps = f"{stage.name}/{standing.epoch}", len(chosen) // size
+        order = chosen[torch.randperm(len(chosen), generator=self._generator(moment))]
+        shares = [self._share(batch) for batch in order[: steps * size].split(size)[standing.step :]]
+        loss_sum = torch.tensor(standing.loss, dtype=torch.float64, device=self.device)
+        stage.objective.train()
+        for pixels, labels, indices in self.read(images, shares):
+            # Dropout draws from torch's own generator, so each step sets it.
+            torch.manual_seed(number(self.seed, f"{moment}/{standing.step}/{self.fabric.global_rank}"))
+            chance = Chance(self.seed, moment, indices, self.device)
+            stage.set_learning_rate(steps)
+            loss = module(Batch(augment(pixels, stage.schedule.augment, chance), labels, chance))
+            optimizer.zero_grad()
+            self.fabric.backward(loss)
+            optimizer.step()
+            loss_sum += loss.detach()
+            standing.step += 1
+            advance(f"epoch {standing.epoch + 1}")
+            if time.monotonic() - saved > CHECKPOINT_SECONDS:
+                standing.loss, saved = float(loss_sum), time.monotonic()
+                self._store(stage)
+        return float(self.total(loss_sum)) / steps / int(self.fabric.world_size)
 
     def _check(self, count: int, held_out: int, schedule: Schedule) -> None:
         world = self.fabric.world_size
@@ -417,52 +382,28 @@ class Run:
         """This process's part of a batch of indices."""
         return batch[self.fabric.global_rank :: self.fabric.world_size]
 
-    def _validate(self, objective: Objective, images: Images, held_out: Tensor, stage: str, batch_size: int) -> float:
+    def _validate(self, stage: Stage, images: Images, held_out: Tensor) -> float:
         """The mean loss over the images held out, in evaluation mode, of all processes."""
-        objective.eval()
+        stage.objective.eval()
         total = torch.zeros(2, dtype=torch.float64)
-        batches = [share for batch in held_out.split(batch_size) if len(share := self._share(batch)) > 0]
+        batches = held_out.split(stage.schedule.batch_size)
+        shares = [share for batch in batches if len(share := self._share(batch)) > 0]
         with torch.no_grad(), self.fabric.autocast():
-            for pixels, labels, indices in self.read(images, batches):
-                chance = Chance(self.seed, f"{stage}/held out", indices, self.device)
-                loss = objective.loss(pixels, labels, chance)
+            for pixels, labels, indices in self.read(images, shares):
+                chance = Chance(self.seed, f"{stage.name}/held out", indices, self.device)
+                loss = stage.objective.loss(pixels, labels, chance)
                 total += torch.tensor([float(loss) * len(labels), len(labels)], dtype=torch.float64)
         loss_sum, count = self.total(total).tolist()
         return float(loss_sum / count)
 
     @contextmanager
-    def bar(self, name: str, total: int, completed: int = 0) -> Iterator[typing.Callable[[str], None]]:
+    def bar(self, name: str, total: int, completed: int = 0) -> Iterator[Callable[[str], None]]:
         """A progress bar on standard error; the block gets a function that advances it by one."""
         columns = (TextColumn(name), BarColumn(), TextColumn("{task.completed}/{task.total} {task.description}"))
         times = (TimeElapsedColumn(), TimeRemainingColumn())
         with Progress(*columns, *times, console=Console(stderr=True), disable=self.quiet) as progress:
             task = progress.add_task("", total=total, completed=completed)
             yield lambda text: progress.update(task, advance=1, description=text)
-
-
-def augment(images: Tensor, kind: str, chance: Chance) -> Tensor:
-    """Images changed at random as `Schedule.augment` says."""
-    if kind == "none":
-        return images
-    flipped = chance.uniform((1, 1, 1), "flip") < 0.5
-    images = torch.where(flipped, images.flip(-1), images)
-    if kind == "flip":
-        return images
-    height, width = images.shape[-2:]
-    reach = (height // 8, width // 8)
-    padded = nn.functional.pad(images, (reach[1], reach[1], reach[0], reach[0]), mode="reflect")
-    moves = (chance.uniform((2,), "crop").cpu() * (2 * torch.tensor(reach) + 1)).long().tolist()
-    return torch.stack(
-        [
-            image[:, down : down + height, right : right + width]
-            for image, (down, right) in zip(padded, moves, strict=True)
-        ]
-    )
-
-
-def _learning_rate(schedule: Schedule, step: int, steps: int) -> float:
-    """A cosine from the schedule's rate to 0 over all ``steps`` of all epochs."""
-    return schedule.learning_rate * (1 + math.cos(math.pi * step / (steps * schedule.epochs))) / 2
 
 
 def _collate(items: Iterable[Item]) -> tuple[Tensor, Tensor, Tensor] | ValueError:
@@ -475,25 +416,6 @@ def _collate(items: Iterable[Item]) -> tuple[Tensor, Tensor, Tensor] | ValueErro
         labels.append(item[1])
         indices.append(item[2])
     return torch.stack(images), torch.tensor(labels), torch.tensor(indices)
-
-
-def _group(tensors: Mapping[str, Tensor], group: str) -> dict[str, Tensor]:
-    """The tensors of one group, by their names in it."""
-    return {name.partition("/")[2]: tensor for name, tensor in tensors.items() if name.startswith(f"{group}/")}
-
-
-def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """All state of an optimizer; its settings come from the schedule."""
-    state = optimizer.state_dict()["state"]
-    return {f"{index}/{key}": value for index, values in state.items() for key, value in values.items()}
-
-
-def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        index, _, key = name.partition("/")
-        state.setdefault(int(index), {})[key] = tensor
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 def _flat(settings: Mapping[str, Any], before: str = "") -> dict[str, Any]:
