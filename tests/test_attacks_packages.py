@@ -304,6 +304,19 @@ def test_art_runs_and_differentiates_the_layer() -> None:
     assert agree > 0.999
 
 
+@pytest.mark.parametrize("name", ["boundary-3", "hopskipjump-1"])
+def test_decisions_find_nothing_where_no_noise_is_misclassified(name: str) -> None:
+    class Certain(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return images.flatten(1)[:, :2] * 0 + torch.tensor([1.0, 0.0])
+
+    images = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(SEED))
+    result = from_name(name, norm="l2").run(Certain().eval(), images, torch.zeros(2, dtype=torch.int64), 1.0)
+    assert torch.equal(result.x_adv, images)
+    assert result.distance is not None
+    assert bool(result.distance.isinf().all())
+
+
 def test_art_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     if importlib.util.find_spec("art") is not None:
         monkeypatch.setitem(__import__("sys").modules, "art.defences.preprocessor.preprocessor", None)

@@ -72,6 +72,13 @@ def _bare(network: nn.Module, gradient: str = "") -> nn.Module:
 UNDEFENDED = Defense("none", (), _bare, _bare)
 
 
+def _chain(layer: nn.Module, network: nn.Module) -> nn.Module:
+    """One after the other, in evaluation mode as both of them are."""
+    both = nn.Sequential(layer, network)
+    both.training = False
+    return both
+
+
 def layer_defense(
     name: str,
     module: nn.Module,
@@ -90,8 +97,8 @@ def layer_defense(
     return Defense(
         name,
         tuple(gradients),
-        deployed=lambda network: nn.Sequential(module, network),
-        attacked=lambda network, gradient: nn.Sequential(differentiable(module, gradient), network),
+        deployed=lambda network: _chain(module, network),
+        attacked=lambda network, gradient: _chain(differentiable(module, gradient), network),
         layer=module,
         first=first,
         oracle=oracle,
@@ -206,6 +213,7 @@ class _StraightAcross(nn.Module):
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
         self.layer = layer
+        self.training = layer.training
 
     def forward(self, image: Tensor) -> Tensor:
         """What the layer makes of images."""
@@ -221,6 +229,7 @@ class SeedFixed(nn.Module):
         super().__init__()
         self.module = module
         self.seed = seed
+        self.training = module.training
 
     def forward(self, images: Tensor) -> Tensor:
         """What the module makes of images with these draws."""

@@ -40,7 +40,12 @@ class MinimumNorm(Attack):
         distance, x_adv = torch.zeros(len(x), device=x.device), x.clone()
         if len(rows):
             wrapped = foolbox.PyTorchModel(model, bounds=(0, 1), device=x.device)
-            found, _, _ = self.theirs()(wrapped, x[rows], y[rows], epsilons=None)
+            try:
+                found, _, _ = self.theirs()(wrapped, x[rows], y[rows], epsilons=None)
+            except ValueError as error:
+                if "init_attack failed" not in str(error):
+                    raise
+                found = x[rows]  # no misclassified image to start from: nothing is found
             # They divide by the lengths of gradients and of moves, which may be zero.
             found = torch.where(found.isfinite(), found, x[rows]).detach().clamp(0, 1)
             with torch.no_grad():
