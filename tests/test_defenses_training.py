@@ -362,6 +362,8 @@ def test_two_processes_make_what_one_makes(alone: Path, tmp_path: Path) -> None:
 def test_a_killed_run_goes_on_to_the_same_result(alone: Path, tmp_path: Path) -> None:
     # In the second epoch of the purifier's first teacher, after a checkpoint within the epoch.
     assert run_script(tmp_path / "out", die_after=11) == -signal.SIGKILL
+    # And what would be left if it had been killed while it wrote.
+    (tmp_path / "out" / "purifier" / ".defense.safetensors.12345").write_text("half")
     assert run_script(tmp_path / "out") == 0
     for kind in ("feature-distillation", "jpeg-ensemble", "purifier"):
         whole, resumed = (defenses.load(out / kind) for out in (alone, tmp_path / "out"))

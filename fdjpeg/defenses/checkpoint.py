@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,6 +44,14 @@ def whole_file(path: Path) -> Iterator[Path]:
         os.replace(draft, path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def remove_drafts(*folders: Path) -> None:
+    """Removes what `whole_file` left in folders when its process was killed."""
+    for folder in folders:
+        for file in folder.glob(".*"):
+            if re.fullmatch(r"\..+\.(json|safetensors)\.\d+", file.name):
+                file.unlink()
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:

@@ -19,7 +19,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from .checkpoint import read_tensors, whole_file, write_tensors
+from .checkpoint import read_tensors, remove_drafts, whole_file, write_tensors
 from .config import Schedule
 from .data import Images, Item
 from .objective import Batch, Chance, Objective, augment, number
@@ -200,11 +200,15 @@ class Run:
         file = self.out / "run.json"
         try:
             found = json.loads(file.read_text()) if file.exists() else None
+        except (OSError, json.JSONDecodeError) as error:
+            return f"out should be a folder whose run.json can be read, got {str(self.out)!r}: {error}"
+        try:
+            remove_drafts(self.out, self.out / "stages")
             if found is None:
                 with whole_file(file) as draft:
                     draft.write_text(json.dumps(settings, indent=1) + "\n")
-        except (OSError, ValueError) as error:
-            return f"out should be a folder that can be written, got {str(self.out)!r}: {error}"
+        except ValueError as error:
+            return str(error)
         if found is None or found == settings:
             return None
         before, now = _flat(found), _flat(settings)
