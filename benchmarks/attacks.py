@@ -21,8 +21,8 @@ from torch import Tensor, nn
 import fdjpeg
 from fdjpeg.benchmark.measure import describe_machine
 from fdjpeg.evaluation import load_images, load_network, parse_eps
-from fdjpeg.evaluation.attacks import Attack, Norm, from_name, zero_gradients
-from fdjpeg.evaluation.attacks.base import Counted, Found, check_package
+from fdjpeg.evaluation.attacks import Attack, Counted, Found, Norm, from_name, zero_gradients
+from fdjpeg.evaluation.attacks.base import check_package
 from fdjpeg.evaluation.report import wilson
 
 STEPS = 20

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -476,6 +478,17 @@ def test_what_is_no_lack_of_memory_is_raised_and_one_image_that_does_not_fit_is_
     with pytest.raises(ValueError, match=r"^batch_size should be at least 1, got 0"):
         list(in_batches(never, torch.arange(3), 0))
     assert list(in_batches(never, torch.arange(0), 4)) == []
+
+
+def test_the_pages_own_attack_runs(model: nn.Module, x: Tensor, y: Tensor) -> None:
+    page = (Path(__file__).parent.parent / "docs" / "attacks.md").read_text(encoding="utf-8")
+    (code,) = (block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "class Darken" in block)
+    names: dict[str, Any] = {"__name__": "page"}
+    exec(compile(code, "attacks.md", "exec", dont_inherit=True), names)
+    result = names["Darken"]().run(model, x, y, EPS)
+    torch.testing.assert_close(result.x_adv, (x - EPS).clamp_min(0))
+    torch.testing.assert_close(result.margin, margin(model(result.x_adv), y))
+    assert names["Darken"]().settings() == {"attack": "Darken", "seed": 0, "norm": "linf"}
 
 
 # --- bad input ----------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@
 """
 
 from .autoattack import APGD, FAB, Square
-from .base import NORMS, Attack, AttackResult, Norm, distances, draw, format_eps, parse_eps, project
+from .base import NORMS, Attack, AttackResult, Counted, Found, Norm, distances, draw, format_eps, parse_eps, project
 from .byte_grid import on_byte_grid, to_byte_grid
 from .foolbox import DDN, Boundary, CarliniWagner, DeepFool, HopSkipJump, MinimumNorm
 from .losses import LOSSES, cross_entropy, dlr, margin
@@ -25,7 +25,9 @@ __all__ = [
     "AttackResult",
     "Boundary",
     "CarliniWagner",
+    "Counted",
     "DeepFool",
+    "Found",
     "HopSkipJump",
     "MinimumNorm",
     "Noise",
