@@ -154,16 +154,18 @@ def main() -> None:
     parser.add_argument("--eps", nargs="+", default=["2/255", "8/255"])
     parser.add_argument("--attacks", nargs="+", default=list(ATTACKS))
     parser.add_argument("--only", nargs="+", default=[], help="kinds of defences; all if not given")
+    parser.add_argument("--no-transfer", action="store_true", help="leave out what another network's attack does")
     parser.add_argument("--train", action="store_true", help="train, and stop there")
     parser.add_argument("--report", action="store_true", help="attack nothing more")
     options = parser.parse_args()
     train, console = data.load(f"{options.data}:train"), Console(stderr=True)
     out = options.out / options.network
-    if options.network == "small":
-        network, other = (small(train, options.out / f"network-{seed}", seed) for seed in (0, 1))
-        transfer = [other]
-    else:
-        network, transfer = evaluation.load_network(options.network), [small(train, options.out / "network-0", 0)]
+    own = options.network == "small"
+    network = small(train, options.out / "network-0", 0) if own else evaluation.load_network(options.network)
+    transfer = []
+    if not options.no_transfer:
+        seed = 1 if own else 0
+        transfer = [small(train, options.out / f"network-{seed}", seed)]
     made = layers(network, train, out, options.only)
     if options.train:
         print(*(name for name, _ in made), sep="\n")
