@@ -233,6 +233,7 @@ def _learned(
         start=tables,
         steps=steps // 5,
         batch_size=batch_size // 2,
+        learning_rate=0.02,
         progress=progress,
         **settings,
     )

@@ -226,8 +226,8 @@ def _balance(loss: Tensor, rate: Tensor, layer: LearnableJPEG) -> float:
 def _fitted(tables: QuantTables, images: Tensor, budget: Tensor, subsampling: str) -> QuantTables:
     """Tables multiplied by the one number at which the images take their budget by `bits`, steps within 1…255."""
     stacked = tables.stacked()[0]
-    least, most = -8.0, 8.0
-    for _ in range(16):
+    least, most = -8.0, 8.0  # as powers of 2
+    for _ in range(12):
         middle = (least + most) / 2
         fitted = QuantTables(*(stacked * 2**middle).clamp(1, 255))
         taken = sum(int(bits(encode(part, tables=fitted, subsampling=subsampling)).sum()) for part in images.split(256))
