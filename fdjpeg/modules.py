@@ -220,7 +220,8 @@ class LearnableJPEG(nn.Module):
 
     The parameters are the logarithms of the steps, so that an optimizer changes small and large steps in proportion.
     They act within ln 1 … ln 255; at a bound the gradient that points back inside passes and the one that points
-    outside does not, so no step is ever stuck. (The parametrisation is ours.)
+    outside does not, so no step is ever stuck. (The parametrisation is ours.) Leave the layer in float32, as autocast
+    does: half types hold a logarithm so coarsely that large steps move.
 
     Args:
         tables: where to start; steps within 1…255. Batched tables learn a set for each image of a batch.
@@ -260,7 +261,7 @@ class LearnableJPEG(nn.Module):
 
     def steps(self) -> QuantTables:
         """The real-valued steps, differentiable in the parameters."""
-        learned = [_Bounded.apply(logs, 0.0, math.log(255)).exp() for logs in self.log_steps]
+        learned = [_Bounded.apply(logs.float(), 0.0, math.log(255)).exp() for logs in self.log_steps]
         y, cb, cr = (learned[i] for i in self._SHARES[self.share])
         return QuantTables(y, cb, cr)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -196,6 +197,85 @@ def test_learnable_works_with_an_exponential_moving_average(image: Tensor) -> No
     average = torch.optim.swa_utils.AveragedModel(layer)
     average.update_parameters(layer)
     assert torch.equal(average(image), layer(image))
+
+
+def test_an_average_of_layers_has_the_geometric_mean_of_their_steps() -> None:
+    layer = LearnableJPEG(QuantTables.flat(8))
+    average = torch.optim.swa_utils.AveragedModel(layer)
+    for step in (10, 40):
+        with torch.no_grad():
+            for logs in layer.log_steps:
+                logs.fill_(math.log(step))
+        average.update_parameters(layer)
+    assert average.module.tables == QuantTables.flat(20).integer()
+
+
+def test_weight_decay_leaves_the_tables_of_parameter_groups_alone() -> None:
+    for groups, moves in ((LearnableJPEG.parameter_groups, False), (LearnableJPEG.parameters, True)):
+        layer = LearnableJPEG(QuantTables.flat(20))
+        optimizer = torch.optim.AdamW(groups(layer), lr=0.5, weight_decay=0.5)
+        for parameter in layer.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        optimizer.step()
+        assert (layer.tables != QuantTables.flat(20).integer()) == moves
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_learnable_is_saved_and_loaded(image: Tensor, whole: bool) -> None:
+    layer = LearnableJPEG(QuantTables.standard(33), share="none", subsampling="4:2:2", gradient="cubic")
+    stream = io.BytesIO()
+    torch.save(layer if whole else layer.state_dict(), stream)
+    stream.seek(0)
+    if whole:
+        again = torch.load(stream, weights_only=False)
+    else:
+        again = LearnableJPEG(QuantTables.flat(1), share="none", subsampling="4:2:2")
+        again.load_state_dict(torch.load(stream, weights_only=True))
+    assert torch.equal(again(image), layer(image))
+
+
+def test_autocast_leaves_learnable_alone_and_a_half_layer_moves_a_step_by_one_at_most(image: Tensor) -> None:
+    layer = LearnableJPEG(QuantTables.standard(20))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = layer(image)
+    assert torch.equal(inside, layer(image))
+    half = copy.deepcopy(layer).half()
+    out = half(image.half())
+    assert out.dtype == torch.float16
+    assert int((half.tables.stacked() - layer.tables.stacked()).abs().max()) <= 1
+    out.float().square().sum().backward()
+    assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in half.parameters())
+
+
+def test_each_image_learns_tables_of_its_own(image: Tensor) -> None:
+    starts = QuantTables.standard(torch.tensor([20, 40, 60, 80]))
+    layer = LearnableJPEG(starts)
+    assert torch.equal(layer(image), torch.cat([fdjpeg.jpeg(image[i : i + 1], tables=starts[i]) for i in range(4)]))
+    layer(image)[2].square().sum().backward()
+    for logs in layer.log_steps:
+        assert logs.grad is not None
+        assert logs.grad.flatten(1).abs().sum(1).bool().tolist() == [False, False, True, False]
+
+
+def gradient_of_one_process(rank: int, place: str, out: str) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{place}", rank=rank, world_size=2)
+    layer = LearnableJPEG(QuantTables.standard(50), share="none", subsampling="4:4:4")
+    parallel = torch.nn.parallel.DistributedDataParallel(layer)
+    parallel(smooth_images(4, 16)[rank::2]).square().mean().backward()
+    if rank == 0:
+        torch.save([parameter.grad for parameter in layer.parameters()], out)
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_processes_learn_from_the_mean_of_their_gradients(tmp_path: Path) -> None:
+    out = tmp_path / "gradients.pt"
+    torch.multiprocessing.spawn(gradient_of_one_process, (str(tmp_path / "meeting"), str(out)), nprocs=2)
+    layer = LearnableJPEG(QuantTables.standard(50), share="none", subsampling="4:4:4")
+    layer(smooth_images(4, 16)).square().mean().backward()
+    for together, alone in zip(torch.load(out, weights_only=True), layer.parameters(), strict=True):
+        torch.testing.assert_close(together, alone.grad)
 
 
 def test_learnable_refuses_bad_arguments() -> None:
