@@ -216,7 +216,7 @@ def test_every_option_of_the_documentation_exists() -> None:
     there |= {option for item in get_command(cli.app).commands["evaluate"].params for option in item.secondary_opts}  # type: ignore[attr-defined]
     named = set(re.findall(r"--[a-z][a-z-]+", PAGE))
     assert len(named) > 12
-    assert named - there == {"--help", "--nproc-per-node"}  # Typer's and torchrun's own
+    assert named - there <= {"--help", "--nproc-per-node"}  # Typer's and torchrun's own
 
 
 def test_every_name_of_the_documentation_exists(tmp_path) -> None:
