@@ -1,0 +1,71 @@
+"""Learns quantization tables from a folder of images, writes the images with them, and says what that saved.
+
+    python examples/learn_tables.py my_photographs compressed --quality 60
+
+The files hold as many bits as those of Pillow at that quality would, and more of the image. Any decoder reads them.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+import fdjpeg
+from fdjpeg.evaluation.data import to_tensor
+from fdjpeg.image_files import image_files
+from fdjpeg.learning import learn_tables
+from fdjpeg.rate_distortion import measure
+
+#: Pixels of the squares that are cut out of the images to learn from: a multiple of 16, so that no MCU is partial.
+SIDE = 64
+
+
+def squares(files: list[Path], count: int, generator: torch.Generator) -> torch.Tensor:
+    """uint8 ``(count, 3, SIDE, SIDE)``, cut at random places out of images taken in turn."""
+    cut = []
+    for number in range(count):
+        with Image.open(files[number % len(files)]) as image:
+            left, top = (int(torch.randint(max(side - SIDE, 0) + 1, (), generator=generator)) for side in image.size)
+            cut.append(to_tensor(image.convert("RGB").crop((left, top, left + SIDE, top + SIDE))))
+    return torch.stack(cut)
+
+
+def main() -> None:
+    """Learns, writes, and prints a line for each image and one for all."""
+    parser = argparse.ArgumentParser(description="Learns tables from images, and writes the images with them.")
+    parser.add_argument("images", type=Path, help="a folder of images")
+    parser.add_argument("out", type=Path, help="the folder for the files")
+    parser.add_argument("--quality", type=int, default=75, help="as many bits as the standard tables take here")
+    parser.add_argument("--squares", type=int, default=256, help="how many to learn from")
+    parser.add_argument("--steps", type=int, default=150, help="minibatches of learning")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+
+    files = image_files(options.images)
+    learning = squares(files, options.squares, torch.Generator().manual_seed(options.seed))
+    budget = fdjpeg.bits(fdjpeg.encode(learning, options.quality))
+    tables = learn_tables(learning, budget, "psnr", steps=options.steps, seed=options.seed)
+
+    options.out.mkdir(parents=True, exist_ok=True)
+    tables.save(options.out / "tables.txt")
+    standard = fdjpeg.QuantTables.standard(options.quality)
+    gains = []
+    for file in files:
+        with Image.open(file) as opened:
+            image = opened.convert("RGB")
+        image.save(options.out / f"{file.stem}.jpg", qtables=tables.to_pillow(), subsampling="4:2:0")
+        pixels = to_tensor(image)[None]
+        ours, theirs = measure(pixels, tables).means(), measure(pixels, standard).means()
+        gains.append(ours["psnr"] - theirs["psnr"])
+        print(
+            f"{file.name}: {theirs['file_bits'] / 8:.0f} bytes, {theirs['psnr']:.2f} dB with the standard tables; "
+            f"{ours['file_bits'] / 8:.0f} bytes, {ours['psnr']:.2f} dB with the learned ones"
+        )
+    print(f"Mean gain: {sum(gains) / len(gains):+.2f} dB")
+
+
+if __name__ == "__main__":
+    main()
