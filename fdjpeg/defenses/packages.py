@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from fdjpeg.evaluation.data import MissingPackage
+from fdjpeg.evaluation.packages import MissingPackage
 
 
 def required(module: str, package: str) -> Any:

@@ -13,9 +13,6 @@ from torch import Tensor
 
 import fdjpeg
 
-from .packages import EXTRA as EXTRA
-from .packages import MissingPackage as MissingPackage
-
 #: Subsamplings that Pillow writes, by its numbers.
 SUBSAMPLINGS = {"4:4:4": 0, "4:2:2": 1, "4:2:0": 2}
 

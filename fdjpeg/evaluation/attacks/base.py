@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ..data import EXTRA, MissingPackage
+from ..packages import EXTRA, MissingPackage
 from .losses import margin
 
 Norm = Literal["linf", "l2"]
