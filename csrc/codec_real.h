@@ -46,4 +46,13 @@ struct RealRoundTripBackward {
   double* table_partials;  // [images][mcu_rows][3][8][8], or null: no gradient of the tables is wanted
 };
 
+// Planes of samples -> the DCT coefficients of their blocks, or back; both contiguous.
+struct BlockTransform {
+  SampleType type;    // floating, of both
+  const void* input;  // samples [rows][8][columns][8], or blocks [rows][columns][8][8]
+  void* output;       // the other
+  int64_t rows;       // of blocks, of all planes
+  int64_t columns;
+};
+
 }  // namespace fdjpeg

@@ -1,8 +1,9 @@
-// The ops of the round trip in real numbers, and their CPU side: which kernels, which threads, which memory.
+// The ops in real numbers, and their CPU side: which kernels, which threads, which memory.
 #include "checks.h"
 #include "instruction_set.h"
 #include "real_cpu_kernels.h"
 
+#include <algorithm>
 #include <cmath>
 #include <memory>
 #include <string>
@@ -92,21 +93,36 @@ RealSteps steps_of(const std::vector<double>& tables) {
   return {tables.data(), tables.size() == kTables ? 0 : kTables};
 }
 
+// Scratch memory on a cache line.
+class ScratchMemory {
+ public:
+  explicit ScratchMemory(int64_t bytes) : memory_(new char[static_cast<size_t>(bytes) + kCacheLine]) {}
+
+  void* begin() const {
+    return reinterpret_cast<void*>(
+        (reinterpret_cast<uintptr_t>(memory_.get()) + kCacheLine - 1) / kCacheLine * kCacheLine);
+  }
+
+ private:
+  static constexpr uintptr_t kCacheLine = 64;
+  std::unique_ptr<char[]> memory_;
+};
+
+// How many pieces of work of some pixels are worth a thread of their own.
+int64_t grain(int64_t pixels) {
+  return std::max<int64_t>(1, (1 << 15) / std::max<int64_t>(1, pixels));
+}
+
 // Calls body(image, first row of MCUs, the one after the last, scratch memory), shared out among threads.
 template <class Body>
 void for_each_rows(const Geometry& g, SampleType type, const Body& body) {
-  constexpr int64_t kPixels = 1 << 15;  // worth a thread of their own
-  constexpr uintptr_t kCacheLine = 64;
   const int64_t pixels = g.mcu_columns * g.horizontal * g.vertical * kBlockSize;
-  const int64_t grain = std::max<int64_t>(1, kPixels / std::max<int64_t>(1, pixels));
-  torch::stable::parallel_for(0, g.images * g.mcu_rows, grain, [&](int64_t begin, int64_t end) {
-    const std::unique_ptr<char[]> memory(new char[static_cast<size_t>(kernels().scratch_bytes(g, type)) + kCacheLine]);
-    void* scratch =
-        reinterpret_cast<void*>((reinterpret_cast<uintptr_t>(memory.get()) + kCacheLine - 1) / kCacheLine * kCacheLine);
+  torch::stable::parallel_for(0, g.images * g.mcu_rows, grain(pixels), [&](int64_t begin, int64_t end) {
+    const ScratchMemory scratch(kernels().scratch_bytes(g, type));
     while (begin < end) {
       const int64_t image = begin / g.mcu_rows, first = begin % g.mcu_rows;
       const int64_t rows = std::min(g.mcu_rows - first, end - begin);
-      body(image, first, first + rows, scratch);
+      body(image, first, first + rows, scratch.begin());
       begin += rows;
     }
   });
@@ -183,6 +199,62 @@ std::tuple<Tensor, Tensor> real_round_trip_backward(
   return {grad_image, grad_tables};
 }
 
+// Transforms contiguous `input` into `output`, row of blocks by row of blocks.
+void transform(
+    const Tensor& input, Tensor& output, int64_t rows, int64_t columns,
+    void (*transform_row)(const BlockTransform&, int64_t, void*)) {
+  BlockTransform job{};
+  job.type = sample_type(input.scalar_type(), "input");
+  job.input = input.data_ptr();
+  job.output = output.data_ptr();
+  job.rows = rows;
+  job.columns = columns;
+  torch::stable::parallel_for(0, rows, grain(columns * kBlockSize), [&](int64_t begin, int64_t end) {
+    const ScratchMemory scratch(kernels().transform_scratch_bytes(job));
+    for (int64_t row = begin; row < end; ++row) transform_row(job, row, scratch.begin());
+  });
+}
+
+void check_floating(const Tensor& tensor, const char* name) {
+  STD_TORCH_CHECK(sample_type(tensor.scalar_type(), name) != SampleType::uint8, name, " must be floating, got uint8");
+}
+
+Tensor block_dct(const Tensor& samples) {
+  check_floating(samples, "samples");
+  const int64_t dims = samples.dim();
+  STD_TORCH_CHECK(
+      dims >= 2 && samples.size(dims - 2) % kBlock == 0 && samples.size(dims - 1) % kBlock == 0,
+      "samples must have shape (..., H, W), H and W multiples of 8, got ", shape_of(samples));
+  const int64_t columns = samples.size(dims - 1) / kBlock;
+  std::vector<int64_t> shape;
+  for (int64_t i = 0; i < dims - 2; ++i) shape.push_back(samples.size(i));
+  shape.insert(shape.end(), {samples.size(dims - 2) / kBlock, columns, kBlock, kBlock});
+  Tensor blocks = torch::stable::new_empty(samples, shape, samples.scalar_type());
+  if (samples.numel() > 0) {
+    const int64_t rows = samples.numel() / (columns * kBlockSize);
+    transform(torch::stable::contiguous(samples), blocks, rows, columns, kernels().dct_row);
+  }
+  return blocks;
+}
+
+Tensor block_idct(const Tensor& blocks) {
+  check_floating(blocks, "blocks");
+  const int64_t dims = blocks.dim();
+  STD_TORCH_CHECK(
+      dims >= 4 && blocks.size(dims - 2) == kBlock && blocks.size(dims - 1) == kBlock,
+      "blocks must have shape (..., rows, columns, 8, 8), got ", shape_of(blocks));
+  const int64_t columns = blocks.size(dims - 3);
+  std::vector<int64_t> shape;
+  for (int64_t i = 0; i < dims - 4; ++i) shape.push_back(blocks.size(i));
+  shape.insert(shape.end(), {blocks.size(dims - 4) * kBlock, columns * kBlock});
+  Tensor samples = torch::stable::new_empty(blocks, shape, blocks.scalar_type());
+  if (blocks.numel() > 0) {
+    const int64_t rows = blocks.numel() / (columns * kBlockSize);
+    transform(torch::stable::contiguous(blocks), samples, rows, columns, kernels().idct_row);
+  }
+  return samples;
+}
+
 }  // namespace
 }  // namespace fdjpeg
 
@@ -194,9 +266,13 @@ STABLE_TORCH_LIBRARY_FRAGMENT(fdjpeg, m) {
       "real_round_trip_backward(Tensor grad, Tensor mask, Tensor image, Tensor? tables, float quality, int horizontal, "
       "int vertical, bool fancy, str surrogate, float parameter, float floor, bool soft, bool table_gradient) "
       "-> (Tensor, Tensor)");
+  m.def("block_dct(Tensor samples) -> Tensor");
+  m.def("block_idct(Tensor blocks) -> Tensor");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(fdjpeg, CPU, m) {
   m.impl("real_round_trip", TORCH_BOX(&fdjpeg::real_round_trip));
   m.impl("real_round_trip_backward", TORCH_BOX(&fdjpeg::real_round_trip_backward));
+  m.impl("block_dct", TORCH_BOX(&fdjpeg::block_dct));
+  m.impl("block_idct", TORCH_BOX(&fdjpeg::block_idct));
 }

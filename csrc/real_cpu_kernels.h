@@ -16,6 +16,15 @@ struct RealKernels {
 
   // The gradient of their pixels, and each row's share of the tables' gradient.
   void (*backward_rows)(const RealRoundTripBackward&, int64_t image, int64_t begin, int64_t end, void* scratch);
+
+  // Bytes of scratch memory that the next two want.
+  int64_t (*transform_scratch_bytes)(const BlockTransform&);
+
+  // Samples to coefficients, for a row of blocks.
+  void (*dct_row)(const BlockTransform&, int64_t row, void* scratch);
+
+  // Coefficients to samples.
+  void (*idct_row)(const BlockTransform&, int64_t row, void* scratch);
 };
 
 extern const RealKernels kRealBaselineKernels;

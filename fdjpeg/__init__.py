@@ -7,6 +7,7 @@ from fdjpeg.functional import check, decode, encode, jpeg
 from fdjpeg.modules import JPEG, FeatureDistillation, LearnableJPEG, RandomJPEG, StochasticJPEG
 from fdjpeg.rate import bits, rate
 from fdjpeg.tables import QuantTables
+from fdjpeg.transforms import block_dct, block_idct, dequantize, quantize, rgb_to_ycbcr, ycbcr_to_rgb
 
 __version__ = "0.1.0"
 
@@ -20,10 +21,16 @@ __all__ = [
     "StochasticJPEG",
     "backends",
     "bits",
+    "block_dct",
+    "block_idct",
     "check",
     "decode",
+    "dequantize",
     "encode",
     "jpeg",
+    "quantize",
     "rate",
+    "rgb_to_ycbcr",
     "surrogates",
+    "ycbcr_to_rgb",
 ]

@@ -51,10 +51,18 @@ def surrogate_of(gradient: str | Surrogate, arithmetic: str, soft: bool) -> Surr
     return surrogate
 
 
+def check_dense(tensor: Tensor, name: str) -> None:
+    if tensor.is_nested:
+        raise TypeError(f"{name} must be a dense tensor, got a nested one")
+    if tensor.layout != torch.strided:
+        raise TypeError(f"{name} must be a dense tensor, got one of layout {tensor.layout}")
+
+
 def flattened(image: Tensor) -> Tensor:
     """``(..., C, H, W)`` as ``(N, C, H, W)``."""
     if not isinstance(image, Tensor):
         raise TypeError(f"image must be a torch.Tensor, got {type(image).__name__}")
+    check_dense(image, "image")
     if image.dtype not in DTYPES:
         raise TypeError(f"image must be uint8, float16, bfloat16, float32 or float64, got {image.dtype}")
     if image.ndim < 3 or image.size(-3) not in (1, 3) or image.size(-2) < 1 or image.size(-1) < 1:

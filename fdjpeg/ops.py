@@ -42,6 +42,9 @@ SCHEMAS = {
     "real_round_trip_backward": "(Tensor grad, Tensor mask, Tensor image, Tensor? tables, float quality, "
     "int horizontal, int vertical, bool fancy, str surrogate, float parameter, float floor, bool soft, "
     "bool table_gradient) -> (Tensor, Tensor)",
+    # The orthonormal DCT-II of the 8×8 blocks of (..., H, W), floating: (..., H / 8, W / 8, 8, 8); and its inverse.
+    "block_dct": "(Tensor samples) -> Tensor",
+    "block_idct": "(Tensor blocks) -> Tensor",
     # Quantized coefficients of Y, Cb and Cr, int16 (N, rows, columns, 8, 8).
     "encode": "(Tensor image, Tensor? tables, float quality, int horizontal, int vertical) -> (Tensor, Tensor, Tensor)",
     # Their image.
@@ -153,6 +156,18 @@ def _real_round_trip_backward_fake(
 ) -> tuple[Tensor, Tensor]:
     shape = (image.size(0), 3, BLOCK, BLOCK) if table_gradient else (0,)
     return torch.empty_like(image), image.new_empty(shape, dtype=reference.real_dtype(image))
+
+
+@torch.library.register_fake("fdjpeg::block_dct")
+def _block_dct_fake(samples: Tensor) -> Tensor:
+    *outer, height, width = samples.shape
+    return samples.new_empty((*outer, height // BLOCK, width // BLOCK, BLOCK, BLOCK))
+
+
+@torch.library.register_fake("fdjpeg::block_idct")
+def _block_idct_fake(blocks: Tensor) -> Tensor:
+    *outer, rows, columns, _, _ = blocks.shape
+    return blocks.new_empty((*outer, rows * BLOCK, columns * BLOCK))
 
 
 @torch.library.register_fake("fdjpeg::encode")
@@ -279,6 +294,16 @@ def _real_round_trip_vmap(
 @_register_vmap("real_round_trip_backward")
 def _real_round_trip_backward_vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> Any:
     return _backward_vmap(torch.ops.fdjpeg.real_round_trip_backward, info, in_dims, *arguments)
+
+
+@_register_vmap("block_dct")
+def _block_dct_vmap(info: Any, in_dims: tuple[int | None], samples: Tensor) -> Any:
+    return torch.ops.fdjpeg.block_dct(samples.movedim(in_dims[0] or 0, 0)), 0
+
+
+@_register_vmap("block_idct")
+def _block_idct_vmap(info: Any, in_dims: tuple[int | None], blocks: Tensor) -> Any:
+    return torch.ops.fdjpeg.block_idct(blocks.movedim(in_dims[0] or 0, 0)), 0
 
 
 @_register_vmap("encode")
@@ -637,6 +662,54 @@ class _RealRoundTripBackward(torch.autograd.Function):
         second = reference.real_second_gradient(tangents, grad, image, tables, *ctx.setting)
         of_grad, of_image, of_tables = second
         return (of_grad, None, of_image, None if tables is None else of_tables, *(None,) * 9)
+
+
+def block_dct(samples: Tensor) -> Tensor:
+    """The orthonormal DCT-II of each block of ``(..., H, W)``, differentiable any number of times."""
+    blocks: Tensor = _BlockDct.apply(samples) if _wants_autograd(samples) else torch.ops.fdjpeg.block_dct(samples)
+    return blocks
+
+
+def block_idct(blocks: Tensor) -> Tensor:
+    """The inverse of `block_dct`, likewise."""
+    samples: Tensor = _BlockIdct.apply(blocks) if _wants_autograd(blocks) else torch.ops.fdjpeg.block_idct(blocks)
+    return samples
+
+
+class _BlockDct(torch.autograd.Function):
+    """Orthonormal, so that the transposed map is the inverse."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(samples: Tensor) -> Tensor:
+        blocks: Tensor = torch.ops.fdjpeg.block_dct(samples)
+        return blocks
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        return block_idct(grads[0])
+
+
+class _BlockIdct(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(blocks: Tensor) -> Tensor:
+        samples: Tensor = torch.ops.fdjpeg.block_idct(blocks)
+        return samples
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        return block_dct(grads[0])
 
 
 _ONCE = (

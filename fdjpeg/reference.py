@@ -555,10 +555,20 @@ def _upsampling_taps(
     return taps(geometry.height, plane.height, vertical), taps(geometry.width, plane.width, horizontal)
 
 
+def real_rgb_to_ycbcr(samples: Tensor) -> Tensor:
+    """``(..., 3, H, W)``, linear: Cb and Cr about 0."""
+    return _linear(_RGB_TO_YCBCR, samples, -3)
+
+
+def real_ycbcr_to_rgb(samples: Tensor) -> Tensor:
+    """The inverse of `real_rgb_to_ycbcr`."""
+    return _linear(_YCBCR_TO_RGB, samples, -3)
+
+
 def _components_of(samples: Tensor, geometry: Geometry) -> list[Tensor]:
     """The linear part of what precedes the DCT: ``(N, C, H, W)`` to components of coded size, without level shift."""
     if geometry.channels == 3:
-        samples = _linear(_RGB_TO_YCBCR, samples, 1)
+        samples = real_rgb_to_ycbcr(samples)
     components = []
     for component, (plane, horizontal, vertical) in zip(samples.unbind(1), _component_planes(geometry), strict=True):
         rows, columns = _subsampling_taps(geometry, plane, horizontal, vertical, samples.device)
@@ -585,7 +595,7 @@ def _samples_of(components: Sequence[Tensor], geometry: Geometry, fancy: bool) -
         component = component[:, : plane.height, : plane.width]
         upsampled.append(_resample(_resample(component, rows, 1), columns, 2))
     samples = torch.stack(upsampled, 1)
-    return _linear(_YCBCR_TO_RGB, samples, 1) if geometry.channels == 3 else samples
+    return real_ycbcr_to_rgb(samples) if geometry.channels == 3 else samples
 
 
 def _samples_of_adjoint(gradient: Tensor, geometry: Geometry, fancy: bool) -> list[Tensor]:
@@ -609,6 +619,21 @@ def real_idct(blocks: Tensor) -> Tensor:
     """The inverse, and the transposed map, of `real_dct`."""
     inverse = _transposed(_DCT)
     return _linear(inverse, _linear(inverse, blocks, -2), -1)
+
+
+def block_dct(samples: Tensor) -> Tensor:
+    """The op ``fdjpeg::block_dct``: `real_dct` of the blocks of ``(..., H, W)``: ``(..., H / 8, W / 8, 8, 8)``."""
+    *outer, height, width = samples.shape
+    planes = samples.to(real_dtype(samples)).reshape(-1, height, width)
+    blocks = real_dct(to_blocks(planes)).to(samples.dtype)
+    return blocks.reshape(*outer, *blocks.shape[1:]).contiguous()
+
+
+def block_idct(blocks: Tensor) -> Tensor:
+    """The op ``fdjpeg::block_idct``, the inverse of `block_dct`."""
+    *outer, rows, columns, _, _ = blocks.shape
+    planes = from_blocks(real_idct(blocks.to(real_dtype(blocks)).reshape(-1, rows, columns, BLOCK, BLOCK)))
+    return planes.to(blocks.dtype).reshape(*outer, rows * BLOCK, columns * BLOCK).contiguous()
 
 
 def _laid_out_like(image: Tensor, samples: Tensor) -> Tensor:

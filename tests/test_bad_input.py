@@ -120,6 +120,15 @@ def test_things_that_are_no_quality(function: Callable[..., Any], quality: Any) 
 
 
 @FUNCTIONS
+def test_an_image_that_is_not_dense(function: Callable[..., Any]) -> None:
+    with _refused(TypeError, "image must be a dense tensor, got one of layout torch.sparse_coo"):
+        function(torch.rand(3, 8, 8).to_sparse())
+    for layout in (torch.strided, torch.jagged):
+        with _refused(TypeError, "image must be a dense tensor, got a nested one"):
+            function(torch.nested.nested_tensor([torch.rand(3, 8, 8), torch.rand(3, 8, 8)], layout=layout))
+
+
+@FUNCTIONS
 @pytest.mark.parametrize("shape", [(3,), (1,), (2, 1), (0,)], ids=str)
 def test_shape_of_a_quality(function: Callable[..., Any], shape: tuple[int, ...]) -> None:
     wanted = "quality must be a number, a 0-dim tensor or one of shape (2,)"

@@ -59,6 +59,9 @@ def _op_arguments(name: str, image: Tensor, tables: Tensor | None, quality: floa
     sine = ("sine", 0.0, 0.0, image.is_floating_point())
     if name == "real_round_trip":
         return image, *setting, True, *sine
+    if name in ("block_dct", "block_idct"):
+        samples = torch.rand(2, 1, 16, 24).to(image.dtype if image.is_floating_point() else torch.float64)
+        return (samples,) if name == "block_dct" else (torch.ops.fdjpeg.block_dct(samples),)
     grad = torch.ones_like(image)
     if name == "real_round_trip_backward":
         _, mask = torch.ops.fdjpeg.real_round_trip(image, *setting, True, *sine)

@@ -1,0 +1,188 @@
+"""The codec's steps in real numbers, one by one: colour, the blocks' DCT, quantization.
+
+Composed, they are `fdjpeg.jpeg` with ``arithmetic="real"`` at 4:4:4 for images of whole blocks::
+
+    ycbcr = 255 * rgb_to_ycbcr(image) - 128
+    levels = quantize(block_dct(ycbcr), tables.stacked()[..., None, None, :, :])
+    ycbcr = block_idct(dequantize(levels, tables.stacked()[..., None, None, :, :]))
+    image = ycbcr_to_rgb((ycbcr + 128) / 255).clamp(0, 1)
+
+All are differentiable, and twice. Half types are computed in float32. The transforms have kernels on the CPU; the rest,
+and all on other devices, is plain torch.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fdjpeg import ops, reference, surrogates
+from fdjpeg._arguments import check_dense, surrogate_of
+from fdjpeg._geometry import BLOCK
+from fdjpeg.surrogates import StraightThrough, Surrogate
+
+#: What stands for 0 in Cb and Cr: 128 of 255 (JFIF).
+_CENTRE = 128 / 255
+
+
+def rgb_to_ycbcr(image: Tensor) -> Tensor:
+    """RGB to Y, Cb and Cr: ITU-R BT.601 with the full range, as JFIF has it (ITU-T T.871, 7).
+
+    Args:
+        image: ``(..., 3, H, W)``, floating, in [0, 1].
+
+    Returns:
+        The same shape and dtype: Y in [0, 1]; Cb and Cr in [1/510, 1 + 1/510], 128/255 where there is no colour.
+
+    Raises:
+        TypeError: ``image`` is no floating, dense tensor.
+        ValueError: it has another shape.
+    """
+    _check_floating(image, "image")
+    _check_channels(image, "image")
+    centre = _centre(image)
+    return (reference.real_rgb_to_ycbcr(image.to(centre.dtype)) + centre).to(image.dtype)
+
+
+def ycbcr_to_rgb(image: Tensor) -> Tensor:
+    """The inverse of `rgb_to_ycbcr`; values of no colour come out beyond [0, 1].
+
+    Args:
+        image: ``(..., 3, H, W)``, floating: Y, Cb and Cr as `rgb_to_ycbcr` gives them.
+
+    Returns:
+        RGB of the same shape and dtype.
+
+    Raises:
+        TypeError: ``image`` is no floating, dense tensor.
+        ValueError: it has another shape.
+    """
+    _check_floating(image, "image")
+    _check_channels(image, "image")
+    centre = _centre(image)
+    return reference.real_ycbcr_to_rgb(image.to(centre.dtype) - centre).to(image.dtype)
+
+
+def block_dct(samples: Tensor) -> Tensor:
+    """The orthonormal two-dimensional DCT-II of each 8×8 block (ITU-T T.81, A.3.3).
+
+    Args:
+        samples: ``(..., H, W)``, floating, H and W multiples of 8.
+
+    Returns:
+        Coefficients ``(..., H / 8, W / 8, 8, 8)`` of the same dtype and unit, by [vertical frequency, horizontal
+        frequency]; the first of a block is 8 times its mean.
+
+    Raises:
+        TypeError: ``samples`` is no floating, dense tensor.
+        ValueError: its last two sizes are no multiples of 8.
+    """
+    _check_floating(samples, "samples")
+    if samples.ndim < 2 or samples.size(-2) % BLOCK or samples.size(-1) % BLOCK:
+        raise ValueError(
+            f"samples must have shape (..., H, W), H and W multiples of 8, got {tuple(samples.shape)}: pad them first"
+        )
+    return ops.block_dct(samples)
+
+
+def block_idct(blocks: Tensor) -> Tensor:
+    """The inverse of `block_dct`, and its transposed map.
+
+    Args:
+        blocks: ``(..., rows, columns, 8, 8)``, floating.
+
+    Returns:
+        Samples ``(..., 8 rows, 8 columns)`` of the same dtype.
+
+    Raises:
+        TypeError: ``blocks`` is no floating, dense tensor.
+        ValueError: it has another shape.
+    """
+    _check_floating(blocks, "blocks")
+    if blocks.ndim < 4 or blocks.shape[-2:] != (BLOCK, BLOCK):
+        raise ValueError(f"blocks must have shape (..., rows, columns, 8, 8), got {tuple(blocks.shape)}")
+    return ops.block_idct(blocks)
+
+
+def quantize(
+    coefficients: Tensor, steps: Tensor, gradient: str | Surrogate = "straight-through", *, soft: bool = False
+) -> Tensor:
+    """Coefficients in whole steps: r(coefficients / steps), r rounding half to even.
+
+    Args:
+        coefficients: ``(..., 8, 8)``, floating; in the steps' unit, which for JPEG's tables is samples of 0…255.
+        steps: positive, of a shape that broadcasts to the coefficients': ``(8, 8)``, or a table for each block.
+        gradient: as for `fdjpeg.jpeg`: what takes the place of rounding's derivative, for the coefficients and for the
+            steps. ("identity" is "straight-through" here.)
+        soft: let the surrogate take the place of rounding in forward too (for smooth ones).
+
+    Returns:
+        Numbers of steps, of ``coefficients``' shape and dtype. Twice differentiable if straight through or soft; else a
+        second derivative raises.
+
+    Raises:
+        TypeError: a tensor is not floating (``steps`` may hold integers) or not dense.
+        ValueError: the shapes do not match, or ``gradient`` or ``soft`` is not as stated.
+    """
+    _check_floating(coefficients, "coefficients")
+    _check_steps(steps, coefficients)
+    surrogate = surrogate_of(gradient, "real", soft)
+    dtype = reference.real_dtype(coefficients)
+    c = coefficients.to(dtype) / steps.to(dtype)
+    if soft:
+        return surrogate.forward(c).to(coefficients.dtype)
+    levels = surrogates.hard_rounding(surrogate)(c).to(coefficients.dtype)
+    once = not isinstance(surrogate, StraightThrough) and levels.requires_grad
+    return ops.once_differentiable(levels) if once else levels
+
+
+def dequantize(levels: Tensor, steps: Tensor) -> Tensor:
+    """The coefficients that numbers of steps stand for: levels · steps.
+
+    Args:
+        levels: ``(..., 8, 8)``, floating, as `quantize` gives them.
+        steps: as for `quantize`.
+
+    Returns:
+        Of ``levels``' shape and dtype.
+
+    Raises:
+        TypeError, ValueError: as for `quantize`.
+    """
+    _check_floating(levels, "levels")
+    _check_steps(steps, levels)
+    dtype = reference.real_dtype(levels)
+    return (levels.to(dtype) * steps.to(dtype)).to(levels.dtype)
+
+
+def _centre(image: Tensor) -> Tensor:
+    """What Y, Cb and Cr are about, in the type that is computed in."""
+    return torch.tensor([0, _CENTRE, _CENTRE], dtype=reference.real_dtype(image), device=image.device)[:, None, None]
+
+
+def _check_floating(tensor: Tensor, name: str) -> None:
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
+    check_dense(tensor, name)
+    if tensor.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+        raise TypeError(f"{name} must be float16, bfloat16, float32 or float64, got {tensor.dtype}")
+
+
+def _check_channels(image: Tensor, name: str) -> None:
+    if image.ndim < 3 or image.size(-3) != 3:
+        raise ValueError(f"{name} must have shape (..., 3, H, W), got {tuple(image.shape)}")
+
+
+def _check_steps(steps: Tensor, coefficients: Tensor) -> None:
+    if not isinstance(steps, Tensor):
+        raise TypeError(f"steps must be a torch.Tensor, got {type(steps).__name__}")
+    check_dense(steps, "steps")
+    if steps.dtype == torch.bool or steps.is_complex():
+        raise TypeError(f"steps must have an integer or floating dtype, got {steps.dtype}")
+    shape = tuple(coefficients.shape)
+    try:
+        fits = torch.broadcast_shapes(steps.shape, shape) == shape
+    except RuntimeError:
+        fits = False
+    if not fits:
+        raise ValueError(f"steps must broadcast to the shape {shape} of what is quantized, got {tuple(steps.shape)}")
