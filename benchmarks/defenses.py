@@ -33,13 +33,13 @@ from fdjpeg.evaluation.layers import of_module
 ATTACKS = ("fgsm", "bim-10", "pgd-20")
 
 #: Tried on the bare network, and through the first gradient of each defence; in L∞ a minimum-norm attack.
-MINIMAL = ("deepfool-50x3",)
+MINIMAL = ("deepfool-20x3",)
 
 #: The columns: a name, and the threat and the attacks whose worst case it shows (of all attacks, if none is named).
 COLUMNS: dict[str, tuple[str, tuple[str, ...]]] = {
     "gray FGSM": ("gray-box", ("FGSM",)),
     "gray BIM": ("gray-box", ("BIM-10",)),
-    "gray DeepFool": ("gray-box", ("DeepFool-50",)),
+    "gray DeepFool": ("gray-box", ("DeepFool-20",)),
     "gray PGD": ("gray-box", ("PGD-20",)),
     "transfer": ("transfer", ()),
     "adaptive": ("adaptive", ()),
@@ -197,7 +197,7 @@ def main() -> None:
                 )
             reports.append(report)
             unfinished += report.settings["open"]
-        minimal = [cell for cell in reports[1].cells if cell.attack == "DeepFool-50"]
+        minimal = [cell for cell in reports[1].cells if cell.attack == "DeepFool-20"]
         joined = replace(reports[0], cells=[*reports[0].cells, *minimal])
         for eps in joined.settings["eps"]:
             rows |= {(line, eps): row(joined, line, eps) for line in ("none", name)}
