@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -84,21 +84,26 @@ def small(images: data.Images, out: Path, seed: int) -> Network:
 
 def layers(network: Network, images: data.Images, out: Path, chosen: list[str]) -> Iterator[tuple[str, Defense]]:
     """The defences with the names of the table; those that need it are trained when their turn comes."""
-    ready: dict[str, Defense] = {
-        "feature-distillation:paper": defenses.FeatureDistillation("paper"),
-        "feature-distillation:paper, two passes": defenses.FeatureDistillation("paper", passes=2),
-        "feature-distillation:uniform(30)": defenses.FeatureDistillation("uniform(30)"),
-        "feature-distillation:uniform(30), two passes": defenses.FeatureDistillation("uniform(30)", passes=2),
-        "jpeg:50": defenses.JPEG(50),
+    ready: dict[str, Callable[[], Defense]] = {
+        "feature-distillation:paper": lambda: defenses.FeatureDistillation("paper"),
+        "feature-distillation:paper, two passes": lambda: defenses.FeatureDistillation("paper", passes=2),
+        "defensive-distillation": lambda: trained("defensive-distillation"),
+        "jpeg-ensemble": lambda: trained("jpeg-ensemble"),
+        "s2snet": lambda: trained("s2snet"),
+        "purifier": lambda: trained("purifier"),
+        "jpeg:50": lambda: defenses.JPEG(50),
+        "feature-distillation:uniform(30)": lambda: defenses.FeatureDistillation("uniform(30)"),
+        "feature-distillation:uniform(30), two passes": lambda: defenses.FeatureDistillation("uniform(30)", passes=2),
+        "feature-distillation:derived": lambda: trained("feature-distillation"),
     }
-    for name, defense in ready.items():
+
+    def trained(kind: str) -> Defense:
+        given = None if kind == "feature-distillation" else network
+        return defenses.train(kind, images, out / kind, settings=SETTINGS[kind], network=given)
+
+    for name, make in ready.items():
         if not chosen or name.partition(":")[0] in chosen:
-            yield name, defense
-    for kind, settings in SETTINGS.items():
-        if not chosen or kind in chosen:
-            given = None if kind == "feature-distillation" else network
-            trained = defenses.train(kind, images, out / kind, settings=settings, network=given)
-            yield "feature-distillation:derived" if kind == "feature-distillation" else kind, trained
+            yield name, make()
 
 
 def tried(defense: Defense) -> list[str]:
