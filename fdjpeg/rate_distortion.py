@@ -229,7 +229,8 @@ def bits_ratio(
         seed: of the draws.
 
     Returns:
-        The ratio; NaN where the curve does not reach.
+        The ratio: an upper bound where more is kept than at the curve's last point, whose bits then stand; NaN where
+        less is kept than at its first.
     """
     images = len(bits)
     generator = torch.Generator().manual_seed(seed)
@@ -252,11 +253,11 @@ def bits_ratio(
 
 
 def _interpolated(level: Tensor, levels: Tensor, values: Tensor) -> Tensor:
-    """The value at the first place where rising ``levels`` reach ``level``; NaN outside."""
+    """The value at the first place where rising ``levels`` reach ``level``: the last beyond them, NaN before them."""
     after = int((levels < level).sum())
-    if after == len(levels) or (after == 0 and levels[0] > level):
-        return torch.tensor(torch.nan, dtype=values.dtype)
+    if after == len(levels):
+        return values[-1]
     if after == 0:
-        return values[0]
+        return values[0] if levels[0] == level else torch.full_like(level, torch.nan)
     share = (level - levels[after - 1]) / (levels[after] - levels[after - 1])
     return torch.lerp(values[after - 1], values[after], share)
