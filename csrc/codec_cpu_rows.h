@@ -5,6 +5,7 @@
 #pragma once
 
 #include <type_traits>
+#include <utility>
 
 #include "codec_cpu_kernels.h"
 #include "image_rows.h"
@@ -438,11 +439,44 @@ FDJPEG_INLINE RGB<Shorts> pixels_before_clamp(const uint8_t* const at[3]) {
   return ycbcr_to_rgb(load_bytes(at[0]), load_bytes(at[1]), load_bytes(at[2]));
 }
 
+// Whether a row of pixels is better written around the caches: it belongs to more than they keep, and is aligned.
+template <int channels, class T>
+FDJPEG_INLINE bool goes_around_caches(const Geometry& g, const Image& image, T* const rows[channels]) {
+  constexpr int64_t kKept = 8 << 20;  // bytes; some processors keep more, and have other uses for it
+  bool around = image.stride[3] == 1 && g.images * channels * g.height * g.width * int64_t(sizeof(T)) > kKept;
+  for (int c = 0; c < channels; ++c) around &= reinterpret_cast<uintptr_t>(rows[c]) % FDJPEG_VECTOR_BYTES == 0;
+  return around;
+}
+
+template <SampleType type, int channels, bool around_caches, class T>
+FDJPEG_INLINE void emit_line(const PlaneLine<channels>& line, int64_t width, T* const target[channels]) {
+  using S = Sample<type>;
+  for_each_step<channels, kLanes>(
+      line.rows, width, width, [&](const uint8_t* const* at, int64_t x) FDJPEG_LAMBDA_INLINE {
+        const auto emit = [&](int c, Shorts samples) FDJPEG_LAMBDA_INLINE {
+          if (width - x >= kLanes) {
+            S::template store_bytes<around_caches>(target[c] + x, samples);
+          } else {
+            store_some<kLanes>(target[c] + x, width - x, [&](T* to) FDJPEG_LAMBDA_INLINE {
+              S::template store_bytes<false>(to, samples);
+            });
+          }
+        };
+        if constexpr (channels == 1) {
+          emit(0, load_bytes(at[0]));
+        } else {
+          const RGB<Shorts> pixel = pixels_before_clamp(at);
+          emit(0, pixel.r);
+          emit(1, pixel.g);
+          emit(2, pixel.b);
+        }
+      });
+}
+
 template <SampleType type, int channels>
 FDJPEG_INLINE void emit_row_as(
     const Geometry& g, const uint8_t* planes, const Image& output, int64_t n, int64_t mcu_row, Scratch scratch) {
-  using S = Sample<type>;
-  using T = typename S::Stored;
+  using T = typename Sample<type>::Stored;
   T* staged[channels];
   for (T*& line : staged) line = scratch.take<T>(g.width);
   const int64_t end = least((mcu_row + 1) * kBlock * g.vertical, g.height);
@@ -450,23 +484,14 @@ FDJPEG_INLINE void emit_row_as(
     const PlaneLine<channels> line = plane_line<channels>(g, planes, y, scratch);
     T* target[channels];
     target_row<channels>(output, n, y, staged, target);
-    for_each_step<channels, kLanes>(
-        line.rows, g.width, g.width, [&](const uint8_t* const* at, int64_t x) FDJPEG_LAMBDA_INLINE {
-          const auto emit = [&](int c, Shorts samples) FDJPEG_LAMBDA_INLINE {
-            store_some<kLanes>(
-                target[c] + x, g.width - x, [&](T* to) FDJPEG_LAMBDA_INLINE { S::store_bytes(to, samples); });
-          };
-          if constexpr (channels == 1) {
-            emit(0, load_bytes(at[0]));
-          } else {
-            const RGB<Shorts> pixel = pixels_before_clamp(at);
-            emit(0, pixel.r);
-            emit(1, pixel.g);
-            emit(2, pixel.b);
-          }
-        });
+    if (goes_around_caches<channels>(g, output, target)) {
+      emit_line<type, channels, true>(line, g.width, target);
+    } else {
+      emit_line<type, channels, false>(line, g.width, target);
+    }
     scatter_row<channels>(output, n, y, g.width, target);
   }
+  finish_stores_around_caches();
 }
 
 template <SampleType type>
@@ -512,14 +537,15 @@ struct McuGradients {
   R* samples[3];
 };
 
-// A line of chroma's gradient at full resolution may be written this far before its begin and beyond its end.
-constexpr int64_t kMargin = 16;
+// A line of chroma's gradient may be read and written this far before its begin and beyond its end.
+constexpr int64_t kMargin = kLanes;
 
 template <class R>
 FDJPEG_INLINE int64_t gradient_scratch(const Geometry& g) {
   const int64_t width = padded_width(g), real = static_cast<int64_t>(sizeof(R));
-  return Scratch::bytes(width * kBlock * g.vertical * real) + 2 * Scratch::bytes(g.chroma_columns * kBlockSize * real) +
-      4 * Scratch::bytes((width + 2 * kMargin) * real) + Scratch::bytes(width) + 6 * Scratch::bytes(g.width * real);
+  return Scratch::bytes((width * kBlock * g.vertical + kMargin) * real) +
+      2 * Scratch::bytes(g.chroma_columns * kBlockSize * real) + 6 * Scratch::bytes((width + 2 * kMargin) * real) +
+      6 * Scratch::bytes(g.width * real);
 }
 
 // Rows of samples as numbers: where they lie, or converted into `converted`.
@@ -538,54 +564,87 @@ FDJPEG_INLINE void convert_rows(
   }
 }
 
-// Where the last clamp let a pixel pass: bits 0, 1 and 2 of its mask for R, G and B.
-FDJPEG_INLINE void clamp_masks(const PlaneLine<3>& line, int64_t width, uint8_t* masks) {
-  const auto inside = [](Shorts x) FDJPEG_LAMBDA_INLINE { return (x & ~kMaxSample) == 0; };
-  for_each_step<3, kLanes>(line.rows, width, width, [&](const uint8_t* const* at, int64_t x) FDJPEG_LAMBDA_INLINE {
-    const RGB<Shorts> pixel = pixels_before_clamp(at);
-    store_bytes(masks + x, (inside(pixel.r) & 1) | (inside(pixel.g) & 2) | (inside(pixel.b) & 4));
-  });
-}
-
-// x where `bit` is 1, else 0: by its bits, since compilers make no vectors of a choice between numbers by a byte.
+// A line of chroma's gradient at full resolution. Where chroma has half the columns, the even and the odd columns stand
+// apart, so that what blends them runs along contiguous samples; else all columns are in `even`.
 template <class R>
-FDJPEG_INLINE R where(int bit, R x) {
-  using Bits = std::conditional_t<sizeof(R) == sizeof(int32_t), int32_t, int64_t>;
-  return bit_cast<R>(bit_cast<Bits>(x) & -static_cast<Bits>(bit));
+struct FineLine {
+  R *even, *odd;
+};
+
+// Whether the last clamp let each pixel pass, as -1 or 0.
+FDJPEG_INLINE WideSums inside_range(Shorts before_clamp) {
+  return widen((before_clamp & ~kMaxSample) == 0);
 }
 
-// The adjoint of the conversion to RGB: gradients of Y, Cb and Cr at full resolution.
+// The adjoint of the last clamp and of the conversion to RGB: gradients of Y, Cb and Cr at full resolution. Beyond
+// `width` they are 0, up to a multiple of kLanes.
 template <class R>
 FDJPEG_INLINE void gradients_of_ycbcr(
-    const R* __restrict red, const R* __restrict green, const R* __restrict blue, const uint8_t* __restrict masks,
-    int64_t width, R* __restrict luma, R* __restrict cb, R* __restrict cr) {
-  for (int64_t x = 0; x < width; ++x) {
-    const R r = red[x], g = green[x], b = blue[x];
-    const R r_in = where(masks[x] & 1, r), g_in = where(masks[x] >> 1 & 1, g), b_in = where(masks[x] >> 2 & 1, b);
-    luma[x] = r_in + g_in + b_in;
-    cb[x] = R(kCbScale) * b_in - R(kB * kCbScale / kG) * g_in;
-    cr[x] = R(kCrScale) * r_in - R(kR * kCrScale / kG) * g_in;
+    const PlaneLine<3>& line, const R* const grads[3], int64_t width, bool apart, R* luma,
+    const FineLine<R> chroma[2]) {
+  const auto step = [&](const uint8_t* const* samples, const R* const* grad, int64_t x) FDJPEG_LAMBDA_INLINE {
+    const RGB<Shorts> pixel = pixels_before_clamp(samples);
+    const WideSums r_inside = inside_range(pixel.r), g_inside = inside_range(pixel.g), b_inside = inside_range(pixel.b);
+    Reals<R> cb[2], cr[2];
+    for (int half = 0; half < 2; ++half) {
+      const auto passed = [&](const R* from, const WideSums& inside) FDJPEG_LAMBDA_INLINE {
+        return where(half == 0 ? inside.low : inside.high, load<Reals<R>>(from + half * kHalf));
+      };
+      const Reals<R> r = passed(grad[0], r_inside), g = passed(grad[1], g_inside), b = passed(grad[2], b_inside);
+      store(luma + x + half * kHalf, r + g + b);
+      cb[half] = R(kCbScale) * b - R(kB * kCbScale / kG) * g;
+      cr[half] = R(kCrScale) * r - R(kR * kCrScale / kG) * g;
+    }
+    const auto keep = [&](const FineLine<R>& target, const Reals<R>* c) FDJPEG_LAMBDA_INLINE {
+      if (apart) {
+        store(target.even + x / 2, even_lanes(c[0], c[1]));
+        store(target.odd + x / 2, odd_lanes(c[0], c[1]));
+      } else {
+        store(target.even + x, c[0]);
+        store(target.even + x + kHalf, c[1]);
+      }
+    };
+    keep(chroma[0], cb);
+    keep(chroma[1], cr);
+  };
+
+  const int64_t whole = width / kLanes * kLanes;
+  for (int64_t x = 0; x < whole; x += kLanes) {
+    const uint8_t* const samples[3] = {line.rows[0] + x, line.rows[1] + x, line.rows[2] + x};
+    const R* const grad[3] = {grads[0] + x, grads[1] + x, grads[2] + x};
+    step(samples, grad, x);
+  }
+  if (whole < width) {
+    uint8_t samples[3][kLanes] = {};
+    R grad[3][kLanes] = {};
+    for (int c = 0; c < 3; ++c) {
+      std::memcpy(samples[c], line.rows[c] + whole, static_cast<size_t>(width - whole));
+      std::memcpy(grad[c], grads[c] + whole, static_cast<size_t>(width - whole) * sizeof(R));
+    }
+    const uint8_t* const samples_at[3] = {samples[0], samples[1], samples[2]};
+    const R* const grad_at[3] = {grad[0], grad[1], grad[2]};
+    step(samples_at, grad_at, whole);
   }
 }
 
-// The adjoint of upsampling along a row: `fine` (g.width samples, written beyond its ends) onto `coarse`.
+// The adjoint of upsampling along a row: `fine` (written beyond its ends) onto `coarse`.
 template <class R>
-FDJPEG_INLINE void gather_across(const Geometry& g, R* fine, R* __restrict coarse) {
-  const int64_t width = g.chroma_width, covered = width * g.horizontal;
-  for (int64_t x = g.width; x < covered; ++x) fine[x] = 0;  // cropped
+FDJPEG_INLINE void gather_across(const Geometry& g, const FineLine<R>& fine, R* __restrict coarse) {
+  const int64_t width = g.chroma_width;
+  R* const __restrict even = fine.even;
+  R* const __restrict odd = fine.odd;
   if (g.triangle_across()) {
     // At an edge a sample stands in for the neighbour that is missing.
-    fine[-1] = fine[0];
-    fine[covered] = fine[covered - 1];
-    for (int64_t i = 0; i < width; ++i) {
-      coarse[i] = R(.75) * (fine[2 * i] + fine[2 * i + 1]) + R(.25) * (fine[2 * i - 1] + fine[2 * i + 2]);
-    }
+    odd[-1] = even[0];
+    even[width] = odd[width - 1];
+    for (int64_t i = 0; i < width; ++i) coarse[i] = R(.75) * (even[i] + odd[i]) + R(.25) * (odd[i - 1] + even[i + 1]);
   } else if (g.horizontal == 1) {
-    for (int64_t i = 0; i < width; ++i) coarse[i] = fine[i];
+    for (int64_t i = 0; i < width; ++i) coarse[i] = even[i];
   } else if (g.horizontal == 2) {
-    for (int64_t i = 0; i < width; ++i) coarse[i] = fine[2 * i] + fine[2 * i + 1];
+    for (int64_t i = 0; i < width; ++i) coarse[i] = even[i] + odd[i];
   } else {
-    for (int64_t i = 0; i < width; ++i) coarse[i] = fine[4 * i] + fine[4 * i + 1] + fine[4 * i + 2] + fine[4 * i + 3];
+    for (int64_t x = g.width; x < 4 * width; ++x) even[x] = 0;  // cropped
+    for (int64_t i = 0; i < width; ++i) coarse[i] = even[4 * i] + even[4 * i + 1] + even[4 * i + 2] + even[4 * i + 3];
   }
 }
 
@@ -608,11 +667,13 @@ FDJPEG_INLINE void gradients_of_samples(
   const int64_t halo = g.triangle_down() ? 1 : 0;
   const int64_t chroma_begin = mcu_row * kBlock, chroma_end = least(chroma_begin + kBlock, g.chroma_height);
 
-  R* fine[2];
-  for (R*& line : fine) line = scratch.take<R>(width + 2 * kMargin) + kMargin;
+  FineLine<R> fine[2];
+  for (FineLine<R>& line : fine) {
+    line.even = scratch.take<R>(width + 2 * kMargin) + kMargin;
+    line.odd = scratch.take<R>(width + 2 * kMargin) + kMargin;
+  }
   R* coarse = scratch.take<R>(chroma_width);
-  R* outside = scratch.take<R>(width);  // luma of the rows of others, which nobody reads
-  uint8_t* masks = scratch.take<uint8_t>(width);
+  R* outside = scratch.take<R>(width + kMargin);  // luma of the rows of others, which nobody reads
   T* gathered[channels];
   for (T*& line : gathered) line = scratch.take<T>(g.width);
   R* converted[channels];
@@ -632,8 +693,7 @@ FDJPEG_INLINE void gradients_of_samples(
       // Grey samples are limited inside the inverse transform, which straight-through passes.
       std::memcpy(luma, grads[0], sizeof(R) * static_cast<size_t>(g.width));
     } else {
-      clamp_masks(plane_line<3>(g, planes, y, scratch), g.width, masks);
-      gradients_of_ycbcr(grads[0], grads[1], grads[2], masks, g.width, luma, fine[0], fine[1]);
+      gradients_of_ycbcr(plane_line<3>(g, planes, y, scratch), grads, g.width, g.horizontal == 2, luma, fine);
       const ChromaRows of_y = chroma_rows(g, y);
       for (int c = 0; c < 2; ++c) {
         gather_across(g, fine[c], coarse);
@@ -651,28 +711,37 @@ FDJPEG_INLINE void gradients_of_samples(
 
 // The adjoint of subsampling along a row: each coarse sample's share for the fine ones that it averages.
 template <class R>
-FDJPEG_INLINE void spread_across(const Geometry& g, const R* __restrict coarse, R weight, R* __restrict fine) {
-  if (g.horizontal == 1) {
-    for (int64_t i = 0; i < g.chroma_width; ++i) fine[i] = weight * coarse[i];
-  } else if (g.horizontal == 2) {
-    for (int64_t i = 0; i < g.chroma_width; ++i) fine[2 * i] = fine[2 * i + 1] = weight * coarse[i];
+FDJPEG_INLINE void spread_across(const Geometry& g, const R* __restrict coarse, R* __restrict fine) {
+  if (g.horizontal == 2) {
+    for (int64_t i = 0; i < g.chroma_width; ++i) fine[2 * i] = fine[2 * i + 1] = coarse[i];
   } else {
     for (int64_t i = 0; i < g.chroma_width; ++i) {
-      fine[4 * i] = fine[4 * i + 1] = fine[4 * i + 2] = fine[4 * i + 3] = weight * coarse[i];
+      fine[4 * i] = fine[4 * i + 1] = fine[4 * i + 2] = fine[4 * i + 3] = coarse[i];
     }
   }
 }
 
-// The adjoint of the conversion to YCbCr.
+// What chroma's gradients add to those of R, G and B, by the adjoint of the conversion to YCbCr.
 template <class R>
-FDJPEG_INLINE void gradients_of_rgb(
-    const R* __restrict luma, const R* __restrict cb, const R* __restrict cr, int64_t width, R* __restrict red,
-    R* __restrict green, R* __restrict blue) {
-  for (int64_t x = 0; x < width; ++x) {
-    red[x] = R(kR) * luma[x] - R(kR / kCbScale) * cb[x] + R(.5) * cr[x];
-    green[x] = R(kG) * luma[x] - R(kG / kCbScale) * cb[x] - R(kG / kCrScale) * cr[x];
-    blue[x] = R(kB) * luma[x] + R(.5) * cb[x] - R(kB / kCrScale) * cr[x];
+FDJPEG_INLINE void chroma_in_rgb(
+    const R* __restrict cb, const R* __restrict cr, R weight, int64_t count, R* __restrict red, R* __restrict green,
+    R* __restrict blue) {
+  const R half = weight / 2, red_cb = weight * R(kR / kCbScale), blue_cr = weight * R(kB / kCrScale);
+  const R green_cb = weight * R(kG / kCbScale), green_cr = weight * R(kG / kCrScale);
+  for (int64_t i = 0; i < count; ++i) {
+    red[i] = half * cr[i] - red_cb * cb[i];
+    green[i] = -green_cb * cb[i] - green_cr * cr[i];
+    blue[i] = half * cb[i] - blue_cr * cr[i];
   }
+}
+
+template <bool around_caches, class R>
+FDJPEG_INLINE void add_luma(const R* luma, R weight, const R* chroma, int64_t width, R* target) {
+  const int64_t whole = width / kHalf * kHalf;
+  for (int64_t x = 0; x < whole; x += kHalf) {
+    store<around_caches>(target + x, weight * load<Reals<R>>(luma + x) + load<Reals<R>>(chroma + x));
+  }
+  for (int64_t x = whole; x < width; ++x) target[x] = weight * luma[x] + chroma[x];
 }
 
 // The gradient of the pixels from that of the samples: the adjoint of subsampling, of the edges' replication, of
@@ -690,8 +759,10 @@ FDJPEG_INLINE void gradients_of_pixels(
   bool may_hold_nan = false;
   for (int64_t i = 0; i < g.mcu_columns; ++i) may_hold_nan |= flags[i] != 0;
 
-  R* fine[2];
-  for (R*& line : fine) line = scratch.take<R>(width);
+  R *coarse_parts[3],
+      *fine_parts[3];  // chroma's in R, G and B, of one row of chroma, as chroma has it and at full width
+  for (R*& line : coarse_parts) line = scratch.take<R>(width);
+  for (R*& line : fine_parts) line = scratch.take<R>(width);
   T* staged[channels];
   for (T*& line : staged) line = scratch.take<T>(g.width);
   R* converted[channels];
@@ -702,8 +773,9 @@ FDJPEG_INLINE void gradients_of_pixels(
     T* target[channels];
     target_row<channels>(job.grad_input, n, y, staged, target);
     R* result[channels];
+    constexpr bool direct = std::is_same_v<T, R>;
     for (int c = 0; c < channels; ++c) {
-      if constexpr (std::is_same_v<T, R>) {
+      if constexpr (direct) {
         result[c] = target[c];
       } else {
         result[c] = converted[c];
@@ -714,16 +786,34 @@ FDJPEG_INLINE void gradients_of_pixels(
     } else {
       // The last row and column also stand for the replicas that subsampling averaged.
       const int64_t copies_down = y == g.height - 1 ? 1 + g.chroma_height * g.vertical - g.height : 1;
-      const int64_t copies_across = 1 + g.chroma_width * g.horizontal - g.width;
-      const R weight = R(copies_down) / R(g.horizontal * g.vertical);
-      for (int c = 0; c < 2; ++c) {
-        const R* coarse = gradients.samples[c + 1] + (y / g.vertical - mcu_row * kBlock) * chroma_width;
-        spread_across(g, coarse, weight, fine[c]);
-        R beyond = 0;
-        for (int64_t i = g.chroma_width; i < chroma_width; ++i) beyond += coarse[i];
-        fine[c][g.width - 1] = R(copies_across) * fine[c][g.width - 1] + R(g.horizontal) * weight * beyond;
+      if (y % g.vertical == 0 || copies_down > 1) {
+        const int64_t copies_across = 1 + g.chroma_width * g.horizontal - g.width;
+        const R weight = R(copies_down) / R(g.horizontal * g.vertical);
+        const int64_t first = (y / g.vertical - mcu_row * kBlock) * chroma_width;
+        const R *cb = gradients.samples[1] + first, *cr = gradients.samples[2] + first;
+        chroma_in_rgb(cb, cr, weight, chroma_width, coarse_parts[0], coarse_parts[1], coarse_parts[2]);
+        for (int c = 0; c < 3; ++c) {
+          const R* coarse = coarse_parts[c];
+          R beyond = 0;
+          for (int64_t i = g.chroma_width; i < chroma_width; ++i) beyond += coarse[i];
+          if (g.horizontal == 1) {
+            std::swap(coarse_parts[c], fine_parts[c]);
+          } else {
+            spread_across(g, coarse, fine_parts[c]);
+          }
+          R& last = fine_parts[c][g.width - 1];
+          last = R(copies_across) * last + R(g.horizontal) * beyond;
+        }
       }
-      gradients_of_rgb(luma, fine[0], fine[1], g.width, result[0], result[1], result[2]);
+      const R weights[3] = {R(kR), R(kG), R(kB)};
+      const bool around_caches = direct && !may_hold_nan && goes_around_caches<channels>(g, job.grad_input, target);
+      for (int c = 0; c < 3; ++c) {
+        if (around_caches) {
+          add_luma<true>(luma, weights[c], fine_parts[c], g.width, result[c]);
+        } else {
+          add_luma<false>(luma, weights[c], fine_parts[c], g.width, result[c]);
+        }
+      }
     }
     for (int c = 0; c < channels; ++c) {
       if (may_hold_nan) {
@@ -741,6 +831,7 @@ FDJPEG_INLINE void gradients_of_pixels(
     }
     scatter_row<channels>(job.grad_input, n, y, g.width, target);
   }
+  finish_stores_around_caches();
 }
 
 // cos(i π / 16) / 2, for 0 <= i <= 8.
@@ -908,7 +999,7 @@ FDJPEG_INLINE void backward_row_as(
   const Geometry& g = job.geometry;
   Scratch scratch(memory);
   McuGradients<R> gradients{};
-  gradients.samples[0] = scratch.take<R>(padded_width(g) * kBlock * g.vertical);
+  gradients.samples[0] = scratch.take<R>(padded_width(g) * kBlock * g.vertical + kMargin);
   for (int c = 1; c < channels; ++c) gradients.samples[c] = scratch.take<R>(g.chroma_columns * kBlockSize);
   gradients_of_samples<type, channels>(job, n, mcu_row, gradients, scratch);
   if (job.table_partials != nullptr || job.slopes != nullptr) {

@@ -53,6 +53,17 @@ typedef float EightFloats __attribute__((vector_size(32)));
 typedef int16_t EightShorts __attribute__((vector_size(16)));
 typedef uint8_t EightBytes __attribute__((vector_size(8)));
 
+// As many real numbers as there are 32-bit lanes.
+template <class R>
+struct RealLanes {
+  typedef R Vector __attribute__((vector_size(kHalf * sizeof(R))));
+  using Bits = std::conditional_t<sizeof(R) == sizeof(int32_t), int32_t, int64_t>;
+  typedef Bits BitVector __attribute__((vector_size(kHalf * sizeof(R))));
+};
+
+template <class R>
+using Reals = typename RealLanes<R>::Vector;
+
 #if defined(__clang__) || __GNUC__ >= 12
 #define FDJPEG_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
 #else
@@ -74,9 +85,29 @@ FDJPEG_INLINE V load(const T* source) {
   return v;
 }
 
-template <class V, class T>
+// Stores a register; `around_caches`, on a processor that can, straight to memory, where it must be aligned.
+template <bool around_caches = false, class V, class T>
 FDJPEG_INLINE void store(T* target, V v) {
+#if FDJPEG_VECTOR_BYTES > 16
+  if constexpr (around_caches && sizeof v == 32) {
+    return _mm256_stream_si256(reinterpret_cast<__m256i*>(target), bit_cast<__m256i>(v));
+  } else if constexpr (around_caches && sizeof v == 16) {
+    return _mm_stream_si128(reinterpret_cast<__m128i*>(target), bit_cast<__m128i>(v));
+  }
+#endif
+#if FDJPEG_VECTOR_BYTES == 64
+  if constexpr (around_caches && sizeof v == 64) {
+    return _mm512_stream_si512(reinterpret_cast<__m512i*>(target), bit_cast<__m512i>(v));
+  }
+#endif
   std::memcpy(target, &v, sizeof v);
+}
+
+// Other threads see what was stored around the caches before this, once they see anything stored after it.
+FDJPEG_INLINE void finish_stores_around_caches() {
+#if FDJPEG_VECTOR_BYTES > 16
+  _mm_sfence();
+#endif
 }
 
 template <class V>
@@ -310,6 +341,37 @@ FDJPEG_INLINE Floats fraction_of_byte(Floats byte) {
 }
 
 #endif
+
+// x where `mask` is -1, and 0 where it is 0.
+template <class V>
+FDJPEG_INLINE V where(Ints mask, V x) {
+  using R = std::remove_reference_t<decltype(V{}[0])>;
+  using Bits = typename RealLanes<R>::BitVector;
+  return bit_cast<V>(bit_cast<Bits>(x) & __builtin_convertvector(mask, Bits));
+}
+
+// The lanes of two registers at even, and at odd places.
+template <class V>
+FDJPEG_INLINE V even_lanes(V a, V b) {
+#if FDJPEG_VECTOR_BYTES == 64
+  return FDJPEG_SHUFFLE(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+#elif FDJPEG_VECTOR_BYTES == 32
+  return FDJPEG_SHUFFLE(a, b, 0, 2, 4, 6, 8, 10, 12, 14);
+#else
+  return FDJPEG_SHUFFLE(a, b, 0, 2, 4, 6);
+#endif
+}
+
+template <class V>
+FDJPEG_INLINE V odd_lanes(V a, V b) {
+#if FDJPEG_VECTOR_BYTES == 64
+  return FDJPEG_SHUFFLE(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+#elif FDJPEG_VECTOR_BYTES == 32
+  return FDJPEG_SHUFFLE(a, b, 1, 3, 5, 7, 9, 11, 13, 15);
+#else
+  return FDJPEG_SHUFFLE(a, b, 1, 3, 5, 7);
+#endif
+}
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Lane types
@@ -552,11 +614,11 @@ struct FloatingSample {
   static FDJPEG_INLINE Shorts load_bytes(const T* source, OddSamples& odd) {
     return narrow_saturating(byte(Self::load(source), odd), byte(Self::load(source + kHalf), odd));
   }
-  template <class T>
+  template <bool around_caches, class T>
   static FDJPEG_INLINE void store_bytes(T* target, Shorts bytes) {
     const WideSums wide = widen(clamp(bytes, 0, kMaxSample));
-    Self::store(target, fraction_of_byte(__builtin_convertvector(wide.low, Floats)));
-    Self::store(target + kHalf, fraction_of_byte(__builtin_convertvector(wide.high, Floats)));
+    Self::template store<around_caches>(target, fraction_of_byte(__builtin_convertvector(wide.low, Floats)));
+    Self::template store<around_caches>(target + kHalf, fraction_of_byte(__builtin_convertvector(wide.high, Floats)));
   }
 
  private:
@@ -572,8 +634,9 @@ struct Sample<SampleType::uint8> {
   static FDJPEG_INLINE Shorts load_bytes(const uint8_t* source, OddSamples&) {
     return fdjpeg::load_bytes(source);
   }
+  template <bool around_caches>
   static FDJPEG_INLINE void store_bytes(uint8_t* target, Shorts bytes) {
-    fdjpeg::store(target, pack_bytes_saturating(bytes));
+    fdjpeg::store<around_caches>(target, pack_bytes_saturating(bytes));
   }
 };
 
@@ -586,8 +649,9 @@ struct Sample<SampleType::float32> : FloatingSample<Sample<SampleType::float32>>
   static FDJPEG_INLINE Floats load(const float* source) {
     return fdjpeg::load<Floats>(source);
   }
+  template <bool around_caches = false>
   static FDJPEG_INLINE void store(float* target, Floats x) {
-    fdjpeg::store(target, x);
+    fdjpeg::store<around_caches>(target, x);
   }
 };
 
@@ -600,8 +664,9 @@ struct Sample<SampleType::float16> : FloatingSample<Sample<SampleType::float16>>
   static FDJPEG_INLINE Floats load(const uint16_t* source) {
     return float16_to_float(fdjpeg::load<HalfShorts>(source));
   }
+  template <bool around_caches = false>
   static FDJPEG_INLINE void store(uint16_t* target, Floats x) {
-    fdjpeg::store(target, float_to_float16(x));
+    fdjpeg::store<around_caches>(target, float_to_float16(x));
   }
 };
 
@@ -614,8 +679,9 @@ struct Sample<SampleType::bfloat16> : FloatingSample<Sample<SampleType::bfloat16
   static FDJPEG_INLINE Floats load(const uint16_t* source) {
     return bfloat16_to_float(fdjpeg::load<HalfShorts>(source));
   }
+  template <bool around_caches = false>
   static FDJPEG_INLINE void store(uint16_t* target, Floats x) {
-    fdjpeg::store(target, float_to_bfloat16(x));
+    fdjpeg::store<around_caches>(target, float_to_bfloat16(x));
   }
 };
 
@@ -637,6 +703,7 @@ struct Sample<SampleType::float64> {
     odd.note(splat<Floats>(above ? 2 : 0));
     return fdjpeg::load<Shorts>(bytes);
   }
+  template <bool around_caches>
   static FDJPEG_INLINE void store_bytes(double* target, Shorts bytes) {
     for (int i = 0; i < kLanes; ++i) target[i] = clamp(static_cast<int>(bytes[i]), 0, kMaxSample) / 255.0;
   }

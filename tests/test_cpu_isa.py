@@ -126,6 +126,29 @@ def test_flags_tell_of_every_odd_sample(dtype: torch.dtype, value: float) -> Non
         assert not planes[0, geometry.flag_offset :].any()
 
 
+@pytest.mark.parametrize("width", [256, 250])
+@pytest.mark.parametrize("dtype", [torch.uint8, *FLOATS], ids=str)
+def test_a_large_batch_gives_what_its_images_give_alone(dtype: torch.dtype, width: int) -> None:
+    """Results of more than 8 MiB are written around the caches, where their rows are aligned."""
+    count = 48 // dtype.itemsize
+    bytes_of_one = torch.randint(0, 256, (3, 256, width), dtype=torch.uint8)
+    image = bytes_of_one if dtype == torch.uint8 else (bytes_of_one / 255).to(dtype)
+    batch = torch.stack([image.roll(i, -1) for i in range(count)])
+    assert batch.numel() * batch.element_size() > 8 << 20
+    out, planes = torch.ops.fdjpeg.round_trip(batch, None, 60.0, 2, 2, True)
+    for i in range(count):
+        alone, _ = torch.ops.fdjpeg.round_trip(batch[i : i + 1], None, 60.0, 2, 2, True)
+        assert torch.equal(out[i : i + 1], alone)
+    if dtype == torch.uint8:
+        return
+    grad = torch.stack([(image - 0.5).roll(i, -2) for i in range(count)])
+    of_batch, _ = torch.ops.fdjpeg.round_trip_backward(grad, planes, batch, None, 60.0, 2, 2, True, False)
+    for i in range(count):
+        one = slice(i, i + 1)
+        arguments = (grad[one], planes[one], batch[one], None, 60.0, 2, 2, True, False)
+        assert torch.equal(of_batch[one], torch.ops.fdjpeg.round_trip_backward(*arguments)[0])
+
+
 def test_strided_images_give_the_same_samples(rng: np.random.Generator) -> None:
     for dtype in (torch.uint8, *FLOATS):
         image = samples(rng, draw(rng, 3, 37, 71).pixels, dtype)
