@@ -585,17 +585,17 @@ FDJPEG_INLINE void gradients_of_ycbcr(
   const auto step = [&](const uint8_t* const* samples, const R* const* grad, int64_t x) FDJPEG_LAMBDA_INLINE {
     const RGB<Shorts> pixel = pixels_before_clamp(samples);
     const WideSums r_inside = inside_range(pixel.r), g_inside = inside_range(pixel.g), b_inside = inside_range(pixel.b);
-    Reals<R> cb[2], cr[2];
+    RealLanes<R> cb[2], cr[2];
     for (int half = 0; half < 2; ++half) {
       const auto passed = [&](const R* from, const WideSums& inside) FDJPEG_LAMBDA_INLINE {
-        return where(half == 0 ? inside.low : inside.high, load<Reals<R>>(from + half * kHalf));
+        return where(half == 0 ? inside.low : inside.high, load<RealLanes<R>>(from + half * kHalf));
       };
-      const Reals<R> r = passed(grad[0], r_inside), g = passed(grad[1], g_inside), b = passed(grad[2], b_inside);
+      const RealLanes<R> r = passed(grad[0], r_inside), g = passed(grad[1], g_inside), b = passed(grad[2], b_inside);
       store(luma + x + half * kHalf, r + g + b);
       cb[half] = R(kCbScale) * b - R(kB * kCbScale / kG) * g;
       cr[half] = R(kCrScale) * r - R(kR * kCrScale / kG) * g;
     }
-    const auto keep = [&](const FineLine<R>& target, const Reals<R>* c) FDJPEG_LAMBDA_INLINE {
+    const auto keep = [&](const FineLine<R>& target, const RealLanes<R>* c) FDJPEG_LAMBDA_INLINE {
       if (apart) {
         store(target.even + x / 2, even_lanes(c[0], c[1]));
         store(target.odd + x / 2, odd_lanes(c[0], c[1]));
@@ -739,7 +739,7 @@ template <bool around_caches, class R>
 FDJPEG_INLINE void add_luma(const R* luma, R weight, const R* chroma, int64_t width, R* target) {
   const int64_t whole = width / kHalf * kHalf;
   for (int64_t x = 0; x < whole; x += kHalf) {
-    store<around_caches>(target + x, weight * load<Reals<R>>(luma + x) + load<Reals<R>>(chroma + x));
+    store<around_caches>(target + x, weight * load<RealLanes<R>>(luma + x) + load<RealLanes<R>>(chroma + x));
   }
   for (int64_t x = whole; x < width; ++x) target[x] = weight * luma[x] + chroma[x];
 }

@@ -55,14 +55,14 @@ typedef uint8_t EightBytes __attribute__((vector_size(8)));
 
 // As many real numbers as there are 32-bit lanes.
 template <class R>
-struct RealLanes {
+struct LanesOf {
   typedef R Vector __attribute__((vector_size(kHalf * sizeof(R))));
   using Bits = std::conditional_t<sizeof(R) == sizeof(int32_t), int32_t, int64_t>;
   typedef Bits BitVector __attribute__((vector_size(kHalf * sizeof(R))));
 };
 
 template <class R>
-using Reals = typename RealLanes<R>::Vector;
+using RealLanes = typename LanesOf<R>::Vector;
 
 #if defined(__clang__) || __GNUC__ >= 12
 #define FDJPEG_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
@@ -346,7 +346,7 @@ FDJPEG_INLINE Floats fraction_of_byte(Floats byte) {
 template <class V>
 FDJPEG_INLINE V where(Ints mask, V x) {
   using R = std::remove_reference_t<decltype(V{}[0])>;
-  using Bits = typename RealLanes<R>::BitVector;
+  using Bits = typename LanesOf<R>::BitVector;
   return bit_cast<V>(bit_cast<Bits>(x) & __builtin_convertvector(mask, Bits));
 }
 
