@@ -30,7 +30,7 @@ from fdjpeg.evaluation import Network, Normalized, Report
 from fdjpeg.evaluation.cells import Cell, rights, wilson
 from fdjpeg.evaluation.layers import of_module
 
-ATTACKS = ("fgsm", "bim-10", "pgd-20")
+ATTACKS = ("fgsm", "bim-10", "pgd-20", "pgd-margin-20")
 
 #: Tried on the bare network, and through the first gradient of each defence; in L∞ a minimum-norm attack.
 MINIMAL = ("deepfool-20x3",)
@@ -171,62 +171,50 @@ def main() -> None:
     if not options.no_transfer:
         seed = 1 if own else 0
         transfer = [small(train, options.out / f"network-{seed}", seed)]
-    made = layers(network, train, out, options.only)
+    made = dict(layers(network, train, out, options.only))
     if options.train:
-        print(*(name for name, _ in made), sep="\n")
         return
     images = evaluation.load_images(f"{options.data}:test", count=options.images)
-    rows: dict[tuple[str, str], list[str]] = {}
-    details: list[list[Any]] = []
-    unfinished: list[str] = []
-    for name, defense in made:
-        reports = []
-        for attacks, count in ((options.attacks, None), (MINIMAL, 1)):
-            # Distillation is known to fall to the margin: cross-entropy at T = 1 saturates.
-            more = ["pgd-margin-20"] if isinstance(defense, defenses.DefensiveDistillation) and count is None else []
+    reports = []
+    for attacks, count in ((options.attacks, None), (MINIMAL, 1)):
+        given = []
+        for name, defense in made.items():
             layer = of_module(defense, name, image=images.images[:1])
-            with console.status("") as status:
-                report = evaluation.evaluate(
-                    network,
-                    images,
-                    defenses=[replace(layer, gradients=tuple(tried(defense)[:count]))],
-                    attacks=[*attacks, *more],
-                    eps=options.eps,
-                    transfer=transfer if count is None else [],
-                    checks=False,
-                    batch_size=100,
-                    pictures=0,
-                    out=out / "evaluation",
-                    only_finished=options.report,
-                    progress=lambda done, total, doing, status=status: status.update(f"{doing}: {done}/{total}"),
-                )
-            reports.append(report)
-            unfinished += report.settings["open"]
-        minimal = [cell for cell in reports[1].cells if cell.attack == "DeepFool-20"]
-        joined = replace(reports[0], cells=[*reports[0].cells, *minimal])
-        for eps in joined.settings["eps"]:
-            rows |= {(line, eps): row(joined, line, eps) for line in ("none", name)}
-            details += through(joined, name, eps)
-        write(out, network, images, rows, details, unfinished)
+            given.append(replace(layer, gradients=tuple(tried(defense)[:count])))
+        with console.status("") as status:
+            report = evaluation.evaluate(
+                network,
+                images,
+                defenses=given,
+                attacks=attacks,
+                eps=options.eps,
+                transfer=transfer if count is None else [],
+                checks=False,
+                batch_size=100,
+                pictures=0,
+                out=out / "evaluation",
+                only_finished=options.report,
+                progress=lambda done, total, doing, status=status: status.update(f"{doing}: {done}/{total}"),
+            )
+        reports.append(report)
+    attacked, minimal = reports
+    by_least = [cell for cell in minimal.cells if cell.attack == "DeepFool-20"]
+    write(out, network, replace(attacked, cells=[*attacked.cells, *by_least]), attacked.settings["open"])
     print((out / "table.md").read_text())
 
 
-def write(
-    out: Path,
-    network: Network,
-    images: evaluation.ImageSet,
-    rows: dict[tuple[str, str], list[str]],
-    details: list[list[Any]],
-    unfinished: list[str],
-) -> None:
+def write(out: Path, network: Network, report: Report, unfinished: list[str]) -> None:
     """table.md and table.json."""
+    pairs = [(name, eps) for name in report.defenses for eps in report.settings["eps"]]
+    rows = [row(report, name, eps) for name, eps in pairs]
+    details = [line for name, eps in pairs for line in through(report, name, eps)]
     named = sorted({attack for line in details for attack in line[3]})
-    text = f"{network.name}, {len(images)} images\n\n"
-    text += markdown(["defence", "ε", "clean", *COLUMNS, "worst case", "95 % interval"], list(rows.values()))
+    text = f"{network.name}, {report.count} images\n\n"
+    text += markdown(["defence", "ε", "clean", *COLUMNS, "worst case", "95 % interval"], rows)
     lines = [[*line[:3], *(line[3].get(attack, "–") for attack in named)] for line in details]
     text += "\n" + markdown(["defence", "ε", "gradient", *named], lines)
     (out / "table.md").write_text(text)
-    (out / "table.json").write_text(json.dumps({"rows": list(rows.values()), "gradients": details, "open": unfinished}))
+    (out / "table.json").write_text(json.dumps({"rows": rows, "gradients": details, "open": unfinished}))
 
 
 if __name__ == "__main__":
