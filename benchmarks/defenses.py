@@ -30,7 +30,7 @@ from fdjpeg.evaluation import Network, Normalized, Report
 from fdjpeg.evaluation.cells import Cell, rights, wilson
 from fdjpeg.evaluation.layers import of_module
 
-ATTACKS = ("fgsm", "bim-10", "pgd-20", "pgd-margin-20")
+ATTACKS = ("pgd-20", "fgsm", "bim-10", "pgd-margin-20")
 
 #: Tried on the bare network, and through the first gradient of each defence; in L∞ a minimum-norm attack.
 MINIMAL = ("deepfool-20x3",)
@@ -102,14 +102,18 @@ def layers(network: Network, images: data.Images, out: Path, chosen: list[str]) 
         return defenses.train(kind, images, out / kind, settings=SETTINGS[kind], network=given)
 
     for name, make in ready.items():
-        if not chosen or name.partition(":")[0] in chosen:
+        if not chosen or name in chosen or name.partition(":")[0] in chosen:
             yield name, make()
 
 
 def tried(defense: Defense) -> list[str]:
-    """The gradients of a defence; at 4:4:4 not the identity, which is straight-through but for the last clamp."""
+    """The gradients of a defence, JPEG's strongest first.
+
+    At 4:4:4 the identity is left out, which is straight-through but for the last clamp.
+    """
     whole = isinstance(defense, (defenses.FeatureDistillation, defenses.JPEGEnsemble))
-    return [name for name in defense.gradients if not (whole and name == "identity")]
+    names = [name for name in defense.gradients if not (whole and name == "identity")]
+    return sorted(names, key=lambda name: name != "cubic")
 
 
 def left(report: Report, name: str, cells: list[Cell]) -> str:
@@ -158,7 +162,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=200)
     parser.add_argument("--eps", nargs="+", default=["2/255", "8/255"])
     parser.add_argument("--attacks", nargs="+", default=list(ATTACKS))
-    parser.add_argument("--only", nargs="+", default=[], help="kinds of defences; all if not given")
+    parser.add_argument("--only", nargs="+", default=[], help="kinds or names of defences; all if not given")
     parser.add_argument("--no-transfer", action="store_true", help="leave out what another network's attack does")
     parser.add_argument("--train", action="store_true", help="train, and stop there")
     parser.add_argument("--report", action="store_true", help="attack nothing more")
