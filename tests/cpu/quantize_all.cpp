@@ -27,7 +27,7 @@ int main() {
     for (int c = -kLargest; c < kLargest; c += kLanes) {
       Shorts x;
       for (int i = 0; i < kLanes; ++i) x[i] = static_cast<int16_t>(c + i);
-      const Shorts k = quantize_row(x, table, 0);
+      const Shorts k = quantize_row(x, SharedTable{table}, 0);
       for (int i = 0; i < kLanes; ++i) {
         const int level = (std::abs(c + i) + kBlock / 2 * q) / (kBlock * q);
         wrong += k[i] != (c + i < 0 ? -level : level);
