@@ -174,20 +174,10 @@ def gradient_sensitivity(classifier: nn.Module, images: Tensor, labels: Tensor) 
         # The adjoint of R, G, B from Y, Cb, Cr (JFIF): ∂loss/∂Y = Σ ∂loss/∂RGB, and so on.
         to_rgb = gradient.new_tensor([[1.0, 0.0, 1.402], [1.0, -0.344136286, -0.714136286], [1.0, 1.772, 0.0]])
         gradient = torch.einsum("nchw,ck->nkhw", gradient, to_rgb)
-    rows, columns = gradient.shape[2] // 8, gradient.shape[3] // 8
-    blocks = gradient[..., : rows * 8, : columns * 8].unflatten(2, (rows, 8)).unflatten(4, (columns, 8))
+    height, width = (size // 8 * 8 for size in gradient.shape[2:])
     # An orthonormal transform's inverse is its transpose, so coefficients' gradients are the gradient's coefficients.
-    dct = _dct_matrix().to(gradient)
-    coefficients = torch.einsum("ui,nkricj,vj->nkrcuv", dct, blocks, dct).abs().sum(dim=(0, 2, 3))
+    coefficients = fdjpeg.block_dct(gradient[..., :height, :width]).abs().sum(dim=(0, 2, 3))
     return torch.stack([coefficients[0], coefficients[1:].sum(dim=0) if len(coefficients) == 3 else coefficients[0]])
-
-
-def _dct_matrix() -> Tensor:
-    """The orthonormal DCT-II of eight samples, ``(8, 8)`` float64 [frequency, sample] (T.81 A.3.3)."""
-    samples = torch.arange(8, dtype=torch.float64)
-    matrix = torch.cos(samples[:, None] * (2 * samples + 1) * math.pi / 16) / 2
-    matrix[0] /= math.sqrt(2)
-    return matrix
 
 
 # --- training --------------------------------------------------------------------------------------------------------
