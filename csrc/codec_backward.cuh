@@ -8,6 +8,7 @@
 
 #include "codec_blocks.cuh"
 #include "codec_upsampling.cuh"
+#include "real_math.h"
 
 namespace fdjpeg {
 
@@ -296,6 +297,7 @@ static_assert(2 * (kTileWide + 2) + 2 * kTileTall <= kGradientThreads);
 // Three blocks of 256 threads leave a thread 80 of a multiprocessor's 65536 registers, which is what the kernel wants;
 // 24 warps with 96 bytes of loads each in flight cover the memory's latency.
 constexpr int kGradientBlocksPerProcessor = 3;
+static_assert(registers_left(kGradientThreads, kGradientBlocksPerProcessor) == 80);
 
 template <class U, SampleType type>
 __global__ void __launch_bounds__(kGradientThreads, kResident<type, kGradientBlocksPerProcessor>)
@@ -336,41 +338,6 @@ __global__ void __launch_bounds__(kGradientThreads, kResident<type, kGradientBlo
 // gradient of the dequantized coefficient, which is the orthonormal DCT of the samples' gradient,
 //   the coefficient's gradient is g r', the step's Σ g (k - r' c / (8 q)) over the blocks. Straight through, r' is 1.
 
-// cos(k π / 16) / 2
-constexpr float kCos1 = .49039264f, kCos2 = .46193977f, kCos3 = .41573481f, kCos4 = .35355339f, kCos5 = .27778512f,
-                kCos6 = .19134172f, kCos7 = .09754516f;
-
-// The orthonormal DCT-II along x[0] … x[7], its even and odd halves as matrices of cosines.
-FDJPEG_DEVICE void orthonormal_pass(float (&x)[8]) {
-  const float s0 = x[0] + x[7], s1 = x[1] + x[6], s2 = x[2] + x[5], s3 = x[3] + x[4];
-  const float d0 = x[0] - x[7], d1 = x[1] - x[6], d2 = x[2] - x[5], d3 = x[3] - x[4];
-  x[0] = kCos4 * (s0 + s1 + s2 + s3);
-  x[4] = kCos4 * (s0 - s1 - s2 + s3);
-  x[2] = kCos2 * (s0 - s3) + kCos6 * (s1 - s2);
-  x[6] = kCos6 * (s0 - s3) - kCos2 * (s1 - s2);
-  x[1] = kCos1 * d0 + kCos3 * d1 + kCos5 * d2 + kCos7 * d3;
-  x[3] = kCos3 * d0 - kCos7 * d1 - kCos1 * d2 - kCos5 * d3;
-  x[5] = kCos5 * d0 - kCos1 * d1 + kCos7 * d2 + kCos3 * d3;
-  x[7] = kCos7 * d0 - kCos5 * d1 + kCos3 * d2 - kCos1 * d3;
-}
-
-// Its inverse, and so its transpose.
-FDJPEG_DEVICE void orthonormal_inverse_pass(float (&x)[8]) {
-  const float sum = kCos4 * (x[0] + x[4]), difference = kCos4 * (x[0] - x[4]);
-  const float outer = kCos2 * x[2] + kCos6 * x[6], inner = kCos6 * x[2] - kCos2 * x[6];
-  const float even[4] = {sum + outer, difference + inner, difference - inner, sum - outer};
-  const float odd[4] = {
-      kCos1 * x[1] + kCos3 * x[3] + kCos5 * x[5] + kCos7 * x[7],
-      kCos3 * x[1] - kCos7 * x[3] - kCos1 * x[5] - kCos5 * x[7],
-      kCos5 * x[1] - kCos1 * x[3] + kCos7 * x[5] + kCos3 * x[7],
-      kCos7 * x[1] - kCos5 * x[3] + kCos3 * x[5] - kCos1 * x[7]};
-  FDJPEG_UNROLL
-  for (int i = 0; i < 4; ++i) {
-    x[i] = even[i] + odd[i];
-    x[7 - i] = even[i] - odd[i];
-  }
-}
-
 // A surrogate's derivative at c - k, linear between the two nearest of its tabulated slopes.
 FDJPEG_DEVICE float slope_at(const DifferentiateBlocks& job, float remainder) {
   const float position = (remainder + 0.5f) * static_cast<float>(job.slope_intervals);
@@ -396,6 +363,7 @@ constexpr int kThroughThreads = kThroughWarps * kWarp;
 // Four blocks of 128 threads leave a thread 128 of a multiprocessor's 65536 registers, of which at 4:2:0 two rows of
 // gradients, eight samples of chroma and sixteen sums take 40. Where these are 48 or more, or a row has 16 samples,
 // three blocks leave it 168.
+static_assert(registers_left(kThroughThreads, 4) == 128 && registers_left(kThroughThreads, 3) == 168);
 template <class L>
 constexpr int kThroughBlocksPerProcessor = L::kHorizontal == 4 || (L::kHorizontal == 1 && L::kVertical == 2) ? 3 : 4;
 
@@ -437,6 +405,8 @@ __global__ void __launch_bounds__(kThroughThreads, kResident<type, kThroughBlock
   __shared__ SharedSteps steps;
   __shared__ Memory memory;
   __shared__ float sums[kThroughWarps][3][kBlockSize];
+  static_assert(sizeof(steps) + sizeof(memory) + sizeof(sums) <= kBlockShared);
+  static_assert(kThroughBlocksPerProcessor<L> * (sizeof(steps) + sizeof(memory) + sizeof(sums)) <= kProcessorShared);
   const int warp = static_cast<int>(threadIdx.x / kWarp), lane = static_cast<int>(threadIdx.x % kWarp);
   const int column = lane % kBlock;
   const Differentiate& common = job.common;
@@ -490,7 +460,7 @@ __global__ void __launch_bounds__(kThroughThreads, kResident<type, kThroughBlock
         for (int i = 0; i < kBlock; ++i) {
           g[i] = static_cast<float>(L::kHorizontal == 4 ? pixel[0][v * kBlock + i].y : pixel[v][i].y);
         }
-        orthonormal_pass(g);
+        real_dct_pass(g);
         write_tile<1>(gradients + place.luma_tile(v), g);
       }
       if constexpr (!L::kGrey) {
@@ -505,7 +475,7 @@ __global__ void __launch_bounds__(kThroughThreads, kResident<type, kThroughBlock
         for (int v = 0; v < L::kChromaRows; ++v) {
           float g[kBlock];
           read_tile<1>(gradients + place.chroma_tile(v), g);
-          orthonormal_pass(g);
+          real_dct_pass(g);
           write_tile<1>(gradients + place.chroma_tile(v), g);
         }
       }
@@ -520,7 +490,7 @@ __global__ void __launch_bounds__(kThroughThreads, kResident<type, kThroughBlock
         const int slot = pass < L::kLumaRows ? 0 : L::kHorizontal == 1 ? 1 + pass - L::kLumaRows : 1;
         float g[kBlock];
         read_tile<kTileRow>(gradients + start, g);
-        orthonormal_pass(g);
+        real_dct_pass(g);
         int c[kBlock], k[kBlock];
         quantize_column(coefficients + start, step, c, k);
         FDJPEG_UNROLL
@@ -536,7 +506,7 @@ __global__ void __launch_bounds__(kThroughThreads, kResident<type, kThroughBlock
           }
         }
         if (surrogate) {
-          orthonormal_inverse_pass(g);
+          real_idct_pass(g);
           const bool luma = pass < L::kLumaRows;
           const int block_row = luma ? mcu_row * L::kVertical + block / L::kHorizontal % L::kVertical : mcu_row;
           const int rows = (luma ? sizes.height : sizes.chroma_height) - block_row * kBlock;
@@ -550,7 +520,7 @@ __global__ void __launch_bounds__(kThroughThreads, kResident<type, kThroughBlock
         for (int v = 0; v < L::kLumaRows; ++v) {
           float g[kBlock];
           read_tile<1>(gradients + place.luma_tile(v), g);
-          orthonormal_inverse_pass(g);
+          real_idct_pass(g);
           const int columns = sizes.width - (mcu_column * L::kHorizontal + place.luma_column(v)) * kBlock;
           if (columns < kBlock) add_at(g, columns - 1, sum_beyond(g, columns));
           FDJPEG_UNROLL
@@ -566,7 +536,7 @@ __global__ void __launch_bounds__(kThroughThreads, kResident<type, kThroughBlock
             float g[kBlock];
             float* row = gradients + place.chroma_tile(v);
             read_tile<1>(row, g);
-            orthonormal_inverse_pass(g);
+            real_idct_pass(g);
             write_tile<1>(row, g);
             if (columns > 0 && columns < kBlock) row[columns] = sum_beyond(g, columns);
           }

@@ -10,6 +10,9 @@ namespace fdjpeg {
 // block b starts at bank 8 b + 9 r, a column c at 8 b + c, each a permutation of the 32 banks over b < 4, r < 8, c < 8.
 constexpr int kTileRow = 9;
 constexpr int kTileBlock = kBlock * kTileRow;
+static_assert(
+    spreads_over_banks(4, kTileBlock, kBlock, kTileRow), "four blocks' rows: a warp handles one of each eight");
+static_assert(spreads_over_banks(4, kTileBlock, kBlock, 1), "four blocks' columns");
 
 // How a warp shares out MCUs: `kThreads` threads an MCU, each with `kLumaRows` rows of eight luma samples and
 // `kChromaRows` rows of eight chroma samples, so that every thread has the same work.
@@ -116,6 +119,7 @@ struct alignas(16) SharedSteps {
     int step;
   };
   static constexpr int kColumn = 10;
+  static_assert(spreads_over_banks(kBlock, 2 * kColumn, 4, 1), "four words of each column");
   Step step[3][kBlock][kColumn];
 
   static FDJPEG_DEVICE Step of(int q) {

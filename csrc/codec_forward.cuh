@@ -26,6 +26,7 @@ constexpr int kCodeWarps = 8;
 constexpr int kCodeThreads = kCodeWarps * kWarp;
 // Four blocks of 256 threads leave a thread 64 of a multiprocessor's 65536 registers.
 constexpr int kCodeBlocksPerProcessor = 4;
+static_assert(registers_left(kCodeThreads, kCodeBlocksPerProcessor) == 64);
 
 // The standard tables at a block's own quality, from the tables at quality 50, which are the standard ones themselves.
 template <class L>
@@ -42,6 +43,8 @@ __global__ void __launch_bounds__(kCodeThreads, kResident<type, kCodeBlocksPerPr
     code_blocks(const __grid_constant__ CodeBlocks job) {
   __shared__ SharedSteps steps;
   __shared__ int tiles[kCodeWarps][L::kTile];
+  static_assert(kCodeBlocksPerProcessor * (sizeof(steps) + sizeof(tiles)) <= kProcessorShared);
+  static_assert(sizeof(steps) + sizeof(tiles) <= kBlockShared);
   const int warp = static_cast<int>(threadIdx.x / kWarp), lane = static_cast<int>(threadIdx.x % kWarp);
   const Sizes& sizes = job.sizes;
   const int64_t n = job.first_image + static_cast<int>(blockIdx.y);
@@ -203,7 +206,8 @@ template <SampleType type>
 constexpr int kPatchWidth = sizeof(typename Sample<type>::Stored) >= 4 ? 4 : 8;
 
 constexpr int kEmitThreads = 256;
-constexpr int kEmitBlocksPerProcessor = 4;  // as above
+constexpr int kEmitBlocksPerProcessor = 4;
+static_assert(registers_left(kEmitThreads, kEmitBlocksPerProcessor) == 64);
 
 template <class U, SampleType type>
 __global__ void __launch_bounds__(kEmitThreads, kResident<type, kEmitBlocksPerProcessor>)

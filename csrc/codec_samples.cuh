@@ -23,6 +23,30 @@ namespace fdjpeg {
 #endif
 
 constexpr int kWarp = 32;
+constexpr int kBanks = 32;  // of shared memory, a word of four bytes each
+
+// What every architecture from sm_75 on has: registers of a multiprocessor, of which a thread takes a multiple of
+// eight; bytes of shared memory that a block may declare. And what the target, sm_90, has of it for all blocks.
+constexpr int kProcessorRegisters = 65536;
+constexpr size_t kBlockShared = 48 * 1024, kProcessorShared = 227 * 1024;
+
+// The registers that a thread may use where a multiprocessor is to hold so many blocks of so many threads.
+constexpr int registers_left(int threads, int blocks) {
+  return kProcessorRegisters / (threads * blocks) / 8 * 8;
+}
+
+// Whether `count` accesses of one word, `stride` words apart in groups `group_stride` words apart, use each bank once.
+constexpr bool spreads_over_banks(int groups, int group_stride, int count, int stride) {
+  bool used[kBanks] = {};
+  for (int g = 0; g < groups; ++g) {
+    for (int i = 0; i < count; ++i) {
+      bool& bank = used[(g * group_stride + i * stride) % kBanks];
+      if (bank) return false;
+      bank = true;
+    }
+  }
+  return true;
+}
 
 // n / divisor for 0 <= n < 2^31 by one multiplication (Granlund and Montgomery, PLDI 1994): with 2^(s-1) < divisor <=
 // 2^s the multiplier ceil(2^(31+s) / divisor) fits 32 bits, and its error stays under 1 / divisor.

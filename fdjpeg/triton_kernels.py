@@ -1,8 +1,8 @@
 """The round trip and its straight-through backward in Triton: for GPUs where the library holds no CUDA kernels.
 
 The same bits as every other backend. The forward op is three launches: luma and chroma to decoded 8-bit planes, then
-planes to the image. Backward is three launches over what the planes tell of the last clamp; the gradient of the tables
-is left to `fdjpeg.reference`, in plain torch on the GPU. So are the ops that this module does not hold.
+planes to the image. Backward is three launches over what the planes tell of the last clamp, and two more for the
+gradient of the tables. Ops that this module does not hold are left to `fdjpeg.reference`, in plain torch on the GPU.
 """
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
@@ -18,7 +18,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fdjpeg import reference
 from fdjpeg._geometry import Geometry
 from fdjpeg._standard_tables import STANDARD_CHROMA, STANDARD_LUMA
 
@@ -144,18 +143,86 @@ def _idct_pass(x, rows: tl.constexpr, first: tl.constexpr):
 
 
 @triton.jit
+def _coefficients(samples, rows: tl.constexpr):
+    """Samples (rows, 8) of whole blocks to their integer transform, blocks transposed."""
+    x = _transposed(_fdct_pass(samples - 128, rows, True), rows)
+    return _fdct_pass(x, rows, False)
+
+
+@triton.jit
+def _reciprocal(steps):
+    return tl.div_rn(1.0, (8 * steps).to(tl.float32))
+
+
+@triton.jit
+def _levels(coefficients, reciprocal):
+    """Half away from zero: the half is widened by half of a unit, which no rounding of the product can reach."""
+    real = coefficients.to(tl.float32)
+    half = reciprocal * 0.5 + 0.5
+    return (real * reciprocal + tl.where(real < 0.0, -half, half)).to(tl.int32)
+
+
+@triton.jit
 def _coded(samples, steps, rows: tl.constexpr):
     """Samples (rows, 8) of whole blocks, through the codec. `steps` are of the transposed blocks, as bytes."""
-    x = _transposed(_fdct_pass(samples - 128, rows, True), rows)
-    coefficient = _fdct_pass(x, rows, False)
-    reciprocal = tl.div_rn(1.0, (8 * steps).to(tl.float32))
-    # Half away from zero: the half is widened by half of a unit, which no rounding of the product can reach.
-    real = coefficient.to(tl.float32)
-    half = reciprocal * 0.5 + 0.5
-    level = (real * reciprocal + tl.where(real < 0.0, -half, half)).to(tl.int32)
+    level = _levels(_coefficients(samples, rows), _reciprocal(steps))
     x = _transposed(_idct_pass(level * steps, rows, True), rows)
     restored = _idct_pass(x, rows, False) + 128
     return tl.minimum(tl.maximum(restored, 0), 255).to(tl.uint8)
+
+
+@triton.jit
+def _luma_samples(image, stride_c, stride_y, stride_x, y, x, inside, height, width, grey: tl.constexpr):
+    """Luma at rows `y` (rows,) and columns `x` (rows, 8) of an image, its edges replicated."""
+    at_y = tl.minimum(y, height - 1).to(tl.int64)[:, None]
+    at_x = tl.minimum(x, width - 1).to(tl.int64)
+    at = image + at_y * stride_y + at_x * stride_x
+    r = _byte(tl.load(at, mask=inside, other=0))
+    if grey:
+        return r
+    g = _byte(tl.load(at + stride_c, mask=inside, other=0))
+    b = _byte(tl.load(at + 2 * stride_c, mask=inside, other=0))
+    return _luma(r, g, b)
+
+
+@triton.jit
+def _chroma_samples(
+    image,
+    stride_c,
+    stride_y,
+    stride_x,
+    y,
+    column,
+    is_cb,
+    inside,
+    height,
+    width,
+    chroma_height,
+    horizontal: tl.constexpr,
+    vertical: tl.constexpr,
+    rows: tl.constexpr,
+):
+    """Cb or Cr of rows of eight samples that begin at rows `y` and columns `column` (rows,) of the component."""
+    wide: tl.constexpr = 8 * horizontal
+    x = (column * horizontal)[:, None] + tl.arange(0, wide)[None, :]
+    at_x = tl.minimum(x, width - 1).to(tl.int64)
+    sums = tl.zeros((rows, wide), tl.int32)
+    for v in tl.static_range(vertical):
+        # Rows beyond the component's last repeat it; the pixel row that this lacks is the last one.
+        at_y = tl.minimum(tl.minimum(y, chroma_height - 1) * vertical + v, height - 1).to(tl.int64)
+        at = image + at_y[:, None] * stride_y + at_x * stride_x
+        r = _byte(tl.load(at, mask=inside, other=0))
+        g = _byte(tl.load(at + stride_c, mask=inside, other=0))
+        b = _byte(tl.load(at + 2 * stride_c, mask=inside, other=0))
+        sums += tl.where(is_cb, _cb(r, g, b), _cr(r, g, b))
+    if horizontal > 1:
+        sums = tl.sum(tl.reshape(sums, (rows, 8, horizontal)), 2)
+    parity = tl.arange(0, 8)[None, :] % 2
+    if horizontal == 2:
+        return (sums + parity + (vertical - 1)) >> vertical
+    if horizontal == 4:
+        return (sums + 2) >> 2
+    return (sums + vertical // 2) >> (vertical - 1)
 
 
 @triton.jit
@@ -203,16 +270,7 @@ def code_luma(
     y = block // block_columns * 8 + row % 8
     x = (block % block_columns * 8)[:, None] + tl.arange(0, 8)[None, :]
     inside = (block < blocks)[:, None]
-    at_y = tl.minimum(y, height - 1).to(tl.int64)[:, None]
-    at_x = tl.minimum(x, width - 1).to(tl.int64)
-    at = image + n * stride_n + at_y * stride_y + at_x * stride_x
-    r = _byte(tl.load(at, mask=inside, other=0))
-    if grey:
-        samples = r
-    else:
-        g = _byte(tl.load(at + stride_c, mask=inside, other=0))
-        b = _byte(tl.load(at + 2 * stride_c, mask=inside, other=0))
-        samples = _luma(r, g, b)
+    samples = _luma_samples(image + n * stride_n, stride_c, stride_y, stride_x, y, x, inside, height, width, grey)
     steps = _load_steps(base, tables, n, tables_stride, scale, row, row * 0, has_tables)
     offset = (y * block_columns * 8).to(tl.int64)[:, None] + x
     tl.store(planes + n * plane_bytes + offset, _coded(samples, steps, rows), mask=inside)
@@ -251,28 +309,22 @@ def code_chroma(
     in_component = block - (component - 1) * blocks
     y = in_component // block_columns * 8 + row % 8
     column = in_component % block_columns * 8
-    wide: tl.constexpr = 8 * horizontal
-    x = (column * horizontal)[:, None] + tl.arange(0, wide)[None, :]
-    at_x = tl.minimum(x, width - 1).to(tl.int64)
-    is_cb = (component == 1)[:, None]
-    sums = tl.zeros((rows, wide), tl.int32)
-    for v in tl.static_range(vertical):
-        # Rows beyond the component's last repeat it; the pixel row that this lacks is the last one.
-        at_y = tl.minimum(tl.minimum(y, chroma_height - 1) * vertical + v, height - 1).to(tl.int64)
-        at = image + n * stride_n + at_y[:, None] * stride_y + at_x * stride_x
-        r = _byte(tl.load(at, mask=inside, other=0))
-        g = _byte(tl.load(at + stride_c, mask=inside, other=0))
-        b = _byte(tl.load(at + 2 * stride_c, mask=inside, other=0))
-        sums += tl.where(is_cb, _cb(r, g, b), _cr(r, g, b))
-    if horizontal > 1:
-        sums = tl.sum(tl.reshape(sums, (rows, 8, horizontal)), 2)
-    parity = tl.arange(0, 8)[None, :] % 2
-    if horizontal == 2:
-        samples = (sums + parity + (vertical - 1)) >> vertical
-    elif horizontal == 4:
-        samples = (sums + 2) >> 2
-    else:
-        samples = (sums + vertical // 2) >> (vertical - 1)
+    samples = _chroma_samples(
+        image + n * stride_n,
+        stride_c,
+        stride_y,
+        stride_x,
+        y,
+        column,
+        (component == 1)[:, None],
+        inside,
+        height,
+        width,
+        chroma_height,
+        horizontal,
+        vertical,
+        rows,
+    )
     steps = _load_steps(base, tables, n, tables_stride, scale, row, component, has_tables)
     start = offset_of_cb + (component - 1).to(tl.int64) * blocks * 64 + y.to(tl.int64) * block_columns * 8 + column
     at_samples = planes + n * plane_bytes + start[:, None] + tl.arange(0, 8)[None, :]
@@ -613,6 +665,149 @@ def spread_gradient(
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# The gradient of the tables: for each step q the sum over blocks of g (k - c / (8 q)), g the transform of the gradient
+
+
+@triton.jit
+def _orthonormal_pass(x, rows: tl.constexpr):
+    """The orthonormal DCT-II along the rows of (rows, 8); the constants are cos(k π / 16) / 2."""
+    x0, x1, x2, x3, x4, x5, x6, x7 = _columns(x, rows)
+    s0, s1, s2, s3 = x0 + x7, x1 + x6, x2 + x5, x3 + x4
+    d0, d1, d2, d3 = x0 - x7, x1 - x6, x2 - x5, x3 - x4
+    return _stack(
+        0.35355339 * (s0 + s1 + s2 + s3),
+        0.49039264 * d0 + 0.41573481 * d1 + 0.27778512 * d2 + 0.09754516 * d3,
+        0.46193977 * (s0 - s3) + 0.19134172 * (s1 - s2),
+        0.41573481 * d0 - 0.09754516 * d1 - 0.49039264 * d2 - 0.27778512 * d3,
+        0.35355339 * (s0 - s1 - s2 + s3),
+        0.27778512 * d0 - 0.49039264 * d1 + 0.09754516 * d2 + 0.41573481 * d3,
+        0.19134172 * (s0 - s3) - 0.46193977 * (s1 - s2),
+        0.09754516 * d0 - 0.27778512 * d1 + 0.41573481 * d2 - 0.49039264 * d3,
+        rows,
+    )
+
+
+@triton.jit
+def _store_share(gradient, samples, steps, target, rows: tl.constexpr):
+    """The share of whole blocks in the gradient of one table, whose 64 numbers go to `target`."""
+    g = _orthonormal_pass(_transposed(_orthonormal_pass(gradient.to(tl.float32), rows), rows), rows)
+    coefficients = _coefficients(samples, rows)
+    reciprocal = _reciprocal(steps)
+    error = 8 * _levels(coefficients, reciprocal) * steps - coefficients  # exact: k - c / (8 q) would cancel
+    shares = g * (error.to(tl.float32) * reciprocal)
+    share = tl.sum(tl.reshape(shares, (rows // 8, 8, 8)), 0)
+    frequency = tl.arange(0, 8)[None, :] * 8 + tl.arange(0, 8)[:, None]  # blocks are transposed
+    tl.store(target + frequency, share / 255.0)  # the output is a byte / 255
+
+
+@triton.jit
+def share_of_luma(
+    grad,
+    grad_stride_n,
+    grad_stride_c,
+    grad_stride_y,
+    grad_stride_x,
+    masks,
+    image,
+    image_stride_n,
+    image_stride_c,
+    image_stride_y,
+    image_stride_x,
+    base,
+    tables,
+    tables_stride,
+    scale,
+    shares,
+    height,
+    width,
+    block_columns,
+    blocks,
+    grey: tl.constexpr,
+    has_tables: tl.constexpr,
+    rows: tl.constexpr,
+):
+    """Program (i, n) makes the share of ``rows / 8`` blocks of image n, (images, programs, 64)."""
+    n = tl.program_id(1).to(tl.int64)
+    row = tl.program_id(0) * rows + tl.arange(0, rows)
+    block = row // 8
+    y = block // block_columns * 8 + row % 8
+    x = (block % block_columns * 8)[:, None] + tl.arange(0, 8)[None, :]
+    within = (block < blocks)[:, None]
+    samples = _luma_samples(
+        image + n * image_stride_n, image_stride_c, image_stride_y, image_stride_x, y, x, within, height, width, grey
+    )
+    inside = (y < height)[:, None] & (x < width) & within
+    wide_y, wide_x = y.to(tl.int64)[:, None], x.to(tl.int64)
+    at = grad + n * grad_stride_n + wide_y * grad_stride_y + wide_x * grad_stride_x
+    if grey:
+        dy = tl.load(at, mask=inside, other=0.0).to(tl.float32)
+    else:
+        mask = tl.load(masks + n * height * width + wide_y * width + wide_x, mask=inside, other=0).to(tl.int32)
+        dy = _masked_gradient(at, grad_stride_c, mask, 0, inside).to(tl.float32)
+        dy += _masked_gradient(at, grad_stride_c, mask, 1, inside).to(tl.float32)
+        dy += _masked_gradient(at, grad_stride_c, mask, 2, inside).to(tl.float32)
+    steps = _load_steps(base, tables, n, tables_stride, scale, row, row * 0, has_tables)
+    target = shares + (n * tl.num_programs(0) + tl.program_id(0)) * 64
+    _store_share(dy, samples, steps, target, rows)
+
+
+@triton.jit
+def share_of_chroma(
+    chroma,
+    image,
+    image_stride_n,
+    image_stride_c,
+    image_stride_y,
+    image_stride_x,
+    base,
+    tables,
+    tables_stride,
+    scale,
+    shares,
+    height,
+    width,
+    chroma_height,
+    chroma_width,
+    block_columns,
+    blocks,
+    horizontal: tl.constexpr,
+    vertical: tl.constexpr,
+    has_tables: tl.constexpr,
+    rows: tl.constexpr,
+):
+    """Program (i, 2 n + c) makes the share of blocks of Cb (c = 0) or Cr of image n, (images, 2, programs, 64)."""
+    plane = tl.program_id(1).to(tl.int64)
+    n, component = plane // 2, (plane % 2 + 1).to(tl.int32)
+    row = tl.program_id(0) * rows + tl.arange(0, rows)
+    block = row // 8
+    within = (block < blocks)[:, None]
+    y, column = block // block_columns * 8 + row % 8, block % block_columns * 8
+    samples = _chroma_samples(
+        image + n * image_stride_n,
+        image_stride_c,
+        image_stride_y,
+        image_stride_x,
+        y,
+        column,
+        component == 1,
+        within,
+        height,
+        width,
+        chroma_height,
+        horizontal,
+        vertical,
+        rows,
+    )
+    x = column[:, None] + tl.arange(0, 8)[None, :]
+    inside = (y < chroma_height)[:, None] & (x < chroma_width) & within
+    at = chroma + plane * chroma_height * chroma_width + y.to(tl.int64)[:, None] * chroma_width + x
+    gradient = tl.load(at, mask=inside, other=0.0)
+    steps = _load_steps(base, tables, n, tables_stride, scale, row, row * 0 + component, has_tables)
+    target = shares + (plane * tl.num_programs(0) + tl.program_id(0)) * 64
+    _store_share(gradient, samples, steps, target, rows)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # Launches
 
 #: Fused, a multiplication and an addition round once where the codec rounds twice.
@@ -650,19 +845,42 @@ def _offsets(geometry: Geometry) -> tuple[int, int]:
     return luma, luma + geometry.chroma.coded_samples
 
 
+def _parts(image: Tensor) -> list[slice]:
+    """Which images a launch serves: a grid's second extent, which may count each of them twice, is below 2¹⁶."""
+    most = 2**15 - 1
+    return [slice(first, first + most) for first in range(0, len(image), most)] if image.numel() else []
+
+
+def _tables_of(tables: Tensor | None, part: slice) -> Tensor | None:
+    """The tables of a part of the images."""
+    return tables if tables is None or len(tables) == 1 else tables[part]
+
+
+def _steps(image: Tensor, tables: Tensor | None, quality: float) -> tuple[Tensor, Tensor, int, int]:
+    """What the kernels take for the tables: the standard ones, those given, the stride of these, the percentage."""
+    base = _standard_tables(image.device)
+    given = base if tables is None else tables.contiguous()
+    return base, given, 0 if tables is None or len(tables) == 1 else 192, _scale(quality)
+
+
 def round_trip(
     image: Tensor, tables: Tensor | None, quality: float, horizontal: int, vertical: int, fancy: bool
 ) -> tuple[Tensor, Tensor]:
     """The op ``fdjpeg::round_trip``; arguments and results as for `fdjpeg.reference.round_trip`."""
     geometry = Geometry.of(image.size(2), image.size(3), image.size(1), horizontal, vertical)
-    grey = geometry.channels == 1
     out = torch.empty_like(image)
     planes = image.new_empty((len(image), geometry.plane_bytes), dtype=torch.uint8)
-    if image.numel() == 0:
-        return out, planes
-    base = _standard_tables(image.device)
-    given = base if tables is None else tables.contiguous()
-    steps = (base, given, 0 if tables is None or len(tables) == 1 else 192, _scale(quality))
+    for part in _parts(image):
+        _round_trip(image[part], _tables_of(tables, part), quality, geometry, fancy, out[part], planes[part])
+    return out, planes
+
+
+def _round_trip(
+    image: Tensor, tables: Tensor | None, quality: float, geometry: Geometry, fancy: bool, out: Tensor, planes: Tensor
+) -> None:
+    """Launches the kernels of `round_trip`."""
+    grey = geometry.channels == 1
+    steps = _steps(image, tables, quality)
     coding: dict[str, Any] = {"has_tables": tables is not None, "rows": _ROWS, **_OPTIONS}
     offset_of_cb, offset_of_cr = _offsets(geometry)
 
@@ -735,7 +953,6 @@ def round_trip(
             pixels=_PIXELS,
             **_OPTIONS,
         )
-    return out, planes
 
 
 def round_trip_backward(
@@ -751,15 +968,28 @@ def round_trip_backward(
 ) -> tuple[Tensor, Tensor]:
     """The op ``fdjpeg::round_trip_backward``; as `fdjpeg.reference.round_trip_backward`, to rounding."""
     geometry = Geometry.of(image.size(2), image.size(3), image.size(1), horizontal, vertical)
-    grey = geometry.channels == 1
     out = torch.empty_like(image)
-    if table_gradient:
-        arguments = (grad, planes, image, tables, quality, horizontal, vertical, fancy, True)
-        of_tables = reference.round_trip_backward(*arguments)[1]
-    else:
-        of_tables = image.new_empty(0, dtype=torch.float32)
-    if image.numel() == 0:
-        return out, of_tables
+    of_tables = image.new_zeros((len(image), 3, 8, 8) if table_gradient else 0, dtype=torch.float32)
+    for part in _parts(image):
+        sums = of_tables[part] if table_gradient else None
+        part_of_tables = _tables_of(tables, part)
+        _differentiate(grad[part], planes[part], image[part], part_of_tables, quality, geometry, fancy, out[part], sums)
+    return out, of_tables
+
+
+def _differentiate(
+    grad: Tensor,
+    planes: Tensor,
+    image: Tensor,
+    tables: Tensor | None,
+    quality: float,
+    geometry: Geometry,
+    fancy: bool,
+    out: Tensor,
+    of_tables: Tensor | None,
+) -> None:
+    """Launches the kernels of `round_trip_backward`."""
+    grey = geometry.channels == 1
     real = torch.float64 if image.dtype == torch.float64 else torch.float32
     height, width, chroma_height, chroma_width = geometry.height, geometry.width, *geometry.chroma[:2]
     masks = image.new_empty((len(image), 0 if grey else height * width), dtype=torch.uint8)
@@ -797,4 +1027,66 @@ def round_trip_backward(
             grey=grey,
             **launch,
         )
-    return out, of_tables
+        if of_tables is not None:
+            steps = _steps(image, tables, quality)
+            _add_tables(grad, masks, chroma, image, steps, geometry, tables is not None, of_tables)
+
+
+def _add_tables(
+    grad: Tensor,
+    masks: Tensor,
+    chroma: Tensor,
+    image: Tensor,
+    steps: tuple[Tensor, Tensor, int, int],
+    geometry: Geometry,
+    has_tables: bool,
+    of_tables: Tensor,
+) -> None:
+    """Writes the tables' gradient ``(N, 3, 8, 8)``: shares of a few blocks each, summed in one order."""
+    coding: dict[str, Any] = {"has_tables": has_tables, "rows": _ROWS, **_OPTIONS}
+    height, width, plane = geometry.height, geometry.width, geometry.chroma
+
+    def new_shares(*size: int) -> Tensor:
+        return image.new_empty((len(image), *size, 64), dtype=torch.float32)
+
+    blocks = geometry.luma.rows * geometry.luma.columns
+    programs = triton.cdiv(8 * blocks, _ROWS)
+    shares = new_shares(programs)
+    share_of_luma[programs, len(image)](
+        grad,
+        *grad.stride(),
+        masks,
+        image,
+        *image.stride(),
+        *steps,
+        shares,
+        height,
+        width,
+        geometry.luma.columns,
+        blocks,
+        grey=geometry.channels == 1,
+        **coding,
+    )
+    of_tables[:, 0] = shares.sum(1).unflatten(1, (8, 8))
+    if geometry.channels == 1:
+        return
+    blocks = plane.rows * plane.columns
+    programs = triton.cdiv(8 * blocks, _ROWS)
+    shares = new_shares(2, programs)
+    share_of_chroma[programs, 2 * len(image)](
+        chroma,
+        image,
+        *image.stride(),
+        *steps,
+        shares,
+        height,
+        width,
+        plane.height,
+        plane.width,
+        plane.columns,
+        blocks,
+        horizontal=geometry.horizontal,
+        vertical=geometry.vertical,
+        **coding,
+    )
+    of_tables[:, 1:] = shares.sum(2).unflatten(2, (8, 8))

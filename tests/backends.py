@@ -22,6 +22,7 @@ class Backend(NamedTuple):
     encode: Callable[..., Any]
     decode: Callable[..., Any]
     # None where the backend has no kernel for it, and is served by the reference.
+    round_trip_by_block: Callable[..., Any] | None
     surrogate_backward: Callable[..., Any] | None
     real_round_trip: Callable[..., Any] | None
     real_round_trip_backward: Callable[..., Any] | None
@@ -65,6 +66,7 @@ BACKENDS = {
             _triton("round_trip_backward"),
             reference.encode,
             reference.decode,
+            None,
             None,
             None,
             None,

@@ -22,7 +22,9 @@ from fdjpeg._geometry import Geometry
 ROOT = Path(__file__).resolve().parent.parent
 _HERE = ROOT / "tests" / "cuda_on_cpu"
 _HEADERS = sorted(
-    path for pattern in ("codec.h", "codec_launch.h", "jpeg_math.h", "*.cuh") for path in ROOT.glob(f"csrc/{pattern}")
+    path
+    for pattern in ("codec.h", "codec_launch.h", "codec_real.h", "jpeg_math.h", "real_math.h", "*.cuh")
+    for path in ROOT.glob(f"csrc/{pattern}")
 )
 _FLAGS = ("-std=c++20", "-O1", "-fwrapv", "-ffp-contract=off", "-Wall")
 _TYPES = {torch.uint8: 0, torch.float16: 1, torch.bfloat16: 2, torch.float32: 3, torch.float64: 4}

@@ -180,9 +180,4 @@ BACKWARD = (
         "if (columns > 4 && columns < kBlock) row[columns]",
     ),
     Mutant("surrogate: replicas count once", "(copies_down * U::kHorizontal);", "(copies_down);"),
-    Mutant(
-        "surrogate: the inverse transform",
-        "kCos3 * x[1] - kCos7 * x[3] - kCos1 * x[5]",
-        "kCos3 * x[1] - kCos7 * x[3] + kCos1 * x[5]",
-    ),
 )

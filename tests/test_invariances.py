@@ -262,8 +262,6 @@ def test_expanded_gradients_are_as_contiguous_ones(backend: Backend, kept: int, 
 def test_strided_tables_and_coefficients(
     backend: Backend, layout: Callable[[Tensor], Tensor], rng: np.random.Generator
 ) -> None:
-    if backend.name == "emulated":
-        pytest.skip("kernels get contiguous tables and coefficients: the ops around them see to it")
     image = torch.from_numpy(rng.random((2, 3, 25, 34))).float()
     grad = torch.from_numpy(rng.standard_normal(image.shape)).float()
     tables = torch.from_numpy(cases.TABLES["random"](rng, 2)).float()

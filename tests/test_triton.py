@@ -45,12 +45,15 @@ for fancy, channels, (height, width) in itertools.product((True, False), (3, 1),
         if dtype == torch.uint8:
             continue
         grad = torch.randn(image.shape, generator=generator).to(dtype)
-        arguments = (grad, planes, image, *options, checked % 4 == 0)
+        arguments = (grad, planes, image, *options, checked % 4 < 2)
         actual, of_tables = triton_kernels.round_trip_backward(*arguments)
         expected, expected_of_tables = reference.round_trip_backward(*arguments)
         difference = (actual.double() - expected.double()).abs().max() / expected.double().abs().max()
         assert difference <= tolerances[dtype], (fancy, image.shape, dtype, difference)
-        assert torch.equal(of_tables, expected_of_tables)
+        assert of_tables.shape == expected_of_tables.shape
+        if of_tables.numel():
+            difference = (of_tables - expected_of_tables).abs().max() / expected_of_tables.abs().max()
+            assert difference <= 1e-4, (fancy, image.shape, dtype, difference)
 print(checked)
 """
 
@@ -78,8 +81,10 @@ _CONSTANTS: dict[str, list[dict[str, Any]]] = {
     "mask_pixels": [{"horizontal": 2, "vertical": 2, "across": True, "down": True, "pixels": 1024}],
     "gather_chroma": [{"horizontal": 2, "vertical": 1, "across": True, "down": False, "pixels": 1024}],
     "spread_gradient": [{"horizontal": 2, "vertical": 2, "grey": False, "pixels": 1024}],
+    "share_of_luma": [{"grey": False, "has_tables": True, "rows": 128}],
+    "share_of_chroma": [{"horizontal": 2, "vertical": 2, "has_tables": False, "rows": 128}],
 }
-_POINTERS = {"planes": "*u8", "masks": "*u8", "chroma": "*fp32", "tables": "*fp32", "base": "*i32"}
+_POINTERS = {"planes": "*u8", "masks": "*u8", "chroma": "*fp32", "shares": "*fp32", "tables": "*fp32", "base": "*i32"}
 _IMAGES = {"image", "grad", "out"}
 
 
