@@ -121,6 +121,35 @@ def test_small_coefficients_are_those_of_the_cpu(factors: tuple[int, int]) -> No
         assert torch.equal(decoded.cpu(), torch.ops.fdjpeg.decode(*expected, tables, *options))
 
 
+@pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
+@pytest.mark.parametrize("factors", FACTORS, ids=str)
+def test_small_surrogates_give_the_gradients_of_the_cpu(factors: tuple[int, int], dtype: torch.dtype) -> None:
+    slopes = fdjpeg.surrogates.slope_table(fdjpeg.surrogates.resolve("sine"), torch.device("cpu"))
+    for channels, fancy, (height, width) in itertools.product((3, 1), (True, False), ((21, 37), (100, 130))):
+        image = _images(dtype, 2, channels, height, width)
+        grad = torch.randn(image.shape).to(dtype)
+        tables = torch.rand(2, 3, 8, 8) * 40
+        setting = (0.0, *factors, fancy)
+        _, planes = torch.ops.fdjpeg.round_trip(image, tables, *setting)
+        on_cpu = (grad, planes, image, tables)
+        expected = torch.ops.fdjpeg.surrogate_backward(*on_cpu, *setting, True, slopes)
+        on_gpu = [tensor.cuda() for tensor in on_cpu]
+        actual = torch.ops.fdjpeg.surrogate_backward(*on_gpu, *setting, True, slopes.cuda())
+        for one, other, tolerance in zip(actual, expected, (max(TOLERANCE[dtype], 2e-5), 1e-4), strict=True):
+            difference = (one.cpu().double() - other.double()).abs().max()
+            assert difference <= tolerance * other.double().abs().max()
+
+
+@pytest.mark.parametrize("factors", FACTORS, ids=str)
+def test_small_maps_of_qualities_give_the_bits_of_the_cpu(factors: tuple[int, int]) -> None:
+    for dtype, channels in itertools.product(DTYPES, (3, 1)):
+        image = _images(dtype, 2, channels, 45, 67)
+        qualities = torch.randint(0, 103, (2, 6, 9), dtype=torch.uint8)
+        expected, _ = torch.ops.fdjpeg.round_trip_by_block(image, qualities, *factors, True)
+        actual, _ = torch.ops.fdjpeg.round_trip_by_block(image.cuda(), qualities.cuda(), *factors, True)
+        assert torch.equal(actual.cpu(), expected)
+
+
 def test_gradient_of_tables_is_the_same_bits_every_time(ops: Any) -> None:
     image, grad = torch.rand(4, 3, 300, 500, device="cuda"), torch.randn(4, 3, 300, 500, device="cuda")
     _, planes = ops.round_trip(image, None, 40.0, 2, 2, True)
@@ -208,16 +237,21 @@ def test_several_devices(ops: Any) -> None:
     assert torch.cuda.current_device() == 0
 
 
-def test_memory_beyond_images_and_gradients_is_the_planes() -> None:
+@pytest.mark.parametrize("gradient", ["straight-through", "sine"])
+@pytest.mark.parametrize("of_tables", [False, True])
+def test_memory_beyond_images_and_gradients_is_the_planes(gradient: str, of_tables: bool) -> None:
     if fdjpeg.backends()["cuda"] != "available":
         pytest.skip(fdjpeg.backends()["cuda"])
     image = torch.rand(16, 3, 512, 512, device="cuda", requires_grad=True)
+    steps = torch.full((8, 8), 16.0, device="cuda", requires_grad=of_tables)
+    tables = fdjpeg.QuantTables(steps, steps)
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
-    out = fdjpeg.jpeg(image, 75)
-    (gradient,) = torch.autograd.grad(out, image, torch.ones_like(out))
+    out = fdjpeg.jpeg(image, tables=tables, gradient=gradient)
+    wanted = [image, steps] if of_tables else [image]
+    gradients = torch.autograd.grad(out, wanted, torch.ones_like(out))
     peak = torch.cuda.max_memory_allocated() - before
     given = 3 * image.numel() * image.element_size()  # output, its gradient, the input's gradient
     assert peak - given <= 0.5 * image.numel() * image.element_size()
-    del gradient
+    del gradients

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+import time
 import warnings
 from pathlib import Path
 from types import ModuleType
@@ -69,6 +70,37 @@ def test_command_says_that_it_needs_a_gpu(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, script, tmp_path / "out"], capture_output=True, text=True)
     assert done.returncode == 1
     assert "torch sees no GPU" in done.stderr
+
+
+class _Event:
+    """What a GPU's event is, without one."""
+
+    def __init__(self, enable_timing: bool) -> None:
+        assert enable_timing
+
+    def record(self) -> None:
+        self.time = time.perf_counter()
+
+    def elapsed_time(self, end: _Event) -> float:
+        return 1e3 * (end.time - self.time) + 1e-6
+
+
+def test_every_measurement_runs(gpu: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a CPU that stands for the GPU, on small images: the calls, the rows and their table."""
+    monkeypatch.setattr(gpu, "DEVICE", "cpu")
+    monkeypatch.setattr(gpu, "SHAPE", (2, 3, 24, 32))
+    monkeypatch.setattr(gpu, "ROTATION_BYTES", 0)
+    monkeypatch.setattr(gpu, "REPETITIONS", 3)
+    monkeypatch.setattr(gpu, "launches", lambda call: 2)
+    for name in ("memory_allocated", "max_memory_allocated", "reset_peak_memory_stats", "synchronize"):
+        monkeypatch.setattr(torch.cuda, name, lambda: 0)
+    monkeypatch.setattr(torch.cuda, "Event", _Event)
+    monkeypatch.setattr(torch, "compile", lambda function: function)
+    rows = [*gpu.ours(4e12, "cuda", torch.ops.fdjpeg, gpu.SHAPE, full=True), *gpu.public(4e12), *gpu.peers(4e12)]
+    failed = {row["name"] for row in rows if "failed" in row}
+    assert failed <= {"kornia", "nvJPEG", "nvJPEG encode and decode"}, rows
+    assert len(gpu.table(rows).splitlines()) == len(rows)
+    json.dumps(rows)
 
 
 def test_table_shows_results_and_failures(gpu: ModuleType) -> None:
