@@ -37,9 +37,10 @@ struct DifferentiateBlocks {
 };
 
 // partials[n][part][i] are added over the parts, in order.
+template <class Real>
 struct AddPartials {
-  const float* partials;  // [images][parts][3][8][8]
-  float* sums;            // [images][3][8][8]
+  const Real* partials;  // [images][parts][3][8][8]
+  Real* sums;            // [images][3][8][8]
   int parts;
 };
 
@@ -134,6 +135,21 @@ FDJPEG_DEVICE Twin chroma_at(const Sizes& sizes, const uint8_t* planes, int y, i
   return lower ? upsampled<U, false, true>(a, b, c, d) : upsampled<U, false, false>(a, b, c, d);
 }
 
+// The gradient of the chroma of any one pixel.
+template <class U, SampleType type>
+FDJPEG_DEVICE ChromaGradient<typename Sample<type>::Real> chroma_gradient_at(
+    const Differentiate& job, const uint8_t* planes, int64_t n, int y, int x) {
+  using S = Sample<type>;
+  using T = typename S::Stored;
+  const T* at = address_of<const T>(job.grad_output, n, y, x);
+  const int64_t channel = job.grad_output.stride[1];
+  const unsigned luma_stride = job.sizes.luma_columns * kBlock;
+  return to_ycbcr_gradient<typename S::Real>(
+             planes[y * luma_stride + x], chroma_at<U>(job.sizes, planes, y, x), S::real(*at), S::real(at[channel]),
+             S::real(at[2 * channel]))
+      .chroma;
+}
+
 // The gradients of upsampled chroma in a tile of pixels and the ring around it, which the triangle reaches, in shared
 // memory. Rows have a length that keeps the threads of a warp out of each other's banks.
 template <class U, class Real, int wide, int tall, int row>
@@ -152,31 +168,20 @@ struct FineChroma {
     }
   }
 
-  // Makes pixel i of the ring: the row above, the row below, then left and right of each row.
-  template <SampleType type>
-  FDJPEG_DEVICE void make_ring(
-      const Differentiate& job, const uint8_t* planes, int64_t n, int tile_y, int tile_x, int i) {
-    using S = Sample<type>;
-    using T = typename S::Stored;
-    const Sizes& sizes = job.sizes;
+  // Makes pixel i of the ring, the row above, the row below, then left and right of each row: chroma_of(y, x) is the
+  // gradient of a pixel's chroma.
+  template <class ChromaOf>
+  FDJPEG_DEVICE void make_ring(const Sizes& sizes, int tile_y, int tile_x, int i, ChromaOf&& chroma_of) {
     const bool level = i < 2 * kRowOfRing;
     const int beyond = i - 2 * kRowOfRing;
     const int ring_y = level ? (i < kRowOfRing ? 0 : tall + 1) : beyond / 2 + 1;
     const int ring_x = level ? (i < kRowOfRing ? i : i - kRowOfRing) : beyond % 2 * (wide + 1);
-    ChromaGradient<Real> ring{};
     // At an edge of the component its last sample stands in for the neighbour that is missing: so does the pixel that
     // it makes. A pixel that was cropped has no gradient.
     const int x = clamp(tile_x + ring_x - 1, 0, sizes.chroma_width * U::kHorizontal - 1);
     const int y = clamp(tile_y + ring_y - 1, 0, sizes.chroma_height * U::kVertical - 1);
-    if (x < sizes.width && y < sizes.height) {
-      const T* at = address_of<const T>(job.grad_output, n, y, x);
-      const int64_t channel = job.grad_output.stride[1];
-      const unsigned luma_stride = sizes.luma_columns * kBlock;
-      ring = to_ycbcr_gradient<Real>(
-                 planes[y * luma_stride + x], chroma_at<U>(sizes, planes, y, x), S::real(*at), S::real(at[channel]),
-                 S::real(at[2 * channel]))
-                 .chroma;
-    }
+    ChromaGradient<Real> ring{};
+    if (x < sizes.width && y < sizes.height) ring = chroma_of(y, x);
     sample[ring_y][ring_x] = ring;
   }
 
@@ -226,7 +231,8 @@ FDJPEG_DEVICE void gather_repeated(
 }
 
 // Writes the gradients of a patch's pixels from those of its samples: the adjoint of subsampling and of the conversion
-// to YCbCr. `replicas`, if not null, is what the samples of chroma right of the component's last add up to.
+// to YCbCr. NaN samples get none, of which the planes' flags tell, if not null. `replicas`, if not null, is what the
+// samples of chroma right of the component's last add up to.
 template <class U, SampleType type, int wide, int tall, int down, int across, class Real>
 FDJPEG_DEVICE void write_patch(
     const Differentiate& job, const uint8_t* planes, int64_t n, int y0, int x0,
@@ -240,7 +246,7 @@ FDJPEG_DEVICE void write_patch(
   T* corner = address_of<T>(job.grad_input, n, y0, x0);
   const bool whole = job.write_vectors && x0 + wide - 1 <= last_x;
   const int mcu = y0 / (kBlock * U::kVertical) * sizes.mcu_columns + x0 / (kBlock * U::kHorizontal);
-  const bool may_be_nan = planes[sizes.flag_offset + mcu] != 0;
+  const bool may_be_nan = planes != nullptr && planes[sizes.flag_offset + mcu] != 0;
   FDJPEG_UNROLL
   for (int y = 0; y < tall; ++y) {
     if (y0 + y > last_y) break;
@@ -322,7 +328,8 @@ __global__ void __launch_bounds__(kGradientThreads, kResident<type, kGradientBlo
     using Fine = FineChroma<U, Real, kTileWide, kTileTall, kTileWide + 2>;
     __shared__ Fine fine;
     fine.store(local_y, local_x, pixel);
-    if (thread < Fine::kRing) fine.template make_ring<type>(job, planes, n, tile_y, tile_x, thread);
+    const auto chroma_of = [&](int y, int x) { return chroma_gradient_at<U, type>(job, planes, n, y, x); };
+    if (thread < Fine::kRing) fine.make_ring(sizes, tile_y, tile_x, thread, chroma_of);
     __syncthreads();
     if (!inside) return;
     fine.gather(sizes, tile_y, tile_x, local_y, local_x, cell);
@@ -347,15 +354,44 @@ FDJPEG_DEVICE float slope_at(const DifferentiateBlocks& job, float remainder) {
 }
 
 // Adds up x[inside] … x[7], the gradients of what the edge was replicated to.
-FDJPEG_DEVICE float sum_beyond(const float (&x)[8], int inside) {
-  float sum = 0;
+template <class Real>
+FDJPEG_DEVICE Real sum_beyond(const Real (&x)[8], int inside) {
+  Real sum = 0;
   FDJPEG_UNROLL
-  for (int i = 1; i < kBlock; ++i) sum += i >= inside ? x[i] : 0.0f;
+  for (int i = 1; i < kBlock; ++i) sum += i >= inside ? x[i] : Real(0);
   return sum;
 }
-FDJPEG_DEVICE void add_at(float (&x)[8], int place, float addend) {
+template <class Real>
+FDJPEG_DEVICE void add_at(Real (&x)[8], int place, Real addend) {
   FDJPEG_UNROLL
-  for (int i = 0; i < kBlock; ++i) x[i] += i == place ? addend : 0.0f;
+  for (int i = 0; i < kBlock; ++i) x[i] += i == place ? addend : Real(0);
+}
+
+// Adds up the sums of a warp's threads with the same column and component, always in the same order. A thread's columns
+// are of `slots` components: luma, and each component of chroma or, where they are subsampled across, one of them.
+template <class L, int warps, int slots, class Real>
+FDJPEG_DEVICE void sum_over_threads(const Real (&sum)[slots][kBlock], Real (&sums)[warps][3][kBlockSize]) {
+  const int warp = static_cast<int>(threadIdx.x / kWarp), lane = static_cast<int>(threadIdx.x % kWarp);
+  FDJPEG_UNROLL
+  for (int slot = 0; slot < slots; ++slot) {
+    const bool both = L::kHorizontal > 1 && slot == 1;  // every other eight threads have Cb, the others Cr
+    FDJPEG_UNROLL
+    for (int i = 0; i < kBlock; ++i) {
+      Real x = sum[slot][i];
+      x += processor::shuffle_xor(x, 16);
+      if (!both) x += processor::shuffle_xor(x, 8);
+      const int component = both ? 1 + lane / kBlock % 2 : slot;
+      if (lane < (both ? 16 : 8)) sums[warp][component][i * kBlock + lane % kBlock] = x;
+    }
+  }
+}
+
+// Then those of the warps.
+template <int warps, class Real>
+FDJPEG_DEVICE Real sum_over_warps(const Real (&sums)[warps][3][kBlockSize], int i) {
+  Real sum = 0;
+  for (int w = 0; w < warps; ++w) sum += sums[w][i / kBlockSize][i % kBlockSize];
+  return sum;
 }
 
 constexpr int kThroughWarps = 4;
@@ -369,9 +405,9 @@ constexpr int kThroughBlocksPerProcessor = L::kHorizontal == 4 || (L::kHorizonta
 
 // The MCUs of a block's warps, two warps side by side and two below each other, so that the ring around the tile is
 // small against the tile.
-template <class L>
+template <class L, int warps>
 struct ThroughTile {
-  static constexpr int kWarpsAcross = 2, kWarpsDown = kThroughWarps / kWarpsAcross;
+  static constexpr int kWarpsAcross = 2, kWarpsDown = warps / kWarpsAcross;
   static constexpr int kWide = kWarpsAcross * L::kMcus * kBlock * L::kHorizontal;
   static constexpr int kTall = kWarpsDown * kBlock * L::kVertical;
   // What a thread handles of it: its rows of luma are neighbours.
@@ -388,7 +424,7 @@ template <class L, class U, SampleType type>
 __global__ void __launch_bounds__(kThroughThreads, kResident<type, kThroughBlocksPerProcessor<L>>)
     differentiate_blocks(const __grid_constant__ DifferentiateBlocks job) {
   using Real = typename Sample<type>::Real;
-  using Tile = ThroughTile<L>;
+  using Tile = ThroughTile<L, kThroughWarps>;
   using Fine = FineChroma<U, Real, Tile::kWide, Tile::kTall, Tile::kFineRow>;
   constexpr int kWide = Tile::kPatchWide, kTall = Tile::kPatchTall, kCells = kWide / L::kHorizontal;
   constexpr int kComponents = L::kGrey ? 1 : 3;
@@ -435,7 +471,9 @@ __global__ void __launch_bounds__(kThroughThreads, kResident<type, kThroughBlock
     if constexpr (kRing) {
       memory.fine.store(y0 - tile_y, x0 - tile_x, pixel);
       for (int i = static_cast<int>(threadIdx.x); i < Fine::kRing; i += kThroughThreads) {
-        memory.fine.template make_ring<type>(common, planes, n, tile_y, tile_x, i);
+        memory.fine.make_ring(sizes, tile_y, tile_x, i, [&](int y, int x) {
+          return chroma_gradient_at<U, type>(common, planes, n, y, x);
+        });
       }
       __syncthreads();
       if (inside) memory.fine.gather(sizes, tile_y, tile_x, y0 - tile_y, x0 - tile_x, cell);
@@ -508,7 +546,7 @@ __global__ void __launch_bounds__(kThroughThreads, kResident<type, kThroughBlock
         if (surrogate) {
           real_idct_pass(g);
           const bool luma = pass < L::kLumaRows;
-          const int block_row = luma ? mcu_row * L::kVertical + block / L::kHorizontal % L::kVertical : mcu_row;
+          const int block_row = luma ? mcu_row * L::kVertical + L::row_in_mcu(block) : mcu_row;
           const int rows = (luma ? sizes.height : sizes.chroma_height) - block_row * kBlock;
           if (rows < kBlock) add_at(g, rows - 1, sum_beyond(g, rows));
           write_tile<kTileRow>(gradients + start, g);
@@ -558,26 +596,11 @@ __global__ void __launch_bounds__(kThroughThreads, kResident<type, kThroughBlock
   }
   if (job.partials == nullptr) return;
 
-  // Threads with the same column and component, then warps: always in the same order.
-  FDJPEG_UNROLL
-  for (int slot = 0; slot < kSums; ++slot) {
-    const bool both = L::kHorizontal > 1 && slot == 1;  // every other eight threads have Cb, the others Cr
-    FDJPEG_UNROLL
-    for (int i = 0; i < kBlock; ++i) {
-      float x = sum[slot][i];
-      x += processor::shuffle_xor(x, 16);
-      if (!both) x += processor::shuffle_xor(x, 8);
-      const int component = both ? 1 + lane / kBlock % 2 : slot;
-      if (lane < (both ? 16 : 8)) sums[warp][component][i * kBlock + column] = x;
-    }
-  }
+  sum_over_threads<L>(sum, sums);
   __syncthreads();
+  float* partial = job.partials + (n * gridDim.x + blockIdx.x) * 3 * kBlockSize;
   for (int i = static_cast<int>(threadIdx.x); i < 3 * kBlockSize; i += kThroughThreads) {
-    float x = 0;
-    for (int w = 0; w < kThroughWarps; ++w) {
-      x += i < kComponents * kBlockSize ? sums[w][i / kBlockSize][i % kBlockSize] : 0.0f;
-    }
-    job.partials[(n * gridDim.x + blockIdx.x) * 3 * kBlockSize + i] = x;
+    partial[i] = i < kComponents * kBlockSize ? sum_over_warps(sums, i) : 0.0f;
   }
 }
 
@@ -585,12 +608,13 @@ __global__ void __launch_bounds__(kThroughThreads, kResident<type, kThroughBlock
 constexpr int kAddSlices = 8;
 constexpr int kAddThreads = kAddSlices * kBlockSize;
 
-__global__ void __launch_bounds__(kAddThreads) add_partials(const __grid_constant__ AddPartials job) {
-  __shared__ float slices[kAddSlices][kBlockSize];
+template <class Real>
+__global__ void __launch_bounds__(kAddThreads) add_partials(const __grid_constant__ AddPartials<Real> job) {
+  __shared__ Real slices[kAddSlices][kBlockSize];
   const int slice = static_cast<int>(threadIdx.x / kBlockSize), i = static_cast<int>(threadIdx.x % kBlockSize);
   const int64_t table = blockIdx.x, image = table / 3, component = table % 3;
-  const float* part = job.partials + (image * job.parts * 3 + component) * kBlockSize + i;
-  float sum = 0;
+  const Real* part = job.partials + (image * job.parts * 3 + component) * kBlockSize + i;
+  Real sum = 0;
   for (int p = slice; p < job.parts; p += kAddSlices) sum += part[static_cast<int64_t>(p) * 3 * kBlockSize];
   slices[slice][i] = sum;
   __syncthreads();
@@ -598,7 +622,7 @@ __global__ void __launch_bounds__(kAddThreads) add_partials(const __grid_constan
   sum = 0;
   FDJPEG_UNROLL
   for (int s = 0; s < kAddSlices; ++s) sum += slices[s][i];
-  job.sums[table * kBlockSize + i] = sum / 255.0f;  // the output is a byte / 255
+  job.sums[table * kBlockSize + i] = sum / kMaxSample;  // the output is a byte / 255
 }
 
 }  // namespace fdjpeg

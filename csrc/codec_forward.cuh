@@ -150,7 +150,7 @@ struct DecodeBlocks {
 constexpr int kDecodeWarps = 8;
 constexpr int kDecodeThreads = kDecodeWarps * kWarp;
 
-__global__ void __launch_bounds__(kDecodeThreads) decode_blocks(const __grid_constant__ DecodeBlocks job) {
+static __global__ void __launch_bounds__(kDecodeThreads) decode_blocks(const __grid_constant__ DecodeBlocks job) {
   __shared__ int tiles[kDecodeWarps][4 * kTileBlock];
   const int warp = static_cast<int>(threadIdx.x / kWarp), lane = static_cast<int>(threadIdx.x % kWarp);
   const int64_t n = job.first_image + static_cast<int>(blockIdx.y);

@@ -175,24 +175,25 @@ void launch_decode(const Decode& op, Launcher& launch) {
   launch_emit_image(g, op.planes, op.output, launch);
 }
 
-template <class L>
+template <class L, int warps>
 int64_t tiles_across(const Geometry& g) {
-  return (g.width + ThroughTile<L>::kWide - 1) / ThroughTile<L>::kWide;
+  return (g.width + ThroughTile<L, warps>::kWide - 1) / ThroughTile<L, warps>::kWide;
 }
-template <class L>
+template <class L, int warps>
 int64_t tiles_down(const Geometry& g) {
-  return (g.height + ThroughTile<L>::kTall - 1) / ThroughTile<L>::kTall;
+  return (g.height + ThroughTile<L, warps>::kTall - 1) / ThroughTile<L, warps>::kTall;
 }
 
 // Into how many parts an image is cut where gradients pass through coefficients, each for one block of threads. Some
 // turns of a block, so that its fixed costs do not count; and no more blocks than keep a large GPU busy, as their sums
 // must be added up: an H200 runs some 500 at once, so that the last of 2000 leave it idle for little of the time.
-inline int parts_of(const Geometry& g) {
+template <int warps = kThroughWarps>
+int parts_of(const Geometry& g) {
   constexpr int64_t kTurns = 4, kBlocks = 2048;
   int64_t tiles = 0;
   with_sampling(g, [&]<int horizontal, int vertical, bool grey>() {
     using L = Layout<horizontal, vertical, grey>;
-    tiles = tiles_across<L>(g) * tiles_down<L>(g);
+    tiles = tiles_across<L, warps>(g) * tiles_down<L, warps>(g);
   });
   return static_cast<int>(std::clamp<int64_t>(tiles / kTurns, 1, std::max<int64_t>(1, kBlocks / g.images)));
 }
@@ -233,8 +234,8 @@ void launch_differentiate_blocks(const Geometry& g, DifferentiateBlocks job, Lau
   with_float_type(job.common.input.type, [&]<SampleType type>() {
     with_upsampling(g, [&]<class U>() {
       using L = Layout<U::kHorizontal, U::kVertical, U::kGrey>;
-      job.common.tiles_across = Divider::by(tiles_across<L>(g));
-      job.tiles = static_cast<int>(tiles_across<L>(g) * tiles_down<L>(g));
+      job.common.tiles_across = Divider::by(tiles_across<L, kThroughWarps>(g));
+      job.tiles = static_cast<int>(tiles_across<L, kThroughWarps>(g) * tiles_down<L, kThroughWarps>(g));
       const Grid grid{static_cast<unsigned>(parts_of(g)), 0};
       for_images(g, [&](int first, unsigned images) {
         job.common.first_image = first;
@@ -264,8 +265,8 @@ void launch_round_trip_backward(const RoundTripBackward& op, float* partials, fl
     launch_differentiate(g, job.common, launch);
   }
   if (partials == nullptr) return;
-  const AddPartials add{partials, table_sums, parts_of(g)};
-  launch(add_partials, Grid{static_cast<unsigned>(3 * g.images), 1}, kAddThreads, add);
+  const AddPartials<float> add{partials, table_sums, parts_of(g)};
+  launch(add_partials<float>, Grid{static_cast<unsigned>(3 * g.images), 1}, kAddThreads, add);
 }
 
 }  // namespace fdjpeg

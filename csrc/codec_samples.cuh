@@ -15,11 +15,14 @@ namespace fdjpeg {
 #define FDJPEG_DEVICE FDJPEG_INLINE
 #endif
 
-// Before a loop over what lies in registers: their indices must be known to the compiler.
+// Before a loop over what lies in registers, as their indices must be known to the compiler; and before one whose body
+// is large.
 #if defined(__CUDA_ARCH__)
 #define FDJPEG_UNROLL _Pragma("unroll")
+#define FDJPEG_ROLLED _Pragma("unroll 1")
 #else
 #define FDJPEG_UNROLL
+#define FDJPEG_ROLLED
 #endif
 
 constexpr int kWarp = 32;

@@ -106,6 +106,9 @@ __device__ __forceinline__ unsigned shuffle_xor(unsigned x, int mask) {
 __device__ __forceinline__ float shuffle_xor(float x, int mask) {
   return __shfl_xor_sync(kWholeWarp, x, mask);
 }
+__device__ __forceinline__ double shuffle_xor(double x, int mask) {
+  return __shfl_xor_sync(kWholeWarp, x, mask);
+}
 __device__ __forceinline__ unsigned ballot(bool condition) {
   return __ballot_sync(kWholeWarp, condition);
 }

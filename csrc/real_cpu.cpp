@@ -1,6 +1,7 @@
 // The ops in real numbers, and their CPU side: which kernels, which threads, which memory.
 #include "checks.h"
 #include "instruction_set.h"
+#include "real_checks.h"
 #include "real_cpu_kernels.h"
 
 #include <algorithm>
@@ -22,39 +23,6 @@ const RealKernels& kernels() {
   if (set == InstructionSet::avx2) return kRealAvx2Kernels;
 #endif
   return kRealBaselineKernels;
-}
-
-// `parameter` is alpha, or the number of terms.
-Rounding rounding_of(const std::string& surrogate, double parameter, double floor, bool soft) {
-  Rounding rounding{};
-  rounding.soft = soft;
-  rounding.floor = floor;
-  rounding.alpha = parameter;
-  if (surrogate == "straight-through") {
-    rounding.surrogate = Surrogate::straight_through;
-  } else if (surrogate == "zero") {
-    rounding.surrogate = Surrogate::zero;
-  } else if (surrogate == "cubic") {
-    rounding.surrogate = Surrogate::cubic;
-  } else if (surrogate == "sine") {
-    rounding.surrogate = Surrogate::sine;
-  } else if (surrogate == "fourier") {
-    rounding.surrogate = Surrogate::fourier;
-    rounding.terms = static_cast<int>(parameter);
-  } else if (surrogate == "tanh") {
-    rounding.surrogate = Surrogate::tanh;
-    rounding.norm = 0.5 / std::tanh(parameter / 2);
-  } else if (surrogate == "softmax") {
-    rounding.surrogate = Surrogate::softmax;
-    rounding.norm = std::exp(-2 * parameter);
-  } else {
-    STD_TORCH_CHECK(
-        false, "surrogate must be straight-through, zero, cubic, sine, fourier, tanh or softmax, got ", surrogate);
-  }
-  STD_TORCH_CHECK(
-      !soft || (rounding.surrogate != Surrogate::straight_through && rounding.surrogate != Surrogate::zero),
-      "soft needs a surrogate with a smooth forward, got ", surrogate);
-  return rounding;
 }
 
 // The tables of the batch, or where there are none the standard ones: libjpeg's whole numbers, or real ones of at least
@@ -161,10 +129,7 @@ std::tuple<Tensor, Tensor> real_round_trip_backward(
   check_floating_alike(image, grad);
   job.geometry = geometry_of(image, horizontal, vertical, fancy);
   const Geometry& g = job.geometry;
-  STD_TORCH_CHECK(
-      mask.dim() == 3 && mask.scalar_type() == ScalarType::Byte && mask.size(0) == g.images &&
-          mask.size(1) == g.height && mask.size(2) == g.width && mask.is_contiguous(),
-      "mask must be contiguous uint8 of shape (", g.images, ", ", g.height, ", ", g.width, "), got ", shape_of(mask));
+  check_mask(mask, g);
   const std::vector<double> steps = tables_of(tables, quality, g.images, soft);
   job.steps = steps_of(steps);
   job.rounding = rounding_of(surrogate, parameter, floor, soft);

@@ -166,7 +166,7 @@ constexpr double kPi = 3.14159265358979323846, kLn2 = 0.69314718055994530942;
 
 // Of sin(pi x) / x, by powers of x^2.
 template <int count>
-constexpr Coefficients<count> sine_series() {
+constexpr FDJPEG_INLINE Coefficients<count> sine_series() {
   Coefficients<count> series{};
   double term = kPi;
   for (int i = 0; i < count; ++i) {
@@ -178,7 +178,7 @@ constexpr Coefficients<count> sine_series() {
 
 // Of 2^x.
 template <int count>
-constexpr Coefficients<count> power_series() {
+constexpr FDJPEG_INLINE Coefficients<count> power_series() {
   Coefficients<count> series{};
   double term = 1;
   for (int i = 0; i < count; ++i) {

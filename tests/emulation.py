@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import math
 import re
 import shlex
 import shutil
@@ -11,7 +12,7 @@ import struct
 import subprocess
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from kept_builds import kept_build
@@ -23,7 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 _HERE = ROOT / "tests" / "cuda_on_cpu"
 _HEADERS = sorted(
     path
-    for pattern in ("codec.h", "codec_launch.h", "codec_real.h", "jpeg_math.h", "real_math.h", "*.cuh")
+    for pattern in ("codec.h", "codec_launch.h", "codec_real.h", "jpeg_math.h", "real_math.h", "real_launch.h", "*.cuh")
     for path in ROOT.glob(f"csrc/{pattern}")
 )
 _FLAGS = ("-std=c++20", "-O1", "-fwrapv", "-ffp-contract=off", "-Wall")
@@ -90,7 +91,7 @@ class Runner:
 
 @functools.cache
 def _library(name: str) -> ctypes.CDLL:
-    """The library "forward" or "backward"."""
+    """The library "forward", "backward" or "real"."""
     source, target = _HERE / f"{name}.cpp", f"{name}.so"
     flags = ("-shared", "-fPIC", f"-I{ROOT / 'csrc'}")
     sources = [*_HEADERS, *sorted(_HERE.glob("*.h")), source]
@@ -118,8 +119,13 @@ def _image(tensor: Tensor) -> tuple[ctypes.c_void_p, ctypes.Array[ctypes.c_int64
 
 
 def _steps(tables: Tensor | None) -> tuple[ctypes.c_void_p, ctypes.c_int64]:
-    assert tables is None or (tables.is_contiguous() and tables.dtype == torch.float32)
+    assert tables is None or tables.is_contiguous()
     return _address(tables), ctypes.c_int64(0 if tables is None or len(tables) == 1 else 192)
+
+
+def _real_steps(tables: Tensor | None) -> tuple[ctypes.c_void_p, int, ctypes.c_int64]:
+    address, stride = _steps(tables)
+    return address, int(tables is not None and tables.dtype == torch.float64), stride
 
 
 def _garbage(tensor: Tensor) -> Tensor:
@@ -213,6 +219,90 @@ def round_trip_backward(
 def surrogate_backward(*arguments: Any, order: str = "shuffled") -> tuple[Tensor, Tensor]:
     """The op ``fdjpeg::surrogate_backward``: slopes are the last argument."""
     return round_trip_backward(*arguments, order=order)
+
+
+class _Rounding(ctypes.Structure):
+    """The struct of codec_real.h."""
+
+    _fields_: ClassVar = [
+        ("surrogate", ctypes.c_int),
+        ("soft", ctypes.c_bool),
+        ("terms", ctypes.c_int),
+        ("alpha", ctypes.c_double),
+        ("norm", ctypes.c_double),
+        ("floor", ctypes.c_double),
+    ]
+
+
+_SURROGATES = ("straight-through", "zero", "cubic", "sine", "fourier", "tanh", "softmax")
+
+
+def _rounding(surrogate: str, parameter: float, floor: float, soft: bool) -> _Rounding:
+    terms = int(parameter) if surrogate == "fourier" else 0
+    norm = 0.5 / math.tanh(parameter / 2) if surrogate == "tanh" else math.exp(-2 * parameter)
+    return _Rounding(_SURROGATES.index(surrogate), soft, terms, parameter, norm, floor)
+
+
+def real_round_trip(
+    image: Tensor,
+    tables: Tensor | None,
+    quality: float,
+    horizontal: int,
+    vertical: int,
+    fancy: bool,
+    *rounding: Any,
+    order: str = "shuffled",
+) -> tuple[Tensor, Tensor]:
+    """The op ``fdjpeg::real_round_trip``."""
+    out = _garbage(torch.empty_like(image))
+    mask = _garbage(torch.empty(image[:, 0].shape, dtype=torch.uint8))
+    tables = None if tables is None else tables.contiguous()
+    _library("real").real_round_trip(
+        _longs(image.shape),
+        _options(horizontal, vertical, fancy, order),
+        _TYPES[image.dtype],
+        *_image(image),
+        *_real_steps(tables),
+        ctypes.c_double(quality),
+        ctypes.byref(_rounding(*rounding)),
+        *_image(out),
+        _address(mask),
+    )
+    return out, mask
+
+
+def real_round_trip_backward(
+    grad: Tensor,
+    mask: Tensor,
+    image: Tensor,
+    tables: Tensor | None,
+    quality: float,
+    horizontal: int,
+    vertical: int,
+    fancy: bool,
+    *rounding_and_table_gradient: Any,
+    order: str = "shuffled",
+) -> tuple[Tensor, Tensor]:
+    """The op ``fdjpeg::real_round_trip_backward``."""
+    *rounding, table_gradient = rounding_and_table_gradient
+    grad_image = _garbage(torch.empty_like(image))
+    real = torch.float64 if image.dtype == torch.float64 else torch.float32
+    grad_tables = _garbage(torch.empty((len(image), 3, 8, 8) if table_gradient else (0,), dtype=real))
+    tables = None if tables is None else tables.contiguous()
+    _library("real").real_round_trip_backward(
+        _longs(image.shape),
+        _options(horizontal, vertical, fancy, order),
+        _TYPES[image.dtype],
+        *_image(image),
+        *_real_steps(tables),
+        ctypes.c_double(quality),
+        ctypes.byref(_rounding(*rounding)),
+        *_image(grad),
+        _address(mask),
+        *_image(grad_image),
+        _address(grad_tables if table_gradient else None),
+    )
+    return grad_image, grad_tables
 
 
 def encode(

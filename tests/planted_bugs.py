@@ -119,8 +119,8 @@ BACKWARD = (
     Mutant("NaN passes", "samples[c][x] = T{};", "{}"),
     Mutant(
         "tables: no barrier before the stencil's sums",
-        "tile_y, tile_x, i);\n      }\n      __syncthreads();",
-        "tile_y, tile_x, i);\n      }",
+        "      __syncthreads();\n      if (inside) memory.fine.gather",
+        "      if (inside) memory.fine.gather",
     ),
     Mutant(
         "tables: no barrier after the stencil",
@@ -136,7 +136,7 @@ BACKWARD = (
     Mutant(
         "tables: no barrier before the columns", "      __syncwarp();\n\n      FDJPEG_UNROLL\n", "      FDJPEG_UNROLL\n"
     ),
-    Mutant("tables: no barrier before the sums", "  __syncthreads();\n  for (int i", "  for (int i"),
+    Mutant("tables: no barrier before the sums", "  __syncthreads();\n  float* partial", "  float* partial"),
     Mutant(
         "tables: the ring by too few threads",
         "i < Fine::kRing; i += kThroughThreads",

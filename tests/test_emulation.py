@@ -144,6 +144,21 @@ def test_coefficients_in_each_order(subsampling: str, rng: np.random.Generator) 
         assert torch.equal(emulation.decode(*expected, *options, order=order), reference.decode(*expected, *options))
 
 
+@SUBSAMPLINGS
+def test_real_numbers_in_each_order(subsampling: str, rng: np.random.Generator) -> None:
+    """The same bits; that they are the right ones is for ``test_real.py`` to show."""
+    image = torch.from_numpy(rng.random((1, 3, 45, 67))).float()
+    grad = torch.from_numpy(rng.standard_normal(image.shape)).float()
+    setting = (None, 40.0, *FACTORS[subsampling], True, "sine", 0.0, 0.0, True)
+    results = []
+    for order in emulation.ORDERS:
+        out, mask = emulation.real_round_trip(image, *setting, order=order)
+        results.append((out, mask, *emulation.real_round_trip_backward(grad, mask, image, *setting, True, order=order)))
+    for others in results[1:]:
+        for one, other in zip(results[0], others, strict=True):
+            assert torch.equal(one, other)
+
+
 def test_fraction_is_a_correctly_rounded_division() -> None:
     for byte in range(256):
         assert emulation.fraction_of(byte) == float(np.float32(byte) / np.float32(255))
@@ -171,7 +186,7 @@ def _cases(
     rng = np.random.default_rng(20)
     blob = b""
     for factors, dtype in itertools.product(subsamplings.values(), dtypes):
-        for height, width, layout, by_tables in ((100, 66, 0, True), (16, 96, 0, False), (66, 37, 1, True)):
+        for height, width, layout, by_tables in ((99, 66, 0, True), (16, 96, 0, False), (66, 37, 1, True)):
             image = _layouts(_images(rng, dtype, channels, height, width))[layout]
             tables = torch.from_numpy(rng.uniform(0.2, 30, (2, 3, 8, 8))).float() if by_tables else None
             setting = (tables, 60.0, factors, height != 66, reference)
@@ -210,7 +225,8 @@ def _planted(folder: Path, number: int, mutant: Mutant | None, run: _Run) -> tup
     headers = folder / f"headers-{number}"
     emulation.restricted_copy(headers, ("float32",), [FACTORS[run.subsampling]])
     if mutant is not None:
-        holding = [path for path in headers.iterdir() for _ in range(path.read_text().count(mutant.old))]
+        sources = [path for path in headers.iterdir() if not path.name.startswith("real_")]
+        holding = [path for path in sources for _ in range(path.read_text().count(mutant.old))]
         if len(holding) != 1:
             return name, None, f"{mutant.old!r} stands {len(holding)} times in the kernels, not once"
         holding[0].write_text(holding[0].read_text().replace(mutant.old, mutant.new))

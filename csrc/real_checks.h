@@ -1,0 +1,52 @@
+// Argument checks of the ops in real numbers, the same on every device.
+#pragma once
+
+#include <cmath>
+#include <string>
+
+#include "checks.h"
+#include "codec_real.h"
+
+namespace fdjpeg {
+
+// `parameter` is alpha, or the number of terms.
+inline Rounding rounding_of(const std::string& surrogate, double parameter, double floor, bool soft) {
+  Rounding rounding{};
+  rounding.soft = soft;
+  rounding.floor = floor;
+  rounding.alpha = parameter;
+  if (surrogate == "straight-through") {
+    rounding.surrogate = Surrogate::straight_through;
+  } else if (surrogate == "zero") {
+    rounding.surrogate = Surrogate::zero;
+  } else if (surrogate == "cubic") {
+    rounding.surrogate = Surrogate::cubic;
+  } else if (surrogate == "sine") {
+    rounding.surrogate = Surrogate::sine;
+  } else if (surrogate == "fourier") {
+    rounding.surrogate = Surrogate::fourier;
+    rounding.terms = static_cast<int>(parameter);
+  } else if (surrogate == "tanh") {
+    rounding.surrogate = Surrogate::tanh;
+    rounding.norm = 0.5 / std::tanh(parameter / 2);
+  } else if (surrogate == "softmax") {
+    rounding.surrogate = Surrogate::softmax;
+    rounding.norm = std::exp(-2 * parameter);
+  } else {
+    STD_TORCH_CHECK(
+        false, "surrogate must be straight-through, zero, cubic, sine, fourier, tanh or softmax, got ", surrogate);
+  }
+  STD_TORCH_CHECK(
+      !soft || (rounding.surrogate != Surrogate::straight_through && rounding.surrogate != Surrogate::zero),
+      "soft needs a surrogate with a smooth forward, got ", surrogate);
+  return rounding;
+}
+
+inline void check_mask(const Tensor& mask, const Geometry& g) {
+  STD_TORCH_CHECK(
+      mask.dim() == 3 && mask.scalar_type() == ScalarType::Byte && mask.size(0) == g.images &&
+          mask.size(1) == g.height && mask.size(2) == g.width && mask.is_contiguous(),
+      "mask must be contiguous uint8 of shape (", g.images, ", ", g.height, ", ", g.width, "), got ", shape_of(mask));
+}
+
+}  // namespace fdjpeg

@@ -1,0 +1,516 @@
+// The GPU's kernels of the round trip in real numbers (`arithmetic="real"`): they map real_math.h to threads.
+//
+//   real_code_blocks     image -> decoded planes of real numbers
+//   real_emit_pixels     planes -> image and the last clamp's mask
+//   real_differentiate   the gradients of the image and of the tables, by recomputation; see differentiate_blocks
+#pragma once
+
+#include "codec_backward.cuh"
+#include "real_math.h"
+
+namespace fdjpeg {
+
+// The quantization steps of a batch, as they are.
+struct RealStepTables {
+  const void* tables;    // [1 or images][3][8][8], or null: the standard tables
+  bool in_double;        // how the tables are stored
+  int64_t image_stride;  // 192, or 0 where one set serves all images
+  double percentage;     // libjpeg's, of the standard tables, unrounded
+  bool whole;            // whether the standard tables' steps are libjpeg's whole numbers, else at least 1
+};
+
+struct RealCodeBlocks {
+  Sizes sizes;
+  RealStepTables steps;
+  Rounding rounding;
+  Image input;
+  bool vectors;
+  void* planes;  // [images][samples of all planes], laid out as the 8-bit planes are, less the level shift
+  int first_image;
+  int warps;
+  Divider warps_across;
+};
+
+struct RealEmitPixels {
+  Sizes sizes;
+  const void* planes;  // as above
+  Image output;
+  uint8_t* mask;  // [images][height][width]; see RealRoundTrip
+  int first_image;
+  int pixels;  // in each image
+  Divider width;
+};
+
+struct RealDifferentiate {
+  Differentiate common;  // without planes
+  const uint8_t* mask;   // [images][height][width]
+  RealStepTables steps;
+  Rounding rounding;
+  bool input_vectors;
+  void* partials;  // [images][parts][3][8][8], or null: no gradient of the tables is wanted
+  int tiles;       // in each image
+};
+
+template <SampleType type>
+using RealOf = typename Sample<type>::Real;
+
+template <SampleType type>
+FDJPEG_DEVICE RealOf<type> real_of(typename Sample<type>::Stored x) {
+  if constexpr (type == SampleType::uint8) {
+    return static_cast<float>(x);
+  } else {
+    return Sample<type>::real(x);
+  }
+}
+
+// The real steps of an image in shared memory, row-major.
+template <class Real>
+struct SharedRealSteps {
+  Real step[3][kBlockSize];
+
+  template <unsigned components, unsigned threads>
+  FDJPEG_DEVICE void fill(const RealStepTables& steps, int64_t image) {
+    for (unsigned i = threadIdx.x; i < components * kBlockSize; i += threads) {
+      const unsigned component = i / kBlockSize;
+      const int64_t at = image * steps.image_stride + i;
+      Real q;
+      if (steps.tables != nullptr) {
+        q = static_cast<Real>(
+            steps.in_double ? static_cast<const double*>(steps.tables)[at]
+                            : static_cast<const float*>(steps.tables)[at]);
+      } else {
+        const int base = kStandardSteps[component > 0][i % kBlockSize];
+        const double scaled = base * (steps.percentage / 100);
+        q = steps.whole ? static_cast<Real>(standard_step(base, static_cast<int>(steps.percentage)))
+                        : static_cast<Real>(scaled > 1 ? scaled : 1);
+      }
+      step[component][i % kBlockSize] = q;
+    }
+  }
+};
+
+// Calls body.template operator()<surrogate>() for the surrogate that there is; all threads go the same way.
+template <class Body>
+FDJPEG_DEVICE void with_surrogate(Surrogate surrogate, Body&& body) {
+  switch (surrogate) {
+    case Surrogate::straight_through:
+      return body.template operator()<Surrogate::straight_through>();
+    case Surrogate::zero:
+      return body.template operator()<Surrogate::zero>();
+    case Surrogate::cubic:
+      return body.template operator()<Surrogate::cubic>();
+    case Surrogate::sine:
+      return body.template operator()<Surrogate::sine>();
+    case Surrogate::fourier:
+      return body.template operator()<Surrogate::fourier>();
+    case Surrogate::tanh:
+      return body.template operator()<Surrogate::tanh>();
+    case Surrogate::softmax:
+      return body.template operator()<Surrogate::softmax>();
+  }
+}
+
+// Reads the rows of a thread, converts, subsamples, transforms them along the rows and leaves them in the tile, which
+// other threads may read after a barrier.
+template <class L, SampleType type>
+FDJPEG_DEVICE void real_transform_rows(
+    const Sizes& sizes, const Image& input, bool vectors, int64_t n, int mcu_row, int mcu_column, const Place<L>& place,
+    RealOf<type>* tile) {
+  using Real = RealOf<type>;
+  using T = typename Sample<type>::Stored;
+  constexpr int kChannels = L::kGrey ? 1 : 3;
+  constexpr int kCells = kBlock * (L::kHorizontal == 4 ? 2 : 1) / L::kHorizontal;
+  constexpr Real kScale = type == SampleType::uint8 ? Real(1) : Real(kMaxSample);
+  constexpr Real kShare = Real(1) / (L::kHorizontal * L::kVertical);
+  ChromaGradient<Real> cell[kCells] = {};
+  FDJPEG_UNROLL
+  for (int v = 0; v < L::kLumaRows; ++v) {
+    const int y = smaller(mcu_row * kBlock * L::kVertical + place.luma_row(v), sizes.height - 1);
+    const int x0 = (mcu_column * L::kHorizontal + place.luma_column(v)) * kBlock;
+    T samples[kChannels][kBlock];
+    const T* row = address_of<const T>(input, n, y, x0);
+    const int last = sizes.width - 1 - x0;
+    FDJPEG_UNROLL
+    for (int c = 0; c < kChannels; ++c) {
+      const bool whole = vectors && last >= kBlock - 1;
+      read_samples(row + c * input.stride[1], input.stride[3], last, whole, samples[c]);
+    }
+    Real luma[kBlock];
+    FDJPEG_UNROLL
+    for (int i = 0; i < kBlock; ++i) {
+      const Real first = kScale * real_of<type>(samples[0][i]);
+      if constexpr (L::kGrey) {
+        luma[i] = first - kLevelShift;
+      } else {
+        const YCbCr<Real> pixel =
+            real_rgb_to_ycbcr(first, kScale * real_of<type>(samples[1][i]), kScale * real_of<type>(samples[2][i]));
+        luma[i] = pixel.y - kLevelShift;
+        ChromaGradient<Real>& sum = cell[(L::kHorizontal == 4 ? v * kBlock + i : i) / L::kHorizontal];
+        sum.cb += kShare * pixel.cb;
+        sum.cr += kShare * pixel.cr;
+      }
+    }
+    real_dct_pass(luma);
+    write_tile<1>(tile + place.luma_tile(v), luma);
+  }
+  if constexpr (!L::kGrey) {
+    Real* cb = tile + place.template chroma_cells<1>();
+    Real* cr = tile + place.template chroma_cells<2>();
+    FDJPEG_UNROLL
+    for (int k = 0; k < kCells; ++k) {
+      cb[k] = cell[k].cb;
+      cr[k] = cell[k].cr;
+    }
+    __syncwarp();
+    // Rows beyond the component's last repeat it.
+    const int beyond = larger(place.row - (sizes.chroma_height - 1 - mcu_row * kBlock), 0);
+    Real rows[L::kChromaRows][kBlock];
+    FDJPEG_UNROLL
+    for (int v = 0; v < L::kChromaRows; ++v) read_tile<1>(tile + place.chroma_tile(v) - beyond * kTileRow, rows[v]);
+    __syncwarp();
+    FDJPEG_UNROLL
+    for (int v = 0; v < L::kChromaRows; ++v) {
+      real_dct_pass(rows[v]);
+      write_tile<1>(tile + place.chroma_tile(v), rows[v]);
+    }
+  }
+}
+
+constexpr int kRealWarps = 4;
+constexpr int kRealThreads = kRealWarps * kWarp;
+constexpr int kRealBlocksPerProcessor = 4;
+static_assert(registers_left(kRealThreads, kRealBlocksPerProcessor) == 128);
+
+template <class L, SampleType type>
+__global__ void __launch_bounds__(kRealThreads, kResident<type, kRealBlocksPerProcessor>)
+    real_code_blocks(const __grid_constant__ RealCodeBlocks job) {
+  using Real = RealOf<type>;
+  __shared__ SharedRealSteps<Real> steps;
+  __shared__ Real tiles[kRealWarps][L::kTile];
+  static_assert(sizeof(steps) + sizeof(tiles) <= kBlockShared);
+  const int warp = static_cast<int>(threadIdx.x / kWarp), lane = static_cast<int>(threadIdx.x % kWarp);
+  const Sizes& sizes = job.sizes;
+  const int64_t n = job.first_image + static_cast<int>(blockIdx.y);
+  const int work = static_cast<int>(blockIdx.x) * kRealWarps + warp;
+  const int mcu_row = job.warps_across.quotient(work);
+  const Place<L> place(lane);
+  const int mcu_column = job.warps_across.remainder(work, mcu_row) * L::kMcus + place.mcu;
+  Real* tile = tiles[warp];
+  const bool busy = work < job.warps;
+  steps.template fill<L::kGrey ? 1 : 3, kRealThreads>(job.steps, n);
+  if (busy) real_transform_rows<L, type>(sizes, job.input, job.vectors, n, mcu_row, mcu_column, place, tile);
+  __syncthreads();
+  if (!busy) return;
+
+  FDJPEG_ROLLED
+  for (int pass = 0; pass < L::kPasses; ++pass) {
+    const int column = lane % kBlock;
+    Real* samples = tile + L::block_start(4 * pass + lane / kBlock) + column;
+    const Real* step = steps.step[component_of_pass<L>(pass, lane)] + column;
+    Real x[kBlock];
+    read_tile<kTileRow>(samples, x);
+    real_dct_pass(x);
+    if (job.rounding.soft) {
+      with_surrogate(job.rounding.surrogate, [&]<Surrogate surrogate>() {
+        FDJPEG_UNROLL
+        for (int i = 0; i < kBlock; ++i) {
+          const Real q = step[i * kBlock];
+          x[i] = q * rounded_or_soft<surrogate>(x[i] * (Real(1) / q), job.rounding);
+        }
+      });
+    } else {
+      FDJPEG_UNROLL
+      for (int i = 0; i < kBlock; ++i) {
+        const Real q = step[i * kBlock];
+        x[i] = q * RealLane<Real>::round(x[i] * (Real(1) / q));
+      }
+    }
+    real_idct_pass(x);
+    write_tile<kTileRow>(samples, x);
+  }
+  __syncwarp();
+
+  Real* planes = static_cast<Real*>(job.planes) + n * sizes.flag_offset;
+  const auto finish_row = [&](const Real* row, int component, int block_row, int y, int block_column) {
+    const int rows = component == 0 ? sizes.luma_rows : sizes.chroma_rows;
+    const int columns = component == 0 ? sizes.luma_columns : sizes.chroma_columns;
+    if (block_row >= rows || block_column >= columns) return;
+    Real x[kBlock];
+    read_tile<1>(row, x);
+    real_idct_pass(x);
+    const unsigned offset = component == 0 ? 0 : component == 1 ? sizes.cb_offset : sizes.cr_offset;
+    const unsigned target = offset + ((block_row * kBlock + y) * columns + block_column) * kBlock;
+    FDJPEG_UNROLL
+    for (size_t i = 0; i < sizeof(x) / sizeof(uint4); ++i) {
+      uint4 word;
+      __builtin_memcpy(&word, reinterpret_cast<const char*>(x) + i * sizeof(uint4), sizeof(uint4));
+      reinterpret_cast<uint4*>(planes + target)[i] = word;
+    }
+  };
+  FDJPEG_UNROLL
+  for (int v = 0; v < L::kLumaRows; ++v) {
+    const int y = mcu_row * kBlock * L::kVertical + place.luma_row(v);
+    finish_row(
+        tile + place.luma_tile(v), 0, y / kBlock, y % kBlock, mcu_column * L::kHorizontal + place.luma_column(v));
+  }
+  FDJPEG_UNROLL
+  for (int v = 0; v < L::kChromaRows; ++v) {
+    finish_row(tile + place.chroma_tile(v), place.chroma_component(v), mcu_row, place.row, mcu_column);
+  }
+}
+
+constexpr int kRealEmitThreads = 256;
+
+// A thread makes a pixel, so that neighbours' accesses lie together.
+template <class U, SampleType type>
+__global__ void __launch_bounds__(kRealEmitThreads) real_emit_pixels(const __grid_constant__ RealEmitPixels job) {
+  using Real = RealOf<type>;
+  using T = typename Sample<type>::Stored;
+  const Sizes& sizes = job.sizes;
+  const int index = static_cast<int>(blockIdx.x) * kRealEmitThreads + static_cast<int>(threadIdx.x);
+  if (index >= job.pixels) return;
+  const int64_t n = job.first_image + static_cast<int>(blockIdx.y);
+  const int y = job.width.quotient(index), x = job.width.remainder(index, y);
+  const Real* planes = static_cast<const Real*>(job.planes) + n * sizes.flag_offset;
+  const Real luma = planes[static_cast<unsigned>(y * sizes.luma_columns * kBlock + x)] + kLevelShift;
+  Real value[3] = {luma};
+  if constexpr (!U::kGrey) {
+    const unsigned stride = sizes.chroma_columns * kBlock;
+    const int column = x / U::kHorizontal, row = y / U::kVertical;
+    const int towards_x = x % U::kHorizontal != 0 ? 1 : -1, towards_y = y % U::kVertical != 0 ? 1 : -1;
+    const int beside = U::kAcross ? clamp(column + towards_x, 0, sizes.chroma_width - 1) : column;
+    const int far = U::kDown ? clamp(row + towards_y, 0, sizes.chroma_height - 1) : row;
+    const auto blend = [&](const Real* plane) {
+      const auto along = [&](int i) {
+        const Real near = plane[i * stride + column];
+        return U::kAcross ? Real(.75) * near + Real(.25) * plane[i * stride + beside] : near;
+      };
+      return U::kDown ? Real(.75) * along(row) + Real(.25) * along(far) : along(row);
+    };
+    const RGB<Real> pixel = real_ycbcr_to_rgb(luma, blend(planes + sizes.cb_offset), blend(planes + sizes.cr_offset));
+    value[0] = pixel.r;
+    value[1] = pixel.g;
+    value[2] = pixel.b;
+  }
+  constexpr bool kBytes = type == SampleType::uint8;
+  constexpr Real kScale = kBytes ? Real(1) : Real(1.0 / kMaxSample), kHighest = kBytes ? Real(kMaxSample) : Real(1);
+  unsigned inside = 0;
+  T* target = address_of<T>(job.output, n, y, x);
+  FDJPEG_UNROLL
+  for (int c = 0; c < (U::kGrey ? 1 : 3); ++c) {
+    Real sample = kScale * value[c];
+    inside |= sample >= 0 && sample <= kHighest ? 1u << c : 0u;
+    sample = sample < 0 ? Real(0) : sample;
+    sample = sample > kHighest ? kHighest : sample;
+    if constexpr (kBytes) {
+      target[c * job.output.stride[1]] = static_cast<T>(RealLane<Real>::round(sample));
+    } else {
+      target[c * job.output.stride[1]] = Sample<type>::stored(sample);
+    }
+  }
+  job.mask[(n * sizes.height + y) * sizes.width + x] = static_cast<uint8_t>(inside);
+}
+
+// The gradient of a pixel's Y, Cb and Cr where the clamp let those of its R, G and B pass.
+template <class U, SampleType type>
+FDJPEG_DEVICE PixelGradient<RealOf<type>> real_pixel_gradient(const RealDifferentiate& job, int64_t n, int y, int x) {
+  using Real = RealOf<type>;
+  using T = typename Sample<type>::Stored;
+  const Sizes& sizes = job.common.sizes;
+  const T* at = address_of<const T>(job.common.grad_output, n, y, x);
+  const unsigned inside = job.mask[(n * sizes.height + y) * sizes.width + x];
+  const auto channel = [&](int c) {
+    return inside >> c & 1 ? real_of<type>(at[c * job.common.grad_output.stride[1]]) : Real(0);
+  };
+  if constexpr (U::kGrey) {
+    return {channel(0), {}};
+  } else {
+    const YCbCr<Real> gradient = real_ycbcr_to_rgb_adjoint(channel(0), channel(1), channel(2));
+    return {gradient.y, {gradient.cb, gradient.cr}};
+  }
+}
+
+// In double precision half as many warps, as the tiles of four would not fit.
+template <SampleType type>
+constexpr int kRealBackwardWarps = type == SampleType::float64 ? 2 : 4;
+
+template <class L, class U, SampleType type>
+__global__ void __launch_bounds__(kRealBackwardWarps<type>* kWarp, type == SampleType::float64 ? 1 : 3)
+    real_differentiate(const __grid_constant__ RealDifferentiate job) {
+  using Real = RealOf<type>;
+  constexpr int kWarps = kRealBackwardWarps<type>, kThreads = kWarps * kWarp;
+  using Tile = ThroughTile<L, kWarps>;
+  using Fine = FineChroma<U, Real, Tile::kWide, Tile::kTall, Tile::kFineRow>;
+  constexpr int kWide = Tile::kPatchWide, kTall = Tile::kPatchTall, kCells = kWide / L::kHorizontal;
+  constexpr int kComponents = L::kGrey ? 1 : 3;
+  constexpr int kSums = L::kGrey ? 1 : L::kHorizontal == 1 ? 3 : 2;
+  struct Tiles {
+    Real coefficients[kWarps][L::kTile];
+    Real gradients[kWarps][L::kTile];
+  };
+  union Memory {
+    Fine fine;
+    Tiles tiles;
+  };
+  __shared__ SharedRealSteps<Real> steps;
+  __shared__ Memory memory;
+  __shared__ Real sums[kWarps][3][kBlockSize];
+  static_assert(sizeof(steps) + sizeof(memory) + sizeof(sums) <= kBlockShared);
+  const int warp = static_cast<int>(threadIdx.x / kWarp), lane = static_cast<int>(threadIdx.x % kWarp);
+  const int column = lane % kBlock;
+  const Differentiate& common = job.common;
+  const Sizes& sizes = common.sizes;
+  const int64_t n = common.first_image + static_cast<int>(blockIdx.y);
+  const Place<L> place(lane);
+  Real* coefficients = memory.tiles.coefficients[warp];
+  Real* gradients = memory.tiles.gradients[warp];
+
+  steps.template fill<kComponents, kThreads>(job.steps, n);
+  Real sum[kSums][kBlock] = {};
+  for (int work = static_cast<int>(blockIdx.x); work < job.tiles; work += static_cast<int>(gridDim.x)) {
+    const int tile_row = common.tiles_across.quotient(work);
+    const int tile_y = tile_row * Tile::kTall, tile_x = common.tiles_across.remainder(work, tile_row) * Tile::kWide;
+    const int mcu_row = tile_row * Tile::kWarpsDown + warp / Tile::kWarpsAcross;
+    const int mcu_column = tile_x / (kBlock * L::kHorizontal) + warp % Tile::kWarpsAcross * L::kMcus + place.mcu;
+    const int y0 = mcu_row * kBlock * L::kVertical + place.luma_row(0);
+    const int x0 = (mcu_column * L::kHorizontal + place.luma_column(0)) * kBlock;
+    const bool inside = x0 < sizes.width && y0 < sizes.height;
+    PixelGradient<Real> pixel[kTall][kWide] = {};
+    ChromaGradient<Real> cell[1][kCells] = {};
+    FDJPEG_UNROLL
+    for (int y = 0; y < kTall; ++y) {
+      FDJPEG_UNROLL
+      for (int x = 0; x < kWide; ++x) {
+        if (y0 + y < sizes.height && x0 + x < sizes.width) {
+          pixel[y][x] = real_pixel_gradient<U, type>(job, n, y0 + y, x0 + x);
+        }
+      }
+    }
+    __syncthreads();  // the steps are there; the last turn's tiles were read
+    if constexpr (U::kAcross || U::kDown) {
+      memory.fine.store(y0 - tile_y, x0 - tile_x, pixel);
+      for (int i = static_cast<int>(threadIdx.x); i < Fine::kRing; i += kThreads) {
+        memory.fine.make_ring(
+            sizes, tile_y, tile_x, i, [&](int y, int x) { return real_pixel_gradient<U, type>(job, n, y, x).chroma; });
+      }
+      __syncthreads();
+      if (inside) memory.fine.gather(sizes, tile_y, tile_x, y0 - tile_y, x0 - tile_x, cell);
+      FDJPEG_UNROLL
+      for (int k = 0; k < kCells; ++k) {
+        if (x0 / L::kHorizontal + k >= sizes.chroma_width) cell[0][k] = {};
+      }
+      __syncthreads();
+    } else {
+      gather_repeated<U>(pixel, cell);
+    }
+    if (mcu_row >= sizes.mcu_rows) continue;
+
+    // The samples' gradients, transformed along the rows. A thread has whole rows of luma, parts of rows of chroma.
+    FDJPEG_UNROLL
+    for (int v = 0; v < L::kLumaRows; ++v) {
+      Real g[kBlock];
+      FDJPEG_UNROLL
+      for (int i = 0; i < kBlock; ++i) g[i] = L::kHorizontal == 4 ? pixel[0][v * kBlock + i].y : pixel[v][i].y;
+      real_dct_pass(g);
+      write_tile<1>(gradients + place.luma_tile(v), g);
+    }
+    if constexpr (!L::kGrey) {
+      Real* cb = gradients + place.template chroma_cells<1>();
+      Real* cr = gradients + place.template chroma_cells<2>();
+      FDJPEG_UNROLL
+      for (int k = 0; k < kCells; ++k) {
+        cb[k] = cell[0][k].cb;
+        cr[k] = cell[0][k].cr;
+      }
+      __syncwarp();
+      FDJPEG_UNROLL
+      for (int v = 0; v < L::kChromaRows; ++v) {
+        Real g[kBlock];
+        read_tile<1>(gradients + place.chroma_tile(v), g);
+        real_dct_pass(g);
+        write_tile<1>(gradients + place.chroma_tile(v), g);
+      }
+    }
+    real_transform_rows<L, type>(sizes, common.input, job.input_vectors, n, mcu_row, mcu_column, place, coefficients);
+    __syncwarp();
+
+    FDJPEG_ROLLED
+    for (int pass = 0; pass < L::kPasses; ++pass) {
+      const int block = 4 * pass + lane / kBlock, start = L::block_start(block) + column;
+      const Real* step = steps.step[component_of_pass<L>(pass, lane)] + column;
+      Real c[kBlock], g[kBlock];
+      read_tile<kTileRow>(coefficients + start, c);
+      real_dct_pass(c);
+      read_tile<kTileRow>(gradients + start, g);
+      real_dct_pass(g);
+      with_surrogate(job.rounding.surrogate, [&]<Surrogate surrogate>() {
+        FDJPEG_UNROLL
+        for (int i = 0; i < kBlock; ++i) {
+          const Derivatives<Real> derivatives =
+              derivatives_of_rounding<surrogate>(c[i] * (Real(1) / step[i * kBlock]), job.rounding);
+          c[i] = g[i] * derivatives.of_step;
+          g[i] *= derivatives.of_coefficient;
+        }
+      });
+      write_tile<kTileRow>(coefficients + start, c);  // the steps' shares, from here on
+      real_idct_pass(g);
+      const bool luma = pass < L::kLumaRows;
+      const int block_row = luma ? mcu_row * L::kVertical + L::row_in_mcu(block) : mcu_row;
+      const int rows = (luma ? sizes.height : sizes.chroma_height) - block_row * kBlock;
+      if (rows < kBlock) add_at(g, rows - 1, sum_beyond(g, rows));
+      write_tile<kTileRow>(gradients + start, g);
+    }
+    FDJPEG_UNROLL
+    for (int pass = 0; pass < L::kPasses; ++pass) {
+      const int slot = pass < L::kLumaRows ? 0 : L::kHorizontal == 1 ? 1 + pass - L::kLumaRows : 1;
+      Real share[kBlock];
+      read_tile<kTileRow>(coefficients + L::block_start(4 * pass + lane / kBlock) + column, share);
+      FDJPEG_UNROLL
+      for (int i = 0; i < kBlock; ++i) sum[slot][i] += share[i];
+    }
+    __syncwarp();
+    FDJPEG_UNROLL
+    for (int v = 0; v < L::kLumaRows; ++v) {
+      Real g[kBlock];
+      read_tile<1>(gradients + place.luma_tile(v), g);
+      real_idct_pass(g);
+      const int columns = sizes.width - (mcu_column * L::kHorizontal + place.luma_column(v)) * kBlock;
+      if (columns < kBlock) add_at(g, columns - 1, sum_beyond(g, columns));
+      FDJPEG_UNROLL
+      for (int i = 0; i < kBlock; ++i) (L::kHorizontal == 4 ? pixel[0][v * kBlock + i].y : pixel[v][i].y) = g[i];
+    }
+    ChromaGradient<Real> replicas{};
+    if constexpr (!L::kGrey) {
+      const int columns = sizes.chroma_width - mcu_column * kBlock;
+      FDJPEG_UNROLL
+      for (int v = 0; v < L::kChromaRows; ++v) {
+        Real g[kBlock];
+        Real* row = gradients + place.chroma_tile(v);
+        read_tile<1>(row, g);
+        real_idct_pass(g);
+        write_tile<1>(row, g);
+        if (columns > 0 && columns < kBlock) row[columns] = sum_beyond(g, columns);
+      }
+      __syncwarp();
+      const Real* cb = gradients + place.template chroma_cells<1>();
+      const Real* cr = gradients + place.template chroma_cells<2>();
+      FDJPEG_UNROLL
+      for (int k = 0; k < kCells; ++k) cell[0][k] = {cb[k], cr[k]};
+      // Where samples lie right of the last one, the first of them now holds their sum.
+      const int beyond = columns - (L::kHorizontal == 1 ? 0 : place.group * kCells);
+      if (columns < kBlock && beyond > 0 && beyond <= kCells) replicas = {cb[beyond], cr[beyond]};
+    }
+    if (inside) {
+      write_patch<U, type>(common, static_cast<const uint8_t*>(nullptr), n, y0, x0, pixel, cell, &replicas);
+    }
+  }
+  if (job.partials == nullptr) return;
+  sum_over_threads<L, kWarps>(sum, sums);
+  __syncthreads();
+  Real* partial = static_cast<Real*>(job.partials) + (n * gridDim.x + blockIdx.x) * 3 * kBlockSize;
+  for (int i = static_cast<int>(threadIdx.x); i < 3 * kBlockSize; i += kThreads) {
+    partial[i] = i < kComponents * kBlockSize ? sum_over_warps(sums, i) : Real(0);
+  }
+}
+
+}  // namespace fdjpeg

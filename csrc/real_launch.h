@@ -1,0 +1,113 @@
+// Which kernel serves which image in real numbers, and how many threads of it; as codec_launch.h.
+#pragma once
+
+#include "codec_launch.h"
+#include "real_kernels.cuh"
+
+namespace fdjpeg {
+
+// The ops as a launch takes them; see codec_real.h.
+struct RealOp {
+  Geometry geometry;
+  RealStepTables steps;
+  Rounding rounding;
+  Image input;
+  Image output;  // or its gradient
+  uint8_t* mask;
+};
+
+// What makes the standard tables; the numbers are checked by the caller.
+inline RealStepTables real_standard_tables(double quality, bool soft) {
+  double q = quality > 1.0 ? quality : 1.0;
+  q = q < 100.0 ? q : 100.0;
+  return {nullptr, false, 0, soft ? (q < 50 ? 5000 / q : 200 - 2 * q) : quality_scale(q), !soft};
+}
+
+// Real numbers of the planes between the two kernels, [images][samples of all planes].
+inline int64_t real_planes_of(const Geometry& g) {
+  return g.images * g.flag_offset;
+}
+
+template <class Launcher>
+void launch_real_round_trip(const RealOp& op, void* planes, Launcher& launch) {
+  const Geometry& g = op.geometry;
+  RealCodeBlocks code{};
+  code.sizes = Sizes::of(g);
+  code.steps = op.steps;
+  code.rounding = op.rounding;
+  code.input = op.input;
+  code.vectors = allows_vectors(op.input, kBlock);
+  code.planes = planes;
+  RealEmitPixels emit{};
+  emit.sizes = code.sizes;
+  emit.planes = planes;
+  emit.output = op.output;
+  emit.mask = op.mask;
+  emit.pixels = static_cast<int>(g.height * g.width);
+  emit.width = Divider::by(g.width);
+  with_type(op.input.type, [&]<SampleType type>() {
+    with_sampling(g, [&]<int horizontal, int vertical, bool grey>() {
+      using L = Layout<horizontal, vertical, grey>;
+      code.warps_across = Divider::by(warps_across<L>(g));
+      code.warps = static_cast<int>(g.mcu_rows * warps_across<L>(g));
+      for_images(g, [&](int first, unsigned images) {
+        code.first_image = first;
+        launch(real_code_blocks<L, type>, Grid{blocks_for(code.warps, kRealWarps), images}, kRealThreads, code);
+      });
+    });
+    with_upsampling(g, [&]<class U>() {
+      for_images(g, [&](int first, unsigned images) {
+        emit.first_image = first;
+        const Grid grid{blocks_for(emit.pixels, kRealEmitThreads), images};
+        launch(real_emit_pixels<U, type>, grid, kRealEmitThreads, emit);
+      });
+    });
+  });
+}
+
+// Real numbers of scratch memory for the gradient of the tables, [images][parts][3][8][8].
+inline int real_parts_of(const Geometry& g, SampleType type) {
+  return type == SampleType::float64 ? parts_of<kRealBackwardWarps<SampleType::float64>>(g)
+                                     : parts_of<kRealBackwardWarps<SampleType::float32>>(g);
+}
+inline int64_t real_partials_of(const Geometry& g, SampleType type) {
+  return g.images * real_parts_of(g, type) * 3 * kBlockSize;
+}
+
+// `op.output` is the output's gradient. `partials` and `table_sums` are null where no gradient of the tables is wanted.
+template <class Launcher>
+void launch_real_backward(
+    const RealOp& op, const Image& grad_input, void* partials, void* table_sums, Launcher& launch) {
+  const Geometry& g = op.geometry;
+  RealDifferentiate job{};
+  job.common.sizes = Sizes::of(g);
+  job.common.grad_output = op.output;
+  job.common.input = op.input;
+  job.common.grad_input = grad_input;
+  job.common.write_vectors = allows_vectors(grad_input, kBlock);
+  job.mask = op.mask;
+  job.steps = op.steps;
+  job.rounding = op.rounding;
+  job.input_vectors = allows_vectors(op.input, kBlock);
+  job.partials = partials;
+  with_float_type(op.input.type, [&]<SampleType type>() {
+    constexpr int kWarps = kRealBackwardWarps<type>;
+    with_upsampling(g, [&]<class U>() {
+      using L = Layout<U::kHorizontal, U::kVertical, U::kGrey>;
+      job.common.tiles_across = Divider::by(tiles_across<L, kWarps>(g));
+      job.tiles = static_cast<int>(tiles_across<L, kWarps>(g) * tiles_down<L, kWarps>(g));
+      for_images(g, [&](int first, unsigned images) {
+        job.common.first_image = first;
+        const Grid grid{static_cast<unsigned>(real_parts_of(g, type)), images};
+        launch(real_differentiate<L, U, type>, grid, kWarps * kWarp, job);
+      });
+    });
+    if (partials == nullptr) return;
+    using Real = RealOf<type>;
+    const AddPartials<Real> add{
+        static_cast<const Real*>(partials), static_cast<Real*>(table_sums), real_parts_of(g, type)};
+    launch(add_partials<Real>, Grid{static_cast<unsigned>(3 * g.images), 1}, kAddThreads, add);
+  });
+}
+
+}  // namespace fdjpeg
