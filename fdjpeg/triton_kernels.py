@@ -462,8 +462,8 @@ def emit_image(
 ):
     """Upsampling and colour: program (i, n) makes ``pixels`` pixels of image n."""
     n = tl.program_id(1).to(tl.int64)
-    index = tl.program_id(0).to(tl.int64) * pixels + tl.arange(0, pixels)
-    y, x = (index // width).to(tl.int32), (index % width).to(tl.int32)
+    index = tl.program_id(0) * pixels + tl.arange(0, pixels)
+    y, x = index // width, index % width
     inside = y < height
     planes += n * plane_bytes
     at = image + n * stride_n + y.to(tl.int64) * stride_y + x.to(tl.int64) * stride_x
@@ -516,8 +516,8 @@ def mask_pixels(
 ):
     """Bits 0, 1 and 2 of a byte for each pixel: whether R, G and B passed the last clamp."""
     n = tl.program_id(1).to(tl.int64)
-    index = tl.program_id(0).to(tl.int64) * pixels + tl.arange(0, pixels)
-    y, x = (index // width).to(tl.int32), (index % width).to(tl.int32)
+    index = tl.program_id(0) * pixels + tl.arange(0, pixels)
+    y, x = index // width, index % width
     inside = y < height
     r, g, b = _unlimited_rgb(
         planes + n * plane_bytes,
@@ -568,8 +568,8 @@ def gather_chroma(
 ):
     """The adjoint of upsampling: the gradients of Cb and Cr, (images, 2, chroma height, chroma width)."""
     n = tl.program_id(1).to(tl.int64)
-    index = tl.program_id(0).to(tl.int64) * pixels + tl.arange(0, pixels)
-    row, column = (index // chroma_width).to(tl.int32), (index % chroma_width).to(tl.int32)
+    index = tl.program_id(0) * pixels + tl.arange(0, pixels)
+    row, column = index // chroma_width, index % chroma_width
     real = chroma.dtype.element_ty
     cb, cr = tl.zeros((pixels,), real), tl.zeros((pixels,), real)
     tall: tl.constexpr = 4 if down else vertical
@@ -626,8 +626,8 @@ def spread_gradient(
 ):
     """The gradient of the image: the adjoint of subsampling and of colour. A NaN sample gets 0."""
     n = tl.program_id(1).to(tl.int64)
-    index = tl.program_id(0).to(tl.int64) * pixels + tl.arange(0, pixels)
-    y, x = (index // width).to(tl.int32), (index % width).to(tl.int32)
+    index = tl.program_id(0) * pixels + tl.arange(0, pixels)
+    y, x = index // width, index % width
     inside = y < height
     wide_y, wide_x = y.to(tl.int64), x.to(tl.int64)
     at = grad + n * grad_stride_n + wide_y * grad_stride_y + wide_x * grad_stride_x
@@ -845,6 +845,15 @@ def _offsets(geometry: Geometry) -> tuple[int, int]:
     return luma, luma + geometry.chroma.coded_samples
 
 
+def _geometry(image: Tensor, horizontal: int, vertical: int) -> Geometry:
+    """Of an image whose pixels a program can count in 32 bits."""
+    geometry = Geometry.of(image.size(2), image.size(3), image.size(1), horizontal, vertical)
+    if geometry.height * geometry.width > 2**31 - _PIXELS:
+        size = f"{geometry.height} × {geometry.width}"
+        raise ValueError(f"image should have up to 2^31 - {_PIXELS} pixels for the Triton kernels, got {size}")
+    return geometry
+
+
 def _parts(image: Tensor) -> list[slice]:
     """Which images a launch serves: a grid's second extent, which may count each of them twice, is below 2¹⁶."""
     most = 2**15 - 1
@@ -867,7 +876,7 @@ def round_trip(
     image: Tensor, tables: Tensor | None, quality: float, horizontal: int, vertical: int, fancy: bool
 ) -> tuple[Tensor, Tensor]:
     """The op ``fdjpeg::round_trip``; arguments and results as for `fdjpeg.reference.round_trip`."""
-    geometry = Geometry.of(image.size(2), image.size(3), image.size(1), horizontal, vertical)
+    geometry = _geometry(image, horizontal, vertical)
     out = torch.empty_like(image)
     planes = image.new_empty((len(image), geometry.plane_bytes), dtype=torch.uint8)
     for part in _parts(image):
@@ -967,7 +976,7 @@ def round_trip_backward(
     table_gradient: bool,
 ) -> tuple[Tensor, Tensor]:
     """The op ``fdjpeg::round_trip_backward``; as `fdjpeg.reference.round_trip_backward`, to rounding."""
-    geometry = Geometry.of(image.size(2), image.size(3), image.size(1), horizontal, vertical)
+    geometry = _geometry(image, horizontal, vertical)
     out = torch.empty_like(image)
     of_tables = image.new_zeros((len(image), 3, 8, 8) if table_gradient else 0, dtype=torch.float32)
     for part in _parts(image):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 pytest.importorskip("triton")
 
@@ -66,6 +67,16 @@ def test_interpreted(factors: tuple[int, int]) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) == 24
+
+
+def test_refuses_more_pixels_than_a_program_counts() -> None:
+    from fdjpeg import triton_kernels
+
+    image = torch.zeros(1, 1, 1, 1).expand(1, 3, 2**16, 2**15)
+    with pytest.raises(ValueError, match=r"image should have up to .* got 65536 × 32768"):
+        triton_kernels.round_trip(image, None, 75.0, 2, 2, True)
+    with pytest.raises(ValueError, match="image should have up to"):
+        triton_kernels.round_trip_backward(image, image, image, None, 75.0, 2, 2, True, False)
 
 
 _CONSTANTS: dict[str, list[dict[str, Any]]] = {
