@@ -150,6 +150,26 @@ def test_small_maps_of_qualities_give_the_bits_of_the_cpu(factors: tuple[int, in
         assert torch.equal(actual.cpu(), expected)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16], ids=str)
+@pytest.mark.parametrize("factors", FACTORS, ids=str)
+def test_small_real_numbers_are_close_to_those_of_the_cpu(factors: tuple[int, int], dtype: torch.dtype) -> None:
+    """Softly, as nothing jumps there."""
+    tolerance = {torch.float16: 2e-3, torch.float32: 1e-4, torch.float64: 1e-10}[dtype]
+    for channels, fancy, surrogate in itertools.product((3, 1), (True, False), (("sine", 0.0), ("softmax", 3.0))):
+        image, grad = torch.rand(2, channels, 45, 67).to(dtype), torch.randn(2, channels, 45, 67).to(dtype)
+        tables = torch.rand(2, 3, 8, 8) * 40 + 1
+        setting = (tables, 0.0, *factors, fancy, *surrogate, 0.0, True)
+        on_gpu = (tables.cuda(), *setting[1:])
+        out, mask = torch.ops.fdjpeg.real_round_trip(image, *setting)
+        expected = (out, *torch.ops.fdjpeg.real_round_trip_backward(grad, mask, image, *setting, True))
+        actual_out, _ = torch.ops.fdjpeg.real_round_trip(image.cuda(), *on_gpu)
+        arguments = (grad.cuda(), mask.cuda(), image.cuda(), *on_gpu, True)
+        actual = (actual_out, *torch.ops.fdjpeg.real_round_trip_backward(*arguments))
+        for one, other in zip(actual, expected, strict=True):
+            difference = (one.cpu().double() - other.double()).abs().max()
+            assert difference <= tolerance * other.double().abs().max()
+
+
 def test_gradient_of_tables_is_the_same_bits_every_time(ops: Any) -> None:
     image, grad = torch.rand(4, 3, 300, 500, device="cuda"), torch.randn(4, 3, 300, 500, device="cuda")
     _, planes = ops.round_trip(image, None, 40.0, 2, 2, True)
