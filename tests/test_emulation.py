@@ -231,7 +231,12 @@ def _planted(folder: Path, number: int, mutant: Mutant | None, run: _Run) -> tup
             return name, None, f"{mutant.old!r} stands {len(holding)} times in the kernels, not once"
         holding[0].write_text(holding[0].read_text().replace(mutant.old, mutant.new))
     program = folder / f"program-{number}"
-    run.runner.build(program, headers, backward=run.backward)
+    try:
+        run.runner.build(program, headers, backward=run.backward)
+    except RuntimeError as error:
+        if mutant is not None and "static assertion failed" in str(error):
+            return name, 1, "found by the compiler"
+        raise
     try:
         done = subprocess.run([program, run.cases, "3"], capture_output=True, text=True, timeout=60)
     except subprocess.TimeoutExpired:

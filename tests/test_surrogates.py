@@ -226,7 +226,11 @@ def test_resolve_unknown_names() -> None:
         assert repr(name) in str(error.value)
 
 
-@pytest.mark.parametrize("gradient", [None, 3, torch.round, [Cubic()], torch.nn.Identity()], ids=["None", "number", "function", "list", "module"])
+@pytest.mark.parametrize(
+    "gradient",
+    [None, 3, torch.round, [Cubic()], torch.nn.Identity()],
+    ids=["None", "number", "function", "list", "module"],
+)
 def test_resolve_other_things(gradient: Any) -> None:
     with pytest.raises(TypeError, match=r"gradient must be .* methods forward\(c\) and derivative\(c\); got"):
         resolve(gradient)
