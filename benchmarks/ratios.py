@@ -69,10 +69,10 @@ def against_peers() -> dict[str, dict[str, float]]:
             peer = PEERS[name]
             codec, batch = peer.codec(75, "4:2:0"), peer.prepare(pixels)
             calls.append(lambda codec=codec, batch=batch: codec(batch))
-        found[f"{ours} forward / {theirs}"] = ratio(*calls)
+        found[f"{ours} forward / {theirs}"] = ratio(*calls, rounds=31)
         if PEERS[theirs].differentiable:
             backward = [gradient_of(PEERS[n].prepare(pixels), PEERS[n].codec(75, "4:2:0")) for n in (ours, theirs)]
-            found[f"{ours} forward+backward / {theirs}"] = ratio(*backward, rounds=7)
+            found[f"{ours} forward+backward / {theirs}"] = ratio(*backward, rounds=15)
     return found
 
 
