@@ -335,7 +335,7 @@ def _plot(out: Path, curve: list[Measured], points: dict[int, Measured]) -> list
     for name, axis in zip(kept, axes[0], strict=True):
         for label, means, style in (("standard tables", standard, ".-"), ("learned", learned, "o-")):
             axis.plot([mean["bits"] for mean in means], [mean[name] for mean in means], style, label=label)
-        axis.set(xscale="log", xlabel="bits an image, without headers", ylabel=KEPT[name] + (", dB" * (name == "psnr")))
+        axis.set(xlabel="bits an image, without headers", ylabel=KEPT[name] + (", dB" * (name == "psnr")))
         axis.grid(alpha=0.3, which="both")
         axis.legend()
     file = out / "curve.png"
