@@ -11,7 +11,7 @@ import pytest
 from defense_data import patterns
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
-SCRIPTS = sorted(file.stem for file in EXAMPLES.glob("*.py") if file.stem != "common")
+SCRIPTS = sorted(file.stem for file in EXAMPLES.glob("*.py") if file.stem not in ("common", "learn_tables"))
 
 #: Settings of seconds, where the packaged ones take minutes.
 SETTINGS = {
