@@ -327,6 +327,12 @@ def encode(
     return y, cb, cr
 
 
+def _aligned(tensor: Tensor) -> Tensor:
+    """As the op hands a tensor to kernels that read it in words of 16 bytes: contiguous, from such an address on."""
+    tensor = tensor.contiguous()
+    return tensor if tensor.data_ptr() % 16 == 0 else tensor.clone()
+
+
 def decode(
     y: Tensor,
     cb: Tensor,
@@ -341,7 +347,7 @@ def decode(
     order: str = "shuffled",
 ) -> Tensor:
     """The op ``fdjpeg::decode``."""
-    y, cb, cr, tables = (tensor.contiguous() for tensor in (y, cb, cr, tables))  # kept until the kernels are done
+    y, cb, cr, tables = (_aligned(tensor) for tensor in (y, cb, cr, tables))  # kept until the kernels are done
     channels = 1 if cb.size(1) == 0 else 3
     out = _garbage(torch.empty(len(y), channels, height, width, dtype=dtype))
     planes = _new_planes(len(y), Geometry.of(height, width, channels, horizontal, vertical))
