@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,7 +22,7 @@ Item = tuple[Tensor, int, int] | ValueError
 
 
 @dataclass(frozen=True)
-class Images(Dataset[Item]):
+class Images(Dataset[Item], ABC):
     """What training asks of images; an item is an image with its class and its index.
 
     Attributes:
@@ -39,13 +40,13 @@ class Images(Dataset[Item]):
     def __len__(self) -> int:
         return len(self.labels)
 
+    @abstractmethod
     def image(self, index: int) -> Tensor:
         """One image, ``shape``, uint8 or float32 in [0, 1].
 
         Raises:
             ValueError: its file cannot be read.
         """
-        raise NotImplementedError
 
     def head(self, count: int | None) -> Images:
         """The first ``count`` images (all of them, where there are fewer or ``count`` is None)."""

@@ -7,6 +7,7 @@ result that it would have had, and several processes draw what one would.
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -62,7 +63,7 @@ def number(seed: int, purpose: str) -> int:
     return int.from_bytes(hashlib.blake2b(f"{seed}/{purpose}".encode(), digest_size=8).digest(), "big") >> 1
 
 
-class Objective(nn.Module):
+class Objective(nn.Module, ABC):
     """A loss with the network that it trains and those that it only uses.
 
     Args:
@@ -86,6 +87,7 @@ class Objective(nn.Module):
         """The loss of a batch."""
         return self.loss(batch.images, batch.labels, batch.chance)
 
+    @abstractmethod
     def loss(self, images: Tensor, labels: Tensor, chance: Chance) -> Tensor:
         """The mean loss over a batch, 0-dim.
 
@@ -94,7 +96,6 @@ class Objective(nn.Module):
             labels: ``(N,)``, int64.
             chance: all that may be drawn.
         """
-        raise NotImplementedError
 
 
 def augment(images: Tensor, kind: str, chance: Chance) -> Tensor:
