@@ -256,7 +256,7 @@ class _Run(NamedTuple):
 
 @pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
 def test_planted_bugs_are_found(backward: bool, tmp_path: Path) -> None:
-    mutants = planted_bugs.BACKWARD if backward else planted_bugs.FORWARD
+    mutants = planted_bugs.found_by("backward" if backward else "forward")
     runner = emulation.Runner(tmp_path, "-O0", "-w")
     runs = {}
     for subsampling in sorted({mutant.subsampling for mutant in mutants}):
