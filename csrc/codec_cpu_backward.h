@@ -1,0 +1,526 @@
+// Backward, straight through every rounding: the adjoint of colour and resampling, behind the last clamp's mask. In
+// plain loops over rows of R, float or double, which compilers turn into vectors by themselves.
+//
+// Part of codec_cpu_rows.h, which says how it is compiled.
+#pragma once
+
+#include <type_traits>
+#include <utility>
+
+#include "codec_cpu_emit.h"
+
+namespace fdjpeg {
+namespace {
+
+// BT.601's colour difference signals, exactly: K_R = .299, K_B = .114, K_G the rest.
+constexpr double kR = .299, kG = .587, kB = .114;
+constexpr double kCbScale = 2 * (1 - kB), kCrScale = 2 * (1 - kR);  // B = Y + kCbScale Cb, R = Y + kCrScale Cr
+
+template <SampleType type>
+using RealOf = std::conditional_t<type == SampleType::float64, double, float>;
+
+// The gradients of a row of MCUs' components, at their coded size; 0 beyond the true size.
+template <class R>
+struct McuGradients {
+  R* samples[3];
+};
+
+// A line of chroma's gradient may be read and written this far before its begin and beyond its end.
+constexpr int64_t kMargin = kLanes;
+
+template <class R>
+FDJPEG_INLINE int64_t gradient_scratch(const Geometry& g) {
+  const int64_t width = padded_width(g), real = static_cast<int64_t>(sizeof(R));
+  return Scratch::bytes((width * kBlock * g.vertical + kMargin) * real) +
+      2 * Scratch::bytes(g.chroma_columns * kBlockSize * real) + 6 * Scratch::bytes((width + 2 * kMargin) * real) +
+      6 * Scratch::bytes(g.width * real);
+}
+
+// Rows of samples as numbers: where they lie, or converted into `converted`.
+template <SampleType type, int channels, class T, class R>
+FDJPEG_INLINE void convert_rows(
+    const T* const rows[channels], int64_t width, R* const converted[channels], const R* reals[channels]) {
+  for (int c = 0; c < channels; ++c) {
+    if constexpr (std::is_same_v<T, R>) {
+      reals[c] = rows[c];
+    } else {
+      for_each_step<1, kHalf>(rows + c, width, width, [&](const T* const* at, int64_t x) FDJPEG_LAMBDA_INLINE {
+        store(converted[c] + x, Sample<type>::load(at[0]));
+      });
+      reals[c] = converted[c];
+    }
+  }
+}
+
+// A line of chroma's gradient at full resolution. Where chroma has half the columns, the even and the odd columns stand
+// apart, so that what blends them runs along contiguous samples; else all columns are in `even`.
+template <class R>
+struct FineLine {
+  R *even, *odd;
+};
+
+// Whether the last clamp let each pixel pass, as -1 or 0.
+FDJPEG_INLINE WideSums inside_range(Shorts before_clamp) {
+  return widen((before_clamp & ~kMaxSample) == 0);
+}
+
+// The adjoint of the last clamp and of the conversion to RGB: gradients of Y, Cb and Cr at full resolution. Beyond
+// `width` they are 0, up to a multiple of kLanes.
+template <class R>
+FDJPEG_INLINE void gradients_of_ycbcr(
+    const PlaneLine<3>& line, const R* const grads[3], int64_t width, bool apart, R* luma,
+    const FineLine<R> chroma[2]) {
+  const auto step = [&](const uint8_t* const* samples, const R* const* grad, int64_t x) FDJPEG_LAMBDA_INLINE {
+    const RGB<Shorts> pixel = pixels_before_clamp(samples);
+    const WideSums r_inside = inside_range(pixel.r), g_inside = inside_range(pixel.g), b_inside = inside_range(pixel.b);
+    RealLanes<R> cb[2], cr[2];
+    for (int half = 0; half < 2; ++half) {
+      const auto passed = [&](const R* from, const WideSums& inside) FDJPEG_LAMBDA_INLINE {
+        return where(half == 0 ? inside.low : inside.high, load<RealLanes<R>>(from + half * kHalf));
+      };
+      const RealLanes<R> r = passed(grad[0], r_inside), g = passed(grad[1], g_inside), b = passed(grad[2], b_inside);
+      store(luma + x + half * kHalf, r + g + b);
+      cb[half] = R(kCbScale) * b - R(kB * kCbScale / kG) * g;
+      cr[half] = R(kCrScale) * r - R(kR * kCrScale / kG) * g;
+    }
+    const auto keep = [&](const FineLine<R>& target, const RealLanes<R>* c) FDJPEG_LAMBDA_INLINE {
+      if (apart) {
+        store(target.even + x / 2, even_lanes(c[0], c[1]));
+        store(target.odd + x / 2, odd_lanes(c[0], c[1]));
+      } else {
+        store(target.even + x, c[0]);
+        store(target.even + x + kHalf, c[1]);
+      }
+    };
+    keep(chroma[0], cb);
+    keep(chroma[1], cr);
+  };
+
+  const int64_t whole = width / kLanes * kLanes;
+  for (int64_t x = 0; x < whole; x += kLanes) {
+    const uint8_t* const samples[3] = {line.rows[0] + x, line.rows[1] + x, line.rows[2] + x};
+    const R* const grad[3] = {grads[0] + x, grads[1] + x, grads[2] + x};
+    step(samples, grad, x);
+  }
+  if (whole < width) {
+    uint8_t samples[3][kLanes] = {};
+    R grad[3][kLanes] = {};
+    for (int c = 0; c < 3; ++c) {
+      std::memcpy(samples[c], line.rows[c] + whole, static_cast<size_t>(width - whole));
+      std::memcpy(grad[c], grads[c] + whole, static_cast<size_t>(width - whole) * sizeof(R));
+    }
+    const uint8_t* const samples_at[3] = {samples[0], samples[1], samples[2]};
+    const R* const grad_at[3] = {grad[0], grad[1], grad[2]};
+    step(samples_at, grad_at, whole);
+  }
+}
+
+// The adjoint of upsampling along a row: `fine` (written beyond its ends) onto `coarse`.
+template <class R>
+FDJPEG_INLINE void gather_across(const Geometry& g, const FineLine<R>& fine, R* __restrict coarse) {
+  const int64_t width = g.chroma_width;
+  R* const __restrict even = fine.even;
+  R* const __restrict odd = fine.odd;
+  if (g.triangle_across()) {
+    // At an edge a sample stands in for the neighbour that is missing.
+    odd[-1] = even[0];
+    even[width] = odd[width - 1];
+    for (int64_t i = 0; i < width; ++i) coarse[i] = R(.75) * (even[i] + odd[i]) + R(.25) * (odd[i - 1] + even[i + 1]);
+  } else if (g.horizontal == 1) {
+    for (int64_t i = 0; i < width; ++i) coarse[i] = even[i];
+  } else if (g.horizontal == 2) {
+    for (int64_t i = 0; i < width; ++i) coarse[i] = even[i] + odd[i];
+  } else {
+    for (int64_t x = g.width; x < 4 * width; ++x) even[x] = 0;  // cropped
+    for (int64_t i = 0; i < width; ++i) coarse[i] = even[4 * i] + even[4 * i + 1] + even[4 * i + 2] + even[4 * i + 3];
+  }
+}
+
+template <class R>
+FDJPEG_INLINE void add_scaled(const R* __restrict source, R scale, int64_t count, R* __restrict target) {
+  for (int64_t i = 0; i < count; ++i) target[i] += scale * source[i];
+}
+
+// The gradients of a row of MCUs' decoded samples.
+template <SampleType type, int channels, class R>
+FDJPEG_INLINE void gradients_of_samples(
+    const RoundTripBackward& job, int64_t n, int64_t mcu_row, const McuGradients<R>& gradients, Scratch scratch) {
+  using T = typename Sample<type>::Stored;
+  const Geometry& g = job.geometry;
+  const uint8_t* planes = job.planes + n * g.plane_bytes;
+  const int64_t width = padded_width(g), chroma_width = g.chroma_columns * kBlock;
+  const int rows = kBlock * g.vertical;
+  const int64_t begin = mcu_row * rows, end = least(begin + rows, g.height);
+  // The triangle makes the pixel rows just outside depend on chroma just inside.
+  const int64_t halo = g.triangle_down() ? 1 : 0;
+  const int64_t chroma_begin = mcu_row * kBlock, chroma_end = least(chroma_begin + kBlock, g.chroma_height);
+
+  FineLine<R> fine[2];
+  for (FineLine<R>& line : fine) {
+    line.even = scratch.take<R>(width + 2 * kMargin) + kMargin;
+    line.odd = scratch.take<R>(width + 2 * kMargin) + kMargin;
+  }
+  R* coarse = scratch.take<R>(chroma_width);
+  R* outside = scratch.take<R>(width + kMargin);  // luma of the rows of others, which nobody reads
+  T* gathered[channels];
+  for (T*& line : gathered) line = scratch.take<T>(g.width);
+  R* converted[channels];
+  for (R*& line : converted) line = scratch.take<R>(g.width);
+  std::memset(gradients.samples[0], 0, sizeof(R) * static_cast<size_t>(width * rows));
+  for (int c = 1; c < channels; ++c) {
+    std::memset(gradients.samples[c], 0, sizeof(R) * static_cast<size_t>(chroma_width * kBlock));
+  }
+
+  for (int64_t y = most(begin - halo, 0); y < least(end + halo, g.height); ++y) {
+    R* luma = y >= begin && y < end ? gradients.samples[0] + (y - begin) * width : outside;
+    const T* stored[channels];
+    const R* grads[channels];
+    gather_row<channels>(job.grad_output, n, y, g.width, gathered, stored);
+    convert_rows<type, channels>(stored, g.width, converted, grads);
+    if constexpr (channels == 1) {
+      // Grey samples are limited inside the inverse transform, which straight-through passes.
+      std::memcpy(luma, grads[0], sizeof(R) * static_cast<size_t>(g.width));
+    } else {
+      gradients_of_ycbcr(plane_line<3>(g, planes, y, scratch), grads, g.width, g.horizontal == 2, luma, fine);
+      const ChromaRows of_y = chroma_rows(g, y);
+      for (int c = 0; c < 2; ++c) {
+        gather_across(g, fine[c], coarse);
+        const auto add_to = [&](int64_t chroma_row, R weight) {
+          if (chroma_row < chroma_begin || chroma_row >= chroma_end) return;
+          R* target = gradients.samples[c + 1] + (chroma_row - chroma_begin) * chroma_width;
+          add_scaled(coarse, weight, g.chroma_width, target);
+        };
+        add_to(of_y.near, g.triangle_down() ? R(.75) : R(1));
+        if (g.triangle_down()) add_to(of_y.far, R(.25));
+      }
+    }
+  }
+}
+
+// The adjoint of subsampling along a row: each coarse sample's share for the fine ones that it averages.
+template <class R>
+FDJPEG_INLINE void spread_across(const Geometry& g, const R* __restrict coarse, R* __restrict fine) {
+  if (g.horizontal == 2) {
+    for (int64_t i = 0; i < g.chroma_width; ++i) fine[2 * i] = fine[2 * i + 1] = coarse[i];
+  } else {
+    for (int64_t i = 0; i < g.chroma_width; ++i) {
+      fine[4 * i] = fine[4 * i + 1] = fine[4 * i + 2] = fine[4 * i + 3] = coarse[i];
+    }
+  }
+}
+
+// What chroma's gradients add to those of R, G and B, by the adjoint of the conversion to YCbCr.
+template <class R>
+FDJPEG_INLINE void chroma_in_rgb(
+    const R* __restrict cb, const R* __restrict cr, R weight, int64_t count, R* __restrict red, R* __restrict green,
+    R* __restrict blue) {
+  const R half = weight / 2, red_cb = weight * R(kR / kCbScale), blue_cr = weight * R(kB / kCrScale);
+  const R green_cb = weight * R(kG / kCbScale), green_cr = weight * R(kG / kCrScale);
+  for (int64_t i = 0; i < count; ++i) {
+    red[i] = half * cr[i] - red_cb * cb[i];
+    green[i] = -green_cb * cb[i] - green_cr * cr[i];
+    blue[i] = half * cb[i] - blue_cr * cr[i];
+  }
+}
+
+template <bool around_caches, class R>
+FDJPEG_INLINE void add_luma(const R* luma, R weight, const R* chroma, int64_t width, R* target) {
+  const int64_t whole = width / kHalf * kHalf;
+  for (int64_t x = 0; x < whole; x += kHalf) {
+    store<around_caches>(target + x, weight * load<RealLanes<R>>(luma + x) + load<RealLanes<R>>(chroma + x));
+  }
+  for (int64_t x = whole; x < width; ++x) target[x] = weight * luma[x] + chroma[x];
+}
+
+// The gradient of the pixels from that of the samples: the adjoint of subsampling, of the edges' replication, of
+// colour.
+template <SampleType type, int channels, class R>
+FDJPEG_INLINE void gradients_of_pixels(
+    const RoundTripBackward& job, int64_t n, int64_t mcu_row, const McuGradients<R>& gradients, Scratch scratch) {
+  using S = Sample<type>;
+  using T = typename S::Stored;
+  const Geometry& g = job.geometry;
+  const int64_t width = padded_width(g), chroma_width = g.chroma_columns * kBlock;
+  const int rows = kBlock * g.vertical;
+  const int64_t begin = mcu_row * rows, end = least(begin + rows, g.height);
+  const uint8_t* flags = job.planes + n * g.plane_bytes + g.flag_offset + mcu_row * g.mcu_columns;
+  bool may_hold_nan = false;
+  for (int64_t i = 0; i < g.mcu_columns; ++i) may_hold_nan |= flags[i] != 0;
+
+  R *coarse_parts[3],
+      *fine_parts[3];  // chroma's in R, G and B, of one row of chroma, as chroma has it and at full width
+  for (R*& line : coarse_parts) line = scratch.take<R>(width);
+  for (R*& line : fine_parts) line = scratch.take<R>(width);
+  T* staged[channels];
+  for (T*& line : staged) line = scratch.take<T>(g.width);
+  R* converted[channels];
+  for (R*& line : converted) line = scratch.take<R>(g.width);
+
+  for (int64_t y = begin; y < end; ++y) {
+    const R* luma = gradients.samples[0] + (y - begin) * width;
+    T* target[channels];
+    target_row<channels>(job.grad_input, n, y, staged, target);
+    R* result[channels];
+    constexpr bool direct = std::is_same_v<T, R>;
+    for (int c = 0; c < channels; ++c) {
+      if constexpr (direct) {
+        result[c] = target[c];
+      } else {
+        result[c] = converted[c];
+      }
+    }
+    if constexpr (channels == 1) {
+      std::memcpy(result[0], luma, sizeof(R) * static_cast<size_t>(g.width));
+    } else {
+      // The last row and column also stand for the replicas that subsampling averaged.
+      const int64_t copies_down = y == g.height - 1 ? 1 + g.chroma_height * g.vertical - g.height : 1;
+      if (y % g.vertical == 0 || copies_down > 1) {
+        const int64_t copies_across = 1 + g.chroma_width * g.horizontal - g.width;
+        const R weight = R(copies_down) / R(g.horizontal * g.vertical);
+        const int64_t first = (y / g.vertical - mcu_row * kBlock) * chroma_width;
+        const R *cb = gradients.samples[1] + first, *cr = gradients.samples[2] + first;
+        chroma_in_rgb(cb, cr, weight, chroma_width, coarse_parts[0], coarse_parts[1], coarse_parts[2]);
+        for (int c = 0; c < 3; ++c) {
+          const R* coarse = coarse_parts[c];
+          R beyond = 0;
+          for (int64_t i = g.chroma_width; i < chroma_width; ++i) beyond += coarse[i];
+          if (g.horizontal == 1) {
+            std::swap(coarse_parts[c], fine_parts[c]);
+          } else {
+            spread_across(g, coarse, fine_parts[c]);
+          }
+          R& last = fine_parts[c][g.width - 1];
+          last = R(copies_across) * last + R(g.horizontal) * beyond;
+        }
+      }
+      const R weights[3] = {R(kR), R(kG), R(kB)};
+      const bool around_caches = direct && !may_hold_nan && goes_around_caches<channels>(g, job.grad_input, target);
+      for (int c = 0; c < 3; ++c) {
+        if (around_caches) {
+          add_luma<true>(luma, weights[c], fine_parts[c], g.width, result[c]);
+        } else {
+          add_luma<false>(luma, weights[c], fine_parts[c], g.width, result[c]);
+        }
+      }
+    }
+    for (int c = 0; c < channels; ++c) {
+      if (may_hold_nan) {
+        const T* input = row_of<const T>(job.input, n, c, y);
+        for (int64_t x = 0; x < g.width; ++x) {
+          if (S::is_nan(input[x * job.input.stride[3]])) result[c][x] = 0;
+        }
+      }
+      if constexpr (!std::is_same_v<T, R>) {
+        for (int64_t x = 0; x < g.width; x += kHalf) {
+          const Floats reals = load<Floats>(result[c] + x);
+          store_some<kHalf>(target[c] + x, g.width - x, [&](T* to) FDJPEG_LAMBDA_INLINE { S::store(to, reals); });
+        }
+      }
+    }
+    scatter_row<channels>(job.grad_input, n, y, g.width, target);
+  }
+  finish_stores_around_caches();
+}
+
+// cos(i π / 16) / 2, for 0 <= i <= 8.
+constexpr float kHalfCosines[9] = {.5f,        .49039264f, .46193977f, .41573481f, .35355339f,
+                                   .27778512f, .19134172f, .09754516f, 0};
+
+// c_v cos((2 y + 1) v π / 16) / 2, the orthonormal DCT's matrix (T.81 A.3.3).
+constexpr float orthonormal_cosine(int v, int y) {
+  const int i = (2 * y + 1) * (v == 0 ? 4 : v) % 32, folded = i > 16 ? 32 - i : i;
+  return v == 0 ? kHalfCosines[4] : folded > 8 ? -kHalfCosines[16 - folded] : kHalfCosines[folded];
+}
+
+// One pass of the orthonormal DCT: even rows of the matrix are symmetric, odd ones antisymmetric.
+FDJPEG_INLINE void orthonormal_pass(EightFloats x[8]) {
+  EightFloats mirrored[2][4];
+  for (int y = 0; y < 4; ++y) {
+    mirrored[0][y] = x[y] + x[7 - y];
+    mirrored[1][y] = x[y] - x[7 - y];
+  }
+  for (int v = 0; v < kBlock; ++v) {
+    x[v] = EightFloats{};
+    for (int y = 0; y < 4; ++y) x[v] += orthonormal_cosine(v, y) * mirrored[v % 2][y];
+  }
+}
+
+// The inverse, and so the transpose, of orthonormal_pass.
+FDJPEG_INLINE void orthonormal_inverse_pass(EightFloats x[8]) {
+  EightFloats even[4], odd[4];
+  for (int y = 0; y < 4; ++y) {
+    even[y] = odd[y] = EightFloats{};
+    for (int v = 0; v < kBlock; v += 2) {
+      even[y] += orthonormal_cosine(v, y) * x[v];
+      odd[y] += orthonormal_cosine(v + 1, y) * x[v + 1];
+    }
+  }
+  for (int y = 0; y < 4; ++y) {
+    x[y] = even[y] + odd[y];
+    x[7 - y] = even[y] - odd[y];
+  }
+}
+
+FDJPEG_INLINE EightFloats load_eight(const float* source) {
+  return load<EightFloats>(source);
+}
+
+FDJPEG_INLINE EightFloats load_eight(const double* source) {
+  EightFloats x;
+  for (int i = 0; i < kBlock; ++i) x[i] = static_cast<float>(source[i]);
+  return x;
+}
+
+FDJPEG_INLINE void store_eight(float* target, EightFloats x) {
+  store(target, x);
+}
+
+FDJPEG_INLINE void store_eight(double* target, EightFloats x) {
+  for (int i = 0; i < kBlock; ++i) target[i] = x[i];
+}
+
+FDJPEG_INLINE EightFloats load_eight(const Shorts& row, int block) {
+  const char* at = reinterpret_cast<const char*>(&row) + 16 * block;
+  return __builtin_convertvector(load<EightShorts>(at), EightFloats);
+}
+
+// A surrogate's derivative at c - k, linear between the two nearest of its tabulated slopes.
+FDJPEG_INLINE EightFloats slope_at(const RoundTripBackward& job, EightFloats remainder) {
+  alignas(32) float position[kBlock], slope[kBlock];
+  store(position, (remainder + 0.5f) * static_cast<float>(job.slope_intervals));
+  for (int i = 0; i < kBlock; ++i) {
+    const int rounded = static_cast<int>(position[i]);
+    const int below = rounded < 0 ? 0 : rounded < job.slope_intervals ? rounded : job.slope_intervals - 1;
+    const float low = job.slopes[below], high = job.slopes[below + 1];
+    slope[i] = low + (position[i] - static_cast<float>(below)) * (high - low);
+  }
+  return load<EightFloats>(slope);
+}
+
+// Takes the gradients of a row of MCUs' samples back through the transform: adds up this row's share of the tables'
+// gradient, Σ g (k - c r') for an image in [0, 1], and with a surrogate weighs each coefficient's gradient by r'.
+template <class R>
+FDJPEG_INLINE void through_transform(
+    const RoundTripBackward& job, const StepTables& tables, int64_t n, int64_t mcu_row,
+    const McuGradients<R>& gradients, Scratch scratch) {
+  const Geometry& g = job.geometry;
+  McuRow row;
+  read_mcu_row(g, job.input, n, mcu_row, row, scratch);
+  float unused[3 * kBlockSize];
+  float* partial =
+      job.table_partials == nullptr ? unused : job.table_partials + (n * g.mcu_rows + mcu_row) * 3 * kBlockSize;
+  std::memset(partial, 0, sizeof(float) * 3 * kBlockSize);
+  for_each_group<kBlocks>(g, mcu_row, row, [&](const BlockGroup& group, const Component&) FDJPEG_LAMBDA_INLINE {
+    const StepTables::Table& table = tables.component[group.component];
+    float* const sums = partial + group.component * kBlockSize;
+    R* gradient = gradients.samples[group.component] + (group.samples - row.samples[group.component]);
+    Shorts c[8], k[8];
+    load_blocks(group.samples, group.stride, c);
+    fdct(c);
+    for (int i = 0; i < kBlock; ++i) k[i] = quantize_row(c[i], SharedTable{table}, i);
+    for (int b = 0; b < least(group.count, kBlocks); ++b) {
+      EightFloats y[8];
+      for (int i = 0; i < kBlock; ++i) y[i] = load_eight(gradient + b * kBlock + i * group.stride);
+      orthonormal_pass(y);
+      transpose(y);
+      orthonormal_pass(y);
+      transpose(y);
+      for (int i = 0; i < kBlock; ++i) {
+        const EightFloats step =
+            __builtin_convertvector(load<EightShorts>(table.step + i * kBlock), EightFloats) * kBlock;
+        const EightFloats rounded = load_eight(k[i], b);
+        const EightFloats remainder = (load_eight(c[i], b) - rounded * step) / step;  // the difference is exact
+        EightFloats of_step = -remainder;
+        EightFloats through = y[i];
+        if (job.slopes != nullptr) {
+          const EightFloats slope = slope_at(job, remainder);
+          of_step = rounded * (1 - slope) - remainder * slope;
+          through *= slope;
+        }
+        store(sums + i * kBlock, load<EightFloats>(sums + i * kBlock) + y[i] * of_step);
+        y[i] = through;
+      }
+      if (job.slopes != nullptr) {
+        orthonormal_inverse_pass(y);
+        transpose(y);
+        orthonormal_inverse_pass(y);
+        transpose(y);
+        for (int i = 0; i < kBlock; ++i) store_eight(gradient + b * kBlock + i * group.stride, y[i]);
+      }
+    }
+  });
+  for (int i = 0; i < 3 * kBlockSize; ++i) partial[i] /= kMaxSample;
+}
+
+template <class R>
+FDJPEG_INLINE void add_line(R* target, const R* source, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) target[i] += source[i];
+}
+
+// Adds the gradients of samples that edges were replicated to onto the samples that they were replicated from. (Those
+// right of the last column of chroma stay: each stands for several columns of pixels, which gradients_of_pixels knows.)
+template <class R>
+FDJPEG_INLINE void fold_edges(const Geometry& g, int64_t mcu_row, const McuGradients<R>& gradients) {
+  const int64_t luma_width = padded_width(g), coded_width = g.luma_columns * kBlock;
+  const int64_t luma_rows = least(kBlock * g.vertical, g.luma_rows * kBlock - mcu_row * kBlock * g.vertical);
+  const int64_t true_rows = least(luma_rows, g.height - mcu_row * kBlock * g.vertical);
+  R* last = gradients.samples[0] + (true_rows - 1) * luma_width;
+  for (int64_t y = true_rows; y < luma_rows; ++y) add_line(last, gradients.samples[0] + y * luma_width, coded_width);
+  for (int64_t y = 0; y < true_rows; ++y) {
+    R* line = gradients.samples[0] + y * luma_width;
+    for (int64_t x = g.width; x < coded_width; ++x) line[g.width - 1] += line[x];
+  }
+  const int64_t chroma_width = g.chroma_columns * kBlock;
+  const int64_t chroma_rows = least(kBlock, g.chroma_height - mcu_row * kBlock);
+  for (int c = 1; c < g.channels; ++c) {
+    R* edge = gradients.samples[c] + (chroma_rows - 1) * chroma_width;
+    for (int64_t y = chroma_rows; y < kBlock; ++y) {
+      add_line(edge, gradients.samples[c] + y * chroma_width, chroma_width);
+    }
+  }
+}
+
+template <SampleType type, int channels>
+FDJPEG_INLINE void backward_row_as(
+    const RoundTripBackward& job, const StepTables& tables, int64_t n, int64_t mcu_row, void* memory) {
+  using R = RealOf<type>;
+  const Geometry& g = job.geometry;
+  Scratch scratch(memory);
+  McuGradients<R> gradients{};
+  gradients.samples[0] = scratch.take<R>(padded_width(g) * kBlock * g.vertical + kMargin);
+  for (int c = 1; c < channels; ++c) gradients.samples[c] = scratch.take<R>(g.chroma_columns * kBlockSize);
+  gradients_of_samples<type, channels>(job, n, mcu_row, gradients, scratch);
+  if (job.table_partials != nullptr || job.slopes != nullptr) {
+    through_transform(job, tables, n, mcu_row, gradients, scratch);
+  }
+  if (job.slopes != nullptr) fold_edges(g, mcu_row, gradients);
+  gradients_of_pixels<type, channels>(job, n, mcu_row, gradients, scratch);
+}
+
+template <SampleType type>
+FDJPEG_INLINE void backward_row_as(
+    const RoundTripBackward& job, const StepTables& tables, int64_t n, int64_t mcu_row, void* memory) {
+  if (job.geometry.channels == 1) {
+    backward_row_as<type, 1>(job, tables, n, mcu_row, memory);
+  } else {
+    backward_row_as<type, 3>(job, tables, n, mcu_row, memory);
+  }
+}
+
+void backward_row(const RoundTripBackward& job, const StepTables& tables, int64_t n, int64_t mcu_row, void* memory) {
+  switch (job.grad_output.type) {
+    case SampleType::uint8:
+      return;  // bytes carry no gradient
+    case SampleType::float16:
+      return backward_row_as<SampleType::float16>(job, tables, n, mcu_row, memory);
+    case SampleType::bfloat16:
+      return backward_row_as<SampleType::bfloat16>(job, tables, n, mcu_row, memory);
+    case SampleType::float32:
+      return backward_row_as<SampleType::float32>(job, tables, n, mcu_row, memory);
+    case SampleType::float64:
+      return backward_row_as<SampleType::float64>(job, tables, n, mcu_row, memory);
+  }
+}
+
+}  // namespace
+}  // namespace fdjpeg
