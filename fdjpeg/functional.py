@@ -88,7 +88,7 @@ def jpeg(
     elif isinstance(surrogate, StraightThrough):
         result, planes = ops.round_trip(batch, exact_steps, number, *setting, identity=isinstance(surrogate, Identity))
         _warn_above_one(batch, planes, setting)
-    elif (slopes := surrogates.slope_table(surrogate, batch.device)) is not None:
+    elif (slopes := surrogates.slopes_for(batch, surrogate)) is not None:
         result, planes = ops.round_trip(batch, exact_steps, number, *setting, slopes)
         _warn_above_one(batch, planes, setting)
     else:

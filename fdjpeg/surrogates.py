@@ -13,7 +13,9 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -450,15 +452,47 @@ def slope_table(surrogate: Surrogate, device: torch.device) -> Tensor | None:
 
     Args:
         surrogate: one with an attribute ``periodic`` that is True: its derivative depends on c − round(c) only.
-        device: where the table is wanted.
+        device: where the table is wanted; it is computed there, so that no copy has to be waited for.
 
     Returns:
         float32 ``(SLOPE_INTERVALS + 1,)``: r′ at c − round(c) from −½ to ½, both included.
     """
     if not getattr(surrogate, "periodic", False):
         return None
-    remainder = torch.linspace(-0.5, 0.5, SLOPE_INTERVALS + 1, dtype=torch.float64, device="cpu")
-    return surrogate.derivative(remainder).to(device, torch.float32)
+    remainder = torch.linspace(-0.5, 0.5, SLOPE_INTERVALS + 1, dtype=torch.float64, device=device)
+    return surrogate.derivative(remainder).to(torch.float32)
+
+
+def slopes_for(image: Tensor, surrogate: Surrogate) -> Tensor | None:
+    """`slope_table` on the device of an image: that of a built-in surrogate is computed once and then kept.
+
+    It is computed anew where a kept one would be out of place: for a user's own surrogate, which may change; while
+    torch.compile or torch.export trace; for fake images and other subclasses; and while a CUDA graph is captured, which
+    would outlive it.
+    """
+    formula, device = formula_of(surrogate), image.device
+    plain = not torch.compiler.is_compiling() and type(image) in (Tensor, torch.nn.Parameter)
+    if formula is None or not plain or device.type not in ("cpu", "meta", "cuda"):
+        return slope_table(surrogate, device)
+    if device.type != "cuda":
+        return _kept_slope_table(formula, device, None)
+    if torch.cuda.is_current_stream_capturing():
+        return slope_table(surrogate, device)
+    return _kept_slope_table(formula, device, torch.cuda.current_stream(device))
+
+
+@lru_cache(maxsize=64)
+def _kept_slope_table(formula: Formula, device: torch.device, stream: torch.cuda.Stream | None) -> Tensor | None:
+    """A table for one stream: that which writes it, so that whatever reads it comes after."""
+
+    def computed() -> Tensor | None:
+        with torch.cuda.stream(stream):
+            return slope_table(surrogate_of(formula), device)
+
+    # A new thread is outside of the caller's torch.func transforms, modes and inference mode, whose tensors would be of
+    # no use after them.
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        return thread.submit(computed).result()
 
 
 def interpolate_slopes(slopes: Tensor, remainder: Tensor) -> Tensor:

@@ -218,6 +218,60 @@ def test_can_be_captured_in_a_graph(ops: Any) -> None:
     )
 
 
+def _surrogate_gradient(image: torch.Tensor, gradient: str) -> torch.Tensor:
+    leaf = image.detach().requires_grad_()
+    return torch.autograd.grad(fdjpeg.jpeg(leaf, 75, gradient=gradient), leaf, torch.ones_like(leaf))[0]
+
+
+def test_a_surrogates_first_call_never_waits_for_the_gpu() -> None:
+    """Its table of slopes is computed on the GPU, and not copied there."""
+    image = torch.rand(2, 3, 64, 64, device="cuda")
+    _surrogate_gradient(image, "straight-through")  # what is compiled or copied once, of the codec
+    fdjpeg.surrogates._kept_slope_table.cache_clear()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        actual = [_surrogate_gradient(image, name) for name in ("cubic", "fourier", "softmax", "cubic")]
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert fdjpeg.surrogates._kept_slope_table.cache_info().hits == 1
+    expected = _surrogate_gradient(image.cpu(), "softmax")
+    assert (actual[2].cpu() - expected).abs().max() <= 1e-4 * expected.abs().max()
+    assert torch.equal(actual[0], actual[3])
+
+
+def test_each_stream_has_its_own_table_of_slopes() -> None:
+    """A table kept for one stream may be half written when another reads it: each has its own."""
+    image = torch.rand(2, 3, 64, 64, device="cuda")
+    expected = _surrogate_gradient(image, "sine")
+    fdjpeg.surrogates._kept_slope_table.cache_clear()
+    first, second = torch.cuda.Stream(), torch.cuda.Stream()
+    torch.cuda.synchronize()
+    with torch.cuda.stream(first):
+        torch.cuda._sleep(50_000_000)
+        late = _surrogate_gradient(image, "sine")
+    with torch.cuda.stream(second):
+        early = _surrogate_gradient(image, "sine")
+    torch.cuda.synchronize()
+    assert fdjpeg.surrogates._kept_slope_table.cache_info().currsize == 2
+    assert torch.equal(early, expected)
+    assert torch.equal(late, expected)
+
+
+def test_a_surrogate_can_be_captured_in_a_graph() -> None:
+    """What is captured holds a table of its own: one that is kept may be dropped before the graph is."""
+    image = torch.rand(2, 3, 64, 64, device="cuda")
+    _surrogate_gradient(image, "sine")
+    kept = fdjpeg.surrogates._kept_slope_table.cache_info().currsize
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        grad = _surrogate_gradient(image, "sine")
+    assert fdjpeg.surrogates._kept_slope_table.cache_info().currsize == kept
+    fdjpeg.surrogates._kept_slope_table.cache_clear()
+    image.copy_(torch.rand_like(image))
+    graph.replay()
+    assert torch.equal(grad, _surrogate_gradient(image, "sine"))
+
+
 def test_more_than_2_to_the_31_samples(ops: Any) -> None:
     if torch.cuda.get_device_properties(0).total_memory < 16e9:
         pytest.skip("less than 16 GB of memory")
