@@ -3,29 +3,11 @@
 from __future__ import annotations
 
 import torch
+from classifiers import SEED, Tiny
 from torch import Tensor, nn
 
 from fdjpeg.evaluation import ImageSet, Network
 from fdjpeg.evaluation.data import to_bytes
-
-SEED = 20_260
-
-
-class Tiny(nn.Module):
-    """A small classifier of images of any size."""
-
-    def __init__(self, classes: int = 4) -> None:
-        super().__init__()
-        generator = torch.Generator().manual_seed(SEED)
-        self.features = nn.Conv2d(3, 8, 5, stride=2)
-        self.head = nn.Linear(8, classes)
-        with torch.no_grad():
-            for parameter in self.parameters():
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.5)
-
-    def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.head(self.features(images - 0.5).relu().mean(dim=(2, 3)))
-        return logits
 
 
 def tiny() -> Network:

@@ -100,8 +100,8 @@ class JPEGEnsemble(JPEGDefense):
         self.members = nn.ModuleList(Weights(state) for state in (states if tensors else []))
 
 
-class Vote(nn.Module):
-    """The majority vote of classifiers, the summed softmax deciding between equal votes.
+class Branches(nn.Module):
+    """Classifiers that see the same images.
 
     Args:
         branches: each maps images to logits of the same classes.
@@ -110,6 +110,10 @@ class Vote(nn.Module):
     def __init__(self, branches: Sequence[nn.Module]) -> None:
         super().__init__()
         self.branches = nn.ModuleList(branches)
+
+
+class Vote(Branches):
+    """The majority vote of classifiers, the summed softmax deciding between equal votes."""
 
     def forward(self, images: Tensor) -> Tensor:
         """``(N, classes)``: votes for each class, plus the members' mean softmax, which never outweighs a vote."""
@@ -118,16 +122,8 @@ class Vote(nn.Module):
         return votes + logits.softmax(dim=2).mean(dim=0)
 
 
-class MeanLogProbability(nn.Module):
-    """The mean of the branches' log-probabilities, differentiable through every branch.
-
-    Args:
-        branches: each maps images to logits of the same classes.
-    """
-
-    def __init__(self, branches: Sequence[nn.Module]) -> None:
-        super().__init__()
-        self.branches = nn.ModuleList(branches)
+class MeanLogProbability(Branches):
+    """The mean of the branches' log-probabilities, differentiable through every branch."""
 
     def forward(self, images: Tensor) -> Tensor:
         """``(N, classes)``."""

@@ -1,0 +1,174 @@
+"""The experiments of an evaluation, by threat model: who is attacked, and who judges."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from fractions import Fraction
+from functools import partial
+from typing import Any
+
+import torch
+
+from .attacks import PGD, Attack, Boundary, HopSkipJump, Noise, Square, format_eps
+from .cells import Cell
+from .judging import Batch, Crafted, Evaluation, Job
+from .layers import UNDEFENDED, Defense
+from .models import Network, evaluating
+
+#: Attacks that only ask for outputs.
+GRADIENT_FREE = (Square, Boundary, HopSkipJump)
+
+
+def threat_jobs(run: Evaluation) -> Iterator[Job]:
+    """All but the controls, each after those whose cells it needs, and those first of which most is learned."""
+    judged = {"defenses": [run.describe(defense) for defense in run.defenses]}
+    yield Job("clean accuracy", {"threat": "clean", **judged}, partial(clean_cells, run))
+    noise = Noise(seed=run.seed, norm=run.norm)
+    for eps in run.radii:
+        settings = {**noise.settings(), **judged, "eps": str(eps)}
+        yield Job(f"noise at {format_eps(eps)}", settings, partial(noise_cells, run, noise, eps))
+    yield from bare_jobs(run)
+    for attack in run.attacks:
+        yield from adaptive_jobs(run, attack)
+    yield from elsewhere_jobs(run)
+
+
+def plain(run: Evaluation) -> dict[str, Any]:
+    """All of the defences whose images an attacker meets as they are, that decides a figure."""
+    return {"defenses": [run.describe(defense) for defense in run.defenses if defense.first is None]}
+
+
+def bare_jobs(run: Evaluation) -> Iterator[Job]:
+    """The bare network attacked: white-box for itself, gray-box for the defences."""
+    for attack in white_box(run):
+        for eps in run.radii:
+            settings = {"threat": "gray-box", "attack": _onwards(attack).settings(), "eps": str(eps), **plain(run)}
+            name = f"{attack.name} on the bare network at {format_eps(eps)}"
+            yield Job(name, settings, partial(bare_cells, run, attack, eps))
+
+
+def elsewhere_jobs(run: Evaluation) -> Iterator[Job]:
+    """The bare network attacked behind the first pass of a defence, and other networks attacked."""
+    for attack in white_box(run):
+        for eps in run.radii:
+            at, by = f"at {format_eps(eps)}", {"attack": _onwards(attack).settings(), "eps": str(eps)}
+            for defense in run.defenses:
+                if defense.first is not None:
+                    yield Job(
+                        f"{attack.name} on the bare network after the first pass of {defense.name} {at}",
+                        {"threat": "gray-box", "defense": run.describe(defense), **by},
+                        partial(entered_cells, run, attack, defense, eps),
+                    )
+            for network in run.transfer:
+                yield Job(
+                    f"{attack.name} on {network.name} {at}",
+                    {"threat": "transfer", "source": network.digest(), **by, **plain(run)},
+                    partial(transfer_cells, run, attack, network, eps),
+                )
+
+
+def adaptive_jobs(run: Evaluation, attack: Attack) -> Iterator[Job]:
+    """The first gradient of each defence, then the second: a run that is stopped has something of all of them."""
+    tried = {d.name: (None,) if isinstance(attack, GRADIENT_FREE) else d.gradients for d in run.defenses}
+    for place in range(max(len(gradients) for gradients in tried.values())):
+        for defense in run.defenses:
+            for gradient in tried[defense.name][place : place + 1]:
+                for eps in run.radii:
+                    yield adaptive_job(run, attack, defense, gradient, eps)
+
+
+def adaptive_job(run: Evaluation, attack: Attack, defense: Defense, gradient: str | None, eps: Fraction) -> Job:
+    """An attack on a defended network."""
+    through = "" if gradient is None else f" through {gradient}"
+    settings = {
+        "threat": "black-box" if gradient is None else "adaptive",
+        "attack": attack.settings(),
+        "defense": run.describe(defense),
+        "gradient": gradient,
+        "eps": str(eps),
+    }
+    name = f"{attack.name} on {defense.name}{through} at {format_eps(eps)}"
+    return Job(name, settings, partial(adaptive_cells, run, attack, defense, gradient, eps))
+
+
+def white_box(run: Evaluation) -> list[Attack]:
+    """The attacks that need a gradient."""
+    return [attack for attack in run.attacks if not isinstance(attack, GRADIENT_FREE)]
+
+
+def clean_cells(run: Evaluation, batch: Batch) -> list[Cell]:
+    """Every defence without an attack."""
+    return [run.cell(batch, defense, "clean", _untouched(defense, batch)) for defense in run.defenses]
+
+
+def noise_cells(run: Evaluation, noise: Attack, eps: Fraction, batch: Batch) -> list[Cell]:
+    """Every defence under noise."""
+    everything = torch.ones(len(batch.x), dtype=torch.bool)
+    cells = []
+    for defense in run.defenses:
+        made = run.craft(noise, run.network.module, None, batch, defense.entered(batch.x), eps, everything)
+        cells.append(run.cell(batch, defense, "noise", _judged_only(made), attack=noise, eps=eps))
+    return cells
+
+
+def bare_cells(run: Evaluation, attack: Attack, eps: Fraction, batch: Batch) -> list[Cell]:
+    """The bare network attacked; it and every defence judged."""
+    everything = torch.ones(len(batch.x), dtype=torch.bool)
+    made = run.craft(_onwards(attack), run.network.module, None, batch, batch.x, eps, everything)
+    cells = [run.cell(batch, UNDEFENDED, "white-box", made, attack=attack, eps=eps)]
+    for defense in run.defenses[1:]:
+        if defense.first is None:
+            cells.append(run.cell(batch, defense, "gray-box", _judged_only(made), attack=attack, eps=eps))
+    return cells
+
+
+def entered_cells(run: Evaluation, attack: Attack, defense: Defense, eps: Fraction, batch: Batch) -> list[Cell]:
+    """The bare network attacked at what the first pass of a defence makes of the images; the defence judged."""
+    everything = torch.ones(len(batch.x), dtype=torch.bool)
+    made = run.craft(_onwards(attack), run.network.module, None, batch, defense.entered(batch.x), eps, everything)
+    return [run.cell(batch, defense, "gray-box", made, attack=attack, eps=eps)]
+
+
+def transfer_cells(run: Evaluation, attack: Attack, network: Network, eps: Fraction, batch: Batch) -> list[Cell]:
+    """Another network attacked; the bare one and every defence judged."""
+    everything = torch.ones(len(batch.x), dtype=torch.bool)
+    with evaluating(network.module):
+        made = run.craft(_onwards(attack), network.module, None, batch, batch.x, eps, everything)
+    met = [defense for defense in run.defenses if defense.first is None]
+    return [
+        run.cell(
+            batch,
+            defense,
+            "transfer",
+            made if number == 0 else _judged_only(made),
+            attack=attack,
+            eps=eps,
+            source=network.name,
+        )
+        for number, defense in enumerate(met)
+    ]
+
+
+def adaptive_cells(
+    run: Evaluation, attack: Attack, defense: Defense, gradient: str | None, eps: Fraction, batch: Batch
+) -> list[Cell]:
+    """A defended network attacked through one of its gradients, or by queries alone."""
+    made = run.through(attack, defense, gradient, batch, eps, run.clean(batch, defense))
+    threat = "black-box" if gradient is None else "adaptive"
+    return [run.cell(batch, defense, threat, made, attack=attack, eps=eps, gradient=gradient)]
+
+
+def _untouched(defense: Defense, batch: Batch) -> Crafted:
+    with torch.no_grad():
+        return Crafted(defense.entered(batch.x), [], 0, 0, 0.0)
+
+
+def _judged_only(made: Crafted) -> Crafted:
+    """The same images without what they cost, which is told once."""
+    return Crafted(made.x_adv, [], 0, 0, 0.0)
+
+
+def _onwards(attack: Attack) -> Attack:
+    """The attack as one that must carry over to another network: it does not stop at its first success."""
+    return replace(attack, until_fooled=False) if isinstance(attack, PGD) else attack
