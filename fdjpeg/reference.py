@@ -508,9 +508,15 @@ _YCBCR_TO_RGB = [
     [1.0, 2 - 2 * _K_B, 0.0],
 ]
 
+
+def _cosine(x: float) -> float:
+    """cos(πx), by an angle of at most π: those beyond lose digits."""
+    return math.cos(math.pi * math.remainder(x, 2))
+
+
 #: The orthonormal DCT-II of 8 samples: rows by frequency (ITU-T T.81, A.3.3, which writes it out in two dimensions).
 _DCT = [
-    [math.sqrt((1 if k == 0 else 2) / BLOCK) * math.cos(math.pi * (2 * n + 1) * k / (2 * BLOCK)) for n in range(BLOCK)]
+    [math.sqrt((1 if k == 0 else 2) / BLOCK) * _cosine((2 * n + 1) * k / (2 * BLOCK)) for n in range(BLOCK)]
     for k in range(BLOCK)
 ]
 
