@@ -27,15 +27,19 @@ PLANES = 1.5
 
 
 class Launch(NamedTuple):
-    """A kernel, and the bytes that it moves to or from the GPU's memory for each pixel."""
+    """A kernel, and the bytes that it moves to or from the GPU's memory for each pixel.
+
+    One for pixels works on three samples at once; of what works on single samples, three are a pixel.
+    """
 
     kernel: str
     bytes: float
+    samples: int = 1
 
     @property
     def seconds(self) -> float:
         """By the model above."""
-        issue = _INSTRUCTIONS[self.kernel] * PIXELS / ISSUE_RATE
+        issue = _INSTRUCTIONS[self.kernel] * self.samples * PIXELS / ISSUE_RATE
         return max(self.bytes * PIXELS / COPY_RATE, issue) / EFFICIENCY
 
 
@@ -72,6 +76,10 @@ TASKS = (
         (*_forward("float32", 4), Launch(_DIFFERENTIATE_BLOCKS, 36 + PLANES)),
         275,
     ),
+    # At least 80 % of the copy rate, as the forward.
+    Task("float32 DCT of blocks", (Launch("dct_blocks<SampleType::float32>", 24, 3),), 90),
+    Task("float32 inverse DCT of blocks", (Launch("idct_blocks<SampleType::float32>", 24, 3),), 90),
+    Task("float16 DCT of blocks", (Launch("dct_blocks<SampleType::float16>", 12, 3),), 45),
 )
 
 if __name__ == "__main__":

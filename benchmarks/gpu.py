@@ -27,7 +27,10 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 #: What the results depend on.
 KERNELS = (
-    *(f"csrc/{name}" for name in ("codec.h", "codec_launch.h", "codec_real.h", "cuda_ops.h", "jpeg_math.h")),
+    *(
+        f"csrc/{name}"
+        for name in ("block_launch.h", "codec.h", "codec_launch.h", "codec_real.h", "cuda_ops.h", "jpeg_math.h")
+    ),
     *(f"csrc/{name}" for name in ("real_launch.h", "real_math.h")),
     *sorted(f"csrc/{path.name}" for path in (ROOT / "csrc").glob("*.cu*")),
     "fdjpeg/triton_kernels.py",

@@ -8,12 +8,6 @@
 namespace fdjpeg {
 namespace {
 
-// The same samples at an address that wide accesses may use.
-Tensor aligned(const Tensor& tensor) {
-  const Tensor dense = torch::stable::contiguous(tensor);
-  return reinterpret_cast<uintptr_t>(dense.data_ptr()) % 16 == 0 ? dense : torch::stable::clone(dense);
-}
-
 std::tuple<Tensor, Tensor> round_trip_with(const Tensor& image, const Geometry& g, const Steps& steps) {
   check_size(g);
   RoundTrip op{};

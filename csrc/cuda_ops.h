@@ -45,6 +45,12 @@ inline std::optional<Tensor> contiguous(const std::optional<Tensor>& tensor) {
   return torch::stable::contiguous(*tensor);
 }
 
+// The same numbers, contiguous and at an address that wide accesses may use.
+inline Tensor aligned(const Tensor& tensor) {
+  const Tensor dense = torch::stable::contiguous(tensor);
+  return reinterpret_cast<uintptr_t>(dense.data_ptr()) % 16 == 0 ? dense : torch::stable::clone(dense);
+}
+
 inline Tensor allocate(const Tensor& like, std::initializer_list<int64_t> size, ScalarType type) {
   return torch::stable::new_empty(like, std::vector<int64_t>(size), type);
 }

@@ -1,4 +1,5 @@
 // The ops in real numbers, and their CPU side: which kernels, which threads, which memory.
+#include "block_checks.h"
 #include "checks.h"
 #include "instruction_set.h"
 #include "real_checks.h"
@@ -164,59 +165,28 @@ std::tuple<Tensor, Tensor> real_round_trip_backward(
   return {grad_image, grad_tables};
 }
 
-// Transforms contiguous `input` into `output`, row of blocks by row of blocks.
+// Row of blocks by row of blocks; `blocks` is one of `input` and `output`.
 void transform(
-    const Tensor& input, Tensor& output, int64_t rows, int64_t columns,
+    const Tensor& input, const Tensor& output, const Tensor& blocks,
     void (*transform_row)(const BlockTransform&, int64_t, void*)) {
-  BlockTransform job{};
-  job.type = sample_type(input.scalar_type(), "input");
-  job.input = input.data_ptr();
-  job.output = output.data_ptr();
-  job.rows = rows;
-  job.columns = columns;
-  torch::stable::parallel_for(0, rows, grain(columns * kBlockSize), [&](int64_t begin, int64_t end) {
+  if (input.numel() == 0) return;
+  const Tensor dense = torch::stable::contiguous(input);
+  const BlockTransform job = transform_of(dense, output, blocks);
+  torch::stable::parallel_for(0, job.rows, grain(job.columns * kBlockSize), [&](int64_t begin, int64_t end) {
     const ScratchMemory scratch(kernels().transform_scratch_bytes(job));
     for (int64_t row = begin; row < end; ++row) transform_row(job, row, scratch.begin());
   });
 }
 
-void check_floating(const Tensor& tensor, const char* name) {
-  STD_TORCH_CHECK(sample_type(tensor.scalar_type(), name) != SampleType::uint8, name, " must be floating, got uint8");
-}
-
 Tensor block_dct(const Tensor& samples) {
-  check_floating(samples, "samples");
-  const int64_t dims = samples.dim();
-  STD_TORCH_CHECK(
-      dims >= 2 && samples.size(dims - 2) % kBlock == 0 && samples.size(dims - 1) % kBlock == 0,
-      "samples must have shape (..., H, W), H and W multiples of 8, got ", shape_of(samples));
-  const int64_t columns = samples.size(dims - 1) / kBlock;
-  std::vector<int64_t> shape;
-  for (int64_t i = 0; i < dims - 2; ++i) shape.push_back(samples.size(i));
-  shape.insert(shape.end(), {samples.size(dims - 2) / kBlock, columns, kBlock, kBlock});
-  Tensor blocks = torch::stable::new_empty(samples, shape, samples.scalar_type());
-  if (samples.numel() > 0) {
-    const int64_t rows = samples.numel() / (columns * kBlockSize);
-    transform(torch::stable::contiguous(samples), blocks, rows, columns, kernels().dct_row);
-  }
+  const Tensor blocks = empty_blocks(samples);
+  transform(samples, blocks, blocks, kernels().dct_row);
   return blocks;
 }
 
 Tensor block_idct(const Tensor& blocks) {
-  check_floating(blocks, "blocks");
-  const int64_t dims = blocks.dim();
-  STD_TORCH_CHECK(
-      dims >= 4 && blocks.size(dims - 2) == kBlock && blocks.size(dims - 1) == kBlock,
-      "blocks must have shape (..., rows, columns, 8, 8), got ", shape_of(blocks));
-  const int64_t columns = blocks.size(dims - 3);
-  std::vector<int64_t> shape;
-  for (int64_t i = 0; i < dims - 4; ++i) shape.push_back(blocks.size(i));
-  shape.insert(shape.end(), {blocks.size(dims - 4) * kBlock, columns * kBlock});
-  Tensor samples = torch::stable::new_empty(blocks, shape, blocks.scalar_type());
-  if (blocks.numel() > 0) {
-    const int64_t rows = blocks.numel() / (columns * kBlockSize);
-    transform(torch::stable::contiguous(blocks), samples, rows, columns, kernels().idct_row);
-  }
+  const Tensor samples = empty_samples(blocks);
+  transform(blocks, samples, blocks, kernels().idct_row);
   return samples;
 }
 

@@ -7,8 +7,8 @@ Composed, they are `fdjpeg.jpeg` with ``arithmetic="real"`` at 4:4:4 for images 
     ycbcr = block_idct(dequantize(levels, tables.stacked()[..., None, None, :, :]))
     image = ycbcr_to_rgb((ycbcr + 128) / 255).clamp(0, 1)
 
-All are differentiable, and twice. Half types are computed in float32. The transforms have kernels on the CPU; the rest,
-and all on other devices, is plain torch.
+All are differentiable, and twice. Half types are computed in float32. The transforms have kernels on the CPU and for
+CUDA; the rest is plain torch, and reads no tensor back.
 """
 
 from __future__ import annotations

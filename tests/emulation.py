@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 _HERE = ROOT / "tests" / "cuda_on_cpu"
 _HEADERS = sorted(
     path
-    for pattern in ("codec.h", "codec_launch.h", "codec_real.h", "jpeg_math.h", "real_math.h", "real_launch.h", "*.cuh")
+    for pattern in ("codec.h", "codec_real.h", "jpeg_math.h", "real_math.h", "*_launch.h", "*.cuh")
     for path in ROOT.glob(f"csrc/{pattern}")
 )
 _FLAGS = ("-std=c++20", "-O1", "-fwrapv", "-ffp-contract=off", "-Wall")
@@ -65,7 +65,7 @@ def restricted_copy(target: Path, types: Sequence[str], factors: Sequence[tuple[
 
 
 class Runner:
-    """Compiles ``run_cases.cpp`` against several versions of the kernels, what never changes only once.
+    """Compiles ``run_*.cpp`` against several versions of the kernels, what never changes only once.
 
     Args:
         folder: where to put what is compiled.
@@ -73,16 +73,15 @@ class Runner:
     """
 
     def __init__(self, folder: Path, *flags: str) -> None:
-        self._flags = flags
+        self._folder, self._flags = folder, flags
         # A compiled header serves only what lies beside it.
-        for source in (_HERE / "emulation.h", _HERE / "run_cases.cpp"):
+        for source in (_HERE / "emulation.h", _HERE / "cases.h", *_HERE.glob("run_*.cpp")):
             shutil.copy(source, folder)
-        self._source = folder / "run_cases.cpp"
         _compile(*flags, "-x", "c++-header", folder / "emulation.h", "-o", folder / "emulation.h.gch")
 
-    def build(self, target: Path, headers: Path, *, backward: bool) -> None:
-        """A program that runs cases of the forward ops, or of the backward ones, with the kernels in `headers`."""
-        _compile(*self._flags, f"-DBACKWARD={backward:d}", f"-I{headers}", self._source, "-o", target)
+    def build(self, target: Path, headers: Path, ops: str) -> None:
+        """A program that runs cases of "forward" or "backward" ops, or of "blocks", with the kernels in `headers`."""
+        _compile(*self._flags, f"-I{headers}", self._folder / f"run_{ops}.cpp", "-o", target)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -91,7 +90,7 @@ class Runner:
 
 @functools.cache
 def _library(name: str) -> ctypes.CDLL:
-    """The library "forward", "backward" or "real"."""
+    """The library "forward", "backward", "real" or "blocks"."""
     source, target = _HERE / f"{name}.cpp", f"{name}.so"
     flags = ("-shared", "-fPIC", f"-I{ROOT / 'csrc'}")
     sources = [*_HEADERS, *sorted(_HERE.glob("*.h")), source]
@@ -363,6 +362,34 @@ def decode(
     return out
 
 
+def block_dct(samples: Tensor, order: str = "shuffled") -> Tensor:
+    """The op ``fdjpeg::block_dct``."""
+    *outer, height, width = samples.shape
+    return _block_transform(samples, (*outer, height // 8, width // 8, 8, 8), width // 8, False, order)
+
+
+def block_idct(blocks: Tensor, order: str = "shuffled") -> Tensor:
+    """The op ``fdjpeg::block_idct``."""
+    *outer, rows, columns, _, _ = blocks.shape
+    return _block_transform(blocks, (*outer, 8 * rows, 8 * columns), columns, True, order)
+
+
+def _block_transform(source: Tensor, shape: tuple[int, ...], columns: int, inverse: bool, order: str) -> Tensor:
+    source = _aligned(source)
+    target = _garbage(source.new_empty(shape))
+    rows = ctypes.c_int64(source.numel() // (64 * columns))
+    _library("blocks").block_transform(
+        int(inverse),
+        _TYPES[source.dtype],
+        _address(source),
+        _address(target),
+        rows,
+        ctypes.c_int64(columns),
+        ORDERS.index(order),
+    )
+    return target
+
+
 def fraction_of(byte: int) -> float:
     """What the kernels make of a byte for a float32 image."""
     function = _library("forward").fraction_of
@@ -376,7 +403,7 @@ def quotient_of(number: int, divisor: int) -> int:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Cases in a file, for run_cases.cpp
+# Cases in a file, for cuda_on_cpu/run_*.cpp
 
 
 def _array(tensor: Tensor | None) -> bytes:
@@ -397,12 +424,15 @@ def _case(
     tables: Tensor | None,
     quality: float,
     tolerance: float,
-    arrays: Sequence[Tensor | None],
+    inputs: Sequence[Tensor | None],
+    outputs: Sequence[Tensor],
 ) -> bytes:
     stride = 0 if tables is None or len(tables) == 1 else 192
     header = struct.pack(
-        "<18q2d",
+        "<20q2d",
         kind,
+        1 + len(inputs),
+        len(outputs),
         *shape,
         *map(int, options),
         _TYPES[dtype],
@@ -412,7 +442,7 @@ def _case(
         quality,
         tolerance,
     )
-    return header + _array(tables) + b"".join(map(_array, arrays))
+    return header + b"".join(map(_array, (tables, *inputs, *outputs)))
 
 
 #: A surrogate's, for the cases: few and steep, so that each of them counts.
@@ -431,13 +461,13 @@ def forward_cases(
     qualities = qualities.view(len(image), -(-shape[2] // 8), -(-shape[3] // 8))
     by_block, planes_by_block = ops.round_trip_by_block(image, qualities, *options)
     cases = [
-        _case(0, *setting, [image, out.contiguous(), planes]),
-        _case(2, *setting, [image, *encoded]),
-        _case(4, *setting, [image, qualities, by_block.contiguous(), planes_by_block]),
+        _case(0, *setting, [image], [out.contiguous(), planes]),
+        _case(1, *setting, [image], encoded),
+        _case(3, *setting, [image, qualities], [by_block.contiguous(), planes_by_block]),
     ]
     if tables is not None:
         decoded = ops.decode(*encoded, tables, *shape[2:], *options, image.dtype)
-        cases.append(_case(3, *setting, [*encoded, decoded]))
+        cases.append(_case(2, *setting, encoded, [decoded]))
     return b"".join(cases)
 
 
@@ -453,6 +483,14 @@ def backward_cases(
         arguments = (grad, planes, image, tables, quality, *options, of_tables)
         surrogate = () if slopes is None else (slopes,)
         expected = (ops.surrogate_backward if surrogate else ops.round_trip_backward)(*arguments, *surrogate)
-        arrays = [slopes, grad, planes, image, expected[0].contiguous(), expected[1]]
-        cases.append(_case(1, *setting, arrays))
+        cases.append(_case(0, *setting, [slopes, grad, planes, image], [expected[0].contiguous(), expected[1]]))
     return b"".join(cases)
+
+
+def block_cases(samples: Tensor, ops: Any) -> bytes:
+    """The block transforms of planes ``(N, 1, H, W)``, forth and back."""
+    blocks = ops.block_dct(samples)
+    shape = (*samples.shape[:2], *blocks.shape[2:4])
+    strides = (samples.stride(), samples.stride())
+    setting = (shape, (1, 1, False), samples.dtype, strides, None, 0.0, 1e-6)
+    return _case(0, *setting, [samples], [blocks]) + _case(1, *setting, [blocks], [ops.block_idct(blocks)])

@@ -160,4 +160,5 @@ BUDGET = _budget()
 def instantiations(kernels: Sequence[Kernel]) -> str:
     """The source of just these kernels."""
     lines = [f"template __global__ void fdjpeg::{one.name}(const __grid_constant__ {one.job});" for one in kernels]
-    return "\n".join(['#include "codec_launch.h"', "using namespace fdjpeg;", *lines, ""])
+    headers = [f'#include "{name}_launch.h"' for name in ("codec", "block")]
+    return "\n".join([*headers, "using namespace fdjpeg;", *lines, ""])

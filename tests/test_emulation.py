@@ -159,6 +159,24 @@ def test_real_numbers_in_each_order(subsampling: str, rng: np.random.Generator) 
             assert torch.equal(one, other)
 
 
+@pytest.mark.parametrize("dtype", FLOATS, ids=lambda dtype: str(dtype).removeprefix("torch."))
+def test_block_transforms_in_each_order(dtype: torch.dtype, rng: np.random.Generator) -> None:
+    """The same bits in each order; near the CPU's kernels, which round as often, and the reference in float64."""
+    unit = torch.finfo(dtype).eps
+    for shape in [(24, 40), (2, 3, 16, 104), (0, 8, 8), (1, 8, 8), (5, 1, 64, 72)]:
+        samples = torch.from_numpy(rng.standard_normal(shape)).to(dtype)
+        blocks = torch.ops.fdjpeg.block_dct(samples)
+        for name, source in (("block_dct", samples), ("block_idct", blocks)):
+            emulated = getattr(emulation, name)
+            first, *others = (emulated(source, order=order) for order in emulation.ORDERS)
+            assert all(torch.equal(first, other) for other in others)
+            assert first.dtype == dtype
+            on_cpu = getattr(torch.ops.fdjpeg, name)(source)
+            torch.testing.assert_close(first, on_cpu, rtol=unit, atol=4 * unit)
+            exact = getattr(reference, name)(source.double())
+            torch.testing.assert_close(first.double(), exact, rtol=unit, atol=8 * unit)
+
+
 def test_fraction_is_a_correctly_rounded_division() -> None:
     for byte in range(256):
         assert emulation.fraction_of(byte) == float(np.float32(byte) / np.float32(255))
@@ -180,17 +198,19 @@ def test_integer_division_is_exact(rng: np.random.Generator) -> None:
 # Sanitizers and planted bugs: a program of its own reads cases from a file
 
 
-def _cases(
-    subsamplings: dict[str, tuple[int, int]], dtypes: list[torch.dtype], channels: int, *, backward: bool
-) -> bytes:
+def _cases(ops: str, subsamplings: dict[str, tuple[int, int]], dtypes: list[torch.dtype], channels: int) -> bytes:
     rng = np.random.default_rng(20)
     blob = b""
+    if ops == "blocks":
+        for size, dtype in itertools.product([(2, 1, 24, 40), (1, 1, 64, 72), (3, 1, 8, 8)], dtypes):
+            blob += emulation.block_cases(torch.from_numpy(rng.standard_normal(size)).to(dtype), reference)
+        return blob
     for factors, dtype in itertools.product(subsamplings.values(), dtypes):
         for height, width, layout, by_tables in ((99, 66, 0, True), (16, 96, 0, False), (66, 37, 1, True)):
             image = _layouts(_images(rng, dtype, channels, height, width))[layout]
             tables = torch.from_numpy(rng.uniform(0.2, 30, (2, 3, 8, 8))).float() if by_tables else None
             setting = (tables, 60.0, factors, height != 66, reference)
-            if backward:
+            if ops == "backward":
                 grad = torch.from_numpy(rng.standard_normal(image.shape)).to(dtype)
                 blob += emulation.backward_cases(image, grad, *setting)
             else:
@@ -198,22 +218,31 @@ def _cases(
     return blob
 
 
-@pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
-def test_no_sanitizer_complains(backward: bool, tmp_path: Path) -> None:
+#: What the kernels are compiled for where they run under sanitizers, and where bugs are planted in them.
+SANITIZED = {
+    "forward": [torch.uint8, torch.float32],
+    "backward": [torch.float32],
+    "blocks": [torch.float32, torch.float64],
+}
+PLANTED = {"forward": [torch.float32], "backward": [torch.float32], "blocks": [torch.float32, torch.float64]}
+
+
+@pytest.mark.parametrize("ops", SANITIZED)
+def test_no_sanitizer_complains(ops: str, tmp_path: Path) -> None:
     """No access beyond an array, no undefined arithmetic, no misaligned word; arrays are just as large as needed."""
-    dtypes = [torch.float32] if backward else [torch.uint8, torch.float32]
+    dtypes = SANITIZED[ops]
     headers, program = tmp_path / "headers", tmp_path / "program"
     emulation.restricted_copy(headers, [str(dtype).removeprefix("torch.") for dtype in dtypes])
     flags = ("-O0", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
     try:
-        emulation.Runner(tmp_path, *flags).build(program, headers, backward=backward)
+        emulation.Runner(tmp_path, *flags).build(program, headers, ops)
     except RuntimeError as error:
         if "asan" not in str(error):
             raise
         pytest.skip("g++ has no sanitizers here")
     for channels in (3, 1):
         file = tmp_path / "cases"
-        file.write_bytes(_cases(FACTORS, dtypes, channels, backward=backward))
+        file.write_bytes(_cases(ops, FACTORS, dtypes, channels))
         environment = {**os.environ, "ASAN_OPTIONS": "detect_leaks=0"}
         done = subprocess.run([program, file, "1"], capture_output=True, text=True, env=environment)
         assert done.returncode == 0, done.stdout + done.stderr
@@ -223,7 +252,8 @@ def _planted(folder: Path, number: int, mutant: Mutant | None, run: _Run) -> tup
     """Compiles a mutant (or none) and runs the cases of one subsampling: its name, the exit status, what it said."""
     name = "none" if mutant is None else mutant.name
     headers = folder / f"headers-{number}"
-    emulation.restricted_copy(headers, ("float32",), [FACTORS[run.subsampling]])
+    types = [str(dtype).removeprefix("torch.") for dtype in PLANTED[run.ops]]
+    emulation.restricted_copy(headers, types, [FACTORS[run.subsampling]])
     if mutant is not None:
         sources = [path for path in headers.iterdir() if not path.name.startswith("real_")]
         holding = [path for path in sources for _ in range(path.read_text().count(mutant.old))]
@@ -232,7 +262,7 @@ def _planted(folder: Path, number: int, mutant: Mutant | None, run: _Run) -> tup
         holding[0].write_text(holding[0].read_text().replace(mutant.old, mutant.new))
     program = folder / f"program-{number}"
     try:
-        run.runner.build(program, headers, backward=run.backward)
+        run.runner.build(program, headers, run.ops)
     except RuntimeError as error:
         if mutant is not None and "static assertion failed" in str(error):
             return name, 1, "found by the compiler"
@@ -249,20 +279,20 @@ class _Run(NamedTuple):
     """What a mutant is run with."""
 
     runner: emulation.Runner
-    backward: bool
+    ops: str
     subsampling: str
     cases: Path
 
 
-@pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
-def test_planted_bugs_are_found(backward: bool, tmp_path: Path) -> None:
-    mutants = planted_bugs.found_by("backward" if backward else "forward")
+@pytest.mark.parametrize("ops", PLANTED)
+def test_planted_bugs_are_found(ops: str, tmp_path: Path) -> None:
+    mutants = planted_bugs.found_by(ops)
     runner = emulation.Runner(tmp_path, "-O0", "-w")
     runs = {}
     for subsampling in sorted({mutant.subsampling for mutant in mutants}):
         file = tmp_path / subsampling
-        file.write_bytes(_cases({subsampling: FACTORS[subsampling]}, [torch.float32], 3, backward=backward))
-        runs[subsampling] = _Run(runner, backward, subsampling, file)
+        file.write_bytes(_cases(ops, {subsampling: FACTORS[subsampling]}, PLANTED[ops], 3))
+        runs[subsampling] = _Run(runner, ops, subsampling, file)
     plan = [(None, run) for run in runs.values()] + [(mutant, runs[mutant.subsampling]) for mutant in mutants]
     with ThreadPoolExecutor(2) as pool:
         results = list(pool.map(lambda job: _planted(tmp_path, job[0], *job[1]), enumerate(plan)))

@@ -1,17 +1,17 @@
-// Runs the cases in a file through the GPU's kernels on a CPU, in each order of threads, and compares with what the
-// file expects. Exits with 1 and a line for the first case that differs. Without Python, so that sanitizers see the
-// kernels alone, and a broken kernel can do no harm. Compiled with BACKWARD 0 it runs the forward ops' cases, with 1
-// those of the backward ops.
+// A program that runs the cases in a file through the GPU's kernels on a CPU, in each order of threads, and compares
+// with what the file expects. It exits with 1 and a line for the first case that differs. Without Python, so that
+// sanitizers see the kernels alone, and a broken kernel can do no harm. What includes this defines run().
+#pragma once
+
 #include "emulation.h"
 
-#include "codec_launch.h"
+#include "block_launch.h"
 
 using namespace fdjpeg;
 
-namespace {
-
 struct Case {
-  int64_t kind;  // 0 round trip, 1 its backward, 2 encode, 3 decode, 4 round trip by block
+  int64_t kind;             // which op, as the program numbers them
+  int64_t inputs, outputs;  // arrays that follow
   int64_t shape[4];
   int64_t horizontal, vertical, fancy, type;
   int64_t input_stride[4], output_stride[4];
@@ -55,6 +55,7 @@ bool close(const Bytes& actual, const Bytes& expected, double tolerance) {
   return true;
 }
 
+// A case in one order of threads.
 struct Job {
   const Case& c;
   std::vector<Bytes>& in;  // the tables come first
@@ -74,54 +75,8 @@ struct Job {
   }
 };
 
-#if BACKWARD
-
-// tables, slopes or nothing, grad, planes, image -> image's gradient, tables' gradient or nothing
-bool run(Job& job, const std::vector<Bytes>& expected) {
-  const Case& c = job.c;
-  RoundTripBackward op{};
-  op.geometry = job.geometry;
-  op.steps = job.steps;
-  op.slopes = pointer<float>(job.in[1]);
-  op.slope_intervals = static_cast<int>(job.in[1].size() / sizeof(float)) - 1;
-  op.grad_output = job.image(job.in[2], c.output_stride);
-  op.planes = job.in[3].data();
-  op.input = job.image(job.in[4], c.input_stride);
-  op.grad_input = job.image(job.out[0], c.output_stride);
-  const bool of_tables = !expected[1].empty();
-  std::vector<float> partials(static_cast<size_t>(of_tables ? partials_of(job.geometry) : 0), NAN);
-  launch_round_trip_backward(op, of_tables ? partials.data() : nullptr, pointer<float>(job.out[1]), job.launch);
-  const bool image_close = op.input.type == SampleType::float64 ? close<double>(job.out[0], expected[0], c.tolerance)
-                                                                : close<float>(job.out[0], expected[0], c.tolerance);
-  return image_close && close<float>(job.out[1], expected[1], c.tolerance);
-}
-
-#else
-
-bool run(Job& job, const std::vector<Bytes>& expected) {
-  const Case& c = job.c;
-  if (c.kind == 0 || c.kind == 4) {
-    RoundTrip op{
-        job.geometry, job.steps, job.image(job.in[1], c.input_stride), job.image(job.out[0], c.output_stride),
-        job.out[1].data()};
-    if (c.kind == 4) op.steps.qualities = job.in[2].data();
-    launch_round_trip(op, job.launch);
-  } else if (c.kind == 2) {
-    Encode op{job.geometry, job.steps, job.image(job.in[1], c.input_stride), {}};
-    for (size_t i = 0; i < 3; ++i) op.coefficients[i] = pointer<int16_t>(job.out[i]);
-    launch_encode(op, job.launch);
-  } else {
-    Bytes planes = garbage(static_cast<size_t>(job.geometry.images * job.geometry.plane_bytes));
-    Decode op{job.geometry, job.steps, {}, planes.data(), job.image(job.out[0], c.output_stride)};
-    for (size_t i = 0; i < 3; ++i) op.coefficients[i] = pointer<int16_t>(job.in[1 + i]);
-    launch_decode(op, job.launch);
-  }
-  return job.out == expected;
-}
-
-#endif
-
-}  // namespace
+// Whether the ops of a case give what is expected.
+bool run(Job& job, const std::vector<Bytes>& expected);
 
 // The file, and in how many of the orders.
 int main(int, char** arguments) {
@@ -131,10 +86,9 @@ int main(int, char** arguments) {
   const int orders = std::atoi(arguments[2]);
   int number = 0;
   for (; read_exactly(file, &c, sizeof(c)); ++number) {
-    constexpr size_t kInputs[] = {2, 5, 2, 4, 3}, kOutputs[] = {2, 2, 3, 1, 2};
     std::vector<Bytes> in, expected;
-    for (size_t i = 0; i < kInputs[c.kind]; ++i) in.push_back(read_array(file));
-    for (size_t i = 0; i < kOutputs[c.kind]; ++i) expected.push_back(read_array(file));
+    for (int64_t i = 0; i < c.inputs; ++i) in.push_back(read_array(file));
+    for (int64_t i = 0; i < c.outputs; ++i) expected.push_back(read_array(file));
     for (int order = 0; order < orders; ++order) {
       Job job(c, in, expected, static_cast<emulation::Order>(order));
       if (run(job, expected)) continue;
