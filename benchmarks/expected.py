@@ -64,7 +64,7 @@ def _forward(dtype: str, size: int) -> tuple[Launch, Launch]:
 
 
 _DIFFERENTIATE = "differentiate<Upsampling<2, 2, true, false>, SampleType::float32>"
-_DIFFERENTIATE_BLOCKS = "differentiate_blocks<Layout<2, 2, false>, Upsampling<2, 2, true, false>, SampleType::float32>"
+_DIFFERENTIATE_BLOCKS = "differentiate_blocks<Layout<2, 2, false>, Upsampling<2, 2, true, false>, SampleType::float32, false>"
 
 TASKS = (
     Task("float32 forward", _forward("float32", 4), 90),

@@ -10,9 +10,8 @@ namespace fdjpeg {
 // block b starts at bank 8 b + 9 r, a column c at 8 b + c, each a permutation of the 32 banks over b < 4, r < 8, c < 8.
 constexpr int kTileRow = 9;
 constexpr int kTileBlock = kBlock * kTileRow;
-static_assert(
-    spreads_over_banks(4, kTileBlock, kBlock, kTileRow), "four blocks' rows: a warp handles one of each eight");
-static_assert(spreads_over_banks(4, kTileBlock, kBlock, 1), "four blocks' columns");
+static_assert(spreads_over_banks<1>([](int lane) { return lane / kBlock * kTileBlock + lane % kBlock * kTileRow; }));
+static_assert(spreads_over_banks<1>([](int lane) { return lane / kBlock * kTileBlock + lane % kBlock; }));
 
 // How a warp shares out MCUs: `kThreads` threads an MCU, each with `kLumaRows` rows of eight luma samples and
 // `kChromaRows` rows of eight chroma samples, so that every thread has the same work.
@@ -35,7 +34,7 @@ struct Layout {
   static constexpr int kSkew = vertical == 2 ? 1 : horizontal == 4 ? 8 : 0;
   static constexpr int kTile = kBlocks * kTileBlock + (kBlocks / 4 - 1) * kSkew;
 
-  static FDJPEG_INLINE int block_start(int block) {
+  static constexpr FDJPEG_INLINE int block_start(int block) {
     return block * kTileBlock + block / 4 * kSkew;
   }
 
@@ -60,34 +59,34 @@ struct Place {
   int group;  // of eight threads within the MCU
   int row;    // of the group's eight
 
-  FDJPEG_INLINE explicit Place(unsigned lane)
+  constexpr FDJPEG_INLINE explicit Place(unsigned lane)
       : mcu(static_cast<int>(lane / L::kThreads)),
         group(static_cast<int>(lane % L::kThreads / kBlock)),
         row(static_cast<int>(lane % kBlock)) {}
 
   // The luma row that the thread handles in turn v: its row and its block's column and row within the MCU.
-  FDJPEG_INLINE int luma_row(int v) const {
+  constexpr FDJPEG_INLINE int luma_row(int v) const {
     return L::kVertical == 2 ? 2 * row + v : row;
   }
-  FDJPEG_INLINE int luma_column(int v) const {
+  constexpr FDJPEG_INLINE int luma_column(int v) const {
     return L::kHorizontal == 4 ? 2 * group + v : group;
   }
-  FDJPEG_INLINE int luma_tile(int v) const {
+  constexpr FDJPEG_INLINE int luma_tile(int v) const {
     const int y = luma_row(v);
     const int block = (mcu * L::kVertical + y / kBlock) * L::kHorizontal + luma_column(v);
     return L::block_start(block) + y % kBlock * kTileRow;
   }
   // Where Cb and Cr are whole rows in a thread it has one of each; else one thread has Cb and its partner Cr.
-  FDJPEG_INLINE int chroma_component(int v) const {
+  constexpr FDJPEG_INLINE int chroma_component(int v) const {
     return 1 + (L::kHorizontal == 1 ? v : group);
   }
-  FDJPEG_INLINE int chroma_tile(int v) const {
+  constexpr FDJPEG_INLINE int chroma_tile(int v) const {
     const int block = L::kHorizontal == 1 ? v * L::kMcus + mcu : 2 * mcu + group;
     return L::block_start(L::kLumaBlocks + block) + row * kTileRow;
   }
   // The samples of chroma under the thread's pixels: a whole row of each component, or half of one.
   template <int component>
-  FDJPEG_INLINE int chroma_cells() const {
+  constexpr FDJPEG_INLINE int chroma_cells() const {
     if constexpr (L::kHorizontal == 1) {
       return chroma_tile(component - 1);
     } else {
@@ -96,6 +95,22 @@ struct Place {
     }
   }
 };
+
+// A warp's rows of its MCUs, turn by turn, lie in different banks. (The halves of rows that chroma_cells() tells of do
+// not: they meet in pairs, in one of fourteen accesses at 4:2:0.)
+template <class L>
+constexpr bool rows_spread_over_banks() {
+  for (int v = 0; v < L::kLumaRows; ++v) {
+    if (!spreads_over_banks<1>([v](unsigned lane) { return Place<L>(lane).luma_tile(v); })) return false;
+  }
+  for (int v = 0; v < L::kChromaRows; ++v) {
+    if (!spreads_over_banks<1>([v](unsigned lane) { return Place<L>(lane).chroma_tile(v); })) return false;
+  }
+  return true;
+}
+static_assert(rows_spread_over_banks<Layout<1, 1, false>>() && rows_spread_over_banks<Layout<1, 1, true>>());
+static_assert(rows_spread_over_banks<Layout<2, 1, false>>() && rows_spread_over_banks<Layout<2, 2, false>>());
+static_assert(rows_spread_over_banks<Layout<1, 2, false>>() && rows_spread_over_banks<Layout<4, 1, false>>());
 
 // The component of a thread's column in a pass over four blocks of the tile.
 template <class L>
@@ -119,7 +134,7 @@ struct alignas(16) SharedSteps {
     int step;
   };
   static constexpr int kColumn = 10;
-  static_assert(spreads_over_banks(kBlock, 2 * kColumn, 4, 1), "four words of each column");
+  static_assert(spreads_over_banks<4>([](int lane) { return lane % kBlock * 2 * kColumn; }));
   Step step[3][kBlock][kColumn];
 
   static FDJPEG_DEVICE Step of(int q) {

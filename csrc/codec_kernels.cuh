@@ -5,6 +5,7 @@
 //                        decode_blocks         quantized coefficients -> decoded 8-bit planes
 //                        emit_image            planes -> image: upsampling and colour
 //   codec_backward.cuh   differentiate         the straight-through gradient of the image, an adjoint stencil
+//   codec_backward_blocks.cuh
 //                        differentiate_blocks  those of the tables and of surrogates, by recomputation; partial sums
 //                                              of the tables' that add_partials adds in a fixed order
 //
@@ -15,5 +16,5 @@
 // work.
 #pragma once
 
-#include "codec_backward.cuh"
+#include "codec_backward_blocks.cuh"
 #include "codec_forward.cuh"

@@ -226,7 +226,7 @@ void launch_differentiate(const Geometry& g, Differentiate job, Launcher& launch
   });
 }
 
-template <class Launcher>
+template <bool by_surrogate, class Launcher>
 void launch_differentiate_blocks(const Geometry& g, DifferentiateBlocks job, Launcher& launch) {
   job.common.read_vectors = allows_vectors(job.common.grad_output, kBlock);
   job.common.write_vectors = allows_vectors(job.common.grad_input, kBlock);
@@ -239,7 +239,7 @@ void launch_differentiate_blocks(const Geometry& g, DifferentiateBlocks job, Lau
       const Grid grid{static_cast<unsigned>(parts_of(g)), 0};
       for_images(g, [&](int first, unsigned images) {
         job.common.first_image = first;
-        launch(differentiate_blocks<L, U, type>, Grid{grid.x, images}, kThroughThreads, job);
+        launch(differentiate_blocks<L, U, type, by_surrogate>, Grid{grid.x, images}, kThroughThreads, job);
       });
     });
   });
@@ -259,8 +259,10 @@ void launch_round_trip_backward(const RoundTripBackward& op, float* partials, fl
   job.slopes = op.slopes;
   job.slope_intervals = op.slope_intervals;
   job.partials = partials;
-  if (op.slopes != nullptr || partials != nullptr) {
-    launch_differentiate_blocks(g, job, launch);
+  if (op.slopes != nullptr) {
+    launch_differentiate_blocks<true>(g, job, launch);
+  } else if (partials != nullptr) {
+    launch_differentiate_blocks<false>(g, job, launch);
   } else {
     launch_differentiate(g, job.common, launch);
   }

@@ -38,14 +38,18 @@ constexpr int registers_left(int threads, int blocks) {
   return kProcessorRegisters / (threads * blocks) / 8 * 8;
 }
 
-// Whether `count` accesses of one word, `stride` words apart in groups `group_stride` words apart, use each bank once.
-constexpr bool spreads_over_banks(int groups, int group_stride, int count, int stride) {
-  bool used[kBanks] = {};
-  for (int g = 0; g < groups; ++g) {
-    for (int i = 0; i < count; ++i) {
-      bool& bank = used[(g * group_stride + i * stride) % kBanks];
-      if (bank) return false;
-      bank = true;
+// Whether the lanes of a warp, each of which accesses `words` neighbouring words from word_of(lane) on, use each bank
+// once in a turn: shared memory serves as many lanes at once as there are banks for their words.
+template <int words, class WordOf>
+constexpr bool spreads_over_banks(WordOf word_of) {
+  for (int first = 0; first < kWarp; first += kWarp / words) {
+    bool used[kBanks] = {};
+    for (int lane = first; lane < first + kWarp / words; ++lane) {
+      for (int i = 0; i < words; ++i) {
+        bool& bank = used[(word_of(lane) + i) % kBanks];
+        if (bank) return false;
+        bank = true;
+      }
     }
   }
   return true;

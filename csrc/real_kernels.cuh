@@ -5,7 +5,7 @@
 //   real_differentiate   the gradients of the image and of the tables, by recomputation; see differentiate_blocks
 #pragma once
 
-#include "codec_backward.cuh"
+#include "codec_backward_blocks.cuh"
 #include "real_math.h"
 
 namespace fdjpeg {
@@ -338,24 +338,11 @@ template <class L, class U, SampleType type>
 __global__ void __launch_bounds__(kRealBackwardWarps<type>* kWarp, type == SampleType::float64 ? 1 : 3)
     real_differentiate(const __grid_constant__ RealDifferentiate job) {
   using Real = RealOf<type>;
-  constexpr int kWarps = kRealBackwardWarps<type>, kThreads = kWarps * kWarp;
+  constexpr int kWarps = kRealBackwardWarps<type>;
   using Tile = ThroughTile<L, kWarps>;
-  using Fine = FineChroma<U, Real, Tile::kWide, Tile::kTall, Tile::kFineRow>;
-  constexpr int kWide = Tile::kPatchWide, kTall = Tile::kPatchTall, kCells = kWide / L::kHorizontal;
-  constexpr int kComponents = L::kGrey ? 1 : 3;
-  constexpr int kSums = L::kGrey ? 1 : L::kHorizontal == 1 ? 3 : 2;
-  struct Tiles {
-    Real coefficients[kWarps][L::kTile];
-    Real gradients[kWarps][L::kTile];
-  };
-  union Memory {
-    Fine fine;
-    Tiles tiles;
-  };
   __shared__ SharedRealSteps<Real> steps;
-  __shared__ Memory memory;
-  __shared__ Real sums[kWarps][3][kBlockSize];
-  static_assert(sizeof(steps) + sizeof(memory) + sizeof(sums) <= kBlockShared);
+  __shared__ ThroughMemory<L, U, kWarps, Real, Real, Real> memory;
+  static_assert(sizeof(steps) + sizeof(memory) <= kBlockShared);
   const int warp = static_cast<int>(threadIdx.x / kWarp), lane = static_cast<int>(threadIdx.x % kWarp);
   const int column = lane % kBlock;
   const Differentiate& common = job.common;
@@ -365,75 +352,32 @@ __global__ void __launch_bounds__(kRealBackwardWarps<type>* kWarp, type == Sampl
   Real* coefficients = memory.tiles.coefficients[warp];
   Real* gradients = memory.tiles.gradients[warp];
 
-  steps.template fill<kComponents, kThreads>(job.steps, n);
-  Real sum[kSums][kBlock] = {};
+  steps.template fill<L::kGrey ? 1 : 3, kWarps * kWarp>(job.steps, n);
+  Real sum[kSlots<L>][kBlock] = {};
   for (int work = static_cast<int>(blockIdx.x); work < job.tiles; work += static_cast<int>(gridDim.x)) {
-    const int tile_row = common.tiles_across.quotient(work);
-    const int tile_y = tile_row * Tile::kTall, tile_x = common.tiles_across.remainder(work, tile_row) * Tile::kWide;
-    const int mcu_row = tile_row * Tile::kWarpsDown + warp / Tile::kWarpsAcross;
-    const int mcu_column = tile_x / (kBlock * L::kHorizontal) + warp % Tile::kWarpsAcross * L::kMcus + place.mcu;
-    const int y0 = mcu_row * kBlock * L::kVertical + place.luma_row(0);
-    const int x0 = (mcu_column * L::kHorizontal + place.luma_column(0)) * kBlock;
-    const bool inside = x0 < sizes.width && y0 < sizes.height;
-    PixelGradient<Real> pixel[kTall][kWide] = {};
-    ChromaGradient<Real> cell[1][kCells] = {};
+    const ThroughPlace<L, kWarps> at(common.tiles_across, work, warp, place);
+    const bool inside = at.x0 < sizes.width && at.y0 < sizes.height;
+    PixelGradient<Real> pixel[Tile::kPatchTall][Tile::kPatchWide] = {};
+    ChromaGradient<Real> cell[1][Tile::kCells] = {};
     FDJPEG_UNROLL
-    for (int y = 0; y < kTall; ++y) {
+    for (int y = 0; y < Tile::kPatchTall; ++y) {
       FDJPEG_UNROLL
-      for (int x = 0; x < kWide; ++x) {
-        if (y0 + y < sizes.height && x0 + x < sizes.width) {
-          pixel[y][x] = real_pixel_gradient<U, type>(job, n, y0 + y, x0 + x);
+      for (int x = 0; x < Tile::kPatchWide; ++x) {
+        if (at.y0 + y < sizes.height && at.x0 + x < sizes.width) {
+          pixel[y][x] = real_pixel_gradient<U, type>(job, n, at.y0 + y, at.x0 + x);
         }
       }
     }
     __syncthreads();  // the steps are there; the last turn's tiles were read
-    if constexpr (U::kAcross || U::kDown) {
-      memory.fine.store(y0 - tile_y, x0 - tile_x, pixel);
-      for (int i = static_cast<int>(threadIdx.x); i < Fine::kRing; i += kThreads) {
-        memory.fine.make_ring(
-            sizes, tile_y, tile_x, i, [&](int y, int x) { return real_pixel_gradient<U, type>(job, n, y, x).chroma; });
-      }
-      __syncthreads();
-      if (inside) memory.fine.gather(sizes, tile_y, tile_x, y0 - tile_y, x0 - tile_x, cell);
-      FDJPEG_UNROLL
-      for (int k = 0; k < kCells; ++k) {
-        if (x0 / L::kHorizontal + k >= sizes.chroma_width) cell[0][k] = {};
-      }
-      __syncthreads();
-    } else {
-      gather_repeated<U>(pixel, cell);
-    }
-    if (mcu_row >= sizes.mcu_rows) continue;
+    gather_chroma<U>(sizes, memory, at, inside, pixel, cell, [&](int y, int x) {
+      return real_pixel_gradient<U, type>(job, n, y, x).chroma;
+    });
+    if (at.mcu_row >= sizes.mcu_rows) continue;
 
-    // The samples' gradients, transformed along the rows. A thread has whole rows of luma, parts of rows of chroma.
-    FDJPEG_UNROLL
-    for (int v = 0; v < L::kLumaRows; ++v) {
-      Real g[kBlock];
-      FDJPEG_UNROLL
-      for (int i = 0; i < kBlock; ++i) g[i] = L::kHorizontal == 4 ? pixel[0][v * kBlock + i].y : pixel[v][i].y;
-      real_dct_pass(g);
-      write_tile<1>(gradients + place.luma_tile(v), g);
-    }
-    if constexpr (!L::kGrey) {
-      Real* cb = gradients + place.template chroma_cells<1>();
-      Real* cr = gradients + place.template chroma_cells<2>();
-      FDJPEG_UNROLL
-      for (int k = 0; k < kCells; ++k) {
-        cb[k] = cell[0][k].cb;
-        cr[k] = cell[0][k].cr;
-      }
-      __syncwarp();
-      FDJPEG_UNROLL
-      for (int v = 0; v < L::kChromaRows; ++v) {
-        Real g[kBlock];
-        read_tile<1>(gradients + place.chroma_tile(v), g);
-        real_dct_pass(g);
-        write_tile<1>(gradients + place.chroma_tile(v), g);
-      }
-    }
-    real_transform_rows<L, type>(sizes, common.input, job.input_vectors, n, mcu_row, mcu_column, place, coefficients);
+    transform_gradient_rows(place, pixel, cell, gradients);
+    real_transform_rows<L, type>(
+        sizes, common.input, job.input_vectors, n, at.mcu_row, at.mcu_column, place, coefficients);
     __syncwarp();
-
     FDJPEG_ROLLED
     for (int pass = 0; pass < L::kPasses; ++pass) {
       const int block = 4 * pass + lane / kBlock, start = L::block_start(block) + column;
@@ -453,64 +397,25 @@ __global__ void __launch_bounds__(kRealBackwardWarps<type>* kWarp, type == Sampl
         }
       });
       write_tile<kTileRow>(coefficients + start, c);  // the steps' shares, from here on
-      real_idct_pass(g);
-      const bool luma = pass < L::kLumaRows;
-      const int block_row = luma ? mcu_row * L::kVertical + L::row_in_mcu(block) : mcu_row;
-      const int rows = (luma ? sizes.height : sizes.chroma_height) - block_row * kBlock;
-      if (rows < kBlock) add_at(g, rows - 1, sum_beyond(g, rows));
+      restore_gradient_column<L>(sizes, at.mcu_row, pass, block, g);
       write_tile<kTileRow>(gradients + start, g);
     }
     FDJPEG_UNROLL
     for (int pass = 0; pass < L::kPasses; ++pass) {
-      const int slot = pass < L::kLumaRows ? 0 : L::kHorizontal == 1 ? 1 + pass - L::kLumaRows : 1;
       Real share[kBlock];
       read_tile<kTileRow>(coefficients + L::block_start(4 * pass + lane / kBlock) + column, share);
       FDJPEG_UNROLL
-      for (int i = 0; i < kBlock; ++i) sum[slot][i] += share[i];
+      for (int i = 0; i < kBlock; ++i) sum[slot_of_pass<L>(pass)][i] += share[i];
     }
     __syncwarp();
-    FDJPEG_UNROLL
-    for (int v = 0; v < L::kLumaRows; ++v) {
-      Real g[kBlock];
-      read_tile<1>(gradients + place.luma_tile(v), g);
-      real_idct_pass(g);
-      const int columns = sizes.width - (mcu_column * L::kHorizontal + place.luma_column(v)) * kBlock;
-      if (columns < kBlock) add_at(g, columns - 1, sum_beyond(g, columns));
-      FDJPEG_UNROLL
-      for (int i = 0; i < kBlock; ++i) (L::kHorizontal == 4 ? pixel[0][v * kBlock + i].y : pixel[v][i].y) = g[i];
-    }
-    ChromaGradient<Real> replicas{};
-    if constexpr (!L::kGrey) {
-      const int columns = sizes.chroma_width - mcu_column * kBlock;
-      FDJPEG_UNROLL
-      for (int v = 0; v < L::kChromaRows; ++v) {
-        Real g[kBlock];
-        Real* row = gradients + place.chroma_tile(v);
-        read_tile<1>(row, g);
-        real_idct_pass(g);
-        write_tile<1>(row, g);
-        if (columns > 0 && columns < kBlock) row[columns] = sum_beyond(g, columns);
-      }
-      __syncwarp();
-      const Real* cb = gradients + place.template chroma_cells<1>();
-      const Real* cr = gradients + place.template chroma_cells<2>();
-      FDJPEG_UNROLL
-      for (int k = 0; k < kCells; ++k) cell[0][k] = {cb[k], cr[k]};
-      // Where samples lie right of the last one, the first of them now holds their sum.
-      const int beyond = columns - (L::kHorizontal == 1 ? 0 : place.group * kCells);
-      if (columns < kBlock && beyond > 0 && beyond <= kCells) replicas = {cb[beyond], cr[beyond]};
-    }
+    const ChromaGradient<Real> replicas = restore_gradient_rows(sizes, place, at.mcu_column, gradients, pixel, cell);
     if (inside) {
-      write_patch<U, type>(common, static_cast<const uint8_t*>(nullptr), n, y0, x0, pixel, cell, &replicas);
+      write_patch<U, type>(common, static_cast<const uint8_t*>(nullptr), n, at.y0, at.x0, pixel, cell, &replicas);
     }
   }
   if (job.partials == nullptr) return;
-  sum_over_threads<L, kWarps>(sum, sums);
-  __syncthreads();
-  Real* partial = static_cast<Real*>(job.partials) + (n * gridDim.x + blockIdx.x) * 3 * kBlockSize;
-  for (int i = static_cast<int>(threadIdx.x); i < 3 * kBlockSize; i += kThreads) {
-    partial[i] = i < kComponents * kBlockSize ? sum_over_warps(sums, i) : Real(0);
-  }
+  write_partial<L>(
+      sum, memory.tiles.gradients, static_cast<Real*>(job.partials) + (n * gridDim.x + blockIdx.x) * 3 * kBlockSize);
 }
 
 }  // namespace fdjpeg

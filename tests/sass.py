@@ -118,6 +118,10 @@ _ENUMERATIONS = {
 }
 
 
+#: How the arguments of templates are mangled.
+_FLAGS = {"true": "Lb1E", "false": "Lb0E"}
+
+
 class Kernel(NamedTuple):
     """An instance of a kernel's template, and what it may cost."""
 
@@ -132,9 +136,13 @@ class Kernel(NamedTuple):
         """What the mangled name begins with: the kernel's own, and its template's arguments."""
         kernel, arguments = self.name.removesuffix(">").split("<", 1)
         mangled = ""
-        for template, values, enumeration, value in re.findall(r"(\w+)<([^<>]*)>|(\w+)::(\w+)", arguments):
-            if template:
-                inner = [{"true": "Lb1E", "false": "Lb0E"}.get(one, f"Li{one}E") for one in values.split(", ")]
+        for template, values, enumeration, value, flag in re.findall(
+            r"(\w+)<([^<>]*)>|(\w+)::(\w+)|(true|false)", arguments
+        ):
+            if flag:
+                mangled += _FLAGS[flag]
+            elif template:
+                inner = [_FLAGS.get(one, f"Li{one}E") for one in values.split(", ")]
                 mangled += rf"NS_\d+{template}I{''.join(inner)}EE"
             else:
                 mangled += rf"LNS_\d+{enumeration}E{_ENUMERATIONS[enumeration].index(value)}E"
