@@ -445,8 +445,11 @@ def _case(
     return header + b"".join(map(_array, (tables, *inputs, *outputs)))
 
 
-#: A surrogate's, for the cases: few and steep, so that each of them counts.
-_SLOPES = torch.tensor([1.7, 0.2, 0.9, -0.4, 1.1, 0.6])
+#: Surrogates', for the cases: few and steep, so that each of them counts; many more than a kernel keeps, of a curve.
+_SLOPES = (
+    torch.tensor([1.7, 0.2, 0.9, -0.4, 1.1, 0.6]),
+    1 + torch.sin(90 * torch.linspace(-0.5, 0.5, 32769)),
+)
 
 
 def forward_cases(
@@ -479,7 +482,7 @@ def backward_cases(
     setting = (shape, options, image.dtype, (image.stride(), image.contiguous().stride()), tables, quality, 2e-5)
     _, planes = ops.round_trip(image, tables, quality, *options)
     cases = []
-    for slopes, of_tables in ((None, False), (None, True), (_SLOPES, True)):
+    for slopes, of_tables in ((None, False), (None, True), *((one, True) for one in _SLOPES)):
         arguments = (grad, planes, image, tables, quality, *options, of_tables)
         surrogate = () if slopes is None else (slopes,)
         expected = (ops.surrogate_backward if surrogate else ops.round_trip_backward)(*arguments, *surrogate)

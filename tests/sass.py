@@ -14,7 +14,9 @@ from typing import NamedTuple
 
 _INSTRUCTION = re.compile(r"^\s+/\*([0-9a-f]{4,})\*/\s+(@!?U?P[T0-9]+ )?\s*([A-Z0-9_.]+)\s*(.*?)\s*;", re.MULTILINE)
 _TARGET = re.compile(r"(?:`\(\S+\)|0x([0-9a-f]+))\s*$")
-#: Accesses that only the path of an ordinary thread has: whole words of the image, and shared memory's wide stores.
+#: Accesses of global and of shared memory, and the bits that a thread moves if these are more than 32.
+_MEMORY = re.compile(r"^(?:LD|ST)[GS]\b(?:\S*\.(64|128)(?:\.|$))?")
+#: Those that only the path of an ordinary thread has: whole words of the image, and shared memory's wide stores.
 _WIDE = re.compile(r"^(LDG|STG|STS)\S*\.(64|128)(\.|$)")
 
 
@@ -48,8 +50,15 @@ def functions(listing: str) -> dict[str, list[Instruction]]:
     return kernels
 
 
-def path_length(instructions: Sequence[Instruction]) -> int:
-    """Instructions on the path of an ordinary thread.
+class Cost(NamedTuple):
+    """What a thread executes."""
+
+    instructions: int
+    turns: int  # of 32 lanes × 32 bits, in which memory's data lines serve a warp whose accesses lie well
+
+
+def cost_of(instructions: Sequence[Instruction]) -> Cost:
+    """That of the path of an ordinary thread.
 
     That is, of all paths from the entry to an exit, the shortest of those with the most wide accesses: a thread at the
     image's edge, or one whose samples do not lie together, takes narrow ones. A loop counts once, a call as never
@@ -58,16 +67,16 @@ def path_length(instructions: Sequence[Instruction]) -> int:
     place = {instruction.address: i for i, instruction in enumerate(instructions)}
 
     # Backwards, so that what follows is known: no recursion, and branches back are left out.
-    best: list[tuple[int, int] | None] = [None] * (len(instructions) + 1)
+    best: list[tuple[int, Cost] | None] = [None] * (len(instructions) + 1)
     for i in range(len(instructions) - 1, -1, -1):
         instruction = instructions[i]
         kind = instruction.opcode.split(".")[0]
         conditional = (
             instruction.predicate not in ("", "@PT") or ".DIV" in instruction.opcode or "P" in _condition(instruction)
         )
-        following: list[tuple[int, int] | None] = []
+        following: list[tuple[int, Cost] | None] = []
         if kind == "EXIT":
-            following.append((0, 0))
+            following.append((0, Cost(0, 0)))
             if conditional:
                 following.append(best[i + 1])
         elif kind == "BRA":
@@ -84,8 +93,11 @@ def path_length(instructions: Sequence[Instruction]) -> int:
             following.append(best[i + 1])
         reachable = [one for one in following if one is not None]
         if reachable:
-            wide, length = max(reachable, key=lambda one: (one[0], -one[1]))
-            best[i] = (wide + bool(_WIDE.match(instruction.opcode)), length + 1)
+            wide, rest = max(reachable, key=lambda one: (one[0], -one[1].instructions))
+            memory = _MEMORY.match(instruction.opcode)
+            turns = 0 if memory is None else int(memory[1] or 32) // 32
+            wide += bool(_WIDE.match(instruction.opcode))
+            best[i] = (wide, Cost(rest.instructions + 1, rest.turns + turns))
     if best[0] is None:
         raise ValueError("the kernel has no path to an exit")
     return best[0][1]
@@ -130,6 +142,7 @@ class Kernel(NamedTuple):
     pixels_per_thread: int
     registers: int  # on any architecture
     instructions_per_pixel: float  # on the target
+    turns_per_pixel: float  # of the L1 cache and shared memory: see Cost; likewise
 
     @property
     def pattern(self) -> re.Pattern[str]:

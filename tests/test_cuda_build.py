@@ -64,7 +64,7 @@ def test_registers_and_spills(compiled: dict[str, tuple[str, Path]], kernel: Ker
 
 
 @KERNELS
-def test_instructions_per_pixel(compiled: dict[str, tuple[str, Path]], kernel: Kernel) -> None:
+def test_instructions_and_turns_per_pixel(compiled: dict[str, tuple[str, Path]], kernel: Kernel) -> None:
     """On the architecture of the targets."""
     disassembler = sass.disassembler()
     if disassembler is None:
@@ -72,10 +72,12 @@ def test_instructions_per_pixel(compiled: dict[str, tuple[str, Path]], kernel: K
     _, cubin = compiled[BUDGET.target]
     listing = subprocess.run([disassembler, "-sass", str(cubin)], capture_output=True, text=True, check=True).stdout
     (instructions,) = [body for name, body in sass.functions(listing).items() if kernel.pattern.match(name)]
-    per_pixel = sass.path_length(instructions) / kernel.pixels_per_thread
-    assert per_pixel <= kernel.instructions_per_pixel + 0.05
-    # Much less would mean that the counter lost its way, or that the budget can be tightened.
-    assert per_pixel >= 0.9 * kernel.instructions_per_pixel
+    cost = sass.cost_of(instructions)
+    for name, count in (("instructions_per_pixel", cost.instructions), ("turns_per_pixel", cost.turns)):
+        per_pixel, budget = count / kernel.pixels_per_thread, getattr(kernel, name)
+        assert per_pixel <= budget + 0.05, name
+        # Much less would mean that the counter lost its way, or that the budget can be tightened.
+        assert per_pixel >= 0.9 * budget, name
 
 
 def test_the_recorded_instructions_meet_the_targets() -> None:
