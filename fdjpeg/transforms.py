@@ -156,8 +156,9 @@ def dequantize(levels: Tensor, steps: Tensor) -> Tensor:
 
 
 def _centre(image: Tensor) -> Tensor:
-    """What Y, Cb and Cr are about, in the type that is computed in."""
-    return torch.tensor([0, _CENTRE, _CENTRE], dtype=reference.real_dtype(image), device=image.device)[:, None, None]
+    """What Y, Cb and Cr are about, in the type that is computed in; made on the device, not copied there."""
+    component = torch.arange(3, dtype=reference.real_dtype(image), device=image.device)[:, None, None]
+    return _CENTRE * component.clamp(max=1)
 
 
 def _check_floating(tensor: Tensor, name: str) -> None:

@@ -1,4 +1,4 @@
-"""A guard against looking at a tensor's value, for which a program has to wait for its GPU."""
+"""Guards against what a program has to wait for its GPU for: looking at a tensor's value, and copying one to it."""
 
 from __future__ import annotations
 
@@ -16,3 +16,14 @@ class NoReading(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         assert func not in self.READS, f"{func} reads a tensor"
         return func(*args, **(kwargs or {}))
+
+
+class NoCopying(NoReading):
+    """Fails, besides, where a tensor of the host is copied to another device."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = super().__torch_dispatch__(func, types, args, kwargs)
+        source = {torch.ops.aten._to_copy.default: 0, torch.ops.aten.copy_.default: 1}.get(func)
+        if source is not None and args[source].device.type == "cpu":
+            assert result.device.type == "cpu", f"{func} copies a tensor of the host"
+        return result

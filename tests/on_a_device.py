@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from no_reading import NoReading
+from no_reading import NoCopying, NoReading
 from oracles import FACTORS
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -119,3 +119,22 @@ def test_layers_and_coefficients(device: str) -> None:
         assert coefficients.device == image.device
         assert coefficients.tables.device == image.device
         assert fdjpeg.decode(coefficients).device == image.device
+
+
+def test_a_copy_from_the_host_is_found(device: str) -> None:
+    with FakeTensorMode(), NoCopying(), pytest.raises(AssertionError, match="copies a tensor of the host"):
+        torch.zeros(3).to(device)
+
+
+@pytest.mark.parametrize("gradient", ["straight-through", "sine", "fourier", "tanh", "softmax"])
+def test_the_pieces(gradient: str, device: str) -> None:
+    """They are composed by the user, in a loop or a CUDA graph: nothing of theirs comes from the host."""
+    with FakeTensorMode(), NoCopying():
+        image = torch.rand(2, 3, 40, 48, device=device, requires_grad=True)
+        steps = torch.rand(3, 1, 1, 8, 8, device=device, requires_grad=True)
+        levels = fdjpeg.quantize(fdjpeg.block_dct(fdjpeg.rgb_to_ycbcr(image)), steps, gradient)
+        out = fdjpeg.ycbcr_to_rgb(fdjpeg.block_idct(fdjpeg.dequantize(levels, steps)))
+        out.sum().backward()
+        for tensor in (levels, out, image.grad, steps.grad):
+            assert tensor is not None
+            assert tensor.device == image.device
