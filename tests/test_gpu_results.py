@@ -5,11 +5,12 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
@@ -149,11 +150,18 @@ def commands(gpu: ModuleType, monkeypatch: pytest.MonkeyPatch) -> dict[str, dict
     return answers
 
 
-def _main(gpu: ModuleType, monkeypatch: pytest.MonkeyPatch, out: Path, *parts: str) -> dict[str, Any]:
+@pytest.fixture
+def main(
+    gpu: ModuleType, pretended: ModuleType, commands: object, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Callable[..., dict[str, Any]]:
     """Runs the command, all parts of it unless some are named: the results as the file holds them."""
-    monkeypatch.setattr(sys, "argv", ["gpu.py", str(out), *(["--parts", *parts] if parts else [])])
-    gpu.main()
-    return _results(out)
+
+    def run(*parts: str) -> dict[str, Any]:
+        monkeypatch.setattr(sys, "argv", ["gpu.py", str(tmp_path), *(["--parts", *parts] if parts else [])])
+        gpu.main()
+        return _results(tmp_path)
+
+    return run
 
 
 def _results(out: Path) -> dict[str, Any]:
@@ -162,15 +170,10 @@ def _results(out: Path) -> dict[str, Any]:
 
 
 def test_whole_run(
-    gpu: ModuleType,
-    pretended: ModuleType,
-    commands: dict[str, Any],
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    gpu: ModuleType, main: Callable[..., dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """On a CPU that stands for the GPU: every measurement, the file, both tables."""
-    results = _main(gpu, monkeypatch, tmp_path)
+    results = main()
     assert results["kernels"] == gpu.kernel_hash()
     assert (results["gpu"], results["capability"], results["copy_rate"]) == ("Pretended GPU", [9, 0], 4e12)
     for part, names in {
@@ -199,19 +202,15 @@ def test_whole_run(
 
 
 def test_parts_add_to_one_file(
-    gpu: ModuleType,
-    pretended: ModuleType,
-    commands: dict[str, Any],
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
+    gpu: ModuleType, pretended: ModuleType, main: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pretended, "timings", lambda rate: iter([{"name": "copy", "failed": "as pretended"}]))
-    assert "tests" not in _main(gpu, monkeypatch, tmp_path, "build")
-    assert "rows" not in _main(gpu, monkeypatch, tmp_path, "tests", "sanitizer")
-    results = _main(gpu, monkeypatch, tmp_path, "timings")
+    assert "tests" not in main("build")
+    assert "rows" not in main("tests", "sanitizer")
+    results = main("timings")
     assert {"build", "tests", "sanitizer", "rows"} <= set(results)
     monkeypatch.setattr(gpu, "kernel_hash", lambda: "of others")
-    assert "rows" not in _main(gpu, monkeypatch, tmp_path, "build")
+    assert "rows" not in main("build")
 
 
 def test_what_fails_is_recorded_and_the_rest_goes_on(
@@ -253,11 +252,7 @@ def _about(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def test_a_run_that_is_cut_keeps_what_it_had(
-    gpu: ModuleType,
-    pretended: ModuleType,
-    commands: dict[str, Any],
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
+    pretended: ModuleType, main: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def cut(rate: float) -> Iterator[dict[str, Any]]:
         yield from pretended.copy(rate)
@@ -265,7 +260,7 @@ def test_a_run_that_is_cut_keeps_what_it_had(
 
     monkeypatch.setattr(pretended, "timings", cut)
     with pytest.raises(KeyboardInterrupt):
-        _main(gpu, monkeypatch, tmp_path)
+        main()
     results = _results(tmp_path)
     assert [row["name"] for row in results["rows"]] == ["copy"]
     assert results["tests"][0]["passed"]
@@ -274,7 +269,7 @@ def test_a_run_that_is_cut_keeps_what_it_had(
 
 def test_parts_say_what_was_left_out_and_what_failed(
     gpu: ModuleType,
-    pretended: ModuleType,
+    main: Callable[..., dict[str, Any]],
     commands: dict[str, Any],
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
@@ -283,22 +278,39 @@ def test_parts_say_what_was_left_out_and_what_failed(
     monkeypatch.setattr(gpu.importlib.util, "find_spec", lambda name: here.get(name, ModuleSpec(name, None)))
     commands["tests of GPUs"] = {"said": "45 skipped"}  # none of them ran
     commands["memcheck"] = {"passed": False, "said": "Device not supported"}
-    results = _main(gpu, monkeypatch, tmp_path, "tests", "sanitizer")
+    results = main("tests", "sanitizer")
     tests, conformance = results["tests"]
     assert tests["passed"] is False
     assert (conformance["passed"], conformance["said"]) == (None, "not installed: jpeglib, simplejpeg")
     assert [tool["passed"] for tool in results["sanitizer"]] == [None, None, None]
     assert results["sanitizer"][2]["said"] == "compute-sanitizer does not run here"
     monkeypatch.setattr(gpu.shutil, "which", lambda name: None)
-    results = _main(gpu, monkeypatch, tmp_path, "sanitizer")
+    results = main("sanitizer")
     assert results["sanitizer"][0]["said"] == "compute-sanitizer is not installed"
     commands["library"] = {"passed": False, "said": "nvcc fatal"}
     with pytest.raises(SystemExit, match="the library could not be built"):
-        _main(gpu, monkeypatch, tmp_path)
+        main()
     assert _results(tmp_path)["build"][0]["said"] == "nvcc fatal"
     monkeypatch.setattr(fdjpeg, "backends", lambda: {"cuda": "missing: as pretended"})
     with pytest.raises(SystemExit, match="cuda is missing: as pretended"):
-        _main(gpu, monkeypatch, tmp_path, "timings")
+        main("timings")
+
+
+def test_tests_of_gpus_run_where_a_cpu_stands_for_one() -> None:
+    """That they can fail on a GPU is not shown, but that nothing in them fails for a reason of their own."""
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    arguments = ["-p", "gpu_on_cpu", "-p", "no:cacheprovider", "--noconftest", "-q", "-m", "gpu", "tests/test_gpu.py"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout
+    passed = re.search(r"(\d+) passed", done.stdout)
+    assert passed is not None
+    assert int(passed[1]) >= 140, done.stdout
 
 
 def test_commands_are_run_within_their_time(gpu: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
