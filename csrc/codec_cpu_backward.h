@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "codec_cpu_emit.h"
+#include "real_lanes.h"
 
 namespace fdjpeg {
 namespace {
@@ -322,79 +323,55 @@ FDJPEG_INLINE void gradients_of_pixels(
   finish_stores_around_caches();
 }
 
-// cos(i π / 16) / 2, for 0 <= i <= 8.
-constexpr float kHalfCosines[9] = {.5f,        .49039264f, .46193977f, .41573481f, .35355339f,
-                                   .27778512f, .19134172f, .09754516f, 0};
-
-// c_v cos((2 y + 1) v π / 16) / 2, the orthonormal DCT's matrix (T.81 A.3.3).
-constexpr float orthonormal_cosine(int v, int y) {
-  const int i = (2 * y + 1) * (v == 0 ? 4 : v) % 32, folded = i > 16 ? 32 - i : i;
-  return v == 0 ? kHalfCosines[4] : folded > 8 ? -kHalfCosines[16 - folded] : kHalfCosines[folded];
-}
-
-// One pass of the orthonormal DCT: even rows of the matrix are symmetric, odd ones antisymmetric.
-FDJPEG_INLINE void orthonormal_pass(EightFloats x[8]) {
-  EightFloats mirrored[2][4];
-  for (int y = 0; y < 4; ++y) {
-    mirrored[0][y] = x[y] + x[7 - y];
-    mirrored[1][y] = x[y] - x[7 - y];
+// A row of the blocks of a vector, of which there are `count`; zeros for the others.
+template <class R>
+FDJPEG_INLINE Reals<float> load_row(const R* source, int count) {
+  if constexpr (std::is_same_v<R, float>) {
+    if (count == kRealBlocks<float>) return load<Reals<float>>(source);
   }
-  for (int v = 0; v < kBlock; ++v) {
-    x[v] = EightFloats{};
-    for (int y = 0; y < 4; ++y) x[v] += orthonormal_cosine(v, y) * mirrored[v % 2][y];
+  alignas(64) float row[kRealLanes<float>] = {};
+  for (int i = 0; i < count * kBlock; ++i) row[i] = static_cast<float>(source[i]);
+  return load<Reals<float>>(row);
+}
+
+template <class R>
+FDJPEG_INLINE void store_row(R* target, int count, Reals<float> x) {
+  if constexpr (std::is_same_v<R, float>) {
+    if (count == kRealBlocks<float>) return store(target, x);
   }
+  alignas(64) float row[kRealLanes<float>];
+  store(row, x);
+  for (int i = 0; i < count * kBlock; ++i) target[i] = static_cast<R>(row[i]);
 }
 
-// The inverse, and so the transpose, of orthonormal_pass.
-FDJPEG_INLINE void orthonormal_inverse_pass(EightFloats x[8]) {
-  EightFloats even[4], odd[4];
-  for (int y = 0; y < 4; ++y) {
-    even[y] = odd[y] = EightFloats{};
-    for (int v = 0; v < kBlock; v += 2) {
-      even[y] += orthonormal_cosine(v, y) * x[v];
-      odd[y] += orthonormal_cosine(v + 1, y) * x[v + 1];
-    }
-  }
-  for (int y = 0; y < 4; ++y) {
-    x[y] = even[y] + odd[y];
-    x[7 - y] = even[y] - odd[y];
-  }
+// As many blocks of a row of coefficients as a vector of floats takes, from block `b` on.
+FDJPEG_INLINE Reals<float> as_reals(const Shorts& row, int b) {
+  typedef int16_t Some __attribute__((vector_size(kRealLanes<float> * sizeof(int16_t))));
+  const char* at = reinterpret_cast<const char*>(&row) + b * kBlock * static_cast<int>(sizeof(int16_t));
+  return __builtin_convertvector(load<Some>(at), Reals<float>);
 }
 
-FDJPEG_INLINE EightFloats load_eight(const float* source) {
-  return load<EightFloats>(source);
-}
-
-FDJPEG_INLINE EightFloats load_eight(const double* source) {
-  EightFloats x;
-  for (int i = 0; i < kBlock; ++i) x[i] = static_cast<float>(source[i]);
-  return x;
-}
-
-FDJPEG_INLINE void store_eight(float* target, EightFloats x) {
-  store(target, x);
-}
-
-FDJPEG_INLINE void store_eight(double* target, EightFloats x) {
-  for (int i = 0; i < kBlock; ++i) target[i] = x[i];
-}
-
-FDJPEG_INLINE EightFloats load_eight(const Shorts& row, int block) {
-  const char* at = reinterpret_cast<const char*>(&row) + 16 * block;
-  return __builtin_convertvector(load<EightShorts>(at), EightFloats);
+// table[i] for each lane.
+FDJPEG_INLINE Reals<float> gather(const float* table, VectorOf<float>::Bits i) {
+#if FDJPEG_VECTOR_BYTES == 64
+  return reinterpret_cast<Reals<float>>(_mm512_i32gather_ps(FDJPEG_X86_INT(i), table, sizeof(float)));
+#elif FDJPEG_VECTOR_BYTES == 32
+  return reinterpret_cast<Reals<float>>(_mm256_i32gather_ps(table, FDJPEG_X86_INT(i), sizeof(float)));
+#else
+  Reals<float> found;
+  for (int lane = 0; lane < kRealLanes<float>; ++lane) found[lane] = table[i[lane]];
+  return found;
+#endif
 }
 
 // A surrogate's derivative at c - k, linear between the two nearest of its tabulated slopes.
-FDJPEG_INLINE EightFloats slope_at(const RoundTripBackward& job, EightFloats remainder) {
-  alignas(32) float position[kBlock], slope[kBlock];
-  store(position, (remainder + 0.5f) * static_cast<float>(job.slope_intervals));
-  for (int i = 0; i < kBlock; ++i) {
-    const int rounded = static_cast<int>(position[i]);
-    const int below = rounded < 0 ? 0 : rounded < job.slope_intervals ? rounded : job.slope_intervals - 1;
-    const float low = job.slopes[below], high = job.slopes[below + 1];
-    slope[i] = low + (position[i] - static_cast<float>(below)) * (high - low);
-  }
-  return load<EightFloats>(slope);
+FDJPEG_INLINE Reals<float> slope_at(const RoundTripBackward& job, Reals<float> remainder) {
+  const Reals<float> position = (remainder + 0.5f) * static_cast<float>(job.slope_intervals);
+  VectorOf<float>::Bits below = __builtin_convertvector(position, VectorOf<float>::Bits);
+  below &= below > 0;
+  below += (job.slope_intervals - 1 - below) & (below >= job.slope_intervals);
+  const Reals<float> low = gather(job.slopes, below), high = gather(job.slopes + 1, below);
+  return low + (position - __builtin_convertvector(below, Reals<float>)) * (high - low);
 }
 
 // Takes the gradients of a row of MCUs' samples back through the transform: adds up this row's share of the tables'
@@ -403,53 +380,56 @@ template <class R>
 FDJPEG_INLINE void through_transform(
     const RoundTripBackward& job, const StepTables& tables, int64_t n, int64_t mcu_row,
     const McuGradients<R>& gradients, Scratch scratch) {
+  using V = Reals<float>;
   const Geometry& g = job.geometry;
   McuRow row;
   read_mcu_row(g, job.input, n, mcu_row, row, scratch);
-  float unused[3 * kBlockSize];
-  float* partial =
-      job.table_partials == nullptr ? unused : job.table_partials + (n * g.mcu_rows + mcu_row) * 3 * kBlockSize;
-  std::memset(partial, 0, sizeof(float) * 3 * kBlockSize);
+  V sums[3][kBlock] = {};
   for_each_group<kBlocks>(g, mcu_row, row, [&](const BlockGroup& group, const Component&) FDJPEG_LAMBDA_INLINE {
     const StepTables::Table& table = tables.component[group.component];
-    float* const sums = partial + group.component * kBlockSize;
     R* gradient = gradients.samples[group.component] + (group.samples - row.samples[group.component]);
     Shorts c[8], k[8];
     load_blocks(group.samples, group.stride, c);
     fdct(c);
     for (int i = 0; i < kBlock; ++i) k[i] = quantize_row(c[i], SharedTable{table}, i);
-    for (int b = 0; b < least(group.count, kBlocks); ++b) {
-      EightFloats y[8];
-      for (int i = 0; i < kBlock; ++i) y[i] = load_eight(gradient + b * kBlock + i * group.stride);
-      orthonormal_pass(y);
+    const int count = static_cast<int>(least(group.count, kBlocks));
+    for (int b = 0; b < count; b += kRealBlocks<float>) {
+      const int blocks = count - b < kRealBlocks<float> ? count - b : kRealBlocks<float>;
+      V y[8];
+      for (int i = 0; i < kBlock; ++i) y[i] = load_row(gradient + b * kBlock + i * group.stride, blocks);
+      real_dct_pass(y);
       transpose(y);
-      orthonormal_pass(y);
+      real_dct_pass(y);
       transpose(y);
       for (int i = 0; i < kBlock; ++i) {
-        const EightFloats step =
-            __builtin_convertvector(load<EightShorts>(table.step + i * kBlock), EightFloats) * kBlock;
-        const EightFloats rounded = load_eight(k[i], b);
-        const EightFloats remainder = (load_eight(c[i], b) - rounded * step) / step;  // the difference is exact
-        EightFloats of_step = -remainder;
-        EightFloats through = y[i];
-        if (job.slopes != nullptr) {
-          const EightFloats slope = slope_at(job, remainder);
-          of_step = rounded * (1 - slope) - remainder * slope;
-          through *= slope;
+        const V step = kBlock * as_reals(repeat(load<EightShorts>(table.step + i * kBlock)), 0);
+        const V rounded = as_reals(k[i], b);
+        const V remainder = (as_reals(c[i], b) - rounded * step) / step;  // the difference is exact
+        if (job.slopes == nullptr) {
+          sums[group.component][i] -= y[i] * remainder;
+        } else {
+          const V slope = slope_at(job, remainder), through = y[i] * slope;
+          sums[group.component][i] += rounded * (y[i] - through) - remainder * through;
+          y[i] = through;
         }
-        store(sums + i * kBlock, load<EightFloats>(sums + i * kBlock) + y[i] * of_step);
-        y[i] = through;
       }
       if (job.slopes != nullptr) {
-        orthonormal_inverse_pass(y);
+        real_idct_pass(y);
         transpose(y);
-        orthonormal_inverse_pass(y);
+        real_idct_pass(y);
         transpose(y);
-        for (int i = 0; i < kBlock; ++i) store_eight(gradient + b * kBlock + i * group.stride, y[i]);
+        for (int i = 0; i < kBlock; ++i) store_row(gradient + b * kBlock + i * group.stride, blocks, y[i]);
       }
     }
   });
-  for (int i = 0; i < 3 * kBlockSize; ++i) partial[i] /= kMaxSample;
+  if (job.table_partials == nullptr) return;
+  float* partial = job.table_partials + (n * g.mcu_rows + mcu_row) * 3 * kBlockSize;
+  for (int i = 0; i < 3 * kBlockSize; ++i) {
+    const V& lanes = sums[i / kBlockSize][i / kBlock % kBlock];
+    float sum = 0;
+    for (int block = 0; block < kRealBlocks<float>; ++block) sum += lanes[block * kBlock + i % kBlock];
+    partial[i] = sum / kMaxSample;
+  }
 }
 
 template <class R>
