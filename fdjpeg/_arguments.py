@@ -117,11 +117,3 @@ def check_quality_shape(quality: Tensor, batch: Tensor) -> None:
             f"quality must be a number, a 0-dim tensor or one of shape ({batch.size(0)},), "
             f"got shape {tuple(quality.shape)}"
         )
-
-
-def tables_of(batch: Tensor, steps: Tensor | None, number: float, *, soft: bool = False) -> Tensor:
-    """Tables for the reference pieces, which know no number."""
-    if steps is not None:
-        return steps
-    dtype = torch.float64 if batch.dtype == torch.float64 else torch.float32
-    return QuantTables.standard(number, soft=soft).stacked().to(batch.device, dtype)

@@ -21,7 +21,6 @@ from fdjpeg._arguments import (
     setting_of,
     steps_of,
     surrogate_of,
-    tables_of,
 )
 from fdjpeg._geometry import Geometry
 from fdjpeg.coefficients import Coefficients
@@ -361,6 +360,6 @@ def _exact_with_own_surrogate(
         result, planes = torch.ops.fdjpeg.round_trip(batch, steps, number, *setting)
         _warn_above_one(batch, planes, setting, stacklevel=4)
         return result
-    tables = tables_of(batch, steps, number)
+    tables = reference.real_tables(steps, number, False, batch)
     with _without_autocast(batch.device):
         return ops.once_differentiable(reference.exact_with_surrogate(batch, tables, *setting, surrogate))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fdjpeg import reference
-from fdjpeg._arguments import DEFAULT_QUALITY, flattened, setting_of, steps_of, tables_of
+from fdjpeg._arguments import DEFAULT_QUALITY, flattened, setting_of, steps_of
 from fdjpeg._constants import constant
 from fdjpeg._geometry import BLOCK, Geometry
 from fdjpeg._standard_tables import LARGEST_STEP, SMALLEST_STEP
@@ -290,9 +290,9 @@ def rate(
     setting = setting_of(subsampling, "fancy")
     batch = flattened(image)
     geometry = Geometry.of(batch.size(2), batch.size(3), batch.size(1), setting.horizontal, setting.vertical)
-    dtype = torch.float64 if batch.dtype == torch.float64 else torch.float32
-    steps = tables_of(batch, *steps_of(batch, quality, tables, soft=soft), soft=soft).to(dtype)
-    total = torch.zeros(batch.size(0), dtype=dtype, device=batch.device)
+    given, number = steps_of(batch, quality, tables, soft=soft)
+    steps = reference.real_tables(given, number, soft, batch)
+    total = torch.zeros(batch.size(0), dtype=steps.dtype, device=batch.device)
     with torch.autocast(batch.device.type, enabled=False):
         components = _real_coefficients(batch, steps if soft else _straight_through(steps), geometry)
         for component, (prices, horizontal, vertical) in zip(components, _factors(geometry), strict=True):

@@ -213,6 +213,13 @@ def test_rate_is_the_expectation_of_bits_over_independent_sizes() -> None:
     assert estimated == pytest.approx(float((weights * counted).sum()), rel=1e-9)
 
 
+def test_a_number_and_a_tensor_of_it_are_the_same_quality_to_float64(rng: np.random.Generator) -> None:
+    image = torch.from_numpy(rng.uniform(0, 1, (1, 3, 24, 24)))
+    for quality in (37.3, 71.9):
+        wanted = rate(image, torch.tensor(quality, dtype=torch.float64), soft=True)
+        torch.testing.assert_close(rate(image, quality, soft=True), wanted, rtol=1e-13, atol=0)
+
+
 @pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:0"])
 def test_rate_passes_gradcheck_where_soft(rng: np.random.Generator, subsampling: str) -> None:
     image = torch.from_numpy(rng.uniform(0, 1, (2, 3, 9, 17))).requires_grad_()
