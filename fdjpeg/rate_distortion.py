@@ -214,7 +214,14 @@ class Ratio(NamedTuple):
 
 
 def bits_ratio(
-    bits: Tensor, kept: Tensor, curve_bits: Tensor, curve_kept: Tensor, *, resamples: int = 1000, seed: int = 0
+    bits: Tensor,
+    kept: Tensor,
+    curve_bits: Tensor,
+    curve_kept: Tensor,
+    *,
+    sources: Tensor | None = None,
+    resamples: int = 1000,
+    seed: int = 0,
 ) -> Ratio:
     """The bits that some tables need, over the fewest with which those of a curve keep as much.
 
@@ -225,6 +232,8 @@ def bits_ratio(
     Args:
         bits, kept: ``(N,)``, of the tables in question.
         curve_bits, curve_kept: ``(K, N)``, of the curve's points, in the order of their bits.
+        sources: int64 ``(N,)``, where images are cut out of fewer ones: the number of each one's source, from 0 on.
+            Sources are then what is drawn, with all their images, since those are alike.
         resamples: how often the images are drawn anew.
         seed: of the draws.
 
@@ -232,13 +241,15 @@ def bits_ratio(
         The ratio: an upper bound where more is kept than at the curve's last point, whose bits then stand; NaN where
         less is kept than at its first.
     """
-    images = len(bits)
-    generator = torch.Generator().manual_seed(seed)
-    drawn = torch.randint(images, (resamples, images), generator=generator)
-    counts = torch.zeros(resamples, images, dtype=torch.float64).scatter_add_(
-        1, drawn, torch.ones(resamples, images, dtype=torch.float64)
+    if sources is None:
+        sources = torch.arange(len(bits))
+    units = int(sources.max()) + 1
+    drawn = torch.randint(units, (resamples, units), generator=torch.Generator().manual_seed(seed))
+    counts = torch.zeros(resamples, units, dtype=torch.float64).scatter_add_(
+        1, drawn, torch.ones(resamples, units, dtype=torch.float64)
     )
-    weights = torch.cat([torch.ones(1, images, dtype=torch.float64), counts]) / images
+    weights = torch.cat([torch.ones(1, units, dtype=torch.float64), counts])[:, sources]
+    weights /= weights.sum(1, keepdim=True)
     own_bits, own_kept = weights @ bits.double(), weights @ kept.double()
     points_bits = (weights @ curve_bits.double().T).log()
     points_kept = (weights @ curve_kept.double().T).cummax(1).values

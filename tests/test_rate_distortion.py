@@ -101,6 +101,18 @@ def test_a_ratio_that_is_known_is_found_with_its_interval(rng: np.random.Generat
     assert str(found) == "80.0% [80.0%, 80.0%]"
 
 
+def test_images_of_one_source_are_drawn_together(rng: np.random.Generator) -> None:
+    bits, kept = (torch.from_numpy(rng.uniform(0.5, 1.5, 40)) for _ in range(2))
+    curve = (torch.stack([bits * 2.0**k for k in range(-3, 4)]), torch.stack([kept + k for k in range(-3, 4)]))
+    noisy = kept + torch.from_numpy(rng.normal(0, 1, 40))
+    alone = bits_ratio(bits, noisy, *curve)
+    fourfold = [tensor.repeat_interleave(4, -1) for tensor in (bits, noisy, *curve)]
+    together = bits_ratio(*fourfold, sources=torch.arange(40).repeat_interleave(4))
+    assert together == pytest.approx(alone)
+    apart = bits_ratio(*fourfold)
+    assert apart.high - apart.low < 0.7 * (alone.high - alone.low)  # as if there were four times as many
+
+
 def test_where_a_curve_falls_its_highest_so_far_stands() -> None:
     ones = torch.ones(4, dtype=torch.float64)
     curve_bits = torch.stack([100 * ones, 200 * ones, 400 * ones, 800 * ones])
