@@ -9,6 +9,7 @@
 
 #if !defined(__clang__)
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // false, in GCC 12's own headers
+#pragma GCC diagnostic ignored "-Wuninitialized"        // likewise
 #endif
 #define FDJPEG_VECTOR_BYTES 64
 #include "codec_cpu_rows.h"

@@ -384,14 +384,15 @@ FDJPEG_INLINE void through_transform(
   const Geometry& g = job.geometry;
   McuRow row;
   read_mcu_row(g, job.input, n, mcu_row, row, scratch);
+  const SharedTables shared(tables);
   V sums[3][kBlock] = {};
   for_each_group<kBlocks>(g, mcu_row, row, [&](const BlockGroup& group, const Component&) FDJPEG_LAMBDA_INLINE {
-    const StepTables::Table& table = tables.component[group.component];
+    const SharedTable& table = shared.component[group.component];
     R* gradient = gradients.samples[group.component] + (group.samples - row.samples[group.component]);
     Shorts c[8], k[8];
     load_blocks(group.samples, group.stride, c);
     fdct(c);
-    for (int i = 0; i < kBlock; ++i) k[i] = quantize_row(c[i], SharedTable{table}, i);
+    for (int i = 0; i < kBlock; ++i) k[i] = quantize_row(c[i], table, i);
     const int count = static_cast<int>(least(group.count, kBlocks));
     for (int b = 0; b < count; b += kRealBlocks<float>) {
       const int blocks = count - b < kRealBlocks<float> ? count - b : kRealBlocks<float>;
@@ -402,7 +403,7 @@ FDJPEG_INLINE void through_transform(
       real_dct_pass(y);
       transpose(y);
       for (int i = 0; i < kBlock; ++i) {
-        const V step = kBlock * as_reals(repeat(load<EightShorts>(table.step + i * kBlock)), 0);
+        const V step = kBlock * as_reals(table.step(i), 0);
         const V rounded = as_reals(k[i], b);
         const V remainder = (as_reals(c[i], b) - rounded * step) / step;  // the difference is exact
         if (job.slopes == nullptr) {

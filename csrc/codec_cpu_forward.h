@@ -28,18 +28,57 @@ FDJPEG_INLINE Component component_of(const Geometry& g, int index) {
 
 // One table for all blocks.
 struct SharedTable {
-  const StepTables::Table& table;
+  Shorts steps[kBlock], halves[kBlock], reciprocals[kBlock], scales[kBlock];
 
-  template <class T>
-  FDJPEG_INLINE Shorts row(T StepTables::Table::* member, int i) const {
-    return repeat(load<EightShorts>(table.*member + i * kBlock));
+  explicit SharedTable(const StepTables::Table& table) {
+    for (int i = 0; i < kBlock; ++i) {
+      steps[i] = repeat(load<EightShorts>(table.step + i * kBlock));
+      halves[i] = repeat(load<EightShorts>(table.half + i * kBlock));
+      reciprocals[i] = repeat(load<EightShorts>(table.reciprocal + i * kBlock));
+      scales[i] = repeat(load<EightShorts>(table.scale + i * kBlock));
+    }
   }
+  FDJPEG_INLINE Shorts step(int i) const {
+    return steps[i];
+  }
+  FDJPEG_INLINE Shorts half(int i) const {
+    return halves[i];
+  }
+  FDJPEG_INLINE Shorts reciprocal(int i) const {
+    return reciprocals[i];
+  }
+  FDJPEG_INLINE Shorts scale(int i) const {
+    return scales[i];
+  }
+};
+
+// An image's tables, one for each component.
+struct SharedTables {
+  SharedTable component[3];
+
+  explicit SharedTables(const StepTables& tables)
+      : component{
+            SharedTable(tables.component[0]), SharedTable(tables.component[1]), SharedTable(tables.component[2])} {}
 };
 
 // A table for each of the blocks.
 struct TableOfEachBlock {
   const StepTables::Table* tables[kBlocks];
 
+  FDJPEG_INLINE Shorts step(int i) const {
+    return row(&StepTables::Table::step, i);
+  }
+  FDJPEG_INLINE Shorts half(int i) const {
+    return row(&StepTables::Table::half, i);
+  }
+  FDJPEG_INLINE Shorts reciprocal(int i) const {
+    return row(&StepTables::Table::reciprocal, i);
+  }
+  FDJPEG_INLINE Shorts scale(int i) const {
+    return row(&StepTables::Table::scale, i);
+  }
+
+ private:
   template <class T>
   FDJPEG_INLINE Shorts row(T StepTables::Table::* member, int i) const {
     EightShorts rows[kBlocks];
@@ -51,10 +90,8 @@ struct TableOfEachBlock {
 // The level of each coefficient of row i.
 template <class Tables>
 FDJPEG_INLINE Shorts quantize_row(Shorts c, const Tables& tables, int i) {
-  using Table = StepTables::Table;
-  const Shorts n = magnitude(c) + tables.row(&Table::half, i);
-  const Shorts reciprocal = tables.row(&Table::reciprocal, i), scale = tables.row(&Table::scale, i);
-  return with_sign_of(multiply_high_unsigned(multiply_high_unsigned(n, reciprocal), scale), c);
+  const Shorts n = magnitude(c) + tables.half(i);
+  return with_sign_of(multiply_high_unsigned(multiply_high_unsigned(n, tables.reciprocal(i)), tables.scale(i)), c);
 }
 
 FDJPEG_INLINE void load_blocks(const uint8_t* samples, int64_t stride, Shorts x[8]) {
@@ -263,11 +300,11 @@ FDJPEG_INLINE void code_row_with(
   }
   for_each_group<kBlocks>(
       g, mcu_row, row, [&](const BlockGroup& group, const Component& component) FDJPEG_LAMBDA_INLINE {
-        const auto tables = tables_of(group);
+        const auto& tables = tables_of(group);
         Shorts x[8];
         load_blocks(group.samples, group.stride, x);
         fdct(x);
-        for (int i = 0; i < kBlock; ++i) x[i] = quantize_row(x[i], tables, i) * tables.row(&StepTables::Table::step, i);
+        for (int i = 0; i < kBlock; ++i) x[i] = quantize_row(x[i], tables, i) * tables.step(i);
         idct(x);
         uint8_t* target = planes + component.offset + (group.block_row * component.stride() + group.column) * kBlock;
         store_blocks(target, component.stride(), group.count, x);
@@ -275,8 +312,9 @@ FDJPEG_INLINE void code_row_with(
 }
 
 void code_row(const RoundTrip& job, const StepTables& tables, int64_t n, int64_t mcu_row, void* memory) {
-  code_row_with(job, n, mcu_row, memory, [&](const BlockGroup& group) FDJPEG_LAMBDA_INLINE {
-    return SharedTable{tables.component[group.component]};
+  const SharedTables shared(tables);
+  code_row_with(job, n, mcu_row, memory, [&](const BlockGroup& group) FDJPEG_LAMBDA_INLINE -> const SharedTable& {
+    return shared.component[group.component];
   });
 }
 
@@ -300,9 +338,10 @@ void encode_row(const Encode& job, const StepTables& tables, int64_t n, int64_t 
   const Geometry& g = job.geometry;
   McuRow row;
   read_mcu_row(g, job.input, n, mcu_row, row, Scratch(memory));
+  const SharedTables shared(tables);
   for_each_group<kBlocks>(
       g, mcu_row, row, [&](const BlockGroup& group, const Component& component) FDJPEG_LAMBDA_INLINE {
-        const SharedTable table{tables.component[group.component]};
+        const SharedTable& table = shared.component[group.component];
         Shorts x[8];
         load_blocks(group.samples, group.stride, x);
         fdct(x);

@@ -119,9 +119,11 @@ FDJPEG_INLINE V splat(double x) {
 // What a processor does in an instruction of its own
 //
 //   interleave_low<bits>, interleave_high<bits>   the elements of the lower or upper half of each 128 bits, in turns
-//   multiply_high, multiply_high_unsigned         the upper 16 bits of each product
+//   multiply_high_unsigned                        the upper 16 bits of each product
+//   multiply_rounded                              (a b + 2^14) >> 15
 //   magnitude, with_sign_of                       |x|; x where `sign` is positive, -x where negative (0 may be either)
 //   pack_bytes, pack_bytes_saturating             a byte of each 16-bit lane, which lies in 0 … 255 or is forced to
+//   load_bytes                                    as many bytes, as 16-bit lanes
 //   repeat                                        a row of eight for each of the blocks
 //   narrow_saturating, widen                      two registers of 32-bit lanes up to 255 to 16-bit ones, negative ones
 //   as
@@ -154,8 +156,8 @@ FDJPEG_INTERLEAVE(interleave_low32, unpacklo_epi32)
 FDJPEG_INTERLEAVE(interleave_high32, unpackhi_epi32)
 FDJPEG_INTERLEAVE(interleave_low64, unpacklo_epi64)
 FDJPEG_INTERLEAVE(interleave_high64, unpackhi_epi64)
-FDJPEG_INTERLEAVE(multiply_high, mulhi_epi16)
 FDJPEG_INTERLEAVE(multiply_high_unsigned, mulhi_epu16)
+FDJPEG_INTERLEAVE(multiply_rounded, mulhrs_epi16)
 
 FDJPEG_INLINE Shorts magnitude(Shorts x) {
   return reinterpret_cast<Shorts>(FDJPEG_X86(abs_epi16)(FDJPEG_X86_INT(x)));
@@ -167,15 +169,6 @@ FDJPEG_INLINE Ints rounded(Floats x) {
 
 FDJPEG_INLINE Floats smaller_or_second(Floats a, Floats b) {
   return reinterpret_cast<Floats>(FDJPEG_X86(min_ps)(FDJPEG_X86_FLOAT(a), FDJPEG_X86_FLOAT(b)));
-}
-
-// byte / 255, correctly rounded: a product by the reciprocal's float, and what that float lacks. (Tested for all
-// bytes.)
-FDJPEG_INLINE Floats fraction_of_byte(Floats byte) {
-  constexpr float kReciprocal = 1.0f / 255;
-  constexpr float kRest = static_cast<float>(1.0 / 255 - static_cast<double>(kReciprocal));
-  return reinterpret_cast<Floats>(
-      FDJPEG_X86(fmadd_ps)(FDJPEG_X86_FLOAT(byte), FDJPEG_X86(set1_ps)(kReciprocal), FDJPEG_X86_FLOAT(byte * kRest)));
 }
 
 template <int c1, int c2>
@@ -193,6 +186,10 @@ FDJPEG_INLINE Shorts with_sign_of(Shorts x, Shorts sign) {
   const __m512i v = FDJPEG_X86_INT(x);
   return reinterpret_cast<Shorts>(
       _mm512_mask_sub_epi16(v, _mm512_movepi16_mask(FDJPEG_X86_INT(sign)), _mm512_setzero_si512(), v));
+}
+
+FDJPEG_INLINE Shorts load_bytes(const uint8_t* source) {
+  return reinterpret_cast<Shorts>(_mm512_cvtepu8_epi16(load<__m256i>(source)));
 }
 
 FDJPEG_INLINE Bytes pack_bytes(Shorts x) {
@@ -227,6 +224,10 @@ FDJPEG_INLINE Ints multiply_add(Shorts a, Shorts b, Ints sum) {
 
 FDJPEG_INLINE Shorts with_sign_of(Shorts x, Shorts sign) {
   return reinterpret_cast<Shorts>(_mm256_sign_epi16(FDJPEG_X86_INT(x), FDJPEG_X86_INT(sign)));
+}
+
+FDJPEG_INLINE Shorts load_bytes(const uint8_t* source) {
+  return reinterpret_cast<Shorts>(_mm256_cvtepu8_epi16(load<__m128i>(source)));
 }
 
 FDJPEG_INLINE Bytes pack_bytes_saturating(Shorts x) {
@@ -279,9 +280,13 @@ FDJPEG_INLINE Shorts interleave_high64(Shorts a, Shorts b) {
   return FDJPEG_SHUFFLE(a, b, 4, 5, 6, 7, 12, 13, 14, 15);
 }
 
-FDJPEG_INLINE Shorts multiply_high(Shorts a, Shorts b) {
-  return __builtin_convertvector(
-      (__builtin_convertvector(a, Eights) * __builtin_convertvector(b, Eights)) >> 16, Shorts);
+FDJPEG_INLINE Shorts load_bytes(const uint8_t* source) {
+  return __builtin_convertvector(load<Bytes>(source), Shorts);
+}
+
+FDJPEG_INLINE Shorts multiply_rounded(Shorts a, Shorts b) {
+  const Eights product = __builtin_convertvector(a, Eights) * __builtin_convertvector(b, Eights);
+  return __builtin_convertvector((product + (1 << 14)) >> 15, Shorts);
 }
 
 FDJPEG_INLINE Shorts multiply_high_unsigned(Shorts a, Shorts b) {
@@ -336,11 +341,48 @@ FDJPEG_INLINE Floats smaller_or_second(Floats a, Floats b) {
   return a < b ? a : b;
 }
 
-FDJPEG_INLINE Floats fraction_of_byte(Floats byte) {
-  return byte / 255;
-}
-
 #endif
+
+// byte / 255 of each lane, forced into 0 … 255, correctly rounded.
+//
+// Repeated three times, a byte b is the number v = 65793 b, exact in a float, and b / 255 = v / (2^24 - 1). That lies
+// above v / 2^24 by v / (2^25 - 2^k) > 1/2 units of the last place of a number from 2^k on, and by less than one; so it
+// rounds to the float after v / 2^24, except for 0.
+struct Fractions {
+  Floats low, high;
+};
+
+FDJPEG_INLINE Fractions fractions_of_bytes(Shorts x) {
+#if FDJPEG_VECTOR_BYTES > 16
+  // Fours of bytes as 32-bit lanes: of each 128 bits of a result, one for `low` and one for `high`.
+  const Ints bytes = reinterpret_cast<Ints>(FDJPEG_X86(packus_epi16)(FDJPEG_X86_INT(x), FDJPEG_X86_INT(x)));
+#if FDJPEG_VECTOR_BYTES == 64
+  const Ints fours = FDJPEG_SHUFFLE(bytes, bytes, 0, 8, 0, 8, 1, 9, 1, 9, 4, 12, 4, 12, 5, 13, 5, 13);
+#else
+  const Ints fours = FDJPEG_SHUFFLE(bytes, bytes, 0, 4, 0, 4, 1, 5, 1, 5);
+#endif
+  const auto fractions = [&](Ints places) FDJPEG_LAMBDA_INLINE {
+    const auto repeated = FDJPEG_X86(shuffle_epi8)(FDJPEG_X86_INT(fours), FDJPEG_X86_INT(places));
+#if FDJPEG_VECTOR_BYTES == 64
+    // A fourth time: what a float cannot hold is b itself, so rounding up goes to the next float.
+    return reinterpret_cast<Floats>(_mm512_cvt_roundepu32_ps(repeated, _MM_FROUND_TO_POS_INF | _MM_FROUND_NO_EXC)) *
+        0x1p-32f;
+#else
+    const Floats v = reinterpret_cast<Floats>(_mm256_cvtepi32_ps(repeated));
+    return reinterpret_cast<Floats>(
+        _mm256_fmadd_ps(FDJPEG_X86_FLOAT(v), _mm256_set1_ps(0x1p-24f), FDJPEG_X86_FLOAT(v * 0x1p-48f)));
+#endif
+  };
+  constexpr int kRepeat = FDJPEG_VECTOR_BYTES == 64 ? 0x01010101 : 0x00010101;
+  constexpr int kNone = FDJPEG_VECTOR_BYTES == 64 ? 0 : INT32_MIN;  // a place of -128 is a byte of 0
+  Ints places{};
+  for (int i = 0; i < kHalf; ++i) places[i] = i % 4 * kRepeat + kNone;
+  return {fractions(places), fractions(places + 4 * kRepeat)};
+#else
+  const WideSums wide = widen(clamp(x, 0, kMaxSample));
+  return {__builtin_convertvector(wide.low, Floats) / 255, __builtin_convertvector(wide.high, Floats) / 255};
+#endif
+}
 
 // x where `mask` is -1, and 0 where it is 0.
 template <class V>
@@ -439,30 +481,38 @@ struct Lane<Shorts> {
   template <int c1, int c2, int c3, int bias>
   static FDJPEG_INLINE Shorts weigh(Shorts a, Shorts b, Shorts c) {
     constexpr int kLargest = 32767;
-    if constexpr (c1 > kLargest || c3 > kLargest) {
-      // 2^15 is no int16 but -2^15 is: floor(s / 2^16) = -floor((65535 - s) / 2^16).
-      return -weigh<-c1, -c2, -c3, 65535 - bias>(a, b, c);
-    } else {
-      constexpr int kPart = c2 / 2;  // c2 may be too large for an int16
-      return narrow<16>(dot<c2 - kPart, c3>(pair(b, c), dot<c1, kPart>(pair(a, b), constant(bias))));
-    }
+    // 2^15 is no int16 but -2^15 is: floor(s / 2^16) = -floor((65535 - s) / 2^16).
+    constexpr bool kNegated = c1 > kLargest || c3 > kLargest;
+    constexpr int kSign = kNegated ? -1 : 1, kBias = kNegated ? 65535 - bias : bias;
+    // What 2^16 divides comes out of the sum: of the bias, and of a b whose constant is too large. The rest of the bias
+    // is a product too, which spares additions.
+    constexpr int kWholeBias = kBias >> 16, kRestBias = kBias & 65535, kWhole = kSign * c2 > kLargest ? 1 : 0;
+    static_assert(kRestBias % 2 == 0);
+    const Wide sum =
+        dot<kSign * c3, kRestBias / 2>(pair(c, all(2)), dot<kSign * c1, kSign * c2 - kWhole * 65536>(pair(a, b)));
+    Shorts weighed = narrow<16>(sum);
+    if constexpr (kWhole != 0) weighed += b;
+    if constexpr (kNegated) return all(-kWholeBias) - weighed;
+    return weighed + static_cast<int16_t>(kWholeBias);
   }
 
-  // A constant is a whole number and a rest that an int16 holds.
-  static constexpr int whole(int c) {
-    return (c + (c < 0 ? -32768 : 32768)) / 65536;
+  // (2 a round(c / 4) + 2^14) >> 15 is (a c + 2^15) >> 16 for the constants of colour and all samples.
+  static constexpr bool scales_exactly(int c) {
+    for (int a = -kLevelShift; a <= kMaxSample - kLevelShift; ++a) {
+      if ((2 * a * ((c + 2) >> 2) + (1 << 14)) >> 15 != (a * c + (1 << 15)) >> 16) return false;
+    }
+    return true;
   }
   template <int c>
   static FDJPEG_INLINE Shorts scale(Shorts a) {
-    constexpr int kWhole = whole(c);
-    const Shorts rest = Shorts{} + static_cast<int16_t>(c - kWhole * 65536);
-    return static_cast<int16_t>(kWhole) * a + ((multiply_high(a + a, rest) + 1) >> 1);
+    static_assert(scales_exactly(c));
+    return multiply_rounded(a + a, all((c + 2) >> 2));
   }
+  // Half of each constant is an int16 that loses nothing.
   template <int c1, int c2>
   static FDJPEG_INLINE Shorts scale(Shorts a, Shorts b) {
-    constexpr int kWhole1 = whole(c1), kWhole2 = whole(c2);
-    return static_cast<int16_t>(kWhole1) * a + static_cast<int16_t>(kWhole2) * b +
-        narrow<16>(dot<c1 - kWhole1 * 65536, c2 - kWhole2 * 65536>(pair(a, b), constant(1 << 15)));
+    static_assert(c1 % 2 == 0 && c2 % 2 == 0);
+    return narrow<15>(dot<c1 / 2, c2 / 2>(pair(a, b), constant(1 << 14)));
   }
 };
 
@@ -506,10 +556,6 @@ FDJPEG_INLINE void transpose(V x[8]) {
     x[i] = FDJPEG_SHUFFLE(b[i], b[i + 4], 0, 1, 2, 3, 8, 9, 10, 11);
     x[i + 4] = FDJPEG_SHUFFLE(b[i], b[i + 4], 4, 5, 6, 7, 12, 13, 14, 15);
   }
-}
-
-FDJPEG_INLINE Shorts load_bytes(const uint8_t* source) {
-  return __builtin_convertvector(load<Bytes>(source), Shorts);
 }
 
 FDJPEG_INLINE void store_bytes(uint8_t* target, Shorts x) {
@@ -580,8 +626,10 @@ FDJPEG_INLINE HalfShorts float_to_bfloat16(Floats f) {
 class OddSamples {
  public:
 #if FDJPEG_VECTOR_BYTES == 64
-  FDJPEG_INLINE void note(Floats x) {
-    ordinary_ = _mm512_mask_cmp_ps_mask(ordinary_, FDJPEG_X86_FLOAT(x), _mm512_set1_ps(1), _CMP_LE_OQ);
+  FDJPEG_INLINE void note(Floats a, Floats b) {
+    const __mmask16 ordinary = _mm512_cmp_ps_mask(FDJPEG_X86_FLOAT(a), _mm512_set1_ps(1), _CMP_LE_OQ);
+    // Only the short step below waits for what was noted before.
+    ordinary_ &= _mm512_mask_cmp_ps_mask(ordinary, FDJPEG_X86_FLOAT(b), _mm512_set1_ps(1), _CMP_LE_OQ);
   }
   FDJPEG_INLINE bool any() const {
     return ordinary_ != 0xffff;
@@ -590,8 +638,8 @@ class OddSamples {
  private:
   __mmask16 ordinary_ = 0xffff;
 #else
-  FDJPEG_INLINE void note(Floats x) {
-    lanes_ |= ~(x <= 1);
+  FDJPEG_INLINE void note(Floats a, Floats b) {
+    lanes_ |= ~(a <= 1) | ~(b <= 1);
   }
   FDJPEG_INLINE bool any() const {
     int32_t any = 0;
@@ -612,18 +660,19 @@ template <class Self>
 struct FloatingSample {
   template <class T>
   static FDJPEG_INLINE Shorts load_bytes(const T* source, OddSamples& odd) {
-    return narrow_saturating(byte(Self::load(source), odd), byte(Self::load(source + kHalf), odd));
+    const Floats low = Self::load(source), high = Self::load(source + kHalf);
+    odd.note(low, high);
+    return narrow_saturating(byte(low), byte(high));
   }
   template <bool around_caches, class T>
   static FDJPEG_INLINE void store_bytes(T* target, Shorts bytes) {
-    const WideSums wide = widen(clamp(bytes, 0, kMaxSample));
-    Self::template store<around_caches>(target, fraction_of_byte(__builtin_convertvector(wide.low, Floats)));
-    Self::template store<around_caches>(target + kHalf, fraction_of_byte(__builtin_convertvector(wide.high, Floats)));
+    const Fractions fractions = fractions_of_bytes(bytes);
+    Self::template store<around_caches>(target, fractions.low);
+    Self::template store<around_caches>(target + kHalf, fractions.high);
   }
 
  private:
-  static FDJPEG_INLINE Ints byte(Floats x, OddSamples& odd) {
-    odd.note(x);
+  static FDJPEG_INLINE Ints byte(Floats x) {
     return rounded(smaller_or_second(splat<Floats>(255), x * 255.0f));
   }
 };
@@ -700,7 +749,7 @@ struct Sample<SampleType::float64> {
       bytes[i] = static_cast<int16_t>((bounded + 6755399441055744.0) - 6755399441055744.0);   // 1.5 · 2^52
       above |= !(source[i] <= 1.0);
     }
-    odd.note(splat<Floats>(above ? 2 : 0));
+    odd.note(Floats{}, splat<Floats>(above ? 2 : 0));
     return fdjpeg::load<Shorts>(bytes);
   }
   template <bool around_caches>
