@@ -314,7 +314,7 @@ def _straight_through(steps: Tensor) -> Tensor:
 def _real_coefficients(image: Tensor, steps: Tensor, geometry: Geometry) -> list[Tensor]:
     """Each component's coefficients in steps, ``(N, rows, columns, 8, 8)`` of the dtype of ``steps``, not rounded."""
     samples = image.to(steps.dtype) if image.dtype == torch.uint8 else 255 * image.to(steps.dtype)
-    y, *chroma = reference._components_of(samples, geometry)
+    y, *chroma = reference.components_of(samples, geometry)
     components = [y - 128, *chroma]  # the level shift; chroma is about 0 here
     return [
         reference.real_dct(reference.to_blocks(component)) / steps[:, i, None, None]

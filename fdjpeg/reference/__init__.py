@@ -1,0 +1,72 @@
+"""The oracle: JPEG in plain torch, slow and obvious, on any device.
+
+Two arithmetics share one geometry. The integer functions (`exact`) are libjpeg-turbo's, step by step and bit by bit;
+those named ``real_…`` (`real`) are the same steps in real numbers, `real_pipeline` with gradients by autograd;
+`exact_with_surrogate` (`gradients`) joins the two: the integers' values, the real numbers' derivatives. A function that
+bears an op's name has that op's signature and stands in for it wherever no kernel is registered.
+
+Shapes: a component is ``(N, height, width)``; blocks are ``(N, rows, columns, 8, 8)``, indexed by [vertical frequency,
+horizontal frequency] once they are transformed. Integers are int32 tensors, whose arithmetic wraps around.
+"""
+
+from fdjpeg.reference.conversions import from_bytes, real_dtype, to_bytes
+from fdjpeg.reference.exact import decode, encode, fdct, rgb_to_ycbcr, round_trip, round_trip_by_block
+from fdjpeg.reference.geometry import to_blocks
+from fdjpeg.reference.gradients import (
+    differential,
+    exact_with_surrogate,
+    round_trip_backward,
+    straight_through_tangent,
+    surrogate_backward,
+    table_tangent,
+)
+from fdjpeg.reference.real import (
+    block_dct,
+    block_idct,
+    components_of,
+    quantize_channels,
+    real_dct,
+    real_idct,
+    real_pipeline,
+    real_rgb_to_ycbcr,
+    real_round_trip,
+    real_round_trip_backward,
+    real_second_gradient,
+    real_ycbcr_to_rgb,
+)
+from fdjpeg.reference.tables import integer_tables, real_tables, standard_tables, tables_by_block
+
+__all__ = [
+    "block_dct",
+    "block_idct",
+    "components_of",
+    "decode",
+    "differential",
+    "encode",
+    "exact_with_surrogate",
+    "fdct",
+    "from_bytes",
+    "integer_tables",
+    "quantize_channels",
+    "real_dct",
+    "real_dtype",
+    "real_idct",
+    "real_pipeline",
+    "real_rgb_to_ycbcr",
+    "real_round_trip",
+    "real_round_trip_backward",
+    "real_second_gradient",
+    "real_tables",
+    "real_ycbcr_to_rgb",
+    "rgb_to_ycbcr",
+    "round_trip",
+    "round_trip_backward",
+    "round_trip_by_block",
+    "standard_tables",
+    "straight_through_tangent",
+    "surrogate_backward",
+    "table_tangent",
+    "tables_by_block",
+    "to_blocks",
+    "to_bytes",
+]

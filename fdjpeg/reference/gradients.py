@@ -1,0 +1,282 @@
+"""The gradients of the exact forward pass.
+
+Straight-through: the derivative of the real steps, every rounding the identity, at the point where the integers are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fdjpeg._geometry import BLOCK, Geometry
+from fdjpeg.reference.conversions import from_bytes, laid_out_like, real_dtype
+from fdjpeg.reference.exact import decode_components, quantize, transform_components, unlimited_rgb, unpack_planes
+from fdjpeg.reference.geometry import from_blocks, geometry_of, to_blocks
+from fdjpeg.reference.real import (
+    components_of,
+    components_of_adjoint,
+    real_dct,
+    real_idct,
+    samples_of,
+    samples_of_adjoint,
+)
+from fdjpeg.reference.tables import integer_tables, steps_of, table_of
+from fdjpeg.surrogates import Surrogate, interpolate_slopes
+
+
+def _within_range(decoded: Sequence[Tensor], geometry: Geometry, fancy: bool) -> Tensor:
+    """The derivative of the last limiting: whether R, G and B lie in 0…255 before it; grey always does."""
+    samples = unlimited_rgb(decoded, geometry, fancy)
+    return (samples >= 0) & (samples <= 255)
+
+
+def _table_errors(image: Tensor, tables: Tensor | None, quality: float, geometry: Geometry) -> list[Tensor]:
+    """For each component ``k - c``: a coefficient's derivative by its step, c in steps before rounding and k after."""
+    steps = steps_of(tables, quality, image.device)
+    errors = []
+    for i, blocks in enumerate(transform_components(image, geometry)):
+        step = 8 * table_of(steps, i)
+        exact = step * quantize(blocks, table_of(steps, i)) - blocks  # subtracted as integers, so nothing cancels
+        errors.append(exact.to(real_dtype(image)) / step)
+    return errors
+
+
+def round_trip_backward(
+    grad: Tensor,
+    planes: Tensor,
+    image: Tensor,
+    tables: Tensor | None,
+    quality: float,
+    horizontal: int,
+    vertical: int,
+    fancy: bool,
+    table_gradient: bool,
+) -> tuple[Tensor, Tensor]:
+    """The op ``fdjpeg::round_trip_backward``: the straight-through gradient of `round_trip`.
+
+    With fixed tables, and every rounding the identity, the inverse DCT undoes the DCT. So the image's gradient is the
+    last limiting's mask, then the transposed upsampling, colour conversions and subsampling, without a transform.
+
+    Args:
+        grad: the gradient of the image that came out, ``(N, C, H, W)``, floating, any strides.
+        planes: the second result of `round_trip`.
+        image: as for `round_trip`, and so the others.
+        tables: as for `round_trip`.
+        quality: as for `round_trip`.
+        horizontal: as for `round_trip`.
+        vertical: as for `round_trip`.
+        fancy: as for `round_trip`.
+        table_gradient: whether the tables' gradient is wanted.
+
+    Returns:
+        The gradient of ``image``, laid out like it, 0 for its NaN samples; and that of the tables, for each image:
+        float32 ``(N, 3, 8, 8)``, or ``(0,)`` where it is not wanted.
+    """
+    geometry = geometry_of(image, horizontal, vertical)
+    inside = _within_range(unpack_planes(planes, geometry), geometry, fancy)
+    gradient = grad.to(real_dtype(image))
+    components = samples_of_adjoint(torch.where(inside, gradient, 0), geometry, fancy)
+    samples = torch.where(image.isnan(), 0, components_of_adjoint(components, geometry))
+    of_image = torch.empty_like(image).copy_(samples)
+    if not table_gradient:
+        return of_image, torch.empty(0, device=image.device)
+
+    of_tables = torch.zeros(image.size(0), 3, BLOCK, BLOCK, device=image.device, dtype=samples.dtype)
+    for i, errors in enumerate(_table_errors(image, tables, quality, geometry)):
+        # A coefficient acts on the samples of 0…255, which leave as samples of 0…1.
+        coefficients = real_dct(to_blocks(components[i])) / 255
+        of_tables[:, i] = (coefficients * errors).sum((1, 2))
+    return of_image, of_tables.to(torch.float32)
+
+
+def surrogate_backward(
+    grad: Tensor,
+    planes: Tensor,
+    image: Tensor,
+    tables: Tensor | None,
+    quality: float,
+    horizontal: int,
+    vertical: int,
+    fancy: bool,
+    table_gradient: bool,
+    slopes: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """The op ``fdjpeg::surrogate_backward``: as `round_trip_backward`, with a surrogate for the coefficients' rounding.
+
+    Args:
+        grad: as for `round_trip_backward`, and so the others up to ``table_gradient``.
+        planes: as for `round_trip_backward`.
+        image: as for `round_trip`.
+        tables: as for `round_trip`.
+        quality: as for `round_trip`.
+        horizontal: as for `round_trip`.
+        vertical: as for `round_trip`.
+        fancy: as for `round_trip`.
+        table_gradient: whether the tables' gradient is wanted.
+        slopes: the surrogate's derivative, as `fdjpeg.surrogates.slope_table` gives it.
+
+    Returns:
+        As `round_trip_backward`.
+    """
+    geometry = geometry_of(image, horizontal, vertical)
+    steps = steps_of(tables, quality, image.device)
+    inside = _within_range(unpack_planes(planes, geometry), geometry, fancy)
+    gradient = torch.where(inside, grad.to(real_dtype(image)), 0)
+    of_tables = torch.zeros(image.size(0), 3, BLOCK, BLOCK, device=image.device, dtype=gradient.dtype)
+    components = []
+    adjoint = samples_of_adjoint(gradient, geometry, fancy)
+    for i, (blocks, component) in enumerate(zip(transform_components(image, geometry), adjoint, strict=True)):
+        step = table_of(steps, i)
+        k = quantize(blocks, step)
+        remainder = (blocks - 8 * step * k).to(gradient.dtype) / (8 * step)  # subtracted as integers
+        slope = interpolate_slopes(slopes, remainder)
+        of_coefficients = real_dct(to_blocks(component))
+        # A coefficient acts on the samples of 0…255, which leave as samples of 0…1.
+        of_tables[:, i] = (of_coefficients * (k * (1 - slope) - remainder * slope)).sum((1, 2)) / 255
+        components.append(from_blocks(real_idct(of_coefficients * slope)))
+    samples = torch.where(image.isnan(), 0, components_of_adjoint(components, geometry))
+    of_image = torch.empty_like(image).copy_(samples)
+    return of_image, of_tables.to(torch.float32) if table_gradient else torch.empty(0, device=image.device)
+
+
+def straight_through_tangent(
+    v: Tensor, planes: Tensor, image: Tensor, horizontal: int, vertical: int, fancy: bool
+) -> Tensor:
+    """The transposed map of `round_trip_backward`'s first result: how ``v``, a change of the image, changes the output.
+
+    Linear in ``v`` and differentiable by it, so that the gradient of a straight-through gradient can be taken.
+
+    Args:
+        v: ``(N, C, H, W)``, floating.
+        planes: the second result of `round_trip`.
+        image: the image that went into it.
+        horizontal: as for `round_trip`.
+        vertical: as for `round_trip`.
+        fancy: as for `round_trip`.
+
+    Returns:
+        ``(N, C, H, W)`` of ``v``'s dtype.
+    """
+    geometry = geometry_of(image, horizontal, vertical)
+    inside = _within_range(unpack_planes(planes, geometry), geometry, fancy)
+    change = torch.where(image.isnan(), 0, v.to(real_dtype(image)))
+    samples = samples_of(components_of(change, geometry), geometry, fancy)
+    return torch.where(inside, samples, 0).to(v.dtype)
+
+
+def table_tangent(
+    v: Tensor,
+    planes: Tensor,
+    image: Tensor,
+    tables: Tensor | None,
+    quality: float,
+    horizontal: int,
+    vertical: int,
+    fancy: bool,
+) -> Tensor:
+    """The transposed map of `round_trip_backward`'s second result: how ``v``, a change of tables, changes the output.
+
+    Args:
+        v: ``(1 or N, 3, 8, 8)``, floating.
+        planes: the second result of `round_trip`.
+        image: as for `round_trip`, and so the others.
+        tables: as for `round_trip`.
+        quality: as for `round_trip`.
+        horizontal: as for `round_trip`.
+        vertical: as for `round_trip`.
+        fancy: as for `round_trip`.
+
+    Returns:
+        ``(N, C, H, W)``, float64 where the image is float64, else float32.
+    """
+    geometry = geometry_of(image, horizontal, vertical)
+    inside = _within_range(unpack_planes(planes, geometry), geometry, fancy)
+    change = v.to(real_dtype(image))
+    components = [
+        from_blocks(real_idct(table_of(change, i) * errors))
+        for i, errors in enumerate(_table_errors(image, tables, quality, geometry))
+    ]
+    return torch.where(inside, samples_of(components, geometry, fancy) / 255, 0)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The integers' values with the real numbers' derivatives
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+class _Differential(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return torch.zeros_like(x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return gradients[0]
+
+
+def differential(x: Tensor) -> Tensor:
+    """The differential of a variable: 0 in value, whatever the variable's own is, and the identity in derivative."""
+    dx: Tensor = _Differential.apply(x)
+    return dx
+
+
+def exact_with_surrogate(
+    image: Tensor,
+    tables: Tensor | Sequence[Tensor],
+    horizontal: int,
+    vertical: int,
+    fancy: bool,
+    surrogate: Surrogate,
+) -> Tensor:
+    """`round_trip`, bit for bit, as an autograd graph whose derivatives are those of the real steps and ``surrogate``.
+
+    The graph is ``y + J dx + K dq``: y from the integers, dx and dq the `differential` of image and tables. In J and K
+    a coefficient changes by r′(c) times the change of the image's own, and by ``k - c r′(c)`` times the change of its
+    step, where c is the integer DCT's output in steps, k its rounding, and r′ the surrogate's derivative; the last
+    limiting passes what the integers left alone; any other rounding and limiting is the identity. A NaN sample gets
+    gradient 0. The graph is linear in dx and dq: its second derivatives by image and tables are 0, which is the truth
+    for straight-through and not for a surrogate whose r′ varies.
+
+    Args:
+        image: ``(N, C, H, W)``, C 1 or 3, floating, any strides.
+        tables: ``(1 or N, 3, 8, 8)``, or those of each block as `tables_by_block` gives them; floating, acting as
+            `integer_tables`, straight through.
+        horizontal: as for `round_trip`.
+        vertical: as for `round_trip`.
+        fancy: as for `round_trip`.
+        surrogate: any object with a method ``derivative(c)``, elementwise and finite.
+
+    Returns:
+        The image, of ``image``'s dtype.
+    """
+    geometry = geometry_of(image, horizontal, vertical)
+    dtype = real_dtype(image)
+    dx = torch.where(image.isnan(), 0, differential(image.to(dtype)))
+
+    steps, coefficients, changes = [], [], []
+    transformed = transform_components(image.detach(), geometry)
+    for i, (blocks, change) in enumerate(zip(transformed, components_of(255 * dx, geometry), strict=True)):
+        table = table_of(tables, i)
+        step = integer_tables(table.detach())
+        dq = differential(table.to(dtype))
+        k = quantize(blocks, step)
+        c = blocks.to(dtype) / (8 * step)
+        slope = surrogate.derivative(c)
+        steps.append(step)
+        coefficients.append(k)
+        changes.append(slope * real_dct(to_blocks(change)) + (k - c * slope) * dq)
+
+    decoded = decode_components(coefficients, steps)
+    exact = from_bytes(unlimited_rgb(decoded, geometry, fancy).clamp(0, 255), dtype)
+    change = samples_of([from_blocks(real_idct(change)) for change in changes], geometry, fancy)
+    inside = _within_range(decoded, geometry, fancy)
+    return (laid_out_like(image, exact) + torch.where(inside, change / 255, 0)).to(image.dtype)

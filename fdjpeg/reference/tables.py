@@ -1,0 +1,79 @@
+"""Quantization tables: those of libjpeg at a quality, for a whole image or for each block."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fdjpeg._geometry import Geometry
+from fdjpeg._standard_tables import STANDARD_CHROMA, STANDARD_LUMA
+from fdjpeg.reference.conversions import real_dtype
+from fdjpeg.reference.geometry import component_planes
+
+
+def standard_tables(quality: float, device: torch.device) -> Tensor:
+    """The tables of libjpeg at ``quality``, which acts as the nearest number in 1…100: int32 ``(1, 3, 8, 8)``."""
+    quality = min(100.0, max(1.0, quality))
+    scale = math.floor(5000 / quality) if quality < 50 else math.floor(200 - 2 * quality)
+    base = torch.tensor([[STANDARD_LUMA, STANDARD_CHROMA, STANDARD_CHROMA]], dtype=torch.int32, device=device)
+    return ((base * scale + 50) // 100).clamp(1, 255)
+
+
+def integer_tables(tables: Tensor) -> Tensor:
+    """The steps as which floating ``tables`` act: rounded half to even, within 1…255, NaN as 1; int32."""
+    return tables.nan_to_num(nan=1.0).round().clamp(1, 255).to(torch.int32)
+
+
+def steps_of(tables: Tensor | None, quality: float, device: torch.device) -> Tensor:
+    """The integer steps of an op: those of ``tables``, or the standard ones where it is None."""
+    return standard_tables(quality, device) if tables is None else integer_tables(tables)
+
+
+def standard_tables_by_block(qualities: Tensor, geometry: Geometry) -> list[Tensor]:
+    """The tables of libjpeg at a quality of each block's own, which acts as the nearest in 1…100.
+
+    Args:
+        qualities: of luma's blocks, ``(N, rows, columns)``, of an integer dtype.
+
+    Returns:
+        As `tables_by_block`, int32.
+    """
+    quality = qualities.to(torch.int32).clamp(1, 100)
+    scale = torch.where(quality < 50, 5000 // quality, 200 - 2 * quality)[..., None, None, None]
+    base = torch.tensor([STANDARD_LUMA, STANDARD_CHROMA, STANDARD_CHROMA], dtype=torch.int32, device=qualities.device)
+    return tables_by_block(((base * scale + 50) // 100).clamp(1, 255), geometry)
+
+
+def tables_by_block(tables: Tensor, geometry: Geometry) -> list[Tensor]:
+    """Each component's tables from those at luma's blocks: a block of chroma takes its top-left block of luma.
+
+    Args:
+        tables: for Y, Cb and Cr, ``(N, rows, columns, 3, 8, 8)``, rows and columns of luma's blocks.
+
+    Returns:
+        For each component, ``(N, rows, columns, 8, 8)``, rows and columns of its own.
+    """
+    return [
+        tables[:, ::vertical, ::horizontal, i] for i, (_, horizontal, vertical) in enumerate(component_planes(geometry))
+    ]
+
+
+def table_of(tables: Tensor | Sequence[Tensor], component: int) -> Tensor:
+    """One component's tables, to be broadcast over its blocks: ``(1 or N, 1, 1, 8, 8)``; or those of each block."""
+    return tables[:, component, None, None] if isinstance(tables, Tensor) else tables[component]
+
+
+def real_tables(tables: Tensor | None, quality: float, soft: bool, image: Tensor) -> Tensor:
+    """The op's tables; the standard ones are whole, or real numbers of at least 1 if ``soft``."""
+    dtype = real_dtype(image)
+    if tables is not None:
+        return tables.to(dtype)
+    if not soft:
+        return standard_tables(quality, image.device).to(dtype)
+    quality = min(100.0, max(1.0, quality))
+    percentage = 5000 / quality if quality < 50 else 200 - 2 * quality
+    base = torch.tensor([[STANDARD_LUMA, STANDARD_CHROMA, STANDARD_CHROMA]], dtype=dtype, device=image.device)
+    return (base * (percentage / 100)).clamp(min=1)
