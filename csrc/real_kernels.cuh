@@ -35,15 +35,16 @@ struct RealEmitPixels {
   Sizes sizes;
   const void* planes;  // as above
   Image output;
-  uint8_t* mask;  // [images][height][width]; see RealRoundTrip
+  Image mask;    // [images][1][height][width]; see RealRoundTrip
+  bool vectors;  // whether eight pixels of a row of both may be written as words
   int first_image;
-  int pixels;  // in each image
-  Divider width;
+  int groups;  // of eight pixels, in each image
+  Divider groups_across;
 };
 
 struct RealDifferentiate {
   Differentiate common;  // without planes
-  const uint8_t* mask;   // [images][height][width]
+  Image mask;            // [images][1][height][width]
   RealStepTables steps;
   Rounding rounding;
   bool input_vectors;
@@ -63,10 +64,16 @@ FDJPEG_DEVICE RealOf<type> real_of(typename Sample<type>::Stored x) {
   }
 }
 
-// The real steps of an image in shared memory, row-major.
+// The real steps of an image in shared memory, row-major. Eight threads read a row's and the next eight perhaps those
+// of the other chroma: a component takes eight more, so that these lie in the other banks.
 template <class Real>
 struct SharedRealSteps {
-  Real step[3][kBlockSize];
+  struct Step {
+    Real reciprocal, step;
+  };
+  static constexpr int kComponent = kBlockSize + kBlock;
+  static_assert(spreads_over_banks<2>([](int lane) { return 2 * (lane / kBlock % 2 * kComponent + lane % kBlock); }));
+  Step step[3][kComponent];
 
   template <unsigned components, unsigned threads>
   FDJPEG_DEVICE void fill(const RealStepTables& steps, int64_t image) {
@@ -84,7 +91,7 @@ struct SharedRealSteps {
         q = steps.whole ? static_cast<Real>(standard_step(base, static_cast<int>(steps.percentage)))
                         : static_cast<Real>(scaled > 1 ? scaled : 1);
       }
-      step[component][i % kBlockSize] = q;
+      step[component][i % kBlockSize] = {Real(1) / q, q};
     }
   }
 };
@@ -206,7 +213,7 @@ __global__ void __launch_bounds__(kRealThreads, kResident<type, kRealBlocksPerPr
   for (int pass = 0; pass < L::kPasses; ++pass) {
     const int column = lane % kBlock;
     Real* samples = tile + L::block_start(4 * pass + lane / kBlock) + column;
-    const Real* step = steps.step[component_of_pass<L>(pass, lane)] + column;
+    const auto* step = steps.step[component_of_pass<L>(pass, lane)] + column;
     Real x[kBlock];
     read_tile<kTileRow>(samples, x);
     real_dct_pass(x);
@@ -214,15 +221,15 @@ __global__ void __launch_bounds__(kRealThreads, kResident<type, kRealBlocksPerPr
       with_surrogate(job.rounding.surrogate, [&]<Surrogate surrogate>() {
         FDJPEG_UNROLL
         for (int i = 0; i < kBlock; ++i) {
-          const Real q = step[i * kBlock];
-          x[i] = q * rounded_or_soft<surrogate>(x[i] * (Real(1) / q), job.rounding);
+          const auto [reciprocal, q] = step[i * kBlock];
+          x[i] = q * rounded_or_soft<surrogate>(x[i] * reciprocal, job.rounding);
         }
       });
     } else {
       FDJPEG_UNROLL
       for (int i = 0; i < kBlock; ++i) {
-        const Real q = step[i * kBlock];
-        x[i] = q * RealLane<Real>::round(x[i] * (Real(1) / q));
+        const auto [reciprocal, q] = step[i * kBlock];
+        x[i] = q * RealLane<Real>::round(x[i] * reciprocal);
       }
     }
     real_idct_pass(x);
@@ -259,75 +266,134 @@ __global__ void __launch_bounds__(kRealThreads, kResident<type, kRealBlocksPerPr
   }
 }
 
+// A thread makes eight pixels of a row: their luma is that of a row of a block, and their mask a word of eight bytes.
 constexpr int kRealEmitThreads = 256;
+constexpr int kRealEmitBlocksPerProcessor = 4;
+static_assert(registers_left(kRealEmitThreads, kRealEmitBlocksPerProcessor) == 64);
 
-// A thread makes a pixel, so that neighbours' accesses lie together.
+// Chroma of those pixels from the rows of a plane that lie nearest and next to them.
+template <class U, class Real>
+FDJPEG_DEVICE void real_upsample(
+    const Sizes& sizes, const Real* near, const Real* far, int first_column, Real (&chroma)[kBlock]) {
+  constexpr int kBeside = U::kAcross ? 1 : 0, kColumns = kBlock / U::kHorizontal + 2 * kBeside;
+  Real column[kColumns];
+  FDJPEG_UNROLL
+  for (int k = 0; k < kColumns; ++k) {
+    const int i = clamp(first_column + k - kBeside, 0, sizes.chroma_width - 1);
+    column[k] = U::kDown ? Real(.75) * near[i] + Real(.25) * far[i] : near[i];
+  }
+  FDJPEG_UNROLL
+  for (int x = 0; x < kBlock; ++x) {
+    const int k = x / U::kHorizontal + kBeside, beside = x % 2 == 0 ? k - 1 : k + 1;
+    chroma[x] = U::kAcross ? Real(.75) * column[k] + Real(.25) * column[beside] : column[k];
+  }
+}
+
 template <class U, SampleType type>
-__global__ void __launch_bounds__(kRealEmitThreads) real_emit_pixels(const __grid_constant__ RealEmitPixels job) {
+__global__ void __launch_bounds__(kRealEmitThreads, kResident<type, kRealEmitBlocksPerProcessor>)
+    real_emit_pixels(const __grid_constant__ RealEmitPixels job) {
   using Real = RealOf<type>;
   using T = typename Sample<type>::Stored;
+  constexpr int kChannels = U::kGrey ? 1 : 3;
   const Sizes& sizes = job.sizes;
-  const int index = static_cast<int>(blockIdx.x) * kRealEmitThreads + static_cast<int>(threadIdx.x);
-  if (index >= job.pixels) return;
+  const int group = static_cast<int>(blockIdx.x) * kRealEmitThreads + static_cast<int>(threadIdx.x);
+  if (group >= job.groups) return;
   const int64_t n = job.first_image + static_cast<int>(blockIdx.y);
-  const int y = job.width.quotient(index), x = job.width.remainder(index, y);
-  const Real* planes = static_cast<const Real*>(job.planes) + n * sizes.flag_offset;
-  const Real luma = planes[static_cast<unsigned>(y * sizes.luma_columns * kBlock + x)] + kLevelShift;
-  Real value[3] = {luma};
+  const int y = job.groups_across.quotient(group), x0 = job.groups_across.remainder(group, y) * kBlock;
+  const Real* planes = processor::keep(static_cast<const Real*>(job.planes) + n * sizes.flag_offset);
+  Real value[kChannels][kBlock];
+  read_samples(planes + static_cast<unsigned>(y * sizes.luma_columns * kBlock + x0), 1, kBlock - 1, true, value[0]);
+  FDJPEG_UNROLL
+  for (int x = 0; x < kBlock; ++x) value[0][x] += kLevelShift;
   if constexpr (!U::kGrey) {
     const unsigned stride = sizes.chroma_columns * kBlock;
-    const int column = x / U::kHorizontal, row = y / U::kVertical;
-    const int towards_x = x % U::kHorizontal != 0 ? 1 : -1, towards_y = y % U::kVertical != 0 ? 1 : -1;
-    const int beside = U::kAcross ? clamp(column + towards_x, 0, sizes.chroma_width - 1) : column;
-    const int far = U::kDown ? clamp(row + towards_y, 0, sizes.chroma_height - 1) : row;
-    const auto blend = [&](const Real* plane) {
-      const auto along = [&](int i) {
-        const Real near = plane[i * stride + column];
-        return U::kAcross ? Real(.75) * near + Real(.25) * plane[i * stride + beside] : near;
-      };
-      return U::kDown ? Real(.75) * along(row) + Real(.25) * along(far) : along(row);
-    };
-    const RGB<Real> pixel = real_ycbcr_to_rgb(luma, blend(planes + sizes.cb_offset), blend(planes + sizes.cr_offset));
-    value[0] = pixel.r;
-    value[1] = pixel.g;
-    value[2] = pixel.b;
+    const int row = y / U::kVertical, towards = y % U::kVertical != 0 ? 1 : -1;
+    const unsigned near = row * stride, far = clamp(row + towards, 0, sizes.chroma_height - 1) * stride;
+    Real cb[kBlock], cr[kBlock];
+    const Real* plane = planes + sizes.cb_offset;
+    real_upsample<U>(sizes, plane + near, plane + far, x0 / U::kHorizontal, cb);
+    plane = planes + sizes.cr_offset;
+    real_upsample<U>(sizes, plane + near, plane + far, x0 / U::kHorizontal, cr);
+    FDJPEG_UNROLL
+    for (int x = 0; x < kBlock; ++x) {
+      const RGB<Real> pixel = real_ycbcr_to_rgb(value[0][x], cb[x], cr[x]);
+      value[0][x] = pixel.r;
+      value[1][x] = pixel.g;
+      value[2][x] = pixel.b;
+    }
   }
   constexpr bool kBytes = type == SampleType::uint8;
   constexpr Real kScale = kBytes ? Real(1) : Real(1.0 / kMaxSample), kHighest = kBytes ? Real(kMaxSample) : Real(1);
-  unsigned inside = 0;
-  T* target = address_of<T>(job.output, n, y, x);
+  const int last = sizes.width - 1 - x0;
+  const bool whole = job.vectors && last >= kBlock - 1;
+  uint8_t inside[kBlock] = {};
+  T* row = address_of<T>(job.output, n, y, x0);
   FDJPEG_UNROLL
-  for (int c = 0; c < (U::kGrey ? 1 : 3); ++c) {
-    Real sample = kScale * value[c];
-    inside |= sample >= 0 && sample <= kHighest ? 1u << c : 0u;
-    sample = sample < 0 ? Real(0) : sample;
-    sample = sample > kHighest ? kHighest : sample;
-    if constexpr (kBytes) {
-      target[c * job.output.stride[1]] = static_cast<T>(RealLane<Real>::round(sample));
-    } else {
-      target[c * job.output.stride[1]] = Sample<type>::stored(sample);
+  for (int c = 0; c < kChannels; ++c) {
+    T samples[kBlock];
+    FDJPEG_UNROLL
+    for (int x = 0; x < kBlock; ++x) {
+      Real sample = kScale * value[c][x];
+      inside[x] |= sample >= 0 && sample <= kHighest ? 1u << c : 0u;
+      sample = sample < 0 ? Real(0) : sample;
+      sample = sample > kHighest ? kHighest : sample;
+      if constexpr (kBytes) {
+        samples[x] = static_cast<T>(RealLane<Real>::round(sample));
+      } else {
+        samples[x] = Sample<type>::stored(sample);
+      }
     }
+    write_samples(row + c * job.output.stride[1], job.output.stride[3], last, whole, samples);
   }
-  job.mask[(n * sizes.height + y) * sizes.width + x] = static_cast<uint8_t>(inside);
+  write_samples(address_of<uint8_t>(job.mask, n, y, x0), 1, last, whole, inside);
 }
 
-// The gradient of a pixel's Y, Cb and Cr where the clamp let those of its R, G and B pass.
-template <class U, SampleType type>
-FDJPEG_DEVICE PixelGradient<RealOf<type>> real_pixel_gradient(const RealDifferentiate& job, int64_t n, int y, int x) {
-  using Real = RealOf<type>;
-  using T = typename Sample<type>::Stored;
-  const Sizes& sizes = job.common.sizes;
-  const T* at = address_of<const T>(job.common.grad_output, n, y, x);
-  const unsigned inside = job.mask[(n * sizes.height + y) * sizes.width + x];
-  const auto channel = [&](int c) {
-    return inside >> c & 1 ? real_of<type>(at[c * job.common.grad_output.stride[1]]) : Real(0);
-  };
-  if constexpr (U::kGrey) {
+// The gradient of a pixel's Y, Cb and Cr where the clamp, as its mask tells, let those of its R, G and B pass.
+template <bool grey, class Real>
+FDJPEG_DEVICE PixelGradient<Real> real_pixel_gradient(unsigned inside, const Real (&value)[grey ? 1 : 3]) {
+  const auto channel = [&](int c) { return inside >> c & 1 ? value[c] : Real(0); };
+  if constexpr (grey) {
     return {channel(0), {}};
   } else {
     const YCbCr<Real> gradient = real_ycbcr_to_rgb_adjoint(channel(0), channel(1), channel(2));
     return {gradient.y, {gradient.cb, gradient.cr}};
   }
+}
+
+// Those of neighbours in a row, as many as lie in the image.
+template <class U, SampleType type, int wide>
+FDJPEG_DEVICE void real_differentiate_row(
+    const RealDifferentiate& job, int64_t n, int y, int x0, PixelGradient<RealOf<type>> (&pixel)[wide]) {
+  using T = typename Sample<type>::Stored;
+  constexpr int kChannels = U::kGrey ? 1 : 3;
+  const Image& grad = job.common.grad_output;
+  const int last = job.common.sizes.width - 1 - x0;
+  const bool whole = job.common.read_vectors && last >= wide - 1;
+  uint8_t inside[wide];
+  read_samples(address_of<const uint8_t>(job.mask, n, y, x0), 1, last, whole, inside);
+  T samples[kChannels][wide];
+  const T* row = address_of<const T>(grad, n, y, x0);
+  FDJPEG_UNROLL
+  for (int c = 0; c < kChannels; ++c) {
+    read_samples(row + c * grad.stride[1], grad.stride[3], last, whole, samples[c]);
+  }
+  FDJPEG_UNROLL
+  for (int x = 0; x < wide; ++x) {
+    RealOf<type> value[kChannels];
+    FDJPEG_UNROLL
+    for (int c = 0; c < kChannels; ++c) value[c] = real_of<type>(samples[c][x]);
+    if (x <= last) pixel[x] = real_pixel_gradient<U::kGrey>(inside[x], value);
+  }
+}
+
+// That of the chroma of any one pixel.
+template <class U, SampleType type>
+FDJPEG_DEVICE ChromaGradient<RealOf<type>> real_chroma_gradient_at(
+    const RealDifferentiate& job, int64_t n, int y, int x) {
+  const auto* at = address_of<const typename Sample<type>::Stored>(job.common.grad_output, n, y, x);
+  const int64_t channel = job.common.grad_output.stride[1];
+  const RealOf<type> value[3] = {real_of<type>(at[0]), real_of<type>(at[channel]), real_of<type>(at[2 * channel])};
+  return real_pixel_gradient<false>(*address_of<const uint8_t>(job.mask, n, y, x), value).chroma;
 }
 
 // In double precision half as many warps, as the tiles of four would not fit.
@@ -361,16 +427,12 @@ __global__ void __launch_bounds__(kRealBackwardWarps<type>* kWarp, type == Sampl
     ChromaGradient<Real> cell[1][Tile::kCells] = {};
     FDJPEG_UNROLL
     for (int y = 0; y < Tile::kPatchTall; ++y) {
-      FDJPEG_UNROLL
-      for (int x = 0; x < Tile::kPatchWide; ++x) {
-        if (at.y0 + y < sizes.height && at.x0 + x < sizes.width) {
-          pixel[y][x] = real_pixel_gradient<U, type>(job, n, at.y0 + y, at.x0 + x);
-        }
-      }
+      if (at.x0 >= sizes.width || at.y0 + y >= sizes.height) break;
+      real_differentiate_row<U, type>(job, n, at.y0 + y, at.x0, pixel[y]);
     }
     __syncthreads();  // the steps are there; the last turn's tiles were read
     gather_chroma<U>(sizes, memory, at, inside, pixel, cell, [&](int y, int x) {
-      return real_pixel_gradient<U, type>(job, n, y, x).chroma;
+      return real_chroma_gradient_at<U, type>(job, n, y, x);
     });
     if (at.mcu_row >= sizes.mcu_rows) continue;
 
@@ -381,7 +443,7 @@ __global__ void __launch_bounds__(kRealBackwardWarps<type>* kWarp, type == Sampl
     FDJPEG_ROLLED
     for (int pass = 0; pass < L::kPasses; ++pass) {
       const int block = 4 * pass + lane / kBlock, start = L::block_start(block) + column;
-      const Real* step = steps.step[component_of_pass<L>(pass, lane)] + column;
+      const auto* step = steps.step[component_of_pass<L>(pass, lane)] + column;
       Real c[kBlock], g[kBlock];
       read_tile<kTileRow>(coefficients + start, c);
       real_dct_pass(c);
@@ -391,7 +453,7 @@ __global__ void __launch_bounds__(kRealBackwardWarps<type>* kWarp, type == Sampl
         FDJPEG_UNROLL
         for (int i = 0; i < kBlock; ++i) {
           const Derivatives<Real> derivatives =
-              derivatives_of_rounding<surrogate>(c[i] * (Real(1) / step[i * kBlock]), job.rounding);
+              derivatives_of_rounding<surrogate>(c[i] * step[i * kBlock].reciprocal, job.rounding);
           c[i] = g[i] * derivatives.of_step;
           g[i] *= derivatives.of_coefficient;
         }

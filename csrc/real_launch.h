@@ -23,6 +23,16 @@ inline RealStepTables real_standard_tables(double quality, bool soft) {
   return {nullptr, false, 0, soft ? (q < 50 ? 5000 / q : 200 - 2 * q) : quality_scale(q), !soft};
 }
 
+// Whether `count` neighbours in a row of both may be accessed as words.
+inline bool allow_vectors(const Image& image, const Image& mask, int count) {
+  return allows_vectors(image, count) && allows_vectors(mask, count);
+}
+
+// The clamp's mask, a byte for each pixel.
+inline Image mask_of(const Geometry& g, uint8_t* mask) {
+  return {mask, SampleType::uint8, {g.height * g.width, g.height * g.width, g.width, 1}};
+}
+
 // Real numbers of the planes between the two kernels, [images][samples of all planes].
 inline int64_t real_planes_of(const Geometry& g) {
   return g.images * g.flag_offset;
@@ -42,9 +52,10 @@ void launch_real_round_trip(const RealOp& op, void* planes, Launcher& launch) {
   emit.sizes = code.sizes;
   emit.planes = planes;
   emit.output = op.output;
-  emit.mask = op.mask;
-  emit.pixels = static_cast<int>(g.height * g.width);
-  emit.width = Divider::by(g.width);
+  emit.mask = mask_of(g, op.mask);
+  emit.vectors = allow_vectors(op.output, emit.mask, kBlock);
+  emit.groups = static_cast<int>(g.height * g.luma_columns);
+  emit.groups_across = Divider::by(g.luma_columns);
   with_type(op.input.type, [&]<SampleType type>() {
     with_sampling(g, [&]<int horizontal, int vertical, bool grey>() {
       using L = Layout<horizontal, vertical, grey>;
@@ -58,7 +69,7 @@ void launch_real_round_trip(const RealOp& op, void* planes, Launcher& launch) {
     with_upsampling(g, [&]<class U>() {
       for_images(g, [&](int first, unsigned images) {
         emit.first_image = first;
-        const Grid grid{blocks_for(emit.pixels, kRealEmitThreads), images};
+        const Grid grid{blocks_for(emit.groups, kRealEmitThreads), images};
         launch(real_emit_pixels<U, type>, grid, kRealEmitThreads, emit);
       });
     });
@@ -85,7 +96,7 @@ void launch_real_backward(
   job.common.input = op.input;
   job.common.grad_input = grad_input;
   job.common.write_vectors = allows_vectors(grad_input, kBlock);
-  job.mask = op.mask;
+  job.mask = mask_of(g, op.mask);
   job.steps = op.steps;
   job.rounding = op.rounding;
   job.input_vectors = allows_vectors(op.input, kBlock);
@@ -94,6 +105,7 @@ void launch_real_backward(
     constexpr int kWarps = kRealBackwardWarps<type>;
     with_upsampling(g, [&]<class U>() {
       using L = Layout<U::kHorizontal, U::kVertical, U::kGrey>;
+      job.common.read_vectors = allow_vectors(op.output, job.mask, ThroughTile<L, kWarps>::kPatchWide);
       job.common.tiles_across = Divider::by(tiles_across<L, kWarps>(g));
       job.tiles = static_cast<int>(tiles_across<L, kWarps>(g) * tiles_down<L, kWarps>(g));
       for_images(g, [&](int first, unsigned images) {

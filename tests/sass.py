@@ -57,26 +57,61 @@ class Cost(NamedTuple):
     turns: int  # of 32 lanes × 32 bits, in which memory's data lines serve a warp whose accesses lie well
 
 
-def cost_of(instructions: Sequence[Instruction]) -> Cost:
-    """That of the path of an ordinary thread.
+class _Step(NamedTuple):
+    """The best way on from an instruction."""
 
-    That is, of all paths from the entry to an exit, the shortest of those with the most wide accesses: a thread at the
-    image's edge, or one whose samples do not lie together, takes narrow ones. A loop counts once, a call as never
-    taken.
+    place: int
+    following: int
+    wide: int  # accesses from here on
+    length: int
+
+
+def cost_of(instructions: Sequence[Instruction], passes: int = 1) -> Cost:
+    """That of the path of an ordinary thread, on which the longest of the innermost loops is passed so many times."""
+    path = _path(instructions)
+    loop = _longest_loop(instructions, path) if passes > 1 else range(0)
+    cost = Cost(0, 0)
+    for i in path:
+        times = passes if i in loop else 1
+        memory = _MEMORY.match(instructions[i].opcode)
+        turns = 0 if memory is None else int(memory[1] or 32) // 32
+        cost = Cost(cost.instructions + times, cost.turns + times * turns)
+    return cost
+
+
+def _longest_loop(instructions: Sequence[Instruction], path: Sequence[int]) -> range:
+    """From where a branch on the path leads back to, to the branch, with no such branch in between."""
+    place = {instruction.address: i for i, instruction in enumerate(instructions)}
+    loops = [
+        range(target, i + 1)
+        for i in path
+        if instructions[i].opcode.split(".")[0] == "BRA"
+        and (target := place.get(instructions[i].target, i + 1)) <= i
+        and target in path
+    ]
+    innermost = [one for one in loops if not any(other != one and other[-1] in one for other in loops)]
+    return max(innermost, key=lambda one: sum(i in one for i in path))
+
+
+def _path(instructions: Sequence[Instruction]) -> list[int]:
+    """Of all paths from the entry to an exit, the shortest of those with the most wide accesses.
+
+    A thread at the image's edge, or one whose samples do not lie together, takes narrow ones. A loop stands there once,
+    a call as never taken.
     """
     place = {instruction.address: i for i, instruction in enumerate(instructions)}
 
     # Backwards, so that what follows is known: no recursion, and branches back are left out.
-    best: list[tuple[int, Cost] | None] = [None] * (len(instructions) + 1)
+    best: list[_Step | None] = [None] * (len(instructions) + 1)
     for i in range(len(instructions) - 1, -1, -1):
         instruction = instructions[i]
         kind = instruction.opcode.split(".")[0]
         conditional = (
             instruction.predicate not in ("", "@PT") or ".DIV" in instruction.opcode or "P" in _condition(instruction)
         )
-        following: list[tuple[int, Cost] | None] = []
+        following: list[_Step | None] = []
         if kind == "EXIT":
-            following.append((0, Cost(0, 0)))
+            following.append(_Step(len(instructions), 0, 0, 0))
             if conditional:
                 following.append(best[i + 1])
         elif kind == "BRA":
@@ -93,14 +128,16 @@ def cost_of(instructions: Sequence[Instruction]) -> Cost:
             following.append(best[i + 1])
         reachable = [one for one in following if one is not None]
         if reachable:
-            wide, rest = max(reachable, key=lambda one: (one[0], -one[1].instructions))
-            memory = _MEMORY.match(instruction.opcode)
-            turns = 0 if memory is None else int(memory[1] or 32) // 32
-            wide += bool(_WIDE.match(instruction.opcode))
-            best[i] = (wide, Cost(rest.instructions + 1, rest.turns + turns))
-    if best[0] is None:
+            after = max(reachable, key=lambda one: (one.wide, -one.length))
+            wide = after.wide + bool(_WIDE.match(instruction.opcode))
+            best[i] = _Step(i, after.place, wide, after.length + 1)
+    path, step = [], best[0]
+    if step is None:
         raise ValueError("the kernel has no path to an exit")
-    return best[0][1]
+    while step is not None and step.length > 0:
+        path.append(step.place)
+        step = best[step.following]
+    return path
 
 
 def _condition(instruction: Instruction) -> str:
@@ -143,6 +180,7 @@ class Kernel(NamedTuple):
     registers: int  # on any architecture
     instructions_per_pixel: float  # on the target
     turns_per_pixel: float  # of the L1 cache and shared memory: see Cost; likewise
+    passes: int = 1  # of the loop over a warp's blocks, where it is one
 
     @property
     def pattern(self) -> re.Pattern[str]:
@@ -181,5 +219,5 @@ BUDGET = _budget()
 def instantiations(kernels: Sequence[Kernel]) -> str:
     """The source of just these kernels."""
     lines = [f"template __global__ void fdjpeg::{one.name}(const __grid_constant__ {one.job});" for one in kernels]
-    headers = [f'#include "{name}_launch.h"' for name in ("codec", "block")]
+    headers = [f'#include "{name}_launch.h"' for name in ("codec", "real", "block")]
     return "\n".join([*headers, "using namespace fdjpeg;", *lines, ""])

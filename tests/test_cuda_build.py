@@ -72,7 +72,7 @@ def test_instructions_and_turns_per_pixel(compiled: dict[str, tuple[str, Path]],
     _, cubin = compiled[BUDGET.target]
     listing = subprocess.run([disassembler, "-sass", str(cubin)], capture_output=True, text=True, check=True).stdout
     (instructions,) = [body for name, body in sass.functions(listing).items() if kernel.pattern.match(name)]
-    cost = sass.cost_of(instructions)
+    cost = sass.cost_of(instructions, kernel.passes)
     for name, count in (("instructions_per_pixel", cost.instructions), ("turns_per_pixel", cost.turns)):
         per_pixel, budget = count / kernel.pixels_per_thread, getattr(kernel, name)
         assert per_pixel <= budget + 0.05, name
