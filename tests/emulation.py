@@ -80,7 +80,7 @@ class Runner:
         _compile(*flags, "-x", "c++-header", folder / "emulation.h", "-o", folder / "emulation.h.gch")
 
     def build(self, target: Path, headers: Path, ops: str) -> None:
-        """A program that runs cases of "forward" or "backward" ops, or of "blocks", with the kernels in `headers`."""
+        """A program that runs cases of "forward", "backward" or "real" ops, or of "blocks", with these kernels."""
         _compile(*self._flags, f"-I{headers}", self._folder / f"run_{ops}.cpp", "-o", target)
 
 
@@ -488,6 +488,31 @@ def backward_cases(
         expected = (ops.surrogate_backward if surrogate else ops.round_trip_backward)(*arguments, *surrogate)
         cases.append(_case(0, *setting, [slopes, grad, planes, image], [expected[0].contiguous(), expected[1]]))
     return b"".join(cases)
+
+
+def real_cases(
+    image: Tensor,
+    grad: Tensor,
+    tables: Tensor | None,
+    quality: float,
+    factors: tuple[int, int],
+    fancy: bool,
+    rounding: tuple[str, float, float, bool],
+    ops: Any,
+) -> bytes:
+    """The ops in real numbers likewise, with a surrogate: its name, parameter and floor, and whether it is soft."""
+    options, shape = (*factors, fancy), image.shape
+    strides = (image.stride(), image.contiguous().stride())
+    # Of a coefficient of a thousand steps the last bit in float32 turns a surrogate's derivative noticeably.
+    near, gradient_near = (1e-9, 1e-9) if image.dtype == torch.float64 else (1e-5, 1e-3)
+    setting = (shape, options, image.dtype, strides, tables, quality)
+    arguments = (tables, quality, *options, *rounding)
+    out, mask = ops.real_round_trip(image, *arguments)
+    of_image, of_tables = ops.real_round_trip_backward(grad, mask, image, *arguments, True)
+    drawn = torch.frombuffer(bytearray(_rounding(*rounding)), dtype=torch.uint8)
+    forward = _case(0, *setting, near, [drawn, image], [out.contiguous(), mask])
+    gradients = [of_image.contiguous(), of_tables]
+    return forward + _case(1, *setting, gradient_near, [drawn, image, grad, mask], gradients)
 
 
 def block_cases(samples: Tensor, ops: Any) -> bytes:

@@ -198,12 +198,34 @@ def test_integer_division_is_exact(rng: np.random.Generator) -> None:
 # Sanitizers and planted bugs: a program of its own reads cases from a file
 
 
+#: Each of them, rounded and soft.
+ROUNDINGS = (
+    (("straight-through", 0.0, 0.0, False), ("cubic", 0.0, 0.1, False), ("sine", 0.0, 0.0, True)),
+    (("zero", 0.0, 0.0, False), ("tanh", 5.0, 0.0, True), ("fourier", 4.0, 0.0, True)),
+    (("softmax", 4.0, 0.05, True), ("cubic", 0.0, 0.0, True), ("sine", 0.0, 0.3, False)),
+)
+
+
 def _cases(ops: str, subsamplings: dict[str, tuple[int, int]], dtypes: list[torch.dtype], channels: int) -> bytes:
     rng = np.random.default_rng(20)
     blob = b""
     if ops == "blocks":
         for size, dtype in itertools.product([(2, 1, 24, 40), (1, 1, 64, 72), (3, 1, 8, 8)], dtypes):
             blob += emulation.block_cases(torch.from_numpy(rng.standard_normal(size)).to(dtype), reference)
+        return blob
+    if ops == "real":
+        for factors, dtype in itertools.product(subsamplings.values(), dtypes):
+            for (height, width, layout), roundings in zip(
+                ((98, 66, 0), (16, 96, 0), (67, 37, 1)), ROUNDINGS, strict=True
+            ):
+                pixels = torch.from_numpy(rng.uniform(-0.1, 1.1, (2, channels, height, width)))
+                image = _layouts(pixels.to(dtype))[layout]
+                grad = torch.from_numpy(rng.standard_normal(image.shape)).to(dtype)
+                tables = torch.from_numpy(rng.uniform(0.5, 30, (2, 3, 8, 8)))
+                for rounding, given in zip(roundings, (tables.float(), tables[1:].clone(), None), strict=True):
+                    if dtype == torch.float64 or rounding[-1]:
+                        setting = (given, 61.0, factors, height != 67, rounding, reference)
+                        blob += emulation.real_cases(image, grad, *setting)
         return blob
     for factors, dtype in itertools.product(subsamplings.values(), dtypes):
         for height, width, layout, by_tables in ((99, 66, 0, True), (16, 96, 0, False), (66, 37, 1, True)):
@@ -222,9 +244,15 @@ def _cases(ops: str, subsamplings: dict[str, tuple[int, int]], dtypes: list[torc
 SANITIZED = {
     "forward": [torch.uint8, torch.float32],
     "backward": [torch.float32],
+    "real": [torch.float32, torch.float64],
     "blocks": [torch.float32, torch.float64],
 }
-PLANTED = {"forward": [torch.float32], "backward": [torch.float32], "blocks": [torch.float32, torch.float64]}
+PLANTED = {
+    "forward": [torch.float32],
+    "backward": [torch.float32],
+    "real": [torch.float64],
+    "blocks": [torch.float32, torch.float64],
+}
 
 
 @pytest.mark.parametrize("ops", SANITIZED)
@@ -255,7 +283,7 @@ def _planted(folder: Path, number: int, mutant: Mutant | None, run: _Run) -> tup
     types = [str(dtype).removeprefix("torch.") for dtype in PLANTED[run.ops]]
     emulation.restricted_copy(headers, types, [FACTORS[run.subsampling]])
     if mutant is not None:
-        sources = [path for path in headers.iterdir() if not path.name.startswith("real_")]
+        sources = [path for path in headers.iterdir() if path.name.startswith("real_") == (run.ops == "real")]
         holding = [path for path in sources for _ in range(path.read_text().count(mutant.old))]
         if len(holding) != 1:
             return name, None, f"{mutant.old!r} stands {len(holding)} times in the kernels, not once"
