@@ -25,8 +25,14 @@ ISSUE_RATE = 4 * TURN_RATE
 EFFICIENCY = 0.85
 PIXELS = 256 * 224 * 224
 
-_BUDGET = json.loads((Path(__file__).resolve().parent.parent / "tests" / "cuda_budget.json").read_text())
-_KERNELS = {kernel["name"]: kernel for kernel in _BUDGET["kernels"]}
+_TESTS = Path(__file__).resolve().parent.parent / "tests"
+_BUDGET = json.loads((_TESTS / "cuda_budget.json").read_text())
+_TRITON_BUDGET = json.loads((_TESTS / "triton_budget.json").read_text())
+_KERNELS = {kernel["name"]: kernel for kernel in _BUDGET["kernels"]} | {
+    f"{call['dtype']} {call['op']}: {kernel['name']}": kernel
+    for call in _TRITON_BUDGET["calls"]
+    for kernel in call["kernels"]
+}
 
 #: Bytes of 4:2:0 planes for each pixel. They are read from the L2 cache right after they were written: 19 MB of 50.
 PLANES = 1.5
@@ -64,7 +70,7 @@ class Task(NamedTuple):
 
     name: str
     launches: tuple[Launch, ...]
-    target: float
+    target: float  # of CUDA's kernels; of Triton's, twice what CUDA's are expected to take
 
     @property
     def microseconds(self) -> float:
@@ -110,7 +116,36 @@ TASKS = (
     Task("float16 DCT of blocks", (Launch("dct_blocks<SampleType::float16>", 12, 3),), 45),
 )
 
+
+def _triton_forward(dtype: str, size: int) -> tuple[Launch, ...]:
+    return (
+        Launch(f"{dtype} forward: make_components", 3 * size + PLANES),
+        Launch(f"{dtype} forward: code_planes", PLANES),
+        Launch(f"{dtype} forward: emit_image", 3 * size),
+    )
+
+
+#: The same tasks, by Triton: at most this often the time of CUDA.
+TRITON_FACTOR = 2
+_TRITON_LAUNCHES = (
+    _triton_forward("float32", 4),
+    _triton_forward("float16", 2),
+    _triton_forward("uint8", 1),
+    (*_triton_forward("float32", 4), Launch("float32 backward: differentiate", 24 + PLANES)),
+    (
+        *_triton_forward("float32", 4),
+        # The gradients of the components are 32-bit; they and the samples are written, and read by the last.
+        Launch("float32 backward with tables: differentiate", 24 + 5 * PLANES),
+        Launch("float32 backward with tables: make_components", 12 + PLANES),
+        Launch("float32 backward with tables: share_of_blocks", 5 * PLANES),
+    ),
+)
+TRITON_TASKS = tuple(
+    Task(f"{task.name}, Triton", launches, TRITON_FACTOR * task.microseconds)
+    for task, launches in zip(TASKS, _TRITON_LAUNCHES, strict=False)
+)
+
 if __name__ == "__main__":
-    for task in TASKS:
+    for task in (*TASKS, *TRITON_TASKS):
         at_worst = f" ({task.microseconds_at_worst:.1f} at worst)" if any(one.gathers for one in task.launches) else ""
-        print(f"{task.name:42s} expected {task.microseconds:6.1f} µs{at_worst}, target {task.target:g}")
+        print(f"{task.name:48s} expected {task.microseconds:6.1f} µs{at_worst}, target {task.target:.4g}")

@@ -39,6 +39,7 @@ KERNELS = (
     *(f"csrc/{name}" for name in ("jpeg_math.h", "real_launch.h", "real_math.h")),
     *sorted(f"csrc/{path.name}" for path in (ROOT / "csrc").glob("*.cu*")),
     "fdjpeg/triton_kernels.py",
+    *sorted(f"fdjpeg/{path.name}" for path in (ROOT / "fdjpeg").glob("_triton_*.py")),
 )
 #: Seconds for the build, for the tests and for each tool of the sanitizer: each part ends within ten minutes.
 BUILD_LIMIT, TEST_LIMIT, SANITIZER_LIMIT = 580, 280, 180

@@ -160,10 +160,10 @@ def make_components(
     that the image consists of whole MCUs; else its edges are replicated.
     """
     wide: tl.constexpr = 8 * horizontal
-    # Surplus rows of the last program repeat its last one, as they do everywhere here.
-    index = tl.minimum(tl.program_id(0) * 8 * size + tl.arange(0, 8 * size), 8 * count - 1)
+    index = tl.arange(0, 8 * size)
+    mcu = tl.minimum(tl.program_id(0) * size + index // 8, count - 1)  # Surplus ones repeat the last.
     mcus = planes.chroma_rows * planes.chroma_columns
-    n, mcu = index // 8 // mcus, index // 8 % mcus
+    n, mcu = mcu // mcus, mcu % mcus
     row, column = mcu // planes.chroma_columns * 8 + index % 8, mcu % planes.chroma_columns * 8
     x = (column * horizontal)[:, None] + tl.arange(0, wide)[None, :]
     at_x = x if whole else tl.minimum(x, planes.width - 1)
@@ -203,8 +203,8 @@ def make_components(
         tl.store(at_chroma + planes.cb, _subsampled(sums_of_cb, horizontal, vertical))
         tl.store(at_chroma + planes.cr, _subsampled(sums_of_cr, horizontal, vertical))
     flags = tl.max(tl.reshape(tl.max(unusual.to(tl.int32), 1), (size, 8)), 1)
-    index = tl.minimum(tl.program_id(0) * size + tl.arange(0, size), count - 1)
-    at_flags = planes.address + (index // mcus).to(tl.int64) * planes.bytes + planes.flags + index % mcus
+    mcu = tl.minimum(tl.program_id(0) * size + tl.arange(0, size), count - 1)
+    at_flags = planes.address + (mcu // mcus).to(tl.int64) * planes.bytes + planes.flags + mcu % mcus
     tl.store(at_flags, flags.to(tl.uint8))
 
 

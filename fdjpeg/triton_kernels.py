@@ -202,8 +202,8 @@ def _differentiate(
 ) -> None:
     """Writes the image's gradient, and those of its components if `gradients` holds any."""
     runs = len(image) * _runs(geometry)
-    # Doubles, and the masks at edges, take about twice the registers.
-    size = _SIZE if gradients.dtype == torch.float32 and _is_whole(geometry) else _SIZE // 2
+    # The masks at edges take about twice the registers, and so do doubles.
+    size = _SIZE // (1 if _is_whole(geometry) else 2) // (1 if gradients.dtype == torch.float32 else 2)
     differentiate[(triton.cdiv(runs, size),)](
         _samples(grad),
         _components(planes, geometry),

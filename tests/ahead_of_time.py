@@ -16,7 +16,6 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
 
-
 #: Triton tells by their sources what it holds.
 _CACHE = Path(__file__).resolve().parent.parent / "build" / "tests" / "triton"
 
@@ -66,16 +65,16 @@ def launches(capability: int, call: Callable[[], Any]) -> list[Launch]:
     return made
 
 
-class Cost(NamedTuple):
-    """What a compiled kernel takes."""
+class Usage(NamedTuple):
+    """What a thread of a compiled kernel takes."""
 
-    instructions: int  # of a thread
+    cost: sass.Cost
     registers: int
-    spilled: int  # bytes of a thread's stack
+    spilled: int  # bytes of its stack
 
 
-def cost(launch: Launch) -> Cost:
-    """From the machine code. The kernels branch forwards only, so that no thread executes more than is written."""
+def usage(launch: Launch) -> Usage:
+    """From the machine code, of which no thread executes anything twice: no kernel holds a loop."""
     disassembler = sass.disassembler()
     assert disassembler is not None, "Triton comes with one"
     with TemporaryDirectory() as folder:
@@ -87,6 +86,6 @@ def cost(launch: Launch) -> Cost:
     last = max(i for i, instruction in enumerate(instructions) if instruction.opcode == "EXIT")
     back = [one for one in instructions[:last] if one.opcode == "BRA" and one.target <= one.address]
     assert not back, f"{launch.name} holds a loop"
-    usage = re.search(r"REG:(\d+) STACK:(\d+)", listing)
-    assert usage is not None
-    return Cost(last + 1, int(usage[1]), int(usage[2]))
+    taken = re.search(r"REG:(\d+) STACK:(\d+)", listing)
+    assert taken is not None
+    return Usage(sass.cost_of(instructions), int(taken[1]), int(taken[2]))

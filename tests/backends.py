@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import emulation
+import interpreted
 import torch
 
 import fdjpeg
@@ -30,10 +31,17 @@ class Backend(NamedTuple):
     @property
     def missing(self) -> str | None:
         """Why this backend is not there, or None if it is."""
+        if self.name == "interpreted":
+            return interpreted.missing()
         if self.name == "emulated":
             return None if emulation.compiler() else "there is no g++ to compile the emulation with"
         state = fdjpeg.backends()[self.name]
         return None if state == "available" else state
+
+    @property
+    def slow(self) -> bool:
+        """Whether a call takes a second, so that of many cases only some are tried."""
+        return self.name == "interpreted"
 
 
 def _of(name: str, device: str, functions: Any) -> Backend:
@@ -51,6 +59,14 @@ def _triton(function: str) -> Callable[..., Any]:
     return call
 
 
+def _of_triton(
+    name: str, device: str, round_trip: Callable[..., Any], round_trip_backward: Callable[..., Any]
+) -> Backend:
+    """Triton's two ops; the others are plain torch there."""
+    pieces = (reference.encode, reference.decode)
+    return Backend(name, device, round_trip, round_trip_backward, *pieces, None, None, None, None)
+
+
 BACKENDS = {
     backend.name: backend
     for backend in (
@@ -59,17 +75,8 @@ BACKENDS = {
         # The CUDA kernels, run by a CPU.
         _of("emulated", "cpu", emulation),
         _of("cuda", "cuda", torch.ops.fdjpeg),
-        Backend(
-            "triton",
-            "cuda",
-            _triton("round_trip"),
-            _triton("round_trip_backward"),
-            reference.encode,
-            reference.decode,
-            None,
-            None,
-            None,
-            None,
-        ),
+        _of_triton("triton", "cuda", _triton("round_trip"), _triton("round_trip_backward")),
+        # The same kernels, by a CPU.
+        _of_triton("interpreted", "cpu", interpreted.round_trip, interpreted.round_trip_backward),
     )
 }

@@ -17,6 +17,7 @@ from oracles import FACTORS
 from torch import Tensor
 
 from fdjpeg import reference, surrogates
+from fdjpeg._geometry import Geometry
 
 SUBSAMPLINGS = pytest.mark.parametrize("subsampling", FACTORS)
 CHANNELS = pytest.mark.parametrize("channels", [3, 1], ids=["rgb", "grey"])
@@ -24,11 +25,17 @@ UPSAMPLINGS = pytest.mark.parametrize("upsampling", ["fancy", "nearest"])
 DTYPES = pytest.mark.parametrize("dtype", cases.DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
 
 
-def _some_sizes(rng: np.random.Generator, number: int) -> list[tuple[int, int]]:
-    """Sizes from the list of special ones, and as many at random."""
-    special = rng.choice(len(cases.SIZES), number, replace=False)
-    drawn = [(int(rng.integers(1, 101)), int(rng.integers(1, 101))) for _ in range(number)]
-    return [cases.SIZES[i] for i in special] + drawn
+def _special_sizes(backend: Backend) -> list[tuple[int, int]]:
+    return [size for size in cases.SIZES if not backend.slow or max(size) <= 24]
+
+
+def _some_sizes(rng: np.random.Generator, number: int, backend: Backend) -> list[tuple[int, int]]:
+    """Sizes from the list of special ones, and as many at random; one small one of each for a slow backend."""
+    number, most = (1, 40) if backend.slow else (number, 100)
+    sizes = _special_sizes(backend)
+    special = rng.choice(len(sizes), number, replace=False)
+    drawn = [(int(rng.integers(1, most + 1)), int(rng.integers(1, most + 1))) for _ in range(number)]
+    return [sizes[i] for i in special] + drawn
 
 
 def _assert_same(actual: Tensor, expected: Tensor, batch: cases.Batch) -> None:
@@ -59,7 +66,7 @@ def test_compiled_kernels_are_under_test() -> None:
 def test_round_trip(
     backend: Backend, subsampling: str, channels: int, upsampling: str, dtype: torch.dtype, rng: np.random.Generator
 ) -> None:
-    for height, width in _some_sizes(rng, 3):
+    for height, width in _some_sizes(rng, 3, backend):
         batch = cases.draw(rng, channels, height, width)
         image = cases.samples(rng, batch.pixels, dtype)
         out, _ = backend.round_trip(
@@ -71,7 +78,7 @@ def test_round_trip(
 @CHANNELS
 @SUBSAMPLINGS
 def test_every_special_size(backend: Backend, subsampling: str, channels: int, rng: np.random.Generator) -> None:
-    for height, width in cases.SIZES:
+    for height, width in _special_sizes(backend):
         batch = cases.draw(rng, channels, height, width, images=2)
         image = torch.from_numpy(batch.pixels)
         for upsampling in ("fancy", "nearest"):
@@ -81,12 +88,37 @@ def test_every_special_size(backend: Backend, subsampling: str, channels: int, r
             _assert_same(out, _expected(image, batch, subsampling, upsampling), batch)
 
 
+@DTYPES
+@CHANNELS
+@SUBSAMPLINGS
+def test_planes_and_layouts(
+    backend: Backend, subsampling: str, channels: int, dtype: torch.dtype, rng: np.random.Generator
+) -> None:
+    """The components that forward leaves for backward are the reference's, for images of any strides."""
+    for height, width in ((21, 37), (16, 32)):
+        batch = cases.draw(rng, channels, height, width, images=2)
+        image = cases.samples(rng, batch.pixels, dtype)
+        strength, setting = batch.arguments(), (*FACTORS[subsampling], True)
+        expected, expected_planes = BACKENDS["reference"].round_trip(image, *strength, *setting)
+        flags = Geometry.of(height, width, channels, *FACTORS[subsampling]).flag_offset
+        strength = batch.arguments(backend.device)
+        for laid_out in (image, image.to(memory_format=torch.channels_last), image.mT.contiguous().mT):
+            out, planes = backend.round_trip(laid_out.to(backend.device), *strength, *setting)
+            assert out.stride() == torch.empty_like(laid_out).stride()
+            _assert_same(out, expected, batch)
+            planes = planes.cpu()
+            assert torch.equal(planes[:, :flags], expected_planes[:, :flags])
+            # A flag may be set without need, but is wherever the reference sets it.
+            assert bool((planes[:, flags:] >= expected_planes[:, flags:]).all())
+
+
 @pytest.mark.parametrize("size", cases.LARGE_SIZES, ids=lambda size: "×".join(map(str, size)))
 @pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0", "4:4:0", "4:1:1", "grey"])
 def test_large_images(backend: Backend, subsampling: str, size: tuple[int, int], rng: np.random.Generator) -> None:
     channels = 1 if subsampling == "grey" else 3
     subsampling = "4:2:0" if subsampling == "grey" else subsampling
-    batch = cases.draw(rng, channels, *size, images=2)
+    height, width = (side // 4 for side in size) if backend.slow else size
+    batch = cases.draw(rng, channels, height, width, images=2)
     image = cases.samples(rng, batch.pixels, torch.float32)
     out, _ = backend.round_trip(image.to(backend.device), *batch.arguments(backend.device), *FACTORS[subsampling], True)
     _assert_same(out, _expected(image, batch, subsampling, "fancy"), batch)
@@ -98,16 +130,17 @@ def test_every_quality(backend: Backend, subsampling: str, rng: np.random.Genera
     subsampling = "4:2:0" if subsampling == "grey" else subsampling
     drawn = cases.draw(rng, channels, 24, 40)
     image = torch.from_numpy(drawn.pixels)
-    for quality in range(1, 101):
+    for quality in range(1, 101, 9 if backend.slow else 1):
         batch = drawn._replace(quality=quality, tables=None)
         out, _ = backend.round_trip(image.to(backend.device), None, float(quality), *FACTORS[subsampling], True)
         _assert_same(out, _expected(image, batch, subsampling, "fancy"), batch)
 
 
 def test_every_colour_but_for_two_bits(backend: Backend) -> None:
-    """2¹⁸ colours, flat over each block, with all steps 1: both colour conversions."""
-    levels = np.concatenate([np.arange(0, 252, 4), [255]]).astype(np.uint8)
-    colours = np.stack(np.meshgrid(levels, levels, levels, indexing="ij")).reshape(3, 512, 512)
+    """2¹⁸ colours (2¹² of a slow backend), flat over each block, with all steps 1: both colour conversions."""
+    step, side = (16, 64) if backend.slow else (4, 512)
+    levels = np.concatenate([np.arange(0, 256 - step, step), [255]]).astype(np.uint8)
+    colours = np.stack(np.meshgrid(levels, levels, levels, indexing="ij")).reshape(3, side, side)
     pixels = np.ascontiguousarray(colours.repeat(2, 1).repeat(2, 2))  # at 4:2:0, each sample of chroma is one colour
     out, _ = backend.round_trip(
         torch.from_numpy(pixels)[None].to(backend.device),
@@ -126,7 +159,7 @@ def test_every_colour_but_for_two_bits(backend: Backend) -> None:
 def test_encode_gives_a_files_coefficients(
     backend: Backend, subsampling: str, channels: int, rng: np.random.Generator
 ) -> None:
-    for height, width in _some_sizes(rng, 5):
+    for height, width in _some_sizes(rng, 5, backend):
         batch = cases.draw(rng, channels, height, width)
         image = cases.samples(rng, batch.pixels, cases.DTYPES[rng.integers(len(cases.DTYPES))])
         encoded = backend.encode(image.to(backend.device), *batch.arguments(backend.device), *FACTORS[subsampling])
@@ -158,7 +191,7 @@ def _decoded(
 def test_decode_of_a_files_coefficients_gives_its_pixels(
     backend: Backend, subsampling: str, channels: int, upsampling: str, rng: np.random.Generator
 ) -> None:
-    for height, width in _some_sizes(rng, 5):
+    for height, width in _some_sizes(rng, 5, backend):
         batch = cases.draw(rng, channels, height, width, images=1)
         file = oracles.encode(batch.pixels[0], batch.strength(0), subsampling)
         if rng.random() < 0.5:  # Coefficients about as large as any, though no image has just these.
@@ -261,7 +294,7 @@ def test_straight_through_gradients(
     backend: Backend, subsampling: str, channels: int, upsampling: str, dtype: torch.dtype, rng: np.random.Generator
 ) -> None:
     """Against the reference in float64; `test_reference.py` holds that against autograd and finite differences."""
-    for height, width in _some_sizes(rng, 2):
+    for height, width in _some_sizes(rng, 2, backend):
         batch = cases.draw(rng, channels, height, width)
         image = cases.samples(rng, batch.pixels, dtype)
         grad = torch.from_numpy(rng.standard_normal(batch.pixels.shape)).to(dtype)
@@ -300,7 +333,7 @@ def test_surrogate_gradients(
     surrogate = surrogates.resolve(name)
     setting = (*FACTORS[subsampling], upsampling == "fancy")
     for channels in (1, 3):
-        batch = cases.draw(rng, channels, *_some_sizes(rng, 1)[0])
+        batch = cases.draw(rng, channels, *_some_sizes(rng, 1, backend)[0])
         wide = (torch.from_numpy(batch.pixels).double() / 255).requires_grad_()
         drawn, quality = batch.arguments()
         tables = reference.standard_tables(quality, wide.device).float() if drawn is None else drawn
