@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections import Counter
+from collections import defaultdict
 
 import hypothesis
 import numpy as np
@@ -34,20 +34,22 @@ def backend(request: pytest.FixtureRequest) -> Backend:
     return chosen
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """A slow backend is tried by the suite of conformance alone, by one in seven of each test's cases.
+#: Of a test with many cases, a slow backend is tried by one in so many: no parameter has a multiple of so many values,
+#: and so each value of each comes up.
+_ONE_IN = 7
 
-    No parameter there has seven values or a multiple of them: so each value of each comes up.
-    """
-    seen: Counter[str] = Counter()
-    left_out = []
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """A slow backend is tried by the suite of conformance alone: by all cases of a test, or some if they are many."""
+    of_slow: dict[str, list[pytest.Item]] = defaultdict(list)
     for item in items:
         backend = BACKENDS.get(item.callspec.params.get("backend")) if hasattr(item, "callspec") else None
         if backend is not None and backend.slow:
-            test = item.nodeid.partition("[")[0]
-            if "test_conformance" not in test or seen[test] % 7:
-                left_out.append(item)
-            seen[test] += 1
-    config.hook.pytest_deselected(items=left_out)
-    out = set(left_out)
-    items[:] = [item for item in items if item not in out]
+            of_slow[item.nodeid.partition("[")[0]].append(item)
+    left_out = set()
+    for test, cases in of_slow.items():
+        many = len(cases) >= 5 * _ONE_IN
+        tried = cases[:: _ONE_IN if many else 1] if "test_conformance" in test else []
+        left_out |= set(cases) - set(tried)
+    config.hook.pytest_deselected(items=list(left_out))
+    items[:] = [item for item in items if item not in left_out]
