@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeAlias
 
 import torch
@@ -12,7 +14,7 @@ from torch.nn import functional as F
 
 from fdjpeg import rate_distortion
 from fdjpeg._arguments import flattened, setting_of
-from fdjpeg.functional import encode
+from fdjpeg.functional import encode, jpeg
 from fdjpeg.modules import LearnableJPEG
 from fdjpeg.rate import bits, rate
 from fdjpeg.tables import QuantTables
@@ -117,7 +119,9 @@ def learn_tables(
 
     Adam on the logarithms of the steps (`LearnableJPEG`, the exact codec forward, `DeadZone` backward) minimises loss +
     λ · `rate` over minibatches; λ grows while the minibatch takes more bits than its budget, and falls while it takes
-    fewer. In the end all steps are multiplied by one number, so that the images take their budget by `bits`.
+    fewer. In the end all steps are multiplied by one number, so that the images take their budget by `bits`, and the DC
+    steps are chosen among the whole numbers near by the loss and `bits` themselves, of as many images as 16 minibatches
+    hold.
 
     Args:
         images: ``(N, 3, H, W)`` or ``(N, 1, H, W)``, uint8, or floating in [0, 1]. Large ones are best cut into
@@ -171,8 +175,15 @@ def learn_tables(
         multiplier *= float(mean_rate.detach() / budget[chosen].double().mean()) ** _HASTE
         if progress is not None:
             progress(step + 1, steps)
-    return _fitted(layer.steps(), batch, budget, subsampling).integer()
+    assert multiplier is not None  # there is a minibatch at least
+    judges = torch.randperm(len(batch), generator=generator)[: _JUDGES * batch_size].split(batch_size)
+    parts = [(batch[chosen], None if labels is None else labels[chosen]) for chosen in judges]
+    fitted = LearnableJPEG(_fitted(layer.steps(), batch, budget, subsampling), share=share)
+    return _with_best_dc(fitted, partial(_cost, parts, measure_of_loss, multiplier, subsampling))
 
+
+#: How many minibatches of images judge the DC steps.
+_JUDGES = 16
 
 #: To what power of (bits taken / bits wanted) the multiplier follows in each step.
 _HASTE = 0.1
@@ -220,6 +231,39 @@ def _balance(loss: Tensor, rate: Tensor, layer: LearnableJPEG) -> float:
         for x in (loss, rate)
     ]
     return max(sums[0], 1e-12) / max(-sums[1], 1e-12)
+
+
+def _cost(
+    parts: list[tuple[Tensor, Tensor | None]], loss: Loss, multiplier: float, subsampling: str, tables: QuantTables
+) -> float:
+    """The sum of loss + λ · `bits` over images and their labels: what learning makes small, without an estimate."""
+    total = 0.0
+    for images, labels in parts:
+        original = _as_floats(images)
+        losses = loss(jpeg(original, tables=tables, subsampling=subsampling), original, labels)
+        total += float((losses + multiplier * bits(encode(images, tables=tables, subsampling=subsampling))).sum())
+    return total
+
+
+@torch.no_grad()
+def _with_best_dc(layer: LearnableJPEG, cost: Callable[[QuantTables], float]) -> QuantTables:
+    """The layer's integer tables with DC steps of least cost, each from two thirds to three halves of what it was.
+
+    Flat parts of an image are kept without error where multiples of the DC step fall on whole samples, as all multiples
+    of 8 do. No derivative shows that.
+    """
+    least = cost(layer.tables)
+    for logarithms in layer.log_steps:
+        best = round(float(logarithms[0, 0].exp()))
+        for step in range(-(-2 * best // 3), min(3 * best // 2, 255) + 1):
+            before = logarithms[0, 0].clone()
+            logarithms[0, 0] = math.log(step)
+            now = cost(layer.tables)
+            if now < least:
+                least = now
+            else:
+                logarithms[0, 0] = before
+    return layer.tables
 
 
 @torch.no_grad()

@@ -63,6 +63,18 @@ def test_learning_improves_on_its_start_and_repeats_itself(images: Tensor) -> No
     assert learn_tables(images, budget, **options) == tables
 
 
+def test_flat_images_get_a_dc_step_whose_multiples_are_whole_samples() -> None:
+    """Under a DC step of 8 a flat block of any level is kept without error, and under 7 or 9 hardly any."""
+    rng = np.random.default_rng(7)
+    levels = torch.from_numpy(rng.integers(0, 256, (48, 1, 1, 1), np.uint8))
+    textures = torch.from_numpy(rng.integers(0, 32, (48, 1, 16, 16), np.uint8))
+    images = torch.cat([levels.expand(48, 1, 16, 16), textures + (levels // 2)])
+    budget = bits(encode(images, 75))
+    tables = learn_tables(images, budget, steps=15, batch_size=48)
+    assert int(tables.y[0, 0]) == 8
+    assert taken(images, tables) == pytest.approx(float(budget.sum()), rel=0.02)
+
+
 def test_a_classifier_keeps_the_frequencies_that_it_looks_at() -> None:
     """Classes that differ in one band only, below where the standard table of that quality rounds it away."""
     rng = np.random.default_rng(5)
