@@ -52,7 +52,12 @@ SETTINGS = {
     "jpeg-ensemble": jpeg_ensemble.Config(tuning=replace(SHORT, epochs=2, learning_rate=3e-4)),
     "defensive-distillation": defensive_distillation.Config(temperature=20, training=SHORT),
     "s2snet": s2snet.Config(architecture="small", reconstruction=SHORT, signal=replace(SHORT, epochs=1)),
-    "purifier": purifier.Config(attack_steps=2, teacher=replace(SHORT, epochs=2), student=SHORT),
+    "purifier": purifier.Config(
+        attack_steps=2,
+        normal=replace(SHORT, epochs=30, learning_rate=3e-3),
+        adversarial=replace(SHORT, epochs=2),
+        student=SHORT,
+    ),
 }
 
 

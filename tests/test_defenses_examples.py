@@ -17,8 +17,8 @@ SCRIPTS = sorted(file.stem for file in EXAMPLES.glob("*.py") if file.stem not in
 SETTINGS = {
     "feature_distillation": "n: 15",
     "jpeg_ensemble": "tuning: {epochs: 1, batch_size: 16}",
-    "purifier": "{widths: [4, 4, 4], attack_steps: 1, teacher: {epochs: 1, batch_size: 16},"
-    " student: {epochs: 1, batch_size: 16}}",
+    "purifier": "{widths: [4, 4, 4], attack_steps: 1, normal: {epochs: 1, batch_size: 16},"
+    " adversarial: {epochs: 1, batch_size: 16}, student: {epochs: 1, batch_size: 16}}",
     "s2snet": "{architecture: small, reconstruction: {epochs: 1, batch_size: 16}, signal: {epochs: 1, batch_size: 16}}",
     "defensive_distillation": "{widths: [4, 4, 8], training: {epochs: 1, batch_size: 16}}",
 }

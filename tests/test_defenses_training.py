@@ -46,7 +46,7 @@ FEW = Schedule(epochs=2, batch_size=32, augment="flip-crop")
 SETTINGS: dict[str, Any] = {
     "feature-distillation": feature_distillation.Config(),
     "jpeg-ensemble": jpeg_ensemble.Config(tuning=FEW),
-    "purifier": purifier.Config(widths=(4, 6, 8), attack_steps=2, teacher=FEW, student=FEW),
+    "purifier": purifier.Config(widths=(4, 6, 8), attack_steps=2, normal=FEW, adversarial=FEW, student=FEW),
     "s2snet": s2snet.Config(architecture="small", reconstruction=FEW, signal=FEW),
     "defensive-distillation": defensive_distillation.Config(widths=(4, 4, 8), training=FEW),
 }
@@ -162,7 +162,8 @@ def test_the_student_takes_noise_away(trained: Trained, tmp_path: Path) -> None:
     x, _ = patterns(64, seed=1, amplitude=0.15, noise=0.02)
     short = Schedule(epochs=1, batch_size=32, augment="none")
     schedule = replace(short, epochs=8, learning_rate=5e-3)
-    settings = purifier.Config(widths=(8, 12, 12), noise=0.25, attack_steps=1, teacher=short, student=schedule)
+    teachers: dict[str, Schedule] = dict.fromkeys(("normal", "adversarial"), short)
+    settings = purifier.Config(widths=(8, 12, 12), noise=0.25, attack_steps=1, **teachers, student=schedule)
     student = defenses.train("purifier", images, tmp_path, settings=settings, network=trained.network, quiet=True)
     noisy = (x + 0.25 * torch.randn(x.shape, generator=torch.Generator().manual_seed(SEED))).clamp(0, 1)
     with torch.no_grad():
@@ -322,7 +323,7 @@ few = Schedule(epochs=2, batch_size=32, augment="flip-crop")
 todo = {
     "feature-distillation": feature_distillation.Config(batch_size=7),
     "jpeg-ensemble": jpeg_ensemble.Config(levels=(1.0,), tuning=few, validation=0.1),
-    "purifier": purifier.Config(widths=(4, 6, 8), attack_steps=2, teacher=few, student=few),
+    "purifier": purifier.Config(widths=(4, 6, 8), attack_steps=2, normal=few, adversarial=few, student=few),
 }
 for kind, settings in todo.items():
     defenses.train(kind, images, f"{out}/{kind}", settings=settings, network=network, device="cpu", quiet=True)

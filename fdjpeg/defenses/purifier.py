@@ -4,12 +4,13 @@ Source: Koo, Chae, Lee, Appl. Sci. 13, 11313, 2023, known to us by its abstract:
 teachers, one trained normally and one adversarially; ensemble knowledge distillation into the student, which is the
 purifier; two teachers beat one.
 
-Ours, because the abstract leaves it open: the layers of `ConvAutoencoder` and the losses of the three trainings, which
-stand at each.
+Ours, because the abstract leaves it open: the layers of `ConvAutoencoder`, the losses of the three trainings, which
+stand at each, and that the adversarial teacher and the student start as the normal teacher ended.
 """
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -100,7 +101,8 @@ class Config(Settings):
         attack_steps: of PGD, that finds them.
         classification: μ, the weight of cross-entropy in the adversarial teacher's loss.
         quality: the least and the greatest quality of JPEG as a corruption.
-        teacher, student: the schedules.
+        normal, adversarial, student: the schedules of the two teachers and of the student. The last two start as the
+            normal teacher ended, so that few of their epochs, which climb through the classifier, are enough.
     """
 
     widths: tuple[int, int, int] = (32, 64, 64)
@@ -109,7 +111,8 @@ class Config(Settings):
     attack_steps: int = 7
     classification: float = 0.1
     quality: tuple[int, int] = (30, 95)
-    teacher: Schedule = field(default_factory=lambda: Schedule(epochs=20))
+    normal: Schedule = field(default_factory=lambda: Schedule(epochs=50, learning_rate=3e-3))
+    adversarial: Schedule = field(default_factory=lambda: Schedule(epochs=20))
     student: Schedule = field(default_factory=lambda: Schedule(epochs=20))
 
     def __post_init__(self) -> None:
@@ -207,16 +210,13 @@ def adversarial(model: nn.Module, images: Tensor, labels: Tensor, config: Config
 
 
 def train(run: Run, images: Images, classifier: nn.Module, config: Config) -> Purifier:
-    """The two teachers, then the student."""
-
-    def autoencoder(stage: str) -> Purifier:
-        run.start(stage)
-        return Purifier(images.shape[0], config.widths)
-
-    normal, adversary, student = map(autoencoder, ("normal", "adversarial", "student"))
-    run.fit("normal", NormalTeacher(normal.autoencoder, config.noise), images, config.teacher)
+    """The normal teacher, then the adversarial one and the student, which start with its weights."""
+    run.start("normal")
+    normal = Purifier(images.shape[0], config.widths)
+    run.fit("normal", NormalTeacher(normal.autoencoder, config.noise), images, config.normal)
+    adversary, student = copy.deepcopy(normal), copy.deepcopy(normal)
     teaching = AdversarialTeacher(adversary.autoencoder, classifier, config)
-    run.fit("adversarial", teaching, images, config.teacher)
+    run.fit("adversarial", teaching, images, config.adversarial)
     learning = Student(student.autoencoder, normal.autoencoder, adversary.autoencoder, classifier, config)
     run.fit("student", learning, images, config.student)
     return student
