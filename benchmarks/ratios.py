@@ -1,10 +1,12 @@
-"""The CPU targets as ratios, each from calls in turns in one run: ``python benchmarks/ratios.py [OUT.json]``.
+"""The CPU targets as ratios, each from calls in turns in one run: ``python benchmarks/ratios.py [OUT.json [PART …]]``.
 
 - one thread, 1024², 4:2:0, quality 75: against Pillow behind tensors, Pillow's codec alone, and kornia;
 - the whole ``fdjpeg.jpeg`` call on one uint8 image against fromarray + save + open + asarray, over qualities and sizes;
 - two threads against one;
 - 512 images of 32² in one batch against a loop over Pillow;
-- surrogates, soft and table gradients against straight-through.
+- surrogates, soft and table gradients against straight-through, and the memory that they need beyond it.
+
+The parts, all unless some are named: against_peers, against_pillow_everywhere, batches, gradients, gradient_memory.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +24,7 @@ import torch
 from torch import Tensor
 
 import fdjpeg
-from fdjpeg.benchmark.measure import describe_machine, photographs
+from fdjpeg.benchmark.measure import bytes_at_peak, describe_machine, photographs, run_python
 from fdjpeg.benchmark.peers import PEERS
 
 QUALITIES = (10, 25, 50, 75, 90, 95)
@@ -127,34 +130,73 @@ def batches() -> dict[str, dict[str, float]]:
     return found
 
 
-def gradients() -> dict[str, dict[str, float]]:
-    """Other gradients as a multiple of straight-through's forward+backward, one thread, 1024² float32."""
-    image = photographs(1, 1024, 1024).float() / 255
-    plain = gradient_of(image, lambda x: fdjpeg.jpeg(x, 75))
-    found = {}
-    for name in SURROGATES:
-        found[name] = ratio(plain, gradient_of(image, lambda x, name=name: fdjpeg.jpeg(x, 75, gradient=name)), rounds=9)
+#: Batches for gradients: images, rows and columns.
+GRADIENT_BATCHES = {"1024²": (1, 1024, 1024), "8 of 224²": (8, 224, 224)}
+
+
+def gradient_paths() -> dict[str, Callable[[Tensor], Tensor]]:
+    """Every gradient other than straight-through's by the image that kernels serve."""
     tables = fdjpeg.QuantTables.standard(torch.tensor(75.0, requires_grad=True))
-    found["straight-through, tables too"] = ratio(
-        plain, gradient_of(image, lambda x: fdjpeg.jpeg(x, tables=tables)), rounds=9
-    )
+    paths = {name: partial(fdjpeg.jpeg, quality=75, gradient=name) for name in SURROGATES}
+    for name in SURROGATES:
+        paths[f"soft {name}"] = partial(fdjpeg.jpeg, quality=75, gradient=name, arithmetic="real", soft=True)
+    paths["real numbers, rounded"] = partial(fdjpeg.jpeg, quality=75, arithmetic="real")
+    paths["straight-through, tables too"] = partial(fdjpeg.jpeg, tables=tables)
+    return paths
+
+
+def gradients() -> dict[str, dict[str, float]]:
+    """Other gradients as a multiple of straight-through's forward+backward, one thread, float32."""
+    found = {}
+    for batch, size in GRADIENT_BATCHES.items():
+        image = photographs(*size).float() / 255
+        plain = gradient_of(image, partial(fdjpeg.jpeg, quality=75))
+        for name, path in gradient_paths().items():
+            found[f"{batch}, {name}"] = ratio(plain, gradient_of(image, path), rounds=15)
     return found
+
+
+def gradient_memory() -> dict[str, dict[str, float]]:
+    """Their memory beyond straight-through's, as a multiple of the input, both at the peak of forward+backward."""
+    return json.loads(run_python(__file__, "", "gradient_memory_here"))
+
+
+def gradient_memory_here() -> dict[str, dict[str, float]]:
+    """The same, in a process in which freed memory goes back to the system at once."""
+    found = {}
+    for batch, size in GRADIENT_BATCHES.items():
+        image = photographs(*size).float() / 255
+        paths = {"straight-through": partial(fdjpeg.jpeg, quality=75), **gradient_paths()}
+        calls = {name: gradient_of(image, path) for name, path in paths.items()}
+        peaks = {}
+        for name, call in calls.items():
+            call()
+            peaks[name] = bytes_at_peak(call)
+        for name, peak in peaks.items():
+            beyond = (peak - peaks["straight-through"]) / image.nbytes
+            found[f"{batch}, {name}"] = {"bytes": peak, "beyond straight-through, of the input": beyond}
+    return found
+
+
+PARTS = (against_peers, against_pillow_everywhere, batches, gradients, gradient_memory)
 
 
 def main() -> None:
     """Measures, prints, and saves if asked to."""
     torch.set_num_threads(1)
+    file, *names = sys.argv[1:] or [""]
+    if names == ["gradient_memory_here"]:
+        print(json.dumps(gradient_memory_here()))
+        return
     results: dict[str, Any] = {"machine": describe_machine()}
-    for part in (against_peers, against_pillow_everywhere, batches, gradients):
+    for part in PARTS:
+        if names and part.__name__ not in names:
+            continue
         results[part.__name__] = part()
         for name, row in results[part.__name__].items():
-            print(
-                f"{name:55s} {row['ours_ms']:9.2f} ms {row['theirs_ms']:9.2f} ms  {row['ratio']:6.2f}×"
-                + (f"  (by CPU time {row['cpu_ratio']:6.2f}×)" if "cpu_ratio" in row else ""),
-                flush=True,
-            )
-    if len(sys.argv) > 1:
-        Path(sys.argv[1]).write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            print(f"{name:55s} " + ("  ".join(f"{key} {value:.2f}" for key, value in row.items())), flush=True)
+    if file:
+        Path(file).write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -179,19 +179,25 @@ def _time_in_turns(calls: dict[str, Callable[[], Any]], rounds: int, budget: flo
 def peak_memory(peer: str, batch: str, direction: str, quality: int, subsampling: str) -> int:
     """Bytes that one call needs at its peak beyond what stood before it; in a fresh process. Linux only."""
     arguments = json.dumps([peer, batch, direction, quality, subsampling])
-    # Freed memory goes back to the system at once, so that what was there before cannot hide what the call needs.
+    return int(run_python("-m", "fdjpeg.benchmark.measure", arguments))
+
+
+def run_python(*arguments: str) -> str:
+    """What a fresh Python prints in which `bytes_at_peak` tells the truth.
+
+    Freed memory goes back to the system at once, so that what was there before cannot hide what a call needs.
+
+    Raises:
+        RuntimeError: it failed; the message is its last line.
+    """
     settings = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
     done = subprocess.run(
-        [sys.executable, "-m", "fdjpeg.benchmark.measure", arguments],
-        capture_output=True,
-        text=True,
-        timeout=600,
-        env={**os.environ, **settings},
+        [sys.executable, *arguments], capture_output=True, text=True, timeout=600, env={**os.environ, **settings}
     )
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines()
         raise RuntimeError(lines[-1] if lines else f"exit status {done.returncode}")
-    return int(done.stdout)
+    return done.stdout
 
 
 def _resident(field_name: str) -> int:
@@ -206,7 +212,11 @@ def _measure_memory_here(name: str, batch: str, direction: str, quality: int, su
     torch.set_num_threads(1)
     codec = peer.codec(quality, subsampling)
     _call(peer, direction, peer.prepare(photographs(1, 32, 32)), codec)()  # lazy imports and tables
-    call = _call(peer, direction, peer.prepare(photographs(*BATCHES[batch])), codec)
+    return bytes_at_peak(_call(peer, direction, peer.prepare(photographs(*BATCHES[batch])), codec))
+
+
+def bytes_at_peak(call: Callable[[], Any]) -> int:
+    """Bytes that a call needs at its peak beyond what stood before it, its results included. Linux only."""
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     before = _resident("VmRSS")
     result = call()
