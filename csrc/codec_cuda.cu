@@ -80,7 +80,7 @@ std::tuple<Tensor, Tensor> backward(
   Tensor partials = allocate(image, {table_gradient ? partials_of(g) : 0}, ScalarType::Float);
   float* sums = table_gradient ? static_cast<float*>(grad_tables.data_ptr()) : nullptr;
   Launcher launch(image);
-  launch_round_trip_backward(op, table_gradient ? static_cast<float*>(partials.data_ptr()) : nullptr, sums, launch);
+  launch_round_trip_backward(op, static_cast<float*>(partials.data_ptr()), sums, launch);
   return {grad_image, grad_tables};
 }
 

@@ -107,7 +107,8 @@ __global__ void __launch_bounds__(kCodeThreads, kResident<type, kCodeBlocksPerPr
       processor::store_once(reinterpret_cast<uint4*>(target), word);
     } else {
       const unsigned offset = luma ? 0 : component == 1 ? sizes.cb_offset : sizes.cr_offset;
-      const unsigned target = offset + ((block_row * kBlock + y) * columns + block_column) * kBlock;
+      const unsigned target =
+          offset + (static_cast<unsigned>(block_row * kBlock + y) * columns + block_column) * kBlock;
       *reinterpret_cast<uint2*>(planes + target) = restore_row<false>(row);
     }
   };

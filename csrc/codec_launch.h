@@ -80,11 +80,11 @@ inline unsigned blocks_for(int64_t work, int64_t of_block) {
   return static_cast<unsigned>((work + of_block - 1) / of_block);
 }
 
-// Calls body(first image, how many) for as many launches as the images need.
+// Calls body(first image, how many) for as many launches as the images need, of up to `most` each.
 template <class Body>
-void for_images(const Geometry& g, Body&& body) {
-  for (int64_t first = 0; first < g.images; first += kMaxImages) {
-    body(static_cast<int>(first), static_cast<unsigned>(std::min(kMaxImages, g.images - first)));
+void for_images(const Geometry& g, Body&& body, int64_t most = kMaxImages) {
+  for (int64_t first = 0; first < g.images; first += most) {
+    body(static_cast<int>(first), static_cast<unsigned>(std::min(most, g.images - first)));
   }
 }
 
@@ -198,9 +198,12 @@ int parts_of(const Geometry& g) {
   return static_cast<int>(std::clamp<int64_t>(tiles / kTurns, 1, std::max<int64_t>(1, kBlocks / g.images)));
 }
 
-// Floats of scratch memory for the gradient of the tables, [images][parts][3][8][8].
-inline int64_t partials_of(const Geometry& g) {
-  return g.images * parts_of(g) * 3 * kBlockSize;
+// Numbers of scratch memory for the gradient of the tables, [images][parts][3][8][8]: none where an image is one part,
+// as its sums then lie where the gradient comes. So they are few beside the images' samples, however small these are.
+template <int warps = kThroughWarps>
+int64_t partials_of(const Geometry& g) {
+  const int64_t parts = parts_of<warps>(g);
+  return parts == 1 ? 0 : g.images * parts * 3 * kBlockSize;
 }
 
 template <class Body>
@@ -245,10 +248,20 @@ void launch_differentiate_blocks(const Geometry& g, DifferentiateBlocks job, Lau
   });
 }
 
-// `partials` (see partials_of) and `table_sums` ([images][3][8][8]) are null where no gradient of the tables is wanted.
+// Adds the parts up. They may lie where the sums do, if each image is one part.
+template <class Real, class Launcher>
+void launch_add_partials(const Geometry& g, const Real* partials, int parts, Real* table_sums, Launcher& launch) {
+  const AddPartials<Real> job{partials, table_sums, parts};
+  launch(add_partials<Real>, Grid{static_cast<unsigned>(3 * g.images), 1}, kAddThreads, job);
+}
+
+// `scratch` is for partials_of(op.geometry); `table_sums`, [images][3][8][8], is null where no gradient of the tables
+// is wanted.
 template <class Launcher>
-void launch_round_trip_backward(const RoundTripBackward& op, float* partials, float* table_sums, Launcher& launch) {
+void launch_round_trip_backward(const RoundTripBackward& op, float* scratch, float* table_sums, Launcher& launch) {
   const Geometry& g = op.geometry;
+  const int parts = parts_of(g);
+  float* partials = parts == 1 || table_sums == nullptr ? table_sums : scratch;
   DifferentiateBlocks job{};
   job.common.sizes = Sizes::of(g);
   job.common.grad_output = op.grad_output;
@@ -266,9 +279,7 @@ void launch_round_trip_backward(const RoundTripBackward& op, float* partials, fl
   } else {
     launch_differentiate(g, job.common, launch);
   }
-  if (partials == nullptr) return;
-  const AddPartials<float> add{partials, table_sums, parts_of(g)};
-  launch(add_partials<float>, Grid{static_cast<unsigned>(3 * g.images), 1}, kAddThreads, add);
+  if (table_sums != nullptr) launch_add_partials(g, partials, parts, table_sums, launch);
 }
 
 }  // namespace fdjpeg

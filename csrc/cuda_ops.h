@@ -55,9 +55,10 @@ inline Tensor allocate(const Tensor& like, std::initializer_list<int64_t> size, 
   return torch::stable::new_empty(like, std::vector<int64_t>(size), type);
 }
 
-// A thread computes offsets within an image's planes in 32 bits.
+// A thread computes offsets within an image's planes in 32 bits, and numbers images so.
 inline void check_size(const Geometry& g) {
   constexpr int64_t kMost = std::numeric_limits<int>::max();
+  STD_TORCH_CHECK(g.images <= kMost, "a batch on a GPU may have up to 2^31 - 1 images, got ", g.images);
   STD_TORCH_CHECK(
       g.height < kMost - 64 && g.width < kMost - 64 && g.plane_bytes <= 2 * kMost,
       "an image on a GPU may have up to 2^32 samples in its components, got ", g.height, " × ", g.width);

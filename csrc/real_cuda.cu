@@ -37,10 +37,6 @@ RealOp op_of(
   op.input = image_view(image, "image");
   op.geometry = geometry_of(image, horizontal, vertical, fancy);
   check_size(op.geometry);
-  STD_TORCH_CHECK(
-      op.geometry.height * op.geometry.width <= std::numeric_limits<int>::max(),
-      "an image on a GPU may have up to 2^31 pixels in real numbers, got ", op.geometry.height, " × ",
-      op.geometry.width);
   op.steps = real_steps_of(tables, quality, image, soft);
   op.rounding = rounding_of(surrogate, parameter, floor, soft);
   return op;
@@ -57,9 +53,10 @@ std::tuple<Tensor, Tensor> real_round_trip(
   op.output = image_view(output, "output");
   op.mask = static_cast<uint8_t*>(mask.data_ptr());
   if (image.numel() > 0) {
-    Tensor planes = allocate(image, {real_planes_of(g)}, real_type_of(op.input));
+    const int64_t at_once = real_images_at_once(g, op.input.type);
+    Tensor planes = allocate(image, {at_once, g.flag_offset}, real_type_of(op.input));
     Launcher launch(image);
-    launch_real_round_trip(op, planes.data_ptr(), launch);
+    launch_real_round_trip(op, planes.data_ptr(), at_once, launch);
   }
   return {output, mask};
 }
@@ -85,8 +82,8 @@ std::tuple<Tensor, Tensor> real_round_trip_backward(
   Tensor partials = allocate(image, {table_gradient ? real_partials_of(g, op.input.type) : 0}, real);
   Launcher launch(image);
   launch_real_backward(
-      op, image_view(grad_image, "grad_image"), table_gradient ? partials.data_ptr() : nullptr,
-      table_gradient ? grad_tables.data_ptr() : nullptr, launch);
+      op, image_view(grad_image, "grad_image"), partials.data_ptr(), table_gradient ? grad_tables.data_ptr() : nullptr,
+      launch);
   return {grad_image, grad_tables};
 }
 

@@ -25,7 +25,8 @@ struct RealCodeBlocks {
   Rounding rounding;
   Image input;
   bool vectors;
-  void* planes;  // [images][samples of all planes], laid out as the 8-bit planes are, less the level shift
+  void*
+      planes;  // [images of the launch][samples of all planes], laid out as the 8-bit planes are, less the level shift
   int first_image;
   int warps;
   Divider warps_across;
@@ -237,7 +238,7 @@ __global__ void __launch_bounds__(kRealThreads, kResident<type, kRealBlocksPerPr
   }
   __syncwarp();
 
-  Real* planes = static_cast<Real*>(job.planes) + n * sizes.flag_offset;
+  Real* planes = static_cast<Real*>(job.planes) + static_cast<int64_t>(blockIdx.y) * sizes.flag_offset;
   const auto finish_row = [&](const Real* row, int component, int block_row, int y, int block_column) {
     const int rows = component == 0 ? sizes.luma_rows : sizes.chroma_rows;
     const int columns = component == 0 ? sizes.luma_columns : sizes.chroma_columns;
@@ -246,9 +247,9 @@ __global__ void __launch_bounds__(kRealThreads, kResident<type, kRealBlocksPerPr
     read_tile<1>(row, x);
     real_idct_pass(x);
     const unsigned offset = component == 0 ? 0 : component == 1 ? sizes.cb_offset : sizes.cr_offset;
-    const unsigned target = offset + ((block_row * kBlock + y) * columns + block_column) * kBlock;
+    const unsigned target = offset + (static_cast<unsigned>(block_row * kBlock + y) * columns + block_column) * kBlock;
     FDJPEG_UNROLL
-    for (size_t i = 0; i < sizeof(x) / sizeof(uint4); ++i) {
+    for (size_t i = 0; i < kBlock * sizeof(Real) / sizeof(uint4); ++i) {
       uint4 word;
       __builtin_memcpy(&word, reinterpret_cast<const char*>(x) + i * sizeof(uint4), sizeof(uint4));
       reinterpret_cast<uint4*>(planes + target)[i] = word;
@@ -300,9 +301,10 @@ __global__ void __launch_bounds__(kRealEmitThreads, kResident<type, kRealEmitBlo
   if (group >= job.groups) return;
   const int64_t n = job.first_image + static_cast<int>(blockIdx.y);
   const int y = job.groups_across.quotient(group), x0 = job.groups_across.remainder(group, y) * kBlock;
-  const Real* planes = processor::keep(static_cast<const Real*>(job.planes) + n * sizes.flag_offset);
+  const int64_t first = static_cast<int64_t>(blockIdx.y) * sizes.flag_offset;
+  const Real* planes = processor::keep(static_cast<const Real*>(job.planes) + first);
   Real value[kChannels][kBlock];
-  read_samples(planes + static_cast<unsigned>(y * sizes.luma_columns * kBlock + x0), 1, kBlock - 1, true, value[0]);
+  read_samples(planes + (static_cast<unsigned>(y) * sizes.luma_columns * kBlock + x0), 1, kBlock - 1, true, value[0]);
   FDJPEG_UNROLL
   for (int x = 0; x < kBlock; ++x) value[0][x] += kLevelShift;
   if constexpr (!U::kGrey) {

@@ -33,13 +33,20 @@ inline Image mask_of(const Geometry& g, uint8_t* mask) {
   return {mask, SampleType::uint8, {g.height * g.width, g.height * g.width, g.width, 1}};
 }
 
-// Real numbers of the planes between the two kernels, [images][samples of all planes].
-inline int64_t real_planes_of(const Geometry& g) {
-  return g.images * g.flag_offset;
+// Of how many images the planes exist at once. Real planes are as large as the image or larger, so that those of a
+// batch would neither be small nor stay in the L2 cache until the second kernel reads them. Those of half the cache of
+// the target, of 50 MB, do both.
+inline int64_t real_images_at_once(const Geometry& g, SampleType type) {
+  constexpr int64_t kBytes = 25'000'000;
+  const int64_t of_image = g.flag_offset * (type == SampleType::float64 ? 8 : 4);
+  const int64_t most = std::clamp<int64_t>(kBytes / of_image, 1, kMaxImages);
+  const int64_t turns = (g.images + most - 1) / most;
+  return (g.images + turns - 1) / turns;  // alike, so that the last turn is no small one
 }
 
+// `planes` are those of `at_once` images, [at_once][samples of all planes].
 template <class Launcher>
-void launch_real_round_trip(const RealOp& op, void* planes, Launcher& launch) {
+void launch_real_round_trip(const RealOp& op, void* planes, int64_t at_once, Launcher& launch) {
   const Geometry& g = op.geometry;
   RealCodeBlocks code{};
   code.sizes = Sizes::of(g);
@@ -57,38 +64,31 @@ void launch_real_round_trip(const RealOp& op, void* planes, Launcher& launch) {
   emit.groups = static_cast<int>(g.height * g.luma_columns);
   emit.groups_across = Divider::by(g.luma_columns);
   with_type(op.input.type, [&]<SampleType type>() {
-    with_sampling(g, [&]<int horizontal, int vertical, bool grey>() {
-      using L = Layout<horizontal, vertical, grey>;
+    with_upsampling(g, [&]<class U>() {
+      using L = Layout<U::kHorizontal, U::kVertical, U::kGrey>;
       code.warps_across = Divider::by(warps_across<L>(g));
       code.warps = static_cast<int>(g.mcu_rows * warps_across<L>(g));
-      for_images(g, [&](int first, unsigned images) {
-        code.first_image = first;
+      const auto turn = [&](int first, unsigned images) {
+        code.first_image = emit.first_image = first;
         launch(real_code_blocks<L, type>, Grid{blocks_for(code.warps, kRealWarps), images}, kRealThreads, code);
-      });
-    });
-    with_upsampling(g, [&]<class U>() {
-      for_images(g, [&](int first, unsigned images) {
-        emit.first_image = first;
         const Grid grid{blocks_for(emit.groups, kRealEmitThreads), images};
         launch(real_emit_pixels<U, type>, grid, kRealEmitThreads, emit);
-      });
+      };
+      for_images(g, turn, at_once);
     });
   });
 }
 
-// Real numbers of scratch memory for the gradient of the tables, [images][parts][3][8][8].
-inline int real_parts_of(const Geometry& g, SampleType type) {
-  return type == SampleType::float64 ? parts_of<kRealBackwardWarps<SampleType::float64>>(g)
-                                     : parts_of<kRealBackwardWarps<SampleType::float32>>(g);
-}
+// Real numbers of scratch memory for the gradient of the tables: see partials_of.
 inline int64_t real_partials_of(const Geometry& g, SampleType type) {
-  return g.images * real_parts_of(g, type) * 3 * kBlockSize;
+  return type == SampleType::float64 ? partials_of<kRealBackwardWarps<SampleType::float64>>(g)
+                                     : partials_of<kRealBackwardWarps<SampleType::float32>>(g);
 }
 
-// `op.output` is the output's gradient. `partials` and `table_sums` are null where no gradient of the tables is wanted.
+// `op.output` is the output's gradient. `scratch` and `table_sums` are as for launch_round_trip_backward.
 template <class Launcher>
 void launch_real_backward(
-    const RealOp& op, const Image& grad_input, void* partials, void* table_sums, Launcher& launch) {
+    const RealOp& op, const Image& grad_input, void* scratch, void* table_sums, Launcher& launch) {
   const Geometry& g = op.geometry;
   RealDifferentiate job{};
   job.common.sizes = Sizes::of(g);
@@ -100,9 +100,11 @@ void launch_real_backward(
   job.steps = op.steps;
   job.rounding = op.rounding;
   job.input_vectors = allows_vectors(op.input, kBlock);
-  job.partials = partials;
   with_float_type(op.input.type, [&]<SampleType type>() {
+    using Real = RealOf<type>;
     constexpr int kWarps = kRealBackwardWarps<type>;
+    const int parts = parts_of<kWarps>(g);
+    job.partials = parts == 1 || table_sums == nullptr ? table_sums : scratch;
     with_upsampling(g, [&]<class U>() {
       using L = Layout<U::kHorizontal, U::kVertical, U::kGrey>;
       job.common.read_vectors = allow_vectors(op.output, job.mask, ThroughTile<L, kWarps>::kPatchWide);
@@ -110,15 +112,12 @@ void launch_real_backward(
       job.tiles = static_cast<int>(tiles_across<L, kWarps>(g) * tiles_down<L, kWarps>(g));
       for_images(g, [&](int first, unsigned images) {
         job.common.first_image = first;
-        const Grid grid{static_cast<unsigned>(real_parts_of(g, type)), images};
+        const Grid grid{static_cast<unsigned>(parts), images};
         launch(real_differentiate<L, U, type>, grid, kWarps * kWarp, job);
       });
     });
-    if (partials == nullptr) return;
-    using Real = RealOf<type>;
-    const AddPartials<Real> add{
-        static_cast<const Real*>(partials), static_cast<Real*>(table_sums), real_parts_of(g, type)};
-    launch(add_partials<Real>, Grid{static_cast<unsigned>(3 * g.images), 1}, kAddThreads, add);
+    if (table_sums == nullptr) return;
+    launch_add_partials(g, static_cast<const Real*>(job.partials), parts, static_cast<Real*>(table_sums), launch);
   });
 }
 

@@ -390,6 +390,24 @@ def _block_transform(source: Tensor, shape: tuple[int, ...], columns: int, inver
     return target
 
 
+def scratch_of(shape: Sequence[int], horizontal: int, vertical: int) -> int:
+    """Bytes that the gradient of the tables takes while it is made."""
+    function = _library("backward").scratch_of
+    function.restype = ctypes.c_int64
+    return int(function(_longs(shape), _options(horizontal, vertical, True, ORDERS[0])))
+
+
+def real_scratch_of(shape: Sequence[int], horizontal: int, vertical: int, dtype: torch.dtype) -> tuple[int, int]:
+    """In real numbers: of how many images planes are kept at once, and bytes as ``scratch_of``."""
+    functions = (_library("real").images_at_once_of, _library("real").scratch_of)
+    numbers = []
+    for function in functions:
+        function.restype = ctypes.c_int64
+        options = _options(horizontal, vertical, True, ORDERS[0])
+        numbers.append(int(function(_longs(shape), options, _TYPES[dtype])))
+    return numbers[0], numbers[1]
+
+
 def fraction_of(byte: int) -> float:
     """What the kernels make of a byte for a float32 image."""
     function = _library("forward").fraction_of

@@ -24,6 +24,7 @@ from planted_bugs import Mutant
 from torch import Tensor
 
 from fdjpeg import reference, surrogates
+from fdjpeg._geometry import Geometry
 
 pytestmark = pytest.mark.skipif(emulation.compiler() is None, reason="there is no g++ to compile the emulation with")
 
@@ -175,6 +176,23 @@ def test_block_transforms_in_each_order(dtype: torch.dtype, rng: np.random.Gener
             torch.testing.assert_close(first, on_cpu, rtol=unit, atol=4 * unit)
             exact = getattr(reference, name)(source.double())
             torch.testing.assert_close(first.double(), exact, rtol=unit, atol=8 * unit)
+
+
+@SUBSAMPLINGS
+def test_scratch_memory_is_small_beside_the_images(subsampling: str) -> None:
+    """With the 8-bit planes at most half of float32 images; real planes take 25 MB or are those of one image."""
+    factors = FACTORS[subsampling]
+    for shape in [(1, 3, 8, 8), (70000, 3, 8, 8), (256, 3, 224, 224), (3, 3, 1000, 1500), (1, 3, 16384, 16384)]:
+        samples = math.prod(shape)
+        geometry = Geometry.of(*shape[2:], 3, *factors)
+        planes = shape[0] * geometry.plane_bytes
+        assert emulation.scratch_of(shape, *factors) + planes <= 0.5 * 4 * samples
+        for dtype in (torch.float16, torch.float32, torch.float64):
+            size = max(4, dtype.itemsize)
+            at_once, scratch = emulation.real_scratch_of(shape, *factors, dtype)
+            assert 1 <= at_once <= shape[0]
+            assert at_once == 1 or at_once * geometry.flag_offset * size <= 25e6
+            assert scratch <= 0.05 * samples * size
 
 
 def test_fraction_is_a_correctly_rounded_division() -> None:

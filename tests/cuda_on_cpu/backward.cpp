@@ -5,6 +5,11 @@ using namespace fdjpeg;
 
 extern "C" {
 
+// Bytes of scratch memory for the gradient of the tables.
+int64_t scratch_of(const int64_t* shape, const int* options) {
+  return partials_of(geometry_of(shape, options)) * static_cast<int64_t>(sizeof(float));
+}
+
 // round_trip_backward, or with slopes surrogate_backward.
 void round_trip_backward(
     const int64_t* shape, const int* options, int type, void* grad, const int64_t* grad_stride, const uint8_t* planes,
@@ -20,7 +25,7 @@ void round_trip_backward(
   op.grad_input = image_of(grad_input, type, grad_input_stride);
   op.slopes = slopes;
   op.slope_intervals = slope_intervals;
-  std::vector<float> partials(static_cast<size_t>(table_sums == nullptr ? 0 : partials_of(op.geometry)), NAN);
-  launch_round_trip_backward(op, table_sums == nullptr ? nullptr : partials.data(), table_sums, launch);
+  std::vector<float> scratch(static_cast<size_t>(partials_of(op.geometry)), NAN);
+  launch_round_trip_backward(op, scratch.data(), table_sums, launch);
 }
 }

@@ -26,6 +26,15 @@ RealOp op_of(
 
 extern "C" {
 
+// Of how many images there are planes at once, and bytes of scratch memory for the gradient of the tables.
+int64_t images_at_once_of(const int64_t* shape, const int* options, int type) {
+  return real_images_at_once(geometry_of(shape, options), static_cast<SampleType>(type));
+}
+int64_t scratch_of(const int64_t* shape, const int* options, int type) {
+  const SampleType sample = static_cast<SampleType>(type);
+  return real_partials_of(geometry_of(shape, options), sample) * (sample == SampleType::float64 ? 8 : 4);
+}
+
 void real_round_trip(
     const int64_t* shape, const int* options, int type, void* input, const int64_t* input_stride, const void* tables,
     int in_double, int64_t table_stride, double quality, const Rounding* rounding, void* output,
@@ -34,8 +43,9 @@ void real_round_trip(
   const RealOp op = op_of(
       shape, options, type, input, input_stride, tables, in_double, table_stride, quality, rounding, output,
       output_stride, mask);
-  std::vector<double> planes(static_cast<size_t>(real_planes_of(op.geometry)), NAN);
-  launch_real_round_trip(op, planes.data(), launch);
+  const int64_t at_once = (op.geometry.images + 1) / 2;  // so that a second turn finds the planes of the first
+  std::vector<double> planes(static_cast<size_t>(at_once * op.geometry.flag_offset), NAN);
+  launch_real_round_trip(op, planes.data(), at_once, launch);
 }
 
 void real_round_trip_backward(
@@ -46,9 +56,7 @@ void real_round_trip_backward(
   const RealOp op = op_of(
       shape, options, type, input, input_stride, tables, in_double, table_stride, quality, rounding, grad, grad_stride,
       mask);
-  std::vector<double> partials(static_cast<size_t>(real_partials_of(op.geometry, op.input.type)), NAN);
-  launch_real_backward(
-      op, image_of(grad_input, type, grad_input_stride), table_sums == nullptr ? nullptr : partials.data(), table_sums,
-      launch);
+  std::vector<double> scratch(static_cast<size_t>(real_partials_of(op.geometry, op.input.type)), NAN);
+  launch_real_backward(op, image_of(grad_input, type, grad_input_stride), scratch.data(), table_sums, launch);
 }
 }

@@ -14,8 +14,8 @@ bool run(Job& job, const std::vector<Bytes>& expected) {
   op.input = job.image(job.in[4], c.input_stride);
   op.grad_input = job.image(job.out[0], c.output_stride);
   const bool of_tables = !expected[1].empty();
-  std::vector<float> partials(static_cast<size_t>(of_tables ? partials_of(job.geometry) : 0), NAN);
-  launch_round_trip_backward(op, of_tables ? partials.data() : nullptr, pointer<float>(job.out[1]), job.launch);
+  std::vector<float> scratch(static_cast<size_t>(of_tables ? partials_of(job.geometry) : 0), NAN);
+  launch_round_trip_backward(op, scratch.data(), pointer<float>(job.out[1]), job.launch);
   const bool image_close = op.input.type == SampleType::float64 ? close<double>(job.out[0], expected[0], c.tolerance)
                                                                 : close<float>(job.out[0], expected[0], c.tolerance);
   return image_close && close<float>(job.out[1], expected[1], c.tolerance);
