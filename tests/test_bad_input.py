@@ -1,6 +1,6 @@
 """What is wrong raises at once and names the argument, what was wanted and what came; what is merely unusual works.
 
-Files and tables have theirs in `test_tables.py` (CMYK and 12-bit files among them), coefficients in
+Files and tables have theirs in `test_table_files.py` (CMYK and 12-bit files among them), coefficients in
 `test_coefficients.py`, layers in `test_modules.py`, surrogates in `test_surrogates.py`.
 """
 
