@@ -1,6 +1,7 @@
 // The ops' schemas, and their CPU side: which kernels, which threads, which memory.
 #include "checks.h"
 #include "codec_cpu_kernels.h"
+#include "cpu_shares.h"
 #include "instruction_set.h"
 
 #if defined(__linux__)
@@ -8,14 +9,11 @@
 #endif
 
 #include <array>
-#include <memory>
 #include <tuple>
 #include <vector>
 
 namespace fdjpeg {
 namespace {
-
-using torch::stable::parallel_for;
 
 const CpuKernels& kernels() {
 #if defined(__x86_64__)
@@ -62,15 +60,13 @@ const StepTables* palette() {
   return tables.data();
 }
 
-// What one thread keeps while it works on its share: scratch memory on a cache line, and the tables of its last image.
+// What one thread keeps while it works on its share: scratch memory, and the tables of its last image.
 class Worker {
  public:
-  Worker(const Geometry& g, const Steps& steps)
-      : steps_(steps), memory_(new char[static_cast<size_t>(kernels().scratch_bytes(g)) + kCacheLine]) {}
+  Worker(const Geometry& g, const Steps& steps) : steps_(steps), memory_(kernels().scratch_bytes(g)) {}
 
   void* scratch() const {
-    return reinterpret_cast<void*>(
-        (reinterpret_cast<uintptr_t>(memory_.get()) + kCacheLine - 1) / kCacheLine * kCacheLine);
+    return memory_.begin();
   }
 
   const StepTables& tables(int64_t image) {
@@ -80,54 +76,50 @@ class Worker {
   }
 
  private:
-  static constexpr uintptr_t kCacheLine = 64;
   const Steps steps_;
-  std::unique_ptr<char[]> memory_;
+  const ScratchMemory memory_;
   int64_t image_ = -1;
   StepTables tables_;
 };
 
-// How many rows of MCUs are worth a thread of their own: about 2^15 pixels.
-int64_t grain(const Geometry& g) {
-  const int64_t pixels = g.mcu_columns * g.horizontal * g.vertical * kBlockSize;
-  return std::max<int64_t>(1, (1 << 15) / std::max<int64_t>(1, pixels));
-}
-
 // Calls body(image, MCU row, worker) for every row of MCUs of a batch, shared out among threads.
 template <class Body>
 void for_each_mcu_row(const Geometry& g, const Steps& steps, const Body& body) {
-  parallel_for(0, g.images * g.mcu_rows, grain(g), [&](int64_t begin, int64_t end) {
+  Shares(g).for_each([&](int64_t begin, int64_t end) {
     Worker worker(g, steps);
     for (int64_t i = begin; i < end; ++i) body(i / g.mcu_rows, i % g.mcu_rows, worker);
   });
 }
 
-// Makes the planes of every image with make_row and turns them into pixels.
-//
-// Where there are enough images, a thread takes whole images and emits each row of MCUs just after the next one is
-// made, while both are in its cache. Otherwise the rows of an image are shared out, and emitted once all are made.
+// Makes the planes of every image with make_row and turns them into pixels: each row of MCUs just after the rows that
+// it blends, while they are in a cache. Rows at the ends of a thread's share may blend what another thread makes, and
+// wait until all are made.
 template <class MakeRow>
 void make_planes_and_emit(
     const Geometry& g, const Steps& steps, const uint8_t* planes, const Image& output, const MakeRow& make_row) {
-  const auto emit = [&](int64_t n, int64_t row, Worker& worker) {
-    kernels().emit_row(g, planes, output, n, row, worker.scratch());
+  const Shares shares(g);
+  const int64_t below = g.triangle_down() ? 1 : 0;  // rows that must be made beyond the one that is emitted
+  const auto waits = [&](int64_t i, int64_t begin, int64_t end) {
+    const int64_t row = i % g.mcu_rows;
+    return g.triangle_down() && ((i == begin && row > 0) || (i == end - 1 && row < g.mcu_rows - 1));
   };
-  if (g.images >= torch::stable::get_num_threads()) {
-    const int64_t images = std::max<int64_t>(1, grain(g) / std::max<int64_t>(1, g.mcu_rows));
-    parallel_for(0, g.images, images, [&](int64_t begin, int64_t end) {
-      Worker worker(g, steps);
-      for (int64_t n = begin; n < end; ++n) {
-        for (int64_t row = 0; row < g.mcu_rows; ++row) {
-          make_row(n, row, worker);
-          if (row > 0) emit(n, row - 1, worker);
-        }
-        if (g.mcu_rows > 0) emit(n, g.mcu_rows - 1, worker);
-      }
-    });
-  } else {
-    for_each_mcu_row(g, steps, make_row);
-    for_each_mcu_row(g, steps, emit);
-  }
+  const auto emit = [&](int64_t i, void* scratch) {
+    kernels().emit_row(g, planes, output, i / g.mcu_rows, i % g.mcu_rows, scratch);
+  };
+  shares.for_each([&](int64_t begin, int64_t end) {
+    Worker worker(g, steps);
+    for (int64_t i = begin; i < end + below; ++i) {
+      if (i < end) make_row(i / g.mcu_rows, i % g.mcu_rows, worker);
+      const int64_t ready = i - below;
+      if (ready >= begin && !waits(ready, begin, end)) emit(ready, worker.scratch());
+    }
+  });
+  if (below == 0 || shares.count() == 1) return;
+  shares.for_each([&](int64_t begin, int64_t end) {
+    const ScratchMemory scratch(kernels().scratch_bytes(g));
+    if (waits(begin, begin, end)) emit(begin, scratch.begin());
+    if (end - 1 > begin && waits(end - 1, begin, end)) emit(end - 1, scratch.begin());
+  });
 }
 
 std::optional<Tensor> contiguous(const std::optional<Tensor>& tensor) {

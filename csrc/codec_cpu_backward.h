@@ -167,13 +167,15 @@ FDJPEG_INLINE void gradients_of_samples(
   for (T*& line : gathered) line = scratch.take<T>(g.width);
   R* converted[channels];
   for (R*& line : converted) line = scratch.take<R>(g.width);
-  std::memset(gradients.samples[0], 0, sizeof(R) * static_cast<size_t>(width * rows));
+  std::memset(
+      gradients.samples[0] + (end - begin) * width, 0, sizeof(R) * static_cast<size_t>((begin + rows - end) * width));
   for (int c = 1; c < channels; ++c) {
     std::memset(gradients.samples[c], 0, sizeof(R) * static_cast<size_t>(chroma_width * kBlock));
   }
 
   for (int64_t y = most(begin - halo, 0); y < least(end + halo, g.height); ++y) {
     R* luma = y >= begin && y < end ? gradients.samples[0] + (y - begin) * width : outside;
+    for (int64_t x = g.width; x < width; ++x) luma[x] = 0;
     const T* stored[channels];
     const R* grads[channels];
     gather_row<channels>(job.grad_output, n, y, g.width, gathered, stored);

@@ -732,6 +732,13 @@ struct Sample<SampleType::bfloat16> : FloatingSample<Sample<SampleType::bfloat16
   static FDJPEG_INLINE void store(uint16_t* target, Floats x) {
     fdjpeg::store<around_caches>(target, float_to_bfloat16(x));
   }
+  // The binary digits of a byte / 255 repeat, so half a unit of the last place, a 1 before zeros, never remains.
+  template <bool around_caches>
+  static FDJPEG_INLINE void store_bytes(uint16_t* target, Shorts bytes) {
+    const Fractions fractions = fractions_of_bytes(bytes);
+    const auto nearest = [](Floats x) FDJPEG_LAMBDA_INLINE { return (bit_cast<Ints>(x) + (1 << 15)) >> 16; };
+    fdjpeg::store<around_caches>(target, narrow_saturating(nearest(fractions.low), nearest(fractions.high)));
+  }
 };
 
 // Rare in images, so left to the compiler: one sample at a time.

@@ -1,13 +1,13 @@
 // The ops in real numbers, and their CPU side: which kernels, which threads, which memory.
 #include "block_checks.h"
 #include "checks.h"
+#include "cpu_shares.h"
 #include "instruction_set.h"
 #include "real_checks.h"
 #include "real_cpu_kernels.h"
 
 #include <algorithm>
 #include <cmath>
-#include <memory>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -62,31 +62,10 @@ RealSteps steps_of(const std::vector<double>& tables) {
   return {tables.data(), tables.size() == kTables ? 0 : kTables};
 }
 
-// Scratch memory on a cache line.
-class ScratchMemory {
- public:
-  explicit ScratchMemory(int64_t bytes) : memory_(new char[static_cast<size_t>(bytes) + kCacheLine]) {}
-
-  void* begin() const {
-    return reinterpret_cast<void*>(
-        (reinterpret_cast<uintptr_t>(memory_.get()) + kCacheLine - 1) / kCacheLine * kCacheLine);
-  }
-
- private:
-  static constexpr uintptr_t kCacheLine = 64;
-  std::unique_ptr<char[]> memory_;
-};
-
-// How many pieces of work of some pixels are worth a thread of their own.
-int64_t grain(int64_t pixels) {
-  return std::max<int64_t>(1, (1 << 15) / std::max<int64_t>(1, pixels));
-}
-
 // Calls body(image, first row of MCUs, the one after the last, scratch memory), shared out among threads.
 template <class Body>
 void for_each_rows(const Geometry& g, SampleType type, const Body& body) {
-  const int64_t pixels = g.mcu_columns * g.horizontal * g.vertical * kBlockSize;
-  torch::stable::parallel_for(0, g.images * g.mcu_rows, grain(pixels), [&](int64_t begin, int64_t end) {
+  Shares(g).for_each([&](int64_t begin, int64_t end) {
     const ScratchMemory scratch(kernels().scratch_bytes(g, type));
     while (begin < end) {
       const int64_t image = begin / g.mcu_rows, first = begin % g.mcu_rows;
@@ -172,7 +151,7 @@ void transform(
   if (input.numel() == 0) return;
   const Tensor dense = torch::stable::contiguous(input);
   const BlockTransform job = transform_of(dense, output, blocks);
-  torch::stable::parallel_for(0, job.rows, grain(job.columns * kBlockSize), [&](int64_t begin, int64_t end) {
+  Shares(job.rows, job.columns * kBlockSize).for_each([&](int64_t begin, int64_t end) {
     const ScratchMemory scratch(kernels().transform_scratch_bytes(job));
     for (int64_t row = begin; row < end; ++row) transform_row(job, row, scratch.begin());
   });

@@ -149,6 +149,24 @@ def test_a_large_batch_gives_what_its_images_give_alone(dtype: torch.dtype, widt
         assert torch.equal(of_batch[one], torch.ops.fdjpeg.round_trip_backward(*arguments)[0])
 
 
+@pytest.mark.parametrize("upsampling", ["fancy", "nearest"])
+@pytest.mark.parametrize("subsampling", SAMPLING_FACTORS)
+def test_rows_shared_out_among_threads_give_the_same_samples(subsampling: str, upsampling: str) -> None:
+    """Shares end within images, where the triangle blends rows of two threads; a share is of 2^15 samples at least."""
+    sampling = (*SAMPLING_FACTORS[subsampling], upsampling == "fancy")
+    before = torch.get_num_threads()
+    try:
+        for shape in ((1, 3, 401, 500), (3, 3, 215, 300), (1, 1, 410, 401)):
+            image = torch.randint(0, 256, shape, dtype=torch.uint8)
+            found = []
+            for threads in (1, 2, 3, 5):
+                torch.set_num_threads(threads)
+                found.append(torch.ops.fdjpeg.round_trip(image, None, 60.0, *sampling)[0])
+            assert all(torch.equal(out, found[0]) for out in found[1:])
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_strided_images_give_the_same_samples(rng: np.random.Generator) -> None:
     for dtype in (torch.uint8, *FLOATS):
         image = samples(rng, draw(rng, 3, 37, 71).pixels, dtype)
