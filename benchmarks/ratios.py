@@ -1,6 +1,7 @@
 """The CPU targets as ratios, each from calls in turns in one run: ``python benchmarks/ratios.py [OUT.json [PART …]]``.
 
-- one thread, 1024², 4:2:0, quality 75: against Pillow behind tensors, Pillow's codec alone, and kornia;
+- one thread, 1024², 4:2:0, quality 75: against Pillow behind tensors and its codec alone, OpenCV,
+  simplejpeg and kornia;
 - the whole ``fdjpeg.jpeg`` call on one uint8 image against fromarray + save + open + asarray, over qualities and sizes;
 - two threads against one;
 - 512 images of 32² in one batch against a loop over Pillow;
@@ -69,6 +70,8 @@ def against_peers() -> dict[str, dict[str, float]]:
     for ours, theirs in (
         ("fdjpeg float32", "Pillow tensors"),
         ("fdjpeg uint8", "Pillow codec"),
+        ("fdjpeg uint8", "OpenCV"),
+        ("fdjpeg uint8", "simplejpeg"),
         ("fdjpeg float32", "kornia"),
     ):
         if (why := PEERS[theirs].missing()) is not None:
@@ -103,17 +106,20 @@ def against_pillow_everywhere() -> dict[str, dict[str, float]]:
     return found
 
 
-def two_threads(rounds: int = 9) -> dict[str, float]:
-    """Two threads against one, in turns; a call that is not counted settles the threads after each change."""
-    image = photographs(1, 1024, 1024).float() / 255
+def two_threads(image: Tensor, rounds: int = 9, calls: int = 15) -> dict[str, float]:
+    """Two threads against one: medians of ``calls`` in turns, after as many that settle the threads and the memory."""
     times: dict[int, list[float]] = {2: [], 1: []}
     for _ in range(rounds):
         for count, found in times.items():
             torch.set_num_threads(count)
-            fdjpeg.jpeg(image, 75)
-            start = time.perf_counter()
-            fdjpeg.jpeg(image, 75)
-            found.append(time.perf_counter() - start)
+            for _ in range(calls):
+                fdjpeg.jpeg(image, 75)
+            taken = []
+            for _ in range(calls):
+                start = time.perf_counter()
+                fdjpeg.jpeg(image, 75)
+                taken.append(time.perf_counter() - start)
+            found.append(statistics.median(taken))
     torch.set_num_threads(1)
     low, *_, high = statistics.quantiles([one / two for two, one in zip(times[2], times[1], strict=True)], n=5)
     two, one = statistics.median(times[2]), statistics.median(times[1])
@@ -122,7 +128,11 @@ def two_threads(rounds: int = 9) -> dict[str, float]:
 
 def batches() -> dict[str, dict[str, float]]:
     """Two threads against one, and a batch of small images against a loop over Pillow."""
-    found = {"two threads / one, 1024² float32": two_threads()}
+    photograph = photographs(1, 1024, 1024)
+    found = {
+        "two threads / one, 1024² float32": two_threads(photograph.float() / 255),
+        "two threads / one, 1024² uint8": two_threads(photograph),
+    }
     small = photographs(512, 32, 32)
     codec, pillow = PEERS["fdjpeg uint8"].codec(75, "4:2:0"), PEERS["Pillow codec"].codec(75, "4:2:0")
     arrays = PEERS["Pillow codec"].prepare(small)

@@ -6,6 +6,7 @@ in the form that it is made for, so that no peer pays for a conversion that its 
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import io
 from collections.abc import Callable
@@ -71,7 +72,7 @@ def _bytes(batch: Tensor) -> Tensor:
 
 
 def _arrays(batch: Tensor) -> list[Any]:
-    """Pillow's and OpenCV's form: an ``(H, W, 3)`` uint8 array for each image."""
+    """The form of Pillow, OpenCV and simplejpeg: an ``(H, W, 3)`` uint8 array for each image."""
     return [image.permute(1, 2, 0).contiguous().numpy() for image in batch]
 
 
@@ -137,6 +138,16 @@ def _opencv(quality: int, subsampling: str) -> Codec:
     return lambda arrays: [through(array) for array in arrays]
 
 
+def _simplejpeg(quality: int, subsampling: str) -> Codec:
+    from simplejpeg import decode_jpeg, encode_jpeg
+
+    encode = functools.partial(
+        encode_jpeg, quality=quality, colorsubsampling=subsampling.replace(":", ""), fastdct=False
+    )
+    decode = functools.partial(decode_jpeg, fastdct=False, fastupsample=False)
+    return lambda arrays: [decode(encode(array)) for array in arrays]
+
+
 def _only_420(name: str, subsampling: str) -> None:
     if subsampling != "4:2:0":
         raise ValueError(f"{name} has 4:2:0 only")
@@ -188,6 +199,7 @@ PEERS: dict[str, Peer] = {
         Peer("Pillow codec", torch.uint8, _arrays, _pillow, _stack, False),
         Peer("Pillow tensors", torch.float32, _unit(torch.float32), _pillow_tensors, _bytes, True),
         Peer("OpenCV", torch.uint8, _arrays, _opencv, _stack, False, "cv2", "opencv-python-headless"),
+        Peer("simplejpeg", torch.uint8, _arrays, _simplejpeg, _stack, False, "simplejpeg"),
         Peer("torchvision.io", torch.uint8, _same, _torchvision, _bytes, False, "torchvision"),
         Peer("kornia", torch.float32, _unit(torch.float32), _kornia, _bytes, True, "kornia"),
         Peer("diff_jpeg", torch.float32, _unit(torch.float32), _diff_jpeg, _bytes, True, "diff_jpeg"),
