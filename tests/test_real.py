@@ -243,23 +243,22 @@ def test_gradcheck(subsampling: str, upsampling: str, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SMOOTH)
+@UPSAMPLINGS
 @SUBSAMPLINGS
-def test_gradcheck_of_tables(subsampling: str, name: str) -> None:
-    """Of two images, by their own tables and by shared ones."""
+def test_gradcheck_of_tables(subsampling: str, upsampling: str, name: str) -> None:
+    """Of two images by their own tables; of one, twice."""
     generator = torch.Generator().manual_seed(1)
+    setting = {"subsampling": subsampling, "upsampling": upsampling, "gradient": name}
 
     def layer(image: Tensor, y: Tensor, cb: Tensor, cr: Tensor) -> Tensor:
-        tables = QuantTables(y, cb, cr)
-        return fdjpeg.jpeg(image, tables=tables, subsampling=subsampling, gradient=name, arithmetic="real", soft=True)
+        return fdjpeg.jpeg(image, tables=QuantTables(y, cb, cr), arithmetic="real", soft=True, **setting)
 
-    for shape in ((8, 8), (2, 8, 8)):
-        steps = [
-            (3 + 20 * torch.rand(shape, generator=generator, dtype=torch.float64)).requires_grad_() for _ in range(3)
-        ]
-        assert gradcheck(layer, (_interior((2, 3, 6, 9)), *steps), fast_mode=True)
-    if subsampling == "4:2:0":  # the same for all, and slow
-        inputs = (_interior((2, 3, 6, 9)), *steps)
-        assert gradgradcheck(layer, inputs, fast_mode=True, check_undefined_grad=False)
+    shared, own = (
+        [(3 + 20 * torch.rand(shape, generator=generator, dtype=torch.float64)).requires_grad_() for _ in range(3)]
+        for shape in ((8, 8), (2, 8, 8))
+    )
+    assert gradcheck(layer, (_interior((2, 3, 6, 9)), *own), fast_mode=True)
+    assert gradgradcheck(layer, (_interior((1, 3, 6, 9)), *shared), fast_mode=True, check_undefined_grad=False)
 
 
 @pytest.mark.parametrize("name", ["straight-through", "cubic", "sine", "fourier", "tanh", "softmax", "zero"])
