@@ -35,7 +35,11 @@ _KERNELS = {kernel["name"]: kernel for kernel in _BUDGET["kernels"]} | {
 }
 
 #: Bytes of 4:2:0 planes for each pixel. They are read from the L2 cache right after they were written: 19 MB of 50.
-PLANES = 1.5
+#: Real planes are four times as large, so at most 25 MB of them are made at a time.
+PLANES, REAL_PLANES = 1.5, 6
+
+#: What tells where the clamp of real numbers was at work.
+MASK = 1
 
 #: Gathers for each pixel of a surrogate's kernel: three for each of its 1.5 coefficients.
 GATHERS = 4.5
@@ -65,6 +69,11 @@ class Launch(NamedTuple):
         return max(rates) * PIXELS / EFFICIENCY
 
 
+def _at_80_percent(bytes_per_pixel: float) -> float:
+    """The microseconds of so many bytes at 80 % of the copy rate."""
+    return bytes_per_pixel * PIXELS / COPY_RATE / 0.8 * 1e6
+
+
 class Task(NamedTuple):
     """What is to be measured, on 256×3×224×224 at 4:2:0, and the target in microseconds."""
 
@@ -90,6 +99,12 @@ def _forward(dtype: str, size: int) -> tuple[Launch, Launch]:
     )
 
 
+_REAL_FORWARD = (
+    Launch("real_code_blocks<Layout<2, 2, false>, SampleType::float32>", 12 + REAL_PLANES),
+    Launch("real_emit_pixels<Upsampling<2, 2, true, false>, SampleType::float32>", 12 + MASK),
+)
+_REAL_SAMPLES = "real_differentiate_samples<Upsampling<2, 2, true, false>, SampleType::float32>"
+_REAL_BLOCKS = "real_differentiate<Layout<2, 2, false>, Upsampling<2, 2, true, false>, SampleType::float32>"
 _DIFFERENTIATE = "differentiate<Upsampling<2, 2, true, false>, SampleType::float32>"
 _THROUGH_BLOCKS = "differentiate_blocks<Layout<2, 2, false>, Upsampling<2, 2, true, false>, SampleType::float32"
 _OF_TABLES, _BY_SURROGATE = f"{_THROUGH_BLOCKS}, false>", f"{_THROUGH_BLOCKS}, true>"
@@ -114,6 +129,10 @@ TASKS = (
     Task("float32 DCT of blocks", (Launch("dct_blocks<SampleType::float32>", 24, 3),), 90),
     Task("float32 inverse DCT of blocks", (Launch("idct_blocks<SampleType::float32>", 24, 3),), 90),
     Task("float16 DCT of blocks", (Launch("dct_blocks<SampleType::float16>", 12, 3),), 45),
+    # Likewise, of the bytes that real numbers take; with tables the target of the exact op.
+    Task("float32 forward, real", _REAL_FORWARD, _at_80_percent(31)),
+    Task("float32 forward and backward, real", (*_REAL_FORWARD, Launch(_REAL_SAMPLES, 24 + MASK)), _at_80_percent(56)),
+    Task("float32 forward and backward with tables, real", (*_REAL_FORWARD, Launch(_REAL_BLOCKS, 36 + MASK)), 275),
 )
 
 

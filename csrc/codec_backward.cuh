@@ -320,13 +320,14 @@ static_assert(spreads_over_banks<2>([](int lane) {
   return 2 * Fine::place(lane / kTileAcross * kGradientTall, lane % kTileAcross, 0);
 }));
 
-template <class U, SampleType type>
-__global__ void __launch_bounds__(kGradientThreads, kResident<type, kGradientBlocksPerProcessor>)
-    differentiate(const __grid_constant__ Differentiate job) {
+// The gradients of a tile's samples, in which read(y0, x0, pixel) makes those of the pixels of a thread's patch and
+// chroma_of(y, x) that of the chroma of any one pixel. `planes` are as for write_patch.
+template <class U, SampleType type, class Read, class ChromaOf>
+FDJPEG_DEVICE void differentiate_tile(
+    const Differentiate& job, const uint8_t* planes, int64_t n, Read&& read, ChromaOf&& chroma_of) {
   using Real = typename Sample<type>::Real;
   constexpr int kWide = kGradientWide, kTall = kGradientTall;
   const Sizes& sizes = job.sizes;
-  const int64_t n = job.first_image + static_cast<int>(blockIdx.y);
   const int thread = static_cast<int>(threadIdx.x);
   const int tile_row = job.tiles_across.quotient(static_cast<int>(blockIdx.x));
   const int tile_x = job.tiles_across.remainder(static_cast<int>(blockIdx.x), tile_row) * kTileWide;
@@ -334,16 +335,14 @@ __global__ void __launch_bounds__(kGradientThreads, kResident<type, kGradientBlo
   const int local_x = thread % kTileAcross * kWide, local_y = thread / kTileAcross * kTall;
   const int x0 = tile_x + local_x, y0 = tile_y + local_y;
   const bool inside = x0 < sizes.width && y0 < sizes.height;
-  const uint8_t* planes = processor::keep(job.planes + n * sizes.plane_bytes);
   PixelGradient<Real> pixel[kTall][kWide] = {};
-  if (inside) differentiate_patch<U, type>(job, planes, n, y0, x0, pixel);
+  if (inside) read(y0, x0, pixel);
 
   ChromaGradient<Real> cell[kTall / U::kVertical][kWide / U::kHorizontal] = {};
   if constexpr (U::kAcross || U::kDown) {
     using Fine = GradientTile<U, Real>;
     __shared__ Fine fine;
     fine.store(local_y, local_x, pixel);
-    const auto chroma_of = [&](int y, int x) { return chroma_gradient_at<U, type>(job, planes, n, y, x); };
     if (thread < Fine::kRing) fine.make_ring(sizes, tile_y, tile_x, thread, chroma_of);
     __syncthreads();
     if (!inside) return;
@@ -353,6 +352,16 @@ __global__ void __launch_bounds__(kGradientThreads, kResident<type, kGradientBlo
     gather_repeated<U>(pixel, cell);
   }
   write_patch<U, type>(job, planes, n, y0, x0, pixel, cell, static_cast<const ChromaGradient<Real>*>(nullptr));
+}
+
+template <class U, SampleType type>
+__global__ void __launch_bounds__(kGradientThreads, kResident<type, kGradientBlocksPerProcessor>)
+    differentiate(const __grid_constant__ Differentiate job) {
+  const int64_t n = job.first_image + static_cast<int>(blockIdx.y);
+  const uint8_t* planes = processor::keep(job.planes + n * job.sizes.plane_bytes);
+  differentiate_tile<U, type>(
+      job, planes, n, [&](int y0, int x0, auto& pixel) { differentiate_patch<U, type>(job, planes, n, y0, x0, pixel); },
+      [&](int y, int x) { return chroma_gradient_at<U, type>(job, planes, n, y, x); });
 }
 
 }  // namespace fdjpeg

@@ -213,17 +213,24 @@ void with_float_type(SampleType type, Body&& body) {
   });
 }
 
+// Tiles of the stencil.
+inline int64_t gradient_tiles_across(const Geometry& g) {
+  return (g.width + kTileWide - 1) / kTileWide;
+}
+inline unsigned gradient_tiles(const Geometry& g) {
+  return static_cast<unsigned>(gradient_tiles_across(g) * ((g.height + kTileTall - 1) / kTileTall));
+}
+
 template <class Launcher>
 void launch_differentiate(const Geometry& g, Differentiate job, Launcher& launch) {
   job.read_vectors = allows_vectors(job.grad_output, kGradientWide);
   job.write_vectors = allows_vectors(job.grad_input, kGradientWide);
-  const int64_t across = (g.width + kTileWide - 1) / kTileWide, down = (g.height + kTileTall - 1) / kTileTall;
-  job.tiles_across = Divider::by(across);
+  job.tiles_across = Divider::by(gradient_tiles_across(g));
   with_float_type(job.input.type, [&]<SampleType type>() {
     with_upsampling(g, [&]<class U>() {
       for_images(g, [&](int first, unsigned images) {
         job.first_image = first;
-        launch(differentiate<U, type>, Grid{static_cast<unsigned>(across * down), images}, kGradientThreads, job);
+        launch(differentiate<U, type>, Grid{gradient_tiles(g), images}, kGradientThreads, job);
       });
     });
   });

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "codec.h"
 #include "jpeg_math.h"
@@ -271,9 +272,10 @@ FDJPEG_DEVICE void read_samples(const T* row, int64_t stride, int last, bool who
         __builtin_memcpy(reinterpret_cast<char*>(samples) + 16 * i, &word, 16);
       }
     } else {
-      static_assert(kBytes == 8);
-      const uint2 word = processor::load_once(reinterpret_cast<const uint2*>(row));
-      __builtin_memcpy(samples, &word, 8);
+      static_assert(kBytes == 8 || kBytes == 4);
+      using Word = std::conditional_t<kBytes == 8, uint2, unsigned>;
+      const Word word = processor::load_once(reinterpret_cast<const Word*>(row));
+      __builtin_memcpy(samples, &word, kBytes);
     }
     return;
   }

@@ -3,6 +3,8 @@
 //   real_code_blocks     image -> decoded planes of real numbers
 //   real_emit_pixels     planes -> image and the last clamp's mask
 //   real_differentiate   the gradients of the image and of the tables, by recomputation; see differentiate_blocks
+//   real_differentiate_samples
+//                        the straight-through gradient of the image; see differentiate
 #pragma once
 
 #include "codec_backward_blocks.cuh"
@@ -46,7 +48,7 @@ struct RealEmitPixels {
 struct RealDifferentiate {
   Differentiate common;  // without planes
   Image mask;            // [images][1][height][width]
-  RealStepTables steps;
+  RealStepTables steps;  // this and what follows: only where gradients pass through coefficients
   Rounding rounding;
   bool input_vectors;
   void* partials;  // [images][parts][3][8][8], or null: no gradient of the tables is wanted
@@ -388,6 +390,17 @@ FDJPEG_DEVICE void real_differentiate_row(
   }
 }
 
+// Those of a patch likewise.
+template <class U, SampleType type, int wide, int tall>
+FDJPEG_DEVICE void real_differentiate_patch(
+    const RealDifferentiate& job, int64_t n, int y0, int x0, PixelGradient<RealOf<type>> (&pixel)[tall][wide]) {
+  FDJPEG_UNROLL
+  for (int y = 0; y < tall; ++y) {
+    if (y0 + y >= job.common.sizes.height) break;
+    real_differentiate_row<U, type>(job, n, y0 + y, x0, pixel[y]);
+  }
+}
+
 // That of the chroma of any one pixel.
 template <class U, SampleType type>
 FDJPEG_DEVICE ChromaGradient<RealOf<type>> real_chroma_gradient_at(
@@ -396,6 +409,17 @@ FDJPEG_DEVICE ChromaGradient<RealOf<type>> real_chroma_gradient_at(
   const int64_t channel = job.common.grad_output.stride[1];
   const RealOf<type> value[3] = {real_of<type>(at[0]), real_of<type>(at[channel]), real_of<type>(at[2 * channel])};
   return real_pixel_gradient<false>(*address_of<const uint8_t>(job.mask, n, y, x), value).chroma;
+}
+
+// Straight through and with fixed tables the inverse transform undoes the transform.
+template <class U, SampleType type>
+__global__ void __launch_bounds__(kGradientThreads, kResident<type, kGradientBlocksPerProcessor>)
+    real_differentiate_samples(const __grid_constant__ RealDifferentiate job) {
+  const int64_t n = job.common.first_image + static_cast<int>(blockIdx.y);
+  differentiate_tile<U, type>(
+      job.common, nullptr, n,
+      [&](int y0, int x0, auto& pixel) { real_differentiate_patch<U, type>(job, n, y0, x0, pixel); },
+      [&](int y, int x) { return real_chroma_gradient_at<U, type>(job, n, y, x); });
 }
 
 // In double precision half as many warps, as the tiles of four would not fit.
@@ -427,11 +451,7 @@ __global__ void __launch_bounds__(kRealBackwardWarps<type>* kWarp, type == Sampl
     const bool inside = at.x0 < sizes.width && at.y0 < sizes.height;
     PixelGradient<Real> pixel[Tile::kPatchTall][Tile::kPatchWide] = {};
     ChromaGradient<Real> cell[1][Tile::kCells] = {};
-    FDJPEG_UNROLL
-    for (int y = 0; y < Tile::kPatchTall; ++y) {
-      if (at.x0 >= sizes.width || at.y0 + y >= sizes.height) break;
-      real_differentiate_row<U, type>(job, n, at.y0 + y, at.x0, pixel[y]);
-    }
+    if (inside) real_differentiate_patch<U, type>(job, n, at.y0, at.x0, pixel);
     __syncthreads();  // the steps are there; the last turn's tiles were read
     gather_chroma<U>(sizes, memory, at, inside, pixel, cell, [&](int y, int x) {
       return real_chroma_gradient_at<U, type>(job, n, y, x);

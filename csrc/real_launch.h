@@ -85,6 +85,21 @@ inline int64_t real_partials_of(const Geometry& g, SampleType type) {
                                      : partials_of<kRealBackwardWarps<SampleType::float32>>(g);
 }
 
+template <class Launcher>
+void launch_real_differentiate_samples(const Geometry& g, RealDifferentiate job, Launcher& launch) {
+  job.common.read_vectors = allow_vectors(job.common.grad_output, job.mask, kGradientWide);
+  job.common.write_vectors = allows_vectors(job.common.grad_input, kGradientWide);
+  job.common.tiles_across = Divider::by(gradient_tiles_across(g));
+  with_float_type(job.common.input.type, [&]<SampleType type>() {
+    with_upsampling(g, [&]<class U>() {
+      for_images(g, [&](int first, unsigned images) {
+        job.common.first_image = first;
+        launch(real_differentiate_samples<U, type>, Grid{gradient_tiles(g), images}, kGradientThreads, job);
+      });
+    });
+  });
+}
+
 // `op.output` is the output's gradient. `scratch` and `table_sums` are as for launch_round_trip_backward.
 template <class Launcher>
 void launch_real_backward(
@@ -97,6 +112,9 @@ void launch_real_backward(
   job.common.grad_input = grad_input;
   job.common.write_vectors = allows_vectors(grad_input, kBlock);
   job.mask = mask_of(g, op.mask);
+  if (op.rounding.surrogate == Surrogate::straight_through && table_sums == nullptr) {
+    return launch_real_differentiate_samples(g, job, launch);
+  }
   job.steps = op.steps;
   job.rounding = op.rounding;
   job.input_vectors = allows_vectors(op.input, kBlock);

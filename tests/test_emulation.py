@@ -294,6 +294,23 @@ def test_no_sanitizer_complains(ops: str, tmp_path: Path) -> None:
         assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_rows_beyond_2_to_the_31_samples(tmp_path: Path) -> None:
+    """By every op of the codec: as those of a small image, and without an overflow on the way to them."""
+    headers, program = tmp_path / "headers", tmp_path / "program"
+    emulation.restricted_copy(headers, ["float32"], [FACTORS["4:2:0"]])
+    flags = ("-O1", "-fno-wrapv", "-fsanitize=signed-integer-overflow", "-fno-sanitize-recover=all")
+    try:
+        emulation.Runner(tmp_path, *flags).build(program, headers, "far")
+    except RuntimeError as error:
+        if "ubsan" not in str(error):
+            raise
+        pytest.skip("g++ has no sanitizers here")
+    done = subprocess.run([program], capture_output=True, text=True)
+    if done.returncode == 3:
+        pytest.skip(done.stdout)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def _planted(folder: Path, number: int, mutant: Mutant | None, run: _Run) -> tuple[str, int | None, str]:
     """Compiles a mutant (or none) and runs the cases of one subsampling: its name, the exit status, what it said."""
     name = "none" if mutant is None else mutant.name
