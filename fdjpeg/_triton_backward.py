@@ -23,12 +23,14 @@ def _passed(grad, value, inside, real: tl.constexpr):
 
 
 @triton.jit
-def _of_colours(grad, stride_c, luma, cb, cr, inside, real: tl.constexpr):
-    """The gradients of Y, Cb and Cr at pixels: `grad` and `luma` are addresses, `cb` and `cr` samples."""
-    r, g, b = to_rgb(tl.load(luma, mask=inside, other=0).to(tl.int32), cb, cr)
-    r = _passed(grad, r, inside, real)
-    g = _passed(grad + stride_c, g, inside, real)
-    b = _passed(grad + 2 * stride_c, b, inside, real)
+def _of_colours(grad: Samples, grad_row, luma_row, x, width, cb, cr, inside_y, real: tl.constexpr, whole: tl.constexpr):
+    """The gradients of Y, Cb and Cr at pixels `x` of rows, whose addresses and samples are given."""
+    inside = inside_y if whole else inside_y & (x < width)
+    at = grad_row + x.to(tl.int64) * grad.x
+    r, g, b = to_rgb(tl.load(luma_row + x, mask=inside, other=0).to(tl.int32), cb, cr)
+    r = _passed(at, r, inside, real)
+    g = _passed(at + grad.c, g, inside, real)
+    b = _passed(at + 2 * grad.c, b, inside, real)
     return r + g + b, 1.772 * b - 0.114 * 1.772 / 0.587 * g, 1.402 * r - 0.299 * 1.402 / 0.587 * g
 
 
@@ -44,6 +46,68 @@ def _gathered(pixels, before, after, is_last, across: tl.constexpr):
     else:
         gathered = tl.sum(each, 2)
     return gathered
+
+
+@triton.jit
+def _of_components(
+    grad: Samples,
+    own_grad,
+    planes: Components,
+    own,
+    row,
+    column,
+    horizontal: tl.constexpr,
+    vertical: tl.constexpr,
+    across: tl.constexpr,
+    down: tl.constexpr,
+    whole: tl.constexpr,
+    real: tl.constexpr,
+):
+    """The gradients of Cb and Cr at runs of eight samples (n, 8), and of Y at their first and last rows of pixels.
+
+    `own_grad` and `own` are the addresses of the runs' images and components. Where upsampling blends, a sample also
+    has a part in the pixels around those that it covers.
+    """
+    n: tl.constexpr = row.shape[0]
+    x = (column * horizontal)[:, None] + tl.arange(0, 8 * horizontal)[None, :]
+    x_before = tl.maximum(column * horizontal - 1, 0)
+    x_after = tl.minimum((column + 8) * horizontal, planes.chroma_width * horizontal - 1)
+    dcb, dcr = tl.zeros((n, 8 * horizontal), real), tl.zeros((n, 8 * horizontal), real)
+    dcb_before, dcr_before = tl.zeros((n,), real), tl.zeros((n,), real)
+    dcb_after, dcr_after = tl.zeros((n,), real), tl.zeros((n,), real)
+    for i in tl.static_range(-1 if down else 0, vertical + 1 if down else vertical):
+        # At an edge the component's last sample stands in for the neighbour that is missing: so does its pixel.
+        y = tl.minimum(tl.maximum(row * vertical + i, 0), planes.chroma_height * vertical - 1)
+        cb, cb_before, cb_after = upsample(own + planes.cb, planes, y, column, horizontal, vertical, across, down)
+        cr, cr_before, cr_after = upsample(own + planes.cr, planes, y, column, horizontal, vertical, across, down)
+        inside_y = tl.full((1,), True, tl.int1) if whole else y < planes.height
+        luma_row = own + y.to(tl.int64) * (8 * planes.luma_columns)
+        grad_row = own_grad + y.to(tl.int64) * grad.y
+        weight = (0.75 if i == 0 or i == 1 else 0.25) if down else 1.0
+        dy, of_cb, of_cr = _of_colours(
+            grad, grad_row[:, None], luma_row[:, None], x, planes.width, cb, cr, inside_y[:, None], real, whole
+        )
+        dcb += weight * of_cb
+        dcr += weight * of_cr
+        if i == 0:
+            dy_above = dy
+        if i == vertical - 1:
+            dy_below = dy
+        if across:
+            _, of_cb, of_cr = _of_colours(
+                grad, grad_row, luma_row, x_before, planes.width, cb_before, cr_before, inside_y, real, whole
+            )
+            dcb_before += weight * of_cb
+            dcr_before += weight * of_cr
+            _, of_cb, of_cr = _of_colours(
+                grad, grad_row, luma_row, x_after, planes.width, cb_after, cr_after, inside_y, real, whole
+            )
+            dcb_after += weight * of_cb
+            dcr_after += weight * of_cr
+    is_last = column[:, None] + tl.arange(0, 8)[None, :] == planes.chroma_width - 1
+    dcb = _gathered(dcb, dcb_before, dcb_after, is_last, across)
+    dcr = _gathered(dcr, dcr_before, dcr_after, is_last, across)
+    return dcb, dcr, dy_above, dy_below
 
 
 @triton.jit
@@ -91,53 +155,14 @@ def differentiate(
     )
     flagged = tl.load(own + planes.flags + (row // 8 * planes.chroma_columns + column // 8)) != 0
     flagged = flagged[:, None]
-    everywhere = tl.full((1, 1), True, tl.int1)
     x = (column * horizontal)[:, None] + tl.arange(0, 8 * horizontal)[None, :]
-    inside_x = everywhere if whole else x < planes.width
     wide_x = x.to(tl.int64)
     if not grey:
-        columns = column[:, None] + tl.arange(0, 8)[None, :]
-        is_last = columns == planes.chroma_width - 1
-        x_before = tl.maximum(column * horizontal - 1, 0)
-        x_after = tl.minimum((column + 8) * horizontal, planes.chroma_width * horizontal - 1)
-        dcb, dcr = tl.zeros((size, 8 * horizontal), real), tl.zeros((size, 8 * horizontal), real)
-        dcb_before, dcr_before = tl.zeros((size,), real), tl.zeros((size,), real)
-        dcb_after, dcr_after = tl.zeros((size,), real), tl.zeros((size,), real)
-        for i in tl.static_range(-1 if down else 0, vertical + 1 if down else vertical):
-            # At an edge the component's last sample stands in for the neighbour that is missing: so does its pixel.
-            y = tl.minimum(tl.maximum(row * vertical + i, 0), planes.chroma_height * vertical - 1)
-            cb, cb_before, cb_after = upsample(own + planes.cb, planes, y, column, horizontal, vertical, across, down)
-            cr, cr_before, cr_after = upsample(own + planes.cr, planes, y, column, horizontal, vertical, across, down)
-            inside_y = tl.full((1,), True, tl.int1) if whole else y < planes.height
-            luma_row = own + y.to(tl.int64) * (8 * planes.luma_columns)
-            grad_row = own_grad + y.to(tl.int64) * grad.y
-            weight = (0.75 if i == 0 or i == 1 else 0.25) if down else 1.0
-            inside, at = inside_y[:, None] & inside_x, grad_row[:, None] + wide_x * grad.x
-            dy, of_cb, of_cr = _of_colours(at, grad.c, luma_row[:, None] + x, cb, cr, inside, real)
-            dcb += weight * of_cb
-            dcr += weight * of_cr
-            if i == 0:
-                dy_above = dy
-            if i == vertical - 1:
-                dy_below = dy
-            if across:
-                inside, at = (
-                    inside_y if whole else inside_y & (x_before < planes.width),
-                    grad_row + x_before.to(tl.int64) * grad.x,
-                )
-                _, of_cb, of_cr = _of_colours(at, grad.c, luma_row + x_before, cb_before, cr_before, inside, real)
-                dcb_before += weight * of_cb
-                dcr_before += weight * of_cr
-                inside, at = (
-                    inside_y if whole else inside_y & (x_after < planes.width),
-                    grad_row + x_after.to(tl.int64) * grad.x,
-                )
-                _, of_cb, of_cr = _of_colours(at, grad.c, luma_row + x_after, cb_after, cr_after, inside, real)
-                dcb_after += weight * of_cb
-                dcr_after += weight * of_cr
-        dcb = _gathered(dcb, dcb_before, dcb_after, is_last, across)
-        dcr = _gathered(dcr, dcr_before, dcr_after, is_last, across)
+        dcb, dcr, dy_above, dy_below = _of_components(
+            grad, own_grad, planes, own, row, column, horizontal, vertical, across, down, whole, real
+        )
         if keep:
+            columns = column[:, None] + tl.arange(0, 8)[None, :]
             at = (own_gradients + row.to(tl.int64) * (8 * planes.chroma_columns))[:, None] + columns
             tl.store(at + planes.cb, dcb, mask=columns < planes.chroma_width)
             tl.store(at + planes.cr, dcr, mask=columns < planes.chroma_width)
@@ -146,7 +171,7 @@ def differentiate(
         dcb, dcr = _spread(share * dcb, horizontal), _spread(share * dcr, horizontal)
     for v in tl.static_range(vertical):
         y = row * vertical + v
-        inside = inside_x if whole else (y < planes.height)[:, None] & inside_x
+        inside = tl.full((1, 1), True, tl.int1) if whole else (y < planes.height)[:, None] & (x < planes.width)
         wide_y = y.to(tl.int64)[:, None]
         at_image = (image.address + n * image.n)[:, None] + wide_y * image.y + wide_x * image.x
         at_out = (out.address + n * out.n)[:, None] + wide_y * out.y + wide_x * out.x

@@ -7,7 +7,6 @@ them, `_triton_arithmetic` and `_triton_upsampling` what they share. Ops that ar
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from fdjpeg._constants import constant
 from fdjpeg._geometry import Geometry
 from fdjpeg._standard_tables import STANDARD_CHROMA, STANDARD_LUMA
 from fdjpeg._triton_backward import differentiate, share_of_blocks
@@ -29,12 +29,6 @@ _SIZE = 128
 _PIXELS = 2048
 #: The most items that a kernel counts in 32 bits, with the surplus of the last program.
 _MOST = 2**31 - 2048
-
-
-@functools.cache
-def _standard_tables(device: torch.device) -> Tensor:
-    """T.81's two tables on a device, copied there once."""
-    return torch.tensor([STANDARD_LUMA, STANDARD_CHROMA], dtype=torch.int32).to(device)
 
 
 def _scale(quality: float) -> int:
@@ -115,7 +109,7 @@ def _steps(image: Tensor, tables: Tensor | None, quality: float) -> tuple[Tensor
     """What the kernels take for the tables, and for how many images it is: one, if it serves all."""
     images = 1 if tables is None else len(tables)
     steps = torch.empty((images, 3, 3, 64), dtype=torch.int32, device=image.device)
-    base = _standard_tables(image.device)
+    base = constant((STANDARD_LUMA, STANDARD_CHROMA), torch.int32, image)
     given = base if tables is None else tables.contiguous()
     count = images * 192
     prepare_steps[(triton.cdiv(count, _SIZE),)](

@@ -333,7 +333,7 @@ def test_surrogate_gradients(
         batch = cases.draw(rng, channels, *_some_sizes(rng, 1, backend)[0])
         wide = (torch.from_numpy(batch.pixels).double() / 255).requires_grad_()
         drawn, quality = batch.arguments()
-        tables = reference.standard_tables(quality, wide.device).float() if drawn is None else drawn
+        tables = reference.standard_tables(quality, wide).float() if drawn is None else drawn
         tables = tables.expand(len(wide), -1, -1, -1).clone().requires_grad_()
         grad = torch.from_numpy(rng.standard_normal(batch.pixels.shape)).float()
         explicit = reference.exact_with_surrogate(wide, tables, *setting, surrogate)

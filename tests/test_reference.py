@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 import simplejpeg
 import torch
+from no_reading import NoCopying
 from PIL import Image
 from torch import Tensor
 
-from fdjpeg import reference, surrogates
+from fdjpeg import _constants, reference, surrogates
 from fdjpeg._geometry import SAMPLING_FACTORS, Geometry
 
 PILLOW = {"4:4:4": 0, "4:2:2": 1, "4:2:0": 2}
@@ -138,7 +139,7 @@ def test_decodes_the_coefficients_of_files(subsampling: str, tmp_path: Path) -> 
             (tmp_path / "file.jpg").write_bytes(data)
             file = jpeglib.read_dct(tmp_path / "file.jpg")
             coefficients = [torch.from_numpy(blocks.astype(np.int16))[None] for blocks in (file.Y, file.Cb, file.Cr)]
-            tables = reference.standard_tables(quality, torch.device("cpu")).float()
+            tables = reference.standard_tables(quality, torch.empty(0)).float()
             for fancy in (True, False):
                 expected = simplejpeg.decode_jpeg(data, fastupsample=not fancy)
                 got = reference.decode(*coefficients, tables, *size, *SAMPLING_FACTORS[subsampling], fancy, torch.uint8)
@@ -186,20 +187,45 @@ def test_standard_tables_are_pillows(quality: int) -> None:
     quantization = Image.open(
         io.BytesIO(pillow_file(np.zeros((8, 8, 3), np.uint8), "4:4:4", quality=quality))
     ).quantization
-    y, cb, cr = reference.standard_tables(quality, torch.device("cpu"))[0]
+    y, cb, cr = reference.standard_tables(quality, torch.empty(0))[0]
     assert y.flatten().tolist() == list(quantization[0])
     assert cb.flatten().tolist() == cr.flatten().tolist() == list(quantization[1])
 
 
 def test_standard_tables_between_whole_qualities_and_beyond() -> None:
     def tables(quality: float) -> Tensor:
-        return reference.standard_tables(quality, torch.device("cpu"))
+        return reference.standard_tables(quality, torch.empty(0))
 
     # 5000 / 30.5 = 163.9 and 200 - 2 · 75.25 = 49.5, rounded down; 16 is the first step of luma.
     assert tables(30.5)[0, 0, 0, 0] == (16 * 163 + 50) // 100
     assert tables(75.25)[0, 0, 0, 0] == (16 * 49 + 50) // 100
     assert torch.equal(tables(-3), tables(1))
     assert torch.equal(tables(1000), tables(100))
+
+
+def test_only_a_first_call_copies_from_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A copy would wait for a GPU, and end the capture of a CUDA graph: the standard tables stay on the device."""
+    monkeypatch.setattr(_constants, "_KEPT", {})
+
+    def call() -> None:
+        image = torch.rand(2, 3, 40, 50, device="meta")
+        qualities = torch.zeros(2, 5, 7, dtype=torch.uint8, device="meta")
+        standard, factors, sine = (None, 75.0), (2, 2), ("sine", 0.0, 0.0)
+        out, planes = reference.round_trip(image, *standard, *factors, True)
+        reference.encode(image, *standard, *factors)
+        reference.round_trip_by_block(image, qualities, *factors, True)
+        reference.round_trip_backward(out, planes, image, *standard, *factors, True, True)
+        slopes = torch.zeros(1025, device="meta")
+        reference.surrogate_backward(out, planes, image, *standard, *factors, True, True, slopes)
+        for soft in (False, True):
+            out, mask = reference.real_round_trip(image, *standard, *factors, True, *sine, soft)
+            reference.real_round_trip_backward(out, mask, image, *standard, *factors, True, *sine, soft, True)
+
+    with NoCopying(), pytest.raises(AssertionError, match="copies a tensor of the host"):
+        call()
+    call()
+    with NoCopying():
+        call()
 
 
 def test_integer_tables() -> None:
@@ -279,7 +305,7 @@ def test_planes(subsampling: str, channels: int) -> None:
     assert planes.dtype == torch.uint8
     assert planes.shape == (2, geometry.plane_bytes)
 
-    tables = reference.standard_tables(75, image.device)
+    tables = reference.standard_tables(75, image)
     coefficients = reference.encode(image, None, 75, *factors)
     start = 0
     for component, blocks in enumerate(coefficients[:channels]):
@@ -643,7 +669,7 @@ def test_surrogate_gradients_equal_the_real_pipelines(subsampling: str, fancy: b
 @pytest.mark.parametrize("quality", [1, 100])
 @pytest.mark.parametrize("surrogate", SURROGATES, ids=lambda s: type(s).__name__)
 def test_no_gradient_is_nan(surrogate: surrogates.Surrogate, quality: int) -> None:
-    tables = reference.standard_tables(quality, torch.device("cpu")).float()
+    tables = reference.standard_tables(quality, torch.empty(0)).float()
     for pixels in contents(np.random.default_rng(25), 24, 24, 3):
         image = reference.from_bytes(to_tensor(pixels).int(), torch.float32).requires_grad_()
         out = reference.exact_with_surrogate(image, tables.requires_grad_(), 2, 2, True, surrogate)

@@ -247,7 +247,7 @@ def round_trip(
     Returns:
         The image, as ``torch.empty_like(image)`` is laid out, and what backward needs: uint8 ``(N, plane_bytes)``.
     """
-    return _round_trip(image, steps_of(tables, quality, image.device), horizontal, vertical, fancy)
+    return _round_trip(image, steps_of(tables, quality, image), horizontal, vertical, fancy)
 
 
 def round_trip_by_block(
@@ -288,7 +288,7 @@ def encode(
     and Cr are of shape ``(N, 0, 0, 8, 8)``.
     """
     geometry = geometry_of(image, horizontal, vertical)
-    steps = steps_of(tables, quality, image.device)
+    steps = steps_of(tables, quality, image)
     coefficients = [k.to(torch.int16).contiguous() for k in _quantized(image, steps, geometry)]
     if geometry.channels == 1:
         coefficients += [coefficients[0].new_empty(image.size(0), 0, 0, BLOCK, BLOCK) for _ in range(2)]

@@ -35,7 +35,7 @@ def _within_range(decoded: Sequence[Tensor], geometry: Geometry, fancy: bool) ->
 
 def _table_errors(image: Tensor, tables: Tensor | None, quality: float, geometry: Geometry) -> list[Tensor]:
     """For each component ``k - c``: a coefficient's derivative by its step, c in steps before rounding and k after."""
-    steps = steps_of(tables, quality, image.device)
+    steps = steps_of(tables, quality, image)
     errors = []
     for i, blocks in enumerate(transform_components(image, geometry)):
         step = 8 * table_of(steps, i)
@@ -122,7 +122,7 @@ def surrogate_backward(
         As `round_trip_backward`.
     """
     geometry = geometry_of(image, horizontal, vertical)
-    steps = steps_of(tables, quality, image.device)
+    steps = steps_of(tables, quality, image)
     inside = _within_range(unpack_planes(planes, geometry), geometry, fancy)
     gradient = torch.where(inside, grad.to(real_dtype(image)), 0)
     of_tables = torch.zeros(image.size(0), 3, BLOCK, BLOCK, device=image.device, dtype=gradient.dtype)

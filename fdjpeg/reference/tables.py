@@ -8,18 +8,26 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from fdjpeg._constants import constant
 from fdjpeg._geometry import Geometry
 from fdjpeg._standard_tables import STANDARD_CHROMA, STANDARD_LUMA
 from fdjpeg.reference.conversions import real_dtype
 from fdjpeg.reference.geometry import component_planes
 
 
-def standard_tables(quality: float, device: torch.device) -> Tensor:
-    """The tables of libjpeg at ``quality``, which acts as the nearest number in 1…100: int32 ``(1, 3, 8, 8)``."""
+def _base(dtype: torch.dtype, like: Tensor) -> Tensor:
+    """T.81's tables for Y, Cb and Cr, ``(3, 8, 8)``, on the device of ``like``."""
+    return constant((STANDARD_LUMA, STANDARD_CHROMA, STANDARD_CHROMA), dtype, like)
+
+
+def standard_tables(quality: float, like: Tensor) -> Tensor:
+    """The tables of libjpeg at ``quality``, which acts as the nearest number in 1…100: int32 ``(1, 3, 8, 8)``.
+
+    They are on the device of ``like``.
+    """
     quality = min(100.0, max(1.0, quality))
     scale = math.floor(5000 / quality) if quality < 50 else math.floor(200 - 2 * quality)
-    base = torch.tensor([[STANDARD_LUMA, STANDARD_CHROMA, STANDARD_CHROMA]], dtype=torch.int32, device=device)
-    return ((base * scale + 50) // 100).clamp(1, 255)
+    return ((_base(torch.int32, like)[None] * scale + 50) // 100).clamp(1, 255)
 
 
 def integer_tables(tables: Tensor) -> Tensor:
@@ -27,9 +35,9 @@ def integer_tables(tables: Tensor) -> Tensor:
     return tables.nan_to_num(nan=1.0).round().clamp(1, 255).to(torch.int32)
 
 
-def steps_of(tables: Tensor | None, quality: float, device: torch.device) -> Tensor:
+def steps_of(tables: Tensor | None, quality: float, image: Tensor) -> Tensor:
     """The integer steps of an op: those of ``tables``, or the standard ones where it is None."""
-    return standard_tables(quality, device) if tables is None else integer_tables(tables)
+    return standard_tables(quality, image) if tables is None else integer_tables(tables)
 
 
 def standard_tables_by_block(qualities: Tensor, geometry: Geometry) -> list[Tensor]:
@@ -43,8 +51,7 @@ def standard_tables_by_block(qualities: Tensor, geometry: Geometry) -> list[Tens
     """
     quality = qualities.to(torch.int32).clamp(1, 100)
     scale = torch.where(quality < 50, 5000 // quality, 200 - 2 * quality)[..., None, None, None]
-    base = torch.tensor([STANDARD_LUMA, STANDARD_CHROMA, STANDARD_CHROMA], dtype=torch.int32, device=qualities.device)
-    return tables_by_block(((base * scale + 50) // 100).clamp(1, 255), geometry)
+    return tables_by_block(((_base(torch.int32, quality) * scale + 50) // 100).clamp(1, 255), geometry)
 
 
 def tables_by_block(tables: Tensor, geometry: Geometry) -> list[Tensor]:
@@ -72,8 +79,7 @@ def real_tables(tables: Tensor | None, quality: float, soft: bool, image: Tensor
     if tables is not None:
         return tables.to(dtype)
     if not soft:
-        return standard_tables(quality, image.device).to(dtype)
+        return standard_tables(quality, image).to(dtype)
     quality = min(100.0, max(1.0, quality))
     percentage = 5000 / quality if quality < 50 else 200 - 2 * quality
-    base = torch.tensor([[STANDARD_LUMA, STANDARD_CHROMA, STANDARD_CHROMA]], dtype=dtype, device=image.device)
-    return (base * (percentage / 100)).clamp(min=1)
+    return (_base(dtype, image)[None] * (percentage / 100)).clamp(min=1)
