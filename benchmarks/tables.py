@@ -149,7 +149,17 @@ def main() -> None:
         own = (joined(points[quality], of) for of in (counted, kept))
         return bits_ratio(*own, *columns, sources=sources, seed=SEED)
 
-    results: dict[str, Any] = {"machine": describe_machine(), "squares": len(images), "ratios": {}}
+    def means(parts: list[tuple[Measured, Tensor]]) -> dict[str, float]:
+        columns = ("bits", "file_bits", "psnr", "ms_ssim", "luma_weighted")
+        return {of: round(float(joined(parts, of).double().mean()), 4) for of in columns}
+
+    results: dict[str, Any] = {
+        "machine": describe_machine(),
+        "squares": len(images),
+        "learned": {q: means(parts) for q, parts in points.items()},
+        "standard": {q: means(parts) for q, parts in zip(CURVE, curve, strict=True)},
+        "ratios": {},
+    }
     for q in QUALITIES:
         mean = joined(points[q], "bits").double().mean()
         print(f"near quality {q}: {mean:.0f} bits a square, {joined(points[q], 'psnr').mean():.2f} dB")
