@@ -154,7 +154,7 @@ def make_components(
     whole: tl.constexpr,
     size: tl.constexpr,
 ):
-    """Colour and subsampling, of `size` of the `count` MCUs of all images; and the MCUs' flags.
+    """Colour and subsampling, of `size` of the `count` MCUs of all images; and what follows: their flags, and zeros.
 
     A row of the tensors makes eight samples of each chroma component, and all of luma that lies there. `whole` says
     that the image consists of whole MCUs; else its edges are replicated.
@@ -204,8 +204,12 @@ def make_components(
         tl.store(at_chroma + planes.cr, _subsampled(sums_of_cr, horizontal, vertical))
     flags = tl.max(tl.reshape(tl.max(unusual.to(tl.int32), 1), (size, 8)), 1)
     mcu = tl.minimum(tl.program_id(0) * size + tl.arange(0, size), count - 1)
-    at_flags = planes.address + (mcu // mcus).to(tl.int64) * planes.bytes + planes.flags + mcu % mcus
-    tl.store(at_flags, flags.to(tl.uint8))
+    own = planes.address + (mcu // mcus).to(tl.int64) * planes.bytes
+    tl.store(own + planes.flags + mcu % mcus, flags.to(tl.uint8))
+    # Up to 15 zeros come after an image's last flag.
+    beyond = (planes.flags + mcus + tl.arange(0, 16))[None, :]
+    zeros = tl.zeros((size, 16), tl.uint8)
+    tl.store(own[:, None] + beyond, zeros, mask=(mcu % mcus == mcus - 1)[:, None] & (beyond < planes.bytes))
 
 
 @triton.jit

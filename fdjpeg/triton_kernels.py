@@ -3,6 +3,11 @@
 The same bits as every other backend. This module launches the kernels; `_triton_forward` and `_triton_backward` hold
 them, `_triton_arithmetic` and `_triton_upsampling` what they share. Ops that are not here are left to
 `fdjpeg.reference`, in plain torch on the GPU.
+
+Forward is four launches: one that prepares the steps, then colour and subsampling, the codec, upsampling and colour.
+Triton has no say in which thread holds what, so that blocks and pixels in one kernel would pass through shared memory
+between the steps; here only 8-bit components pass, by way of the L2 cache. Backward is one launch; with the gradient of
+the tables three more, as the coefficients are worked out again, and sums of each component's shares.
 """
 
 from __future__ import annotations
@@ -162,7 +167,6 @@ def _make_components(image: Tensor, geometry: Geometry, planes: Tensor) -> None:
         size=size,
         **_OPTIONS,
     )
-    planes[:, geometry.flag_offset + geometry.mcu_rows * geometry.mcu_columns :] = 0
 
 
 def round_trip_backward(

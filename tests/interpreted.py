@@ -51,6 +51,7 @@ def _prepare() -> None:
     from triton.runtime.interpreter import interpreter_builder
 
     torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)  # so that what nobody wrote is 255 or NaN
     # Integers wrap as those of a GPU do. To look for it takes half of the time, and what matters changes the bits.
     interpreter_builder.options = dataclasses.replace(interpreter_builder.options, sanitize_overflow=False)
 

@@ -97,7 +97,8 @@ def test_planes_and_layouts(
         image = cases.samples(rng, batch.pixels, dtype)
         strength, setting = batch.arguments(), (*FACTORS[subsampling], True)
         expected, expected_planes = BACKENDS["reference"].round_trip(image, *strength, *setting)
-        flags = Geometry.of(height, width, channels, *FACTORS[subsampling]).flag_offset
+        geometry = Geometry.of(height, width, channels, *FACTORS[subsampling])
+        flags, end = geometry.flag_offset, geometry.flag_offset + geometry.mcu_rows * geometry.mcu_columns
         strength = batch.arguments(backend.device)
         for laid_out in (image, image.to(memory_format=torch.channels_last), image.mT.contiguous().mT):
             out, planes = backend.round_trip(laid_out.to(backend.device), *strength, *setting)
@@ -106,7 +107,8 @@ def test_planes_and_layouts(
             planes = planes.cpu()
             assert torch.equal(planes[:, :flags], expected_planes[:, :flags])
             # A flag may be set without need, but is wherever the reference sets it.
-            assert bool((planes[:, flags:] >= expected_planes[:, flags:]).all())
+            assert bool((planes[:, flags:end] >= expected_planes[:, flags:end]).all())
+            assert not planes[:, end:].any()
 
 
 @pytest.mark.parametrize("size", cases.LARGE_SIZES, ids=lambda size: "×".join(map(str, size)))

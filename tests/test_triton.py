@@ -15,6 +15,7 @@ import torch
 pytest.importorskip("triton")
 
 import ahead_of_time
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fdjpeg import triton_kernels
 from fdjpeg._geometry import Geometry
@@ -79,6 +80,28 @@ def test_keeps_to_the_budget(budget: dict[str, Any]) -> None:
             per_pixel = counted * launch.threads / pixels
             # Much less would mean that the counter lost its way, or that the budget can be tightened.
             assert 0.9 * recorded - 0.05 <= per_pixel <= recorded + 0.05, launch.name
+
+
+class _Operators(TorchDispatchMode):
+    """The operators of torch that are called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.called: set[str] = set()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.called.add(function.overloadpacket.__name__)
+        return function(*args, **(kwargs or {}))
+
+
+def test_forward_launches_its_kernels_and_no_more() -> None:
+    """Of torch it takes memory and views alone, once the standard tables are there."""
+    call = Call(torch.float32, (2, 3, 16, 16))
+    call.launches(90, "forward")
+    with _Operators() as operators:
+        launches = call.launches(90, "forward")
+    assert [one.name for one in launches] == ["prepare_steps", "make_components", "code_planes", "emit_image"]
+    assert operators.called <= {"empty", "empty_like", "new_empty", "slice", "detach", "alias"}
 
 
 def test_takes_at_most_twice_the_time_of_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
