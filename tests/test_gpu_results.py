@@ -339,6 +339,17 @@ def test_newest_result_is_what_the_readme_shows(gpu: ModuleType) -> None:
     assert "python benchmarks/gpu.py OUT_DIR" in shown
 
 
+def test_readme_shows_the_times_that_are_expected(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import expected
+
+    shown = (RESULTS / "README.md").read_text()
+    rows = [[cell.strip() for cell in line.split("|")] for line in shown.splitlines() if line.startswith("|")]
+    times = [(time, row[5]) for row in rows if len(row) == 7 for time in row[4].split("; ")]
+    for task in (*expected.TASKS, *expected.TRITON_TASKS):
+        assert (f"{task.microseconds:.1f}", f"{task.target:.0f}") in times, task.name
+
+
 def test_table_shows_results_and_failures(gpu: ModuleType) -> None:
     rows = [
         {"name": "forward", "backend": "cuda", "dtype": "float32", "shape": (1, 3, 8, 8), "subsampling": "4:2:0"}
