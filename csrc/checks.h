@@ -128,4 +128,35 @@ inline void check_slopes(const Tensor& slopes) {
       torch::headeronly::toString(slopes.scalar_type()), " of ", shape_of(slopes));
 }
 
+// What a backward op takes, checked, but for where its gradient goes. `tables` must be contiguous; the caller keeps
+// them and the planes alive. `slopes` are null where straight through.
+inline RoundTripBackward backward_of(
+    const Tensor& grad, const Tensor& planes, const Tensor& image, const std::optional<Tensor>& tables, double quality,
+    int64_t horizontal, int64_t vertical, bool fancy, const Tensor* slopes) {
+  RoundTripBackward job{};
+  job.input = image_view(image, "image");
+  job.grad_output = image_view(grad, "grad");
+  check_same_shape(image, grad, "grad");
+  check_floating_alike(image, grad);
+  check_same_device(image, grad, "grad");
+  check_same_device(image, planes, "planes");
+  if (tables.has_value()) check_same_device(image, *tables, "tables");
+  job.geometry = geometry_of(image, horizontal, vertical, fancy);
+  check_planes(planes, job.geometry);
+  job.steps = steps_of(tables, quality, job.geometry.images);
+  job.planes = static_cast<const uint8_t*>(planes.data_ptr());
+  if (slopes != nullptr) {
+    check_slopes(*slopes);
+    check_same_device(image, *slopes, "slopes");
+    job.slopes = static_cast<const float*>(slopes->data_ptr());
+    job.slope_intervals = static_cast<int>(slopes->numel() - 1);
+  }
+  return job;
+}
+
+inline std::optional<Tensor> contiguous(const std::optional<Tensor>& tensor) {
+  if (!tensor.has_value()) return tensor;
+  return torch::stable::contiguous(*tensor);
+}
+
 }  // namespace fdjpeg

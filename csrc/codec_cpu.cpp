@@ -122,11 +122,6 @@ void make_planes_and_emit(
   });
 }
 
-std::optional<Tensor> contiguous(const std::optional<Tensor>& tensor) {
-  if (!tensor.has_value()) return tensor;
-  return torch::stable::contiguous(*tensor);
-}
-
 // Asks for large pages under a large new tensor, as NumPy does under its arrays, where the system leaves that to
 // programs: where memory is fresh, a fault at each small page takes longer than coding its pixels.
 Tensor in_large_pages(Tensor tensor) {
@@ -188,22 +183,11 @@ std::tuple<Tensor, Tensor> backward(
     const Tensor& grad, const Tensor& planes, const Tensor& image, const std::optional<Tensor>& tables, double quality,
     int64_t horizontal, int64_t vertical, bool fancy, bool table_gradient, const Tensor* slopes) {
   const std::optional<Tensor> contiguous_tables = contiguous(tables);
-  RoundTripBackward job{};
-  job.input = image_view(image, "image");
-  job.grad_output = image_view(grad, "grad");
-  check_same_shape(image, grad, "grad");
-  check_floating_alike(image, grad);
-  job.geometry = geometry_of(image, horizontal, vertical, fancy);
-  check_planes(planes, job.geometry);
+  RoundTripBackward job =
+      backward_of(grad, planes, image, contiguous_tables, quality, horizontal, vertical, fancy, slopes);
   const Geometry& g = job.geometry;
-  job.steps = steps_of(contiguous_tables, quality, g.images);
-  job.planes = static_cast<const uint8_t*>(planes.data_ptr());
   Tensor grad_image = in_large_pages(torch::stable::empty_like(image));
   job.grad_input = image_view(grad_image, "grad_image");
-  if (slopes != nullptr) {
-    job.slopes = static_cast<const float*>(slopes->data_ptr());
-    job.slope_intervals = static_cast<int>(slopes->numel() - 1);
-  }
 
   const int64_t table_images = table_gradient ? g.images : 0;
   std::vector<float> partials(static_cast<size_t>(table_images * g.mcu_rows * 3 * kBlockSize));
@@ -238,7 +222,6 @@ std::tuple<Tensor, Tensor> round_trip_backward(
 std::tuple<Tensor, Tensor> surrogate_backward(
     const Tensor& grad, const Tensor& planes, const Tensor& image, const std::optional<Tensor>& tables, double quality,
     int64_t horizontal, int64_t vertical, bool fancy, bool table_gradient, const Tensor& slopes) {
-  check_slopes(slopes);
   return backward(grad, planes, image, tables, quality, horizontal, vertical, fancy, table_gradient, &slopes);
 }
 

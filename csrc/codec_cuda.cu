@@ -48,23 +48,10 @@ std::tuple<Tensor, Tensor> round_trip_by_block(
 std::tuple<Tensor, Tensor> backward(
     const Tensor& grad, const Tensor& planes, const Tensor& image, const std::optional<Tensor>& tables, double quality,
     int64_t horizontal, int64_t vertical, bool fancy, bool table_gradient, const Tensor* slopes) {
-  RoundTripBackward op{};
-  op.input = image_view(image, "image");
-  op.grad_output = image_view(grad, "grad");
-  check_same_shape(image, grad, "grad");
-  check_same_device(image, grad, "grad");
-  check_same_device(image, planes, "planes");
-  STD_TORCH_CHECK(
-      op.input.type == op.grad_output.type && op.input.type != SampleType::uint8,
-      "grad must have the image's floating dtype ", torch::headeronly::toString(image.scalar_type()), ", got ",
-      torch::headeronly::toString(grad.scalar_type()));
-  op.geometry = geometry_of(image, horizontal, vertical, fancy);
+  const std::optional<Tensor> dense_tables = contiguous(tables);
+  RoundTripBackward op = backward_of(grad, planes, image, dense_tables, quality, horizontal, vertical, fancy, slopes);
   const Geometry& g = op.geometry;
   check_size(g);
-  check_planes(planes, g);
-  const std::optional<Tensor> dense_tables = contiguous(tables);
-  if (dense_tables.has_value()) check_same_device(image, *dense_tables, "tables");
-  op.steps = steps_of(dense_tables, quality, g.images);
   const Tensor aligned_planes = aligned(planes);
   op.planes = static_cast<const uint8_t*>(aligned_planes.data_ptr());
   Tensor grad_image = torch::stable::empty_like(image);
@@ -73,10 +60,6 @@ std::tuple<Tensor, Tensor> backward(
   Tensor grad_tables = table_gradient ? allocate(image, {g.images, 3, 8, 8}, ScalarType::Float)
                                       : allocate(image, {0}, ScalarType::Float);
   if (image.numel() == 0) return {grad_image, torch::stable::zero_(grad_tables)};
-  if (slopes != nullptr) {
-    op.slopes = static_cast<const float*>(slopes->data_ptr());
-    op.slope_intervals = static_cast<int>(slopes->numel() - 1);
-  }
   Tensor partials = allocate(image, {table_gradient ? partials_of(g) : 0}, ScalarType::Float);
   float* sums = table_gradient ? static_cast<float*>(grad_tables.data_ptr()) : nullptr;
   Launcher launch(image);
@@ -93,8 +76,6 @@ std::tuple<Tensor, Tensor> round_trip_backward(
 std::tuple<Tensor, Tensor> surrogate_backward(
     const Tensor& grad, const Tensor& planes, const Tensor& image, const std::optional<Tensor>& tables, double quality,
     int64_t horizontal, int64_t vertical, bool fancy, bool table_gradient, const Tensor& slopes) {
-  check_slopes(slopes);
-  check_same_device(image, slopes, "slopes");
   return backward(grad, planes, image, tables, quality, horizontal, vertical, fancy, table_gradient, &slopes);
 }
 

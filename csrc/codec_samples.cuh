@@ -259,23 +259,21 @@ FDJPEG_DEVICE T* address_of(const Image& image, int64_t n, int64_t row, int64_t 
       static_cast<T*>(image.data) + (n * image.stride[0] + row * image.stride[2] + column * image.stride[3]));
 }
 
+// The widest word that so many bytes are a multiple of.
+template <int bytes>
+using WordOf = std::conditional_t<bytes % 16 == 0, uint4, std::conditional_t<bytes == 8, uint2, unsigned>>;
+
 // `count` samples of a row, one beyond sample `last` as that one. `whole` promises that all are there, together, and at
 // an address that is a multiple of their bytes, or of 16.
 template <int count, class T>
 FDJPEG_DEVICE void read_samples(const T* row, int64_t stride, int last, bool whole, T (&samples)[count]) {
-  constexpr int kBytes = count * static_cast<int>(sizeof(T));
   if (whole) {
-    if constexpr (kBytes % 16 == 0) {
-      FDJPEG_UNROLL
-      for (int i = 0; i < kBytes / 16; ++i) {
-        const uint4 word = processor::load_once(reinterpret_cast<const uint4*>(row) + i);
-        __builtin_memcpy(reinterpret_cast<char*>(samples) + 16 * i, &word, 16);
-      }
-    } else {
-      static_assert(kBytes == 8 || kBytes == 4);
-      using Word = std::conditional_t<kBytes == 8, uint2, unsigned>;
-      const Word word = processor::load_once(reinterpret_cast<const Word*>(row));
-      __builtin_memcpy(samples, &word, kBytes);
+    using Word = WordOf<sizeof(samples)>;
+    static_assert(sizeof(samples) % sizeof(Word) == 0);
+    FDJPEG_UNROLL
+    for (size_t i = 0; i < sizeof(samples); i += sizeof(Word)) {
+      const Word word = processor::load_once(reinterpret_cast<const Word*>(row) + i / sizeof(Word));
+      __builtin_memcpy(reinterpret_cast<char*>(samples) + i, &word, sizeof(Word));
     }
     return;
   }
@@ -286,20 +284,14 @@ FDJPEG_DEVICE void read_samples(const T* row, int64_t stride, int last, bool who
 // Writes `count` samples of a row, none beyond sample `last`.
 template <int count, class T>
 FDJPEG_DEVICE void write_samples(T* row, int64_t stride, int last, bool whole, const T (&samples)[count]) {
-  constexpr int kBytes = count * static_cast<int>(sizeof(T));
   if (whole) {
-    if constexpr (kBytes % 16 == 0) {
-      FDJPEG_UNROLL
-      for (int i = 0; i < kBytes / 16; ++i) {
-        uint4 word;
-        __builtin_memcpy(&word, reinterpret_cast<const char*>(samples) + 16 * i, 16);
-        processor::store_once(reinterpret_cast<uint4*>(row) + i, word);
-      }
-    } else {
-      static_assert(kBytes == 8);
-      uint2 word;
-      __builtin_memcpy(&word, samples, 8);
-      processor::store_once(reinterpret_cast<uint2*>(row), word);
+    using Word = WordOf<sizeof(samples)>;
+    static_assert(sizeof(samples) % sizeof(Word) == 0);
+    FDJPEG_UNROLL
+    for (size_t i = 0; i < sizeof(samples); i += sizeof(Word)) {
+      Word word;
+      __builtin_memcpy(&word, reinterpret_cast<const char*>(samples) + i, sizeof(Word));
+      processor::store_once(reinterpret_cast<Word*>(row) + i / sizeof(Word), word);
     }
     return;
   }

@@ -40,11 +40,6 @@ class Launcher {
   cudaStream_t stream_;
 };
 
-inline std::optional<Tensor> contiguous(const std::optional<Tensor>& tensor) {
-  if (!tensor.has_value()) return tensor;
-  return torch::stable::contiguous(*tensor);
-}
-
 // The same numbers, contiguous and at an address that wide accesses may use.
 inline Tensor aligned(const Tensor& tensor) {
   const Tensor dense = torch::stable::contiguous(tensor);

@@ -42,6 +42,19 @@ inline Rounding rounding_of(const std::string& surrogate, double parameter, doub
   return rounding;
 }
 
+// Whether the tables are float64.
+inline bool check_real_tables(const Tensor& tables, int64_t images) {
+  STD_TORCH_CHECK(
+      tables.dim() == 4 && (tables.size(0) == 1 || tables.size(0) == images) && tables.size(1) == 3 &&
+          tables.size(2) == 8 && tables.size(3) == 8,
+      "tables must have shape (1, 3, 8, 8) or (", images, ", 3, 8, 8), got ", shape_of(tables));
+  const bool in_double = tables.scalar_type() == ScalarType::Double;
+  STD_TORCH_CHECK(
+      in_double || tables.scalar_type() == ScalarType::Float, "tables must be float32 or float64, got ",
+      torch::headeronly::toString(tables.scalar_type()));
+  return in_double;
+}
+
 inline void check_mask(const Tensor& mask, const Geometry& g) {
   STD_TORCH_CHECK(
       mask.dim() == 3 && mask.scalar_type() == ScalarType::Byte && mask.size(0) == g.images &&

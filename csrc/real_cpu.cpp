@@ -41,14 +41,7 @@ std::vector<double> tables_of(const std::optional<Tensor>& tables, double qualit
     }
     return steps;
   }
-  STD_TORCH_CHECK(
-      tables->dim() == 4 && (tables->size(0) == 1 || tables->size(0) == images) && tables->size(1) == 3 &&
-          tables->size(2) == 8 && tables->size(3) == 8,
-      "tables must have shape (1, 3, 8, 8) or (", images, ", 3, 8, 8), got ", shape_of(*tables));
-  const bool is_double = tables->scalar_type() == ScalarType::Double;
-  STD_TORCH_CHECK(
-      is_double || tables->scalar_type() == ScalarType::Float, "tables must be float32 or float64, got ",
-      torch::headeronly::toString(tables->scalar_type()));
+  const bool is_double = check_real_tables(*tables, images);
   const Tensor contiguous = torch::stable::contiguous(*tables);
   steps.resize(static_cast<size_t>(contiguous.numel()));
   for (size_t i = 0; i < steps.size(); ++i) {

@@ -14,15 +14,7 @@ namespace {
 RealStepTables real_steps_of(const std::optional<Tensor>& tables, double quality, const Tensor& image, bool soft) {
   if (!tables.has_value()) return real_standard_tables(quality, soft);
   check_same_device(image, *tables, "tables");
-  const int64_t images = image.size(0);
-  STD_TORCH_CHECK(
-      tables->dim() == 4 && (tables->size(0) == 1 || tables->size(0) == images) && tables->size(1) == 3 &&
-          tables->size(2) == 8 && tables->size(3) == 8,
-      "tables must have shape (1, 3, 8, 8) or (", images, ", 3, 8, 8), got ", shape_of(*tables));
-  const bool in_double = tables->scalar_type() == ScalarType::Double;
-  STD_TORCH_CHECK(
-      in_double || tables->scalar_type() == ScalarType::Float, "tables must be float32 or float64, got ",
-      torch::headeronly::toString(tables->scalar_type()));
+  const bool in_double = check_real_tables(*tables, image.size(0));
   return {tables->data_ptr(), in_double, tables->size(0) == 1 ? 0 : 3 * kBlockSize, 0, false};
 }
 

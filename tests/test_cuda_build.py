@@ -50,6 +50,16 @@ def compiled() -> dict[str, tuple[str, Path]]:
     return {one: ((folder / f"{one}.log").read_text(), folder / f"{one}.cubin") for one in wanted}
 
 
+@pytest.fixture(scope="module")
+def disassembled(compiled: dict[str, tuple[str, Path]]) -> dict[str, list[sass.Instruction]]:
+    """The instructions of each kernel on the architecture of the targets, by mangled name."""
+    disassembler = sass.disassembler()
+    if disassembler is None:
+        pytest.skip("there is no cuobjdump, neither of a toolkit nor of Triton")
+    command = [disassembler, "-sass", str(compiled[BUDGET.target][1])]
+    return sass.functions(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
 @pytest.mark.parametrize("architecture", BUDGET.architectures)
 @KERNELS
 def test_registers_and_spills(compiled: dict[str, tuple[str, Path]], kernel: Kernel, architecture: str) -> None:
@@ -64,14 +74,8 @@ def test_registers_and_spills(compiled: dict[str, tuple[str, Path]], kernel: Ker
 
 
 @KERNELS
-def test_instructions_and_turns_per_pixel(compiled: dict[str, tuple[str, Path]], kernel: Kernel) -> None:
-    """On the architecture of the targets."""
-    disassembler = sass.disassembler()
-    if disassembler is None:
-        pytest.skip("there is no cuobjdump, neither of a toolkit nor of Triton")
-    _, cubin = compiled[BUDGET.target]
-    listing = subprocess.run([disassembler, "-sass", str(cubin)], capture_output=True, text=True, check=True).stdout
-    (instructions,) = [body for name, body in sass.functions(listing).items() if kernel.pattern.match(name)]
+def test_instructions_and_turns_per_pixel(disassembled: dict[str, list[sass.Instruction]], kernel: Kernel) -> None:
+    (instructions,) = [body for name, body in disassembled.items() if kernel.pattern.match(name)]
     cost = sass.cost_of(instructions, kernel.passes)
     for name, count in (("instructions_per_pixel", cost.instructions), ("turns_per_pixel", cost.turns)):
         per_pixel, budget = count / kernel.pixels_per_thread, getattr(kernel, name)
