@@ -343,7 +343,7 @@ def _expected_ac_bits(ac: Tensor, prices: _Prices) -> Tensor:
     images, blocks, places = ac.shape
     reached = _reached(ac.flatten(0, 1).T, _LARGEST_AC)  # (sizes, places, all blocks)
     listed = constant(prices.ac, torch.int32, ac).to(ac.dtype)
-    own = (listed.diff() @ reached.transpose(0, 1)).unbind(0)  # for each place: (runs, all blocks)
+    own = (listed.diff() @ reached.flatten(1)).unflatten(1, (places, -1)).unbind(1)  # a place each: (runs, all blocks)
     nonzero = reached[0].unbind(0)
     # From the last place to the first: the bits to come after each run, and the chance that any is not 0.
     to_come = own[-1] + (1 - nonzero[-1]) * prices.eob
