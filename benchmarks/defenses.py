@@ -97,6 +97,7 @@ def layers(network: Network, images: data.Images, out: Path, chosen: list[str]) 
         "s2snet": lambda: trained("s2snet"),
         "purifier": lambda: trained("purifier"),
         "jpeg:50": lambda: defenses.JPEG(50),
+        "stochastic-jpeg": lambda: defenses.StochasticJPEG(),
         "feature-distillation:uniform(30)": lambda: defenses.FeatureDistillation("uniform(30)"),
         "feature-distillation:uniform(30), two passes": lambda: defenses.FeatureDistillation("uniform(30)", passes=2),
         "feature-distillation:derived": lambda: trained("feature-distillation"),
@@ -114,10 +115,11 @@ def layers(network: Network, images: data.Images, out: Path, chosen: list[str]) 
 def tried(defense: Defense) -> list[str]:
     """The gradients of a defence, JPEG's strongest first.
 
-    At 4:4:4 the identity is left out, which is straight-through but for the last clamp.
+    The identity is left out at 4:4:4, where it is straight-through but for the last clamp, and before randomised
+    layers, each of whose gradients is a mean over draws: before the fixed ones it is never the strongest.
     """
     whole = isinstance(defense, (defenses.FeatureDistillation, defenses.JPEGEnsemble))
-    names = [name for name in defense.gradients if not (whole and name == "identity")]
+    names = [name for name in defense.gradients if not ((whole or defense.random) and name == "identity")]
     return sorted(names, key=lambda name: name != "cubic")
 
 
