@@ -175,6 +175,22 @@ FDJPEG_DEVICE void transform_row(int (&x)[8], int* tile) {
   write_tile<1>(tile, x);
 }
 
+// Eight pixels, those of a thread's luma row v. Beyond the image's edges stand those at them.
+template <class L, class T, int channels>
+FDJPEG_DEVICE void read_pixels(
+    const Sizes& sizes, const Image& input, bool vectors, int64_t n, int mcu_row, int mcu_column, const Place<L>& place,
+    int v, T (&samples)[channels][kBlock]) {
+  const int y = smaller(mcu_row * kBlock * L::kVertical + place.luma_row(v), sizes.height - 1);
+  const int x0 = (mcu_column * L::kHorizontal + place.luma_column(v)) * kBlock;
+  const T* row = address_of<const T>(input, n, y, x0);
+  const int last = sizes.width - 1 - x0;
+  const bool whole = vectors && last >= kBlock - 1;
+  FDJPEG_UNROLL
+  for (int c = 0; c < channels; ++c) {
+    read_samples(row + c * input.stride[1], input.stride[3], last, whole, samples[c]);
+  }
+}
+
 // Reads the rows of a thread, converts, subsamples, transforms them along the rows and leaves them in the tile. Returns
 // whether a sample was NaN or outside [0, 1].
 template <class L, SampleType type>
@@ -189,16 +205,8 @@ FDJPEG_DEVICE bool transform_rows(
   Twin sums[kSums];
   FDJPEG_UNROLL
   for (int v = 0; v < L::kLumaRows; ++v) {
-    const int y = smaller(mcu_row * kBlock * L::kVertical + place.luma_row(v), sizes.height - 1);
-    const int x0 = (mcu_column * L::kHorizontal + place.luma_column(v)) * kBlock;
     T samples[kChannels][kBlock];
-    const T* row = address_of<const T>(input, n, y, x0);
-    const int last = sizes.width - 1 - x0;
-    const bool whole = vectors && last >= kBlock - 1;
-    FDJPEG_UNROLL
-    for (int c = 0; c < kChannels; ++c) {
-      read_samples(row + c * input.stride[1], input.stride[3], last, whole, samples[c]);
-    }
+    read_pixels(sizes, input, vectors, n, mcu_row, mcu_column, place, v, samples);
     if constexpr (S::kFloating) {
       FDJPEG_UNROLL
       for (int c = 0; c < kChannels; ++c) {

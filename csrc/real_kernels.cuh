@@ -135,16 +135,8 @@ FDJPEG_DEVICE void real_transform_rows(
   ChromaGradient<Real> cell[kCells] = {};
   FDJPEG_UNROLL
   for (int v = 0; v < L::kLumaRows; ++v) {
-    const int y = smaller(mcu_row * kBlock * L::kVertical + place.luma_row(v), sizes.height - 1);
-    const int x0 = (mcu_column * L::kHorizontal + place.luma_column(v)) * kBlock;
     T samples[kChannels][kBlock];
-    const T* row = address_of<const T>(input, n, y, x0);
-    const int last = sizes.width - 1 - x0;
-    FDJPEG_UNROLL
-    for (int c = 0; c < kChannels; ++c) {
-      const bool whole = vectors && last >= kBlock - 1;
-      read_samples(row + c * input.stride[1], input.stride[3], last, whole, samples[c]);
-    }
+    read_pixels(sizes, input, vectors, n, mcu_row, mcu_column, place, v, samples);
     Real luma[kBlock];
     FDJPEG_UNROLL
     for (int i = 0; i < kBlock; ++i) {
