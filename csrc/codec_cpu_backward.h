@@ -4,11 +4,9 @@
 // Part of codec_cpu_rows.h, which says how it is compiled.
 #pragma once
 
-#include <type_traits>
-#include <utility>
-
 #include "codec_cpu_emit.h"
 #include "real_lanes.h"
+#include "real_rows.h"
 
 namespace fdjpeg {
 namespace {
@@ -16,9 +14,6 @@ namespace {
 // BT.601's colour difference signals, exactly: K_R = .299, K_B = .114, K_G the rest.
 constexpr double kR = .299, kG = .587, kB = .114;
 constexpr double kCbScale = 2 * (1 - kB), kCrScale = 2 * (1 - kR);  // B = Y + kCbScale Cb, R = Y + kCrScale Cr
-
-template <SampleType type>
-using RealOf = std::conditional_t<type == SampleType::float64, double, float>;
 
 // The gradients of a row of MCUs' components, at their coded size; 0 beyond the true size.
 template <class R>
@@ -35,22 +30,6 @@ FDJPEG_INLINE int64_t gradient_scratch(const Geometry& g) {
   return Scratch::bytes((width * kBlock * g.vertical + kMargin) * real) +
       2 * Scratch::bytes(g.chroma_columns * kBlockSize * real) + 6 * Scratch::bytes((width + 2 * kMargin) * real) +
       6 * Scratch::bytes(g.width * real);
-}
-
-// Rows of samples as numbers: where they lie, or converted into `converted`.
-template <SampleType type, int channels, class T, class R>
-FDJPEG_INLINE void convert_rows(
-    const T* const rows[channels], int64_t width, R* const converted[channels], const R* reals[channels]) {
-  for (int c = 0; c < channels; ++c) {
-    if constexpr (std::is_same_v<T, R>) {
-      reals[c] = rows[c];
-    } else {
-      for_each_step<1, kHalf>(rows + c, width, width, [&](const T* const* at, int64_t x) FDJPEG_LAMBDA_INLINE {
-        store(converted[c] + x, Sample<type>::load(at[0]));
-      });
-      reals[c] = converted[c];
-    }
-  }
 }
 
 // A line of chroma's gradient at full resolution. Where chroma has half the columns, the even and the odd columns stand
@@ -137,16 +116,10 @@ FDJPEG_INLINE void gather_across(const Geometry& g, const FineLine<R>& fine, R* 
   }
 }
 
-template <class R>
-FDJPEG_INLINE void add_scaled(const R* __restrict source, R scale, int64_t count, R* __restrict target) {
-  for (int64_t i = 0; i < count; ++i) target[i] += scale * source[i];
-}
-
 // The gradients of a row of MCUs' decoded samples.
 template <SampleType type, int channels, class R>
 FDJPEG_INLINE void gradients_of_samples(
     const RoundTripBackward& job, int64_t n, int64_t mcu_row, const McuGradients<R>& gradients, Scratch scratch) {
-  using T = typename Sample<type>::Stored;
   const Geometry& g = job.geometry;
   const uint8_t* planes = job.planes + n * g.plane_bytes;
   const int64_t width = padded_width(g), chroma_width = g.chroma_columns * kBlock;
@@ -154,7 +127,6 @@ FDJPEG_INLINE void gradients_of_samples(
   const int64_t begin = mcu_row * rows, end = least(begin + rows, g.height);
   // The triangle makes the pixel rows just outside depend on chroma just inside.
   const int64_t halo = g.triangle_down() ? 1 : 0;
-  const int64_t chroma_begin = mcu_row * kBlock, chroma_end = least(chroma_begin + kBlock, g.chroma_height);
 
   FineLine<R> fine[2];
   for (FineLine<R>& line : fine) {
@@ -163,10 +135,7 @@ FDJPEG_INLINE void gradients_of_samples(
   }
   R* coarse = scratch.take<R>(chroma_width);
   R* outside = scratch.take<R>(width + kMargin);  // luma of the rows of others, which nobody reads
-  T* gathered[channels];
-  for (T*& line : gathered) line = scratch.take<T>(g.width);
-  R* converted[channels];
-  for (R*& line : converted) line = scratch.take<R>(g.width);
+  const PixelLines<type, channels> lines(g, scratch);
   std::memset(
       gradients.samples[0] + (end - begin) * width, 0, sizeof(R) * static_cast<size_t>((begin + rows - end) * width));
   for (int c = 1; c < channels; ++c) {
@@ -176,38 +145,17 @@ FDJPEG_INLINE void gradients_of_samples(
   for (int64_t y = most(begin - halo, 0); y < least(end + halo, g.height); ++y) {
     R* luma = y >= begin && y < end ? gradients.samples[0] + (y - begin) * width : outside;
     for (int64_t x = g.width; x < width; ++x) luma[x] = 0;
-    const T* stored[channels];
     const R* grads[channels];
-    gather_row<channels>(job.grad_output, n, y, g.width, gathered, stored);
-    convert_rows<type, channels>(stored, g.width, converted, grads);
+    lines.read(g, job.grad_output, n, y, grads);
     if constexpr (channels == 1) {
       // Grey samples are limited inside the inverse transform, which straight-through passes.
       std::memcpy(luma, grads[0], sizeof(R) * static_cast<size_t>(g.width));
     } else {
       gradients_of_ycbcr(plane_line<3>(g, planes, y, scratch), grads, g.width, g.horizontal == 2, luma, fine);
-      const ChromaRows of_y = chroma_rows(g, y);
       for (int c = 0; c < 2; ++c) {
         gather_across(g, fine[c], coarse);
-        const auto add_to = [&](int64_t chroma_row, R weight) {
-          if (chroma_row < chroma_begin || chroma_row >= chroma_end) return;
-          R* target = gradients.samples[c + 1] + (chroma_row - chroma_begin) * chroma_width;
-          add_scaled(coarse, weight, g.chroma_width, target);
-        };
-        add_to(of_y.near, g.triangle_down() ? R(.75) : R(1));
-        if (g.triangle_down()) add_to(of_y.far, R(.25));
+        add_to_chroma_rows(g, mcu_row, y, coarse, chroma_width, gradients.samples[c + 1]);
       }
-    }
-  }
-}
-
-// The adjoint of subsampling along a row: each coarse sample's share for the fine ones that it averages.
-template <class R>
-FDJPEG_INLINE void spread_across(const Geometry& g, const R* __restrict coarse, R* __restrict fine) {
-  if (g.horizontal == 2) {
-    for (int64_t i = 0; i < g.chroma_width; ++i) fine[2 * i] = fine[2 * i + 1] = coarse[i];
-  } else {
-    for (int64_t i = 0; i < g.chroma_width; ++i) {
-      fine[4 * i] = fine[4 * i + 1] = fine[4 * i + 2] = fine[4 * i + 3] = coarse[i];
     }
   }
 }
@@ -275,26 +223,13 @@ FDJPEG_INLINE void gradients_of_pixels(
     if constexpr (channels == 1) {
       std::memcpy(result[0], luma, sizeof(R) * static_cast<size_t>(g.width));
     } else {
-      // The last row and column also stand for the replicas that subsampling averaged.
-      const int64_t copies_down = y == g.height - 1 ? 1 + g.chroma_height * g.vertical - g.height : 1;
-      if (y % g.vertical == 0 || copies_down > 1) {
-        const int64_t copies_across = 1 + g.chroma_width * g.horizontal - g.width;
-        const R weight = R(copies_down) / R(g.horizontal * g.vertical);
+      const int64_t copies = copies_down(g, y);
+      if (y % g.vertical == 0 || copies > 1) {
+        const R weight = R(copies) / R(g.horizontal * g.vertical);
         const int64_t first = (y / g.vertical - mcu_row * kBlock) * chroma_width;
         const R *cb = gradients.samples[1] + first, *cr = gradients.samples[2] + first;
         chroma_in_rgb(cb, cr, weight, chroma_width, coarse_parts[0], coarse_parts[1], coarse_parts[2]);
-        for (int c = 0; c < 3; ++c) {
-          const R* coarse = coarse_parts[c];
-          R beyond = 0;
-          for (int64_t i = g.chroma_width; i < chroma_width; ++i) beyond += coarse[i];
-          if (g.horizontal == 1) {
-            std::swap(coarse_parts[c], fine_parts[c]);
-          } else {
-            spread_across(g, coarse, fine_parts[c]);
-          }
-          R& last = fine_parts[c][g.width - 1];
-          last = R(copies_across) * last + R(g.horizontal) * beyond;
-        }
+        for (int c = 0; c < 3; ++c) spread_across(g, coarse_parts[c], R(1), fine_parts[c]);
       }
       const R weights[3] = {R(kR), R(kG), R(kB)};
       const bool around_caches = direct && !may_hold_nan && goes_around_caches<channels>(g, job.grad_input, target);
@@ -435,34 +370,6 @@ FDJPEG_INLINE void through_transform(
   }
 }
 
-template <class R>
-FDJPEG_INLINE void add_line(R* target, const R* source, int64_t count) {
-  for (int64_t i = 0; i < count; ++i) target[i] += source[i];
-}
-
-// Adds the gradients of samples that edges were replicated to onto the samples that they were replicated from. (Those
-// right of the last column of chroma stay: each stands for several columns of pixels, which gradients_of_pixels knows.)
-template <class R>
-FDJPEG_INLINE void fold_edges(const Geometry& g, int64_t mcu_row, const McuGradients<R>& gradients) {
-  const int64_t luma_width = padded_width(g), coded_width = g.luma_columns * kBlock;
-  const int64_t luma_rows = least(kBlock * g.vertical, g.luma_rows * kBlock - mcu_row * kBlock * g.vertical);
-  const int64_t true_rows = least(luma_rows, g.height - mcu_row * kBlock * g.vertical);
-  R* last = gradients.samples[0] + (true_rows - 1) * luma_width;
-  for (int64_t y = true_rows; y < luma_rows; ++y) add_line(last, gradients.samples[0] + y * luma_width, coded_width);
-  for (int64_t y = 0; y < true_rows; ++y) {
-    R* line = gradients.samples[0] + y * luma_width;
-    for (int64_t x = g.width; x < coded_width; ++x) line[g.width - 1] += line[x];
-  }
-  const int64_t chroma_width = g.chroma_columns * kBlock;
-  const int64_t chroma_rows = least(kBlock, g.chroma_height - mcu_row * kBlock);
-  for (int c = 1; c < g.channels; ++c) {
-    R* edge = gradients.samples[c] + (chroma_rows - 1) * chroma_width;
-    for (int64_t y = chroma_rows; y < kBlock; ++y) {
-      add_line(edge, gradients.samples[c] + y * chroma_width, chroma_width);
-    }
-  }
-}
-
 template <SampleType type, int channels>
 FDJPEG_INLINE void backward_row_as(
     const RoundTripBackward& job, const StepTables& tables, int64_t n, int64_t mcu_row, void* memory) {
@@ -476,33 +383,15 @@ FDJPEG_INLINE void backward_row_as(
   if (job.table_partials != nullptr || job.slopes != nullptr) {
     through_transform(job, tables, n, mcu_row, gradients, scratch);
   }
-  if (job.slopes != nullptr) fold_edges(g, mcu_row, gradients);
+  if (job.slopes != nullptr) fold_edges(g, mcu_row, gradients.samples, padded_width(g), g.chroma_columns * kBlock);
   gradients_of_pixels<type, channels>(job, n, mcu_row, gradients, scratch);
 }
 
-template <SampleType type>
-FDJPEG_INLINE void backward_row_as(
-    const RoundTripBackward& job, const StepTables& tables, int64_t n, int64_t mcu_row, void* memory) {
-  if (job.geometry.channels == 1) {
-    backward_row_as<type, 1>(job, tables, n, mcu_row, memory);
-  } else {
-    backward_row_as<type, 3>(job, tables, n, mcu_row, memory);
-  }
-}
-
 void backward_row(const RoundTripBackward& job, const StepTables& tables, int64_t n, int64_t mcu_row, void* memory) {
-  switch (job.grad_output.type) {
-    case SampleType::uint8:
-      return;  // bytes carry no gradient
-    case SampleType::float16:
-      return backward_row_as<SampleType::float16>(job, tables, n, mcu_row, memory);
-    case SampleType::bfloat16:
-      return backward_row_as<SampleType::bfloat16>(job, tables, n, mcu_row, memory);
-    case SampleType::float32:
-      return backward_row_as<SampleType::float32>(job, tables, n, mcu_row, memory);
-    case SampleType::float64:
-      return backward_row_as<SampleType::float64>(job, tables, n, mcu_row, memory);
-  }
+  with_type(job.grad_output.type, job.geometry.channels, [&]<SampleType type, int channels>() {
+    // Bytes carry no gradient.
+    if constexpr (type != SampleType::uint8) backward_row_as<type, channels>(job, tables, n, mcu_row, memory);
+  });
 }
 
 }  // namespace

@@ -12,18 +12,6 @@ FDJPEG_INLINE int64_t chroma_line_scratch(const Geometry& g) {
   return Scratch::bytes(padded_width(g) * 2) + 2 * Scratch::bytes(padded_width(g));
 }
 
-// The rows of chroma that pixel row y blends: it lies in the first, the second is the nearer neighbour.
-struct ChromaRows {
-  int64_t near, far;
-};
-
-FDJPEG_INLINE ChromaRows chroma_rows(const Geometry& g, int64_t y) {
-  const int64_t near = y / g.vertical;
-  if (!g.triangle_down()) return {near, near};
-  const int64_t far = y % 2 == 0 ? near - 1 : near + 1;
-  return {near, far < 0 || far >= g.chroma_height ? near : far};
-}
-
 // Twice as many samples from `width` blends or samples s, of which s[-1] and s[width] exist too.
 template <bool blended>
 FDJPEG_INLINE void widen_row(const int16_t* s, int64_t width, uint8_t* target) {
@@ -150,30 +138,10 @@ FDJPEG_INLINE void emit_row_as(
   finish_stores_around_caches();
 }
 
-template <SampleType type>
-FDJPEG_INLINE void emit_row_as(
-    const Geometry& g, const uint8_t* planes, const Image& output, int64_t n, int64_t mcu_row, void* memory) {
-  if (g.channels == 1) {
-    emit_row_as<type, 1>(g, planes, output, n, mcu_row, Scratch(memory));
-  } else {
-    emit_row_as<type, 3>(g, planes, output, n, mcu_row, Scratch(memory));
-  }
-}
-
 void emit_row(const Geometry& g, const uint8_t* planes, const Image& output, int64_t n, int64_t mcu_row, void* memory) {
-  planes += n * g.plane_bytes;
-  switch (output.type) {
-    case SampleType::uint8:
-      return emit_row_as<SampleType::uint8>(g, planes, output, n, mcu_row, memory);
-    case SampleType::float16:
-      return emit_row_as<SampleType::float16>(g, planes, output, n, mcu_row, memory);
-    case SampleType::bfloat16:
-      return emit_row_as<SampleType::bfloat16>(g, planes, output, n, mcu_row, memory);
-    case SampleType::float32:
-      return emit_row_as<SampleType::float32>(g, planes, output, n, mcu_row, memory);
-    case SampleType::float64:
-      return emit_row_as<SampleType::float64>(g, planes, output, n, mcu_row, memory);
-  }
+  with_type(output.type, g.channels, [&]<SampleType type, int channels>() {
+    emit_row_as<type, channels>(g, planes + n * g.plane_bytes, output, n, mcu_row, Scratch(memory));
+  });
 }
 
 }  // namespace

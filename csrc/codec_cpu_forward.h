@@ -5,7 +5,7 @@
 
 #include "codec_cpu_kernels.h"
 #include "image_rows.h"
-#include "lanes.h"
+#include "sample_lanes.h"
 
 namespace fdjpeg {
 namespace {
@@ -236,27 +236,12 @@ FDJPEG_INLINE bool read_mcu_row(
   return odd.any();
 }
 
-template <SampleType type>
-FDJPEG_INLINE bool read_mcu_row(
-    const Geometry& g, const Image& input, int64_t n, int64_t mcu_row, McuRow& row, Scratch scratch) {
-  return g.channels == 1 ? read_mcu_row<type, 1>(g, input, n, mcu_row, row, scratch)
-                         : read_mcu_row<type, 3>(g, input, n, mcu_row, row, scratch);
-}
-
 bool read_mcu_row(const Geometry& g, const Image& input, int64_t n, int64_t mcu_row, McuRow& row, Scratch scratch) {
-  switch (input.type) {
-    case SampleType::uint8:
-      return read_mcu_row<SampleType::uint8>(g, input, n, mcu_row, row, scratch);
-    case SampleType::float16:
-      return read_mcu_row<SampleType::float16>(g, input, n, mcu_row, row, scratch);
-    case SampleType::bfloat16:
-      return read_mcu_row<SampleType::bfloat16>(g, input, n, mcu_row, row, scratch);
-    case SampleType::float32:
-      return read_mcu_row<SampleType::float32>(g, input, n, mcu_row, row, scratch);
-    case SampleType::float64:
-      return read_mcu_row<SampleType::float64>(g, input, n, mcu_row, row, scratch);
-  }
-  return false;
+  bool odd = false;
+  with_type(input.type, g.channels, [&]<SampleType type, int channels>() {
+    odd = read_mcu_row<type, channels>(g, input, n, mcu_row, row, scratch);
+  });
+  return odd;
 }
 
 // Some blocks side by side within a row of MCUs.

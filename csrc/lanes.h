@@ -1,9 +1,8 @@
-// The lanes of a CPU as lane types for jpeg_math.h, and how samples are read into them and written back.
+// The lanes of a CPU as lane types for jpeg_math.h.
 //
-//   Shorts   a register of int16, the lanes of encode and of the round trip. Each 128 bits hold a row of eight samples
-//   of
-//            a block, so a register handles 1, 2 or 4 blocks side by side.
-//   Eights   eight int32, a row of one block: where coefficients may be hostile, their sums must wrap in 32 bits.
+//   Shorts   a register of int16, the lanes of encode and of the round trip: each 128 bits hold a row of eight samples
+//            of a block, so a register handles 1, 2 or 4 blocks side by side
+//   Eights   eight int32, a row of one block: where coefficients may be hostile, their sums must wrap in 32 bits
 //
 // This file is compiled once for each instruction set (see codec_cpu_rows.h), which says how wide a register is by
 // FDJPEG_VECTOR_BYTES: 16 means any processor, spelt in the compiler's vector extensions alone; 32 means AVX2 and 64
@@ -125,9 +124,8 @@ FDJPEG_INLINE V splat(double x) {
 //   pack_bytes, pack_bytes_saturating             a byte of each 16-bit lane, which lies in 0 … 255 or is forced to
 //   load_bytes                                    as many bytes, as 16-bit lanes
 //   repeat                                        a row of eight for each of the blocks
-//   narrow_saturating, widen                      two registers of 32-bit lanes up to 255 to 16-bit ones, negative ones
-//   as
-//                                                 0, and back
+//   narrow_saturating, widen                      two registers of 32-bit lanes up to 65535 to 16-bit ones, negative
+//                                                 ones as 0, and back
 //   rounded                                       to the nearest integer, half to even; some negative number for NaN
 //   smaller_or_second                             the smaller of both; the second where one is NaN
 
@@ -561,208 +559,5 @@ FDJPEG_INLINE void transpose(V x[8]) {
 FDJPEG_INLINE void store_bytes(uint8_t* target, Shorts x) {
   store(target, pack_bytes(x));
 }
-
-// ---------------------------------------------------------------------------------------------------------------------
-// Half formats
-
-#if FDJPEG_VECTOR_BYTES == 64
-FDJPEG_INLINE Floats float16_to_float(HalfShorts h) {
-  return reinterpret_cast<Floats>(_mm512_cvtph_ps(reinterpret_cast<__m256i>(h)));
-}
-FDJPEG_INLINE HalfShorts float_to_float16(Floats f) {
-  return reinterpret_cast<HalfShorts>(
-      _mm512_cvtps_ph(FDJPEG_X86_FLOAT(f), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
-}
-#elif FDJPEG_VECTOR_BYTES == 32
-FDJPEG_INLINE Floats float16_to_float(HalfShorts h) {
-  return reinterpret_cast<Floats>(_mm256_cvtph_ps(reinterpret_cast<__m128i>(h)));
-}
-FDJPEG_INLINE HalfShorts float_to_float16(Floats f) {
-  return reinterpret_cast<HalfShorts>(_mm256_cvtps_ph(FDJPEG_X86_FLOAT(f), _MM_FROUND_TO_NEAREST_INT));
-}
-#else
-FDJPEG_INLINE Floats float16_to_float(HalfShorts half) {
-  const Ints h = __builtin_convertvector(half, Ints), magnitude = h & 0x7fff;
-  // Shifted into float's fields the exponent lacks 127 - 15; the product restores it, and subnormals come out right.
-  const Floats finite = bit_cast<Floats>(magnitude << 13) * 0x1p112f;
-  const Ints special = magnitude >= 0x7c00 ? Ints{} + 0x7f800000 : Ints{};  // infinity and NaN keep all ones
-  return bit_cast<Floats>(bit_cast<Ints>(finite) | special | ((h & 0x8000) << 16));
-}
-FDJPEG_INLINE HalfShorts float_to_float16(Floats f) {
-  const Ints bits = bit_cast<Ints>(f), magnitude = bits & 0x7fffffff;
-  const Ints even = (magnitude >> 13) & 1;
-  const Ints normal = (magnitude - (112 << 23) + 0xfff + even) >> 13;
-  // Next to 0.5 a float's last fraction bit weighs as much as float16's smallest subnormal: the sum rounds to it.
-  const Ints subnormal = bit_cast<Ints>(bit_cast<Floats>(magnitude) + 0.5f) - (126 << 23);
-  const Ints special = magnitude > 0x7f800000 ? Ints{} + 0x7e00 : Ints{} + 0x7c00;
-  Ints h = magnitude < (113 << 23) ? subnormal : normal;
-  h = magnitude >= (143 << 23) ? special : h;
-  return __builtin_convertvector(h | ((bits >> 16) & 0x8000), HalfShorts);
-}
-#endif
-
-FDJPEG_INLINE Floats bfloat16_to_float(HalfShorts h) {
-  return bit_cast<Floats>(__builtin_convertvector(h, Ints) << 16);
-}
-
-FDJPEG_INLINE HalfShorts float_to_bfloat16(Floats f) {
-  const Ints bits = bit_cast<Ints>(f);
-  const Ints rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-  const Ints magnitude = bits & 0x7fffffff;
-  return __builtin_convertvector(magnitude > 0x7f800000 ? Ints{} + 0x7fc0 : rounded, HalfShorts);
-}
-
-// ---------------------------------------------------------------------------------------------------------------------
-// Samples
-//
-// Sample<type>::load_bytes    kLanes of rint(255 x), half to even, saturating, NaN as 0; notes where x is NaN or above
-// 1,
-//                             which backward and the caller's warning look into
-// Sample<type>::store_bytes   kLanes of byte / 255, correctly rounded, then rounded to the type; forced into 0 … 255
-// first Sample<type>::load, store   kHalf of the values themselves, for gradients Sample<type>::is_nan        of one of
-// them
-
-// Whether any sample was NaN or above 1.
-class OddSamples {
- public:
-#if FDJPEG_VECTOR_BYTES == 64
-  FDJPEG_INLINE void note(Floats a, Floats b) {
-    const __mmask16 ordinary = _mm512_cmp_ps_mask(FDJPEG_X86_FLOAT(a), _mm512_set1_ps(1), _CMP_LE_OQ);
-    // Only the short step below waits for what was noted before.
-    ordinary_ &= _mm512_mask_cmp_ps_mask(ordinary, FDJPEG_X86_FLOAT(b), _mm512_set1_ps(1), _CMP_LE_OQ);
-  }
-  FDJPEG_INLINE bool any() const {
-    return ordinary_ != 0xffff;
-  }
-
- private:
-  __mmask16 ordinary_ = 0xffff;
-#else
-  FDJPEG_INLINE void note(Floats a, Floats b) {
-    lanes_ |= ~(a <= 1) | ~(b <= 1);
-  }
-  FDJPEG_INLINE bool any() const {
-    int32_t any = 0;
-    for (int i = 0; i < kHalf; ++i) any |= lanes_[i];
-    return any != 0;
-  }
-
- private:
-  Ints lanes_{};
-#endif
-};
-
-template <SampleType>
-struct Sample;
-
-// What the types that are worked on as floats share, given load() and store().
-template <class Self>
-struct FloatingSample {
-  template <class T>
-  static FDJPEG_INLINE Shorts load_bytes(const T* source, OddSamples& odd) {
-    const Floats low = Self::load(source), high = Self::load(source + kHalf);
-    odd.note(low, high);
-    return narrow_saturating(byte(low), byte(high));
-  }
-  template <bool around_caches, class T>
-  static FDJPEG_INLINE void store_bytes(T* target, Shorts bytes) {
-    const Fractions fractions = fractions_of_bytes(bytes);
-    Self::template store<around_caches>(target, fractions.low);
-    Self::template store<around_caches>(target + kHalf, fractions.high);
-  }
-
- private:
-  static FDJPEG_INLINE Ints byte(Floats x) {
-    return rounded(smaller_or_second(splat<Floats>(255), x * 255.0f));
-  }
-};
-
-template <>
-struct Sample<SampleType::uint8> {
-  using Stored = uint8_t;
-  static FDJPEG_INLINE Shorts load_bytes(const uint8_t* source, OddSamples&) {
-    return fdjpeg::load_bytes(source);
-  }
-  template <bool around_caches>
-  static FDJPEG_INLINE void store_bytes(uint8_t* target, Shorts bytes) {
-    fdjpeg::store<around_caches>(target, pack_bytes_saturating(bytes));
-  }
-};
-
-template <>
-struct Sample<SampleType::float32> : FloatingSample<Sample<SampleType::float32>> {
-  using Stored = float;
-  static FDJPEG_INLINE bool is_nan(float x) {
-    return x != x;
-  }
-  static FDJPEG_INLINE Floats load(const float* source) {
-    return fdjpeg::load<Floats>(source);
-  }
-  template <bool around_caches = false>
-  static FDJPEG_INLINE void store(float* target, Floats x) {
-    fdjpeg::store<around_caches>(target, x);
-  }
-};
-
-template <>
-struct Sample<SampleType::float16> : FloatingSample<Sample<SampleType::float16>> {
-  using Stored = uint16_t;
-  static FDJPEG_INLINE bool is_nan(uint16_t x) {
-    return (x & 0x7fff) > 0x7c00;
-  }
-  static FDJPEG_INLINE Floats load(const uint16_t* source) {
-    return float16_to_float(fdjpeg::load<HalfShorts>(source));
-  }
-  template <bool around_caches = false>
-  static FDJPEG_INLINE void store(uint16_t* target, Floats x) {
-    fdjpeg::store<around_caches>(target, float_to_float16(x));
-  }
-};
-
-template <>
-struct Sample<SampleType::bfloat16> : FloatingSample<Sample<SampleType::bfloat16>> {
-  using Stored = uint16_t;
-  static FDJPEG_INLINE bool is_nan(uint16_t x) {
-    return (x & 0x7fff) > 0x7f80;
-  }
-  static FDJPEG_INLINE Floats load(const uint16_t* source) {
-    return bfloat16_to_float(fdjpeg::load<HalfShorts>(source));
-  }
-  template <bool around_caches = false>
-  static FDJPEG_INLINE void store(uint16_t* target, Floats x) {
-    fdjpeg::store<around_caches>(target, float_to_bfloat16(x));
-  }
-  // The binary digits of a byte / 255 repeat, so half a unit of the last place, a 1 before zeros, never remains.
-  template <bool around_caches>
-  static FDJPEG_INLINE void store_bytes(uint16_t* target, Shorts bytes) {
-    const Fractions fractions = fractions_of_bytes(bytes);
-    const auto nearest = [](Floats x) FDJPEG_LAMBDA_INLINE { return (bit_cast<Ints>(x) + (1 << 15)) >> 16; };
-    fdjpeg::store<around_caches>(target, narrow_saturating(nearest(fractions.low), nearest(fractions.high)));
-  }
-};
-
-// Rare in images, so left to the compiler: one sample at a time.
-template <>
-struct Sample<SampleType::float64> {
-  using Stored = double;
-  static FDJPEG_INLINE bool is_nan(double x) {
-    return x != x;
-  }
-  static FDJPEG_INLINE Shorts load_bytes(const double* source, OddSamples& odd) {
-    int16_t bytes[kLanes];
-    bool above = false;
-    for (int i = 0; i < kLanes; ++i) {
-      const double t = source[i] * 255.0, bounded = t > 0.0 ? (t < 255.0 ? t : 255.0) : 0.0;  // false for NaN
-      bytes[i] = static_cast<int16_t>((bounded + 6755399441055744.0) - 6755399441055744.0);   // 1.5 · 2^52
-      above |= !(source[i] <= 1.0);
-    }
-    odd.note(Floats{}, splat<Floats>(above ? 2 : 0));
-    return fdjpeg::load<Shorts>(bytes);
-  }
-  template <bool around_caches>
-  static FDJPEG_INLINE void store_bytes(double* target, Shorts bytes) {
-    for (int i = 0; i < kLanes; ++i) target[i] = clamp(static_cast<int>(bytes[i]), 0, kMaxSample) / 255.0;
-  }
-};
 
 }  // namespace fdjpeg
