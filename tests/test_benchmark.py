@@ -18,7 +18,7 @@ def results() -> Results:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(measure.BATCHES, "8×224²", (2, 32, 32))
         peers = ["fdjpeg uint8", "fdjpeg float32", "Pillow codec", "Pillow tensors"]
-        return measure.run(peers, ["8×224²"], threads=[1], rounds=3, memory=False)
+        return measure.run(peers, ["8×224²"], quality=60, threads=[1], rounds=3, memory=False)
 
 
 def test_every_peer_is_measured_in_every_direction_it_has(results: Results) -> None:
@@ -58,6 +58,13 @@ def test_files_hold_what_was_measured(results: Results, tmp_path: Path) -> None:
     page = files[".md"].read_text(encoding="utf-8")
     assert "fdjpeg float32" in page
     assert "∞ / 100.00 / 0" in page
+
+
+def test_plots_of_any_batch_and_quality(results: Results, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    plots = {path.name for path in save(results, tmp_path) if path.suffix == ".svg"}
+    assert plots == {"cpu-time.svg", "cpu-fidelity.svg"}  # its memory was not measured
+    assert "fdjpeg uint8" in (tmp_path / "cpu-fidelity.svg").read_text(encoding="utf-8")
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is read from Linux's /proc")
