@@ -11,7 +11,9 @@ _KEPT: dict[tuple[object, torch.dtype, torch.device], Tensor] = {}
 
 
 def constant(values: tuple[Any, ...], dtype: torch.dtype, like: Tensor) -> Tensor:
-    """Nested tuples of numbers as a tensor on the device of ``like``, kept for the next call; without synchronisation.
+    """Nested tuples of numbers as a tensor on the device of ``like``, kept for the next call.
+
+    The first call for a device waits for its copy, so that whoever comes next may read it on any stream.
 
     Args:
         values: the numbers.
@@ -22,7 +24,7 @@ def constant(values: tuple[Any, ...], dtype: torch.dtype, like: Tensor) -> Tenso
     if key in _KEPT and type(like) in (Tensor, torch.nn.Parameter):
         return _KEPT[key]
     with torch.inference_mode(False):
-        made = torch.tensor(values, dtype=dtype, device="cpu").to(like.device, non_blocking=True)
+        made = torch.tensor(values, dtype=dtype, device="cpu").to(like.device)
     if _outlives_this_call(made):
         _KEPT[key] = made
     return made
