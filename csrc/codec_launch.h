@@ -195,7 +195,8 @@ int parts_of(const Geometry& g) {
     using L = Layout<horizontal, vertical, grey>;
     tiles = tiles_across<L, warps>(g) * tiles_down<L, warps>(g);
   });
-  return static_cast<int>(std::clamp<int64_t>(tiles / kTurns, 1, std::max<int64_t>(1, kBlocks / g.images)));
+  return static_cast<int>(
+      std::clamp<int64_t>(tiles / kTurns, 1, std::max<int64_t>(1, kBlocks / std::max<int64_t>(1, g.images))));
 }
 
 // Numbers of scratch memory for the gradient of the tables, [images][parts][3][8][8]: none where an image is one part,

@@ -40,7 +40,7 @@ inline int64_t real_images_at_once(const Geometry& g, SampleType type) {
   constexpr int64_t kBytes = 25'000'000;
   const int64_t of_image = g.flag_offset * (type == SampleType::float64 ? 8 : 4);
   const int64_t most = std::clamp<int64_t>(kBytes / of_image, 1, kMaxImages);
-  const int64_t turns = (g.images + most - 1) / most;
+  const int64_t turns = std::max<int64_t>(1, (g.images + most - 1) / most);
   return (g.images + turns - 1) / turns;  // alike, so that the last turn is no small one
 }
 

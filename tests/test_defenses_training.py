@@ -414,10 +414,10 @@ def test_wrong_settings_are_named(text: str, message: str, tmp_path: Path) -> No
 
 
 def test_numbers_may_be_fractions_and_lack_a_point(tmp_path: Path) -> None:
-    (tmp_path / "mine.yaml").write_text("eps: 4/255\nteacher: {learning_rate: 1e-3}\nquality: [20, 80]")
+    (tmp_path / "mine.yaml").write_text("eps: 4/255\nnormal: {learning_rate: 1e-3}\nquality: [20, 80]")
     settings = config.read(purifier.Config, str(tmp_path / "mine.yaml"), "purifier")
     assert settings.eps == 4 / 255
-    assert settings.teacher.learning_rate == 1e-3
+    assert settings.normal.learning_rate == 1e-3
     assert settings.quality == (20, 80)
     with pytest.raises(ValueError, match="config should be a YAML file or one of cifar10, imagenet, small"):
         config.read(purifier.Config, "medium", "purifier")
