@@ -133,14 +133,18 @@ class BuildLibrary(build_ext):
             ".cu": [nvcc or "nvcc", *common, *gpu_flags(), "--threads=0", *for_host(HOST_FLAGS)],
         }
         # Other flags, another place: what an earlier build left behind is used again only where it would be the same.
-        place = Path(self.build_temp).resolve() / hashlib.sha256(repr(compilers).encode()).hexdigest()[:12]
-        objects = [place / f"{source.name}.o" for source in sources]
+        places = {
+            suffix: Path(self.build_temp).resolve() / hashlib.sha256(repr(compiler).encode()).hexdigest()[:12]
+            for suffix, compiler in compilers.items()
+        }
+        objects = [places[source.suffix] / f"{source.name}.o" for source in sources]
         commands = [
             [*compilers[source.suffix], "-c", str(source), "-o", str(target)]
             for source, target in zip(sources, objects, strict=True)
             if self.force or newer_group([str(source), *ext.depends], str(target))
         ]
-        place.mkdir(parents=True, exist_ok=True)
+        for place in places.values():
+            place.mkdir(parents=True, exist_ok=True)
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             list(pool.map(run, commands))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zlib
 from collections import defaultdict
 
@@ -10,6 +11,13 @@ import numpy as np
 import pytest
 import torch
 from backends import BACKENDS, Backend
+
+# The processes of `-n 2` share the processors, and so do those that they start: threads of several processes that wait
+# for each other on the same processors take three times as long.
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
+    share = max(1, (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
+    os.environ.setdefault("OMP_NUM_THREADS", str(share))
+    torch.set_num_threads(min(torch.get_num_threads(), share))
 
 # The same examples in every run; `--hypothesis-profile default` looks for new ones.
 hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None, database=None)
