@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import json
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ import defense_data
 import numpy as np
 import pytest
 import torch
+import torch.distributed
 from defense_data import SEED, accuracy, patterns, plain_pgd, stored
 from PIL import Image
 from torch import Tensor, nn
@@ -24,6 +27,7 @@ import fdjpeg
 from fdjpeg import defenses
 from fdjpeg.cli import main
 from fdjpeg.defenses import (
+    batch_statistics,
     checkpoint,
     config,
     data,
@@ -301,6 +305,7 @@ SCRIPT = """
 import os, signal, sys
 import torch
 import defense_data
+from torch import nn
 from fdjpeg import defenses
 from fdjpeg.defenses import data, feature_distillation, jpeg_ensemble, purifier, training
 from fdjpeg.defenses.config import Schedule
@@ -318,7 +323,10 @@ training.write_tensors = write_and_die
 if die_after:
     training.CHECKPOINT_SECONDS = 0.0
 images = defense_data.stored(*defense_data.patterns(72, seed=0))
-network = Network(defense_data.network().eval(), "network")
+# Half a batch has other statistics than the whole.
+torch.manual_seed(defense_data.SEED)
+layers = (nn.Flatten(), nn.Linear(768, 16, bias=False), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 4))
+network = Network(nn.Sequential(*layers).eval(), "network")
 few = Schedule(epochs=2, batch_size=32, augment="flip-crop")
 todo = {
     "feature-distillation": feature_distillation.Config(batch_size=7),
@@ -358,6 +366,48 @@ def test_two_processes_make_what_one_makes(alone: Path, tmp_path: Path) -> None:
         assert one.config() == two.config()  # the tables, exactly
         for name, value in one.tensors().items():
             torch.testing.assert_close(two.tensors()[name], value, rtol=1e-2, atol=2e-4)
+
+
+@pytest.fixture
+def lone_process(tmp_path: Path) -> Iterator[None]:
+    """torch's processes, of which this is the only one."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (nn.BatchNorm1d(5), (7, 5)),
+        (nn.BatchNorm1d(5, affine=False), (7, 5, 3)),
+        (nn.BatchNorm2d(5, momentum=None), (4, 5, 3, 6)),
+        (nn.BatchNorm2d(5, eps=0.5).double(), (4, 5, 3, 6)),
+        (nn.BatchNorm2d(5).bfloat16(), (4, 5, 3, 6)),
+        (nn.BatchNorm3d(5, track_running_stats=False), (2, 5, 3, 4, 2)),
+    ],
+    ids=str,
+)
+@pytest.mark.usefixtures("lone_process", "rng")
+def test_statistics_of_all_processes_are_batch_normalisation(layer: nn.Module, shape: tuple[int, ...]) -> None:
+    dtype = next((parameter.dtype for parameter in layer.parameters()), torch.float32)
+    twin, tolerance = copy.deepcopy(layer), {torch.float64: 1e-12, torch.bfloat16: 2e-2}.get(dtype, 1e-5)
+    for mode in (True, True, False):
+        x = (3 + 2 * torch.randn(shape)).to(dtype).requires_grad_()
+        grad = torch.randn(shape).to(dtype)
+        expected = twin.train(mode)(x)
+        with batch_statistics.of_all_processes(layer.train(mode)):
+            found = layer(x)
+        wanted = ((x, *module.parameters()) for module in (twin, layer))
+        for one, other in zip(
+            *(torch.autograd.grad(out, of, grad) for out, of in zip((expected, found), wanted, strict=True)),
+            strict=True,
+        ):
+            torch.testing.assert_close(other, one, rtol=tolerance, atol=10 * tolerance)
+        torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
+        for name, value in twin.state_dict().items():
+            torch.testing.assert_close(layer.state_dict()[name], value, rtol=tolerance, atol=tolerance)
+    assert "forward" not in vars(layer)
 
 
 def test_a_killed_run_goes_on_to_the_same_result(alone: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from . import batch_statistics
 from .checkpoint import read_tensors, remove_drafts, whole_file, write_tensors
 from .config import Schedule
 from .data import Images, Item
@@ -326,7 +327,9 @@ class Run:
         self.history[name] = standing.history
         if not standing.finished:
             wrapped = self.fabric.setup(objective, stage.optimizer)
-            with self.bar(name, steps * schedule.epochs, standing.epoch * steps + standing.step) as advance:
+            together = batch_statistics.of_all_processes(objective) if self.fabric.world_size > 1 else nullcontext()
+            total, done = steps * schedule.epochs, standing.epoch * steps + standing.step
+            with together, self.bar(name, total, done) as advance:
                 while stage.goes_on:
                     entry = {"loss": self._epoch(stage, wrapped, images, chosen, advance)}
                     if len(held_out) > 0:
@@ -443,7 +446,7 @@ def _fabric(device: str, precision: str) -> Any:
         accelerator="auto" if device == "auto" and torch.cuda.is_available() else "cpu" if device == "auto" else device,
         devices=local,
         num_nodes=world // local,
-        # Batch statistics are each process's own; those of the first are kept.
+        # All processes see the same batch statistics; what else a network may buffer, the first one's is kept.
         strategy=strategies.DDPStrategy(broadcast_buffers=False) if world > 1 else "auto",
         precision=precision,
     )
