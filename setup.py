@@ -21,6 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from setuptools import Extension, setup
+from setuptools.command.build import build
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError, SetupError
 from setuptools.modified import newer_group
@@ -109,6 +110,14 @@ class BuildLibrary(build_ext):
     Python's own compiler settings are left aside: the library has no tie to Python, and torch's CUDAExtension refuses
     to run beside a CPU build of torch, which the stable ABI does not mind.
     """
+
+    def finalize_options(self) -> None:
+        """Settles the options; an editable installation keeps its objects where other builds do."""
+        super().finalize_options()
+        if self.editable_mode:
+            usual = build(self.distribution)
+            usual.ensure_finalized()
+            self.build_temp = usual.build_temp
 
     def build_extension(self, ext: Extension) -> None:
         """Builds `ext`, the library."""
