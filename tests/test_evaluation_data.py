@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import struct
 import sys
 import types
 
@@ -14,6 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from fdjpeg import evaluation
+from fdjpeg.defenses import data as training_data
 from fdjpeg.evaluation import ImageSet, MissingPackage
 from fdjpeg.evaluation.data import lattice_quality, pillow_codec, to_bytes, to_pillow, to_tensor
 from fdjpeg.evaluation.models import check_logits
@@ -96,9 +98,9 @@ def test_arrays_are_read_by_name(tmp_path) -> None:
     split = evaluation.load_images(f"{tmp_path / 'split.npz'}:test")
     assert np.array_equal(to_bytes(plain.images).numpy(), images.transpose(0, 3, 1, 2))
     assert plain.digest() == split.digest()
-    with pytest.raises(ValueError, match="should hold train_images, it holds test_images, test_labels"):
+    with pytest.raises(ValueError, match=r"should hold train_images, got .*split\.npz. with test_images, test_labels"):
         evaluation.load_images(f"{tmp_path / 'split.npz'}:train")
-    with pytest.raises(ValueError, match="data should be a file that can be read"):
+    with pytest.raises(ValueError, match=r"data should be an \.npz file that can be read"):
         evaluation.load_images(str(tmp_path / "none.npz"))
     with pytest.raises(ValueError, match='data should be "photographs", a folder'):
         evaluation.load_images("cifar-10")
@@ -126,12 +128,14 @@ def test_class_folders_are_numbered_by_name_or_number(tmp_path) -> None:
 
 
 def test_a_network_is_found_by_module_and_name(tmp_path, monkeypatch) -> None:
-    (tmp_path / "mine_for_fdjpeg.py").write_text("import torch\ndef net():\n    return torch.nn.Flatten()\n")
+    (tmp_path / "mine_for_fdjpeg.py").write_text(
+        "import torch\ndef net():\n    return torch.nn.Flatten()\ndef none():\n    pass\n"
+    )
     monkeypatch.chdir(tmp_path)
     network = evaluation.load_network("mine_for_fdjpeg:net")
     assert network.name == "mine_for_fdjpeg:net"
     assert isinstance(network.module, nn.Flatten)
-    for name in ("resnet", "mine_for_fdjpeg:", "no_such_module:net", "mine_for_fdjpeg:other"):
+    for name in ("resnet", "mine_for_fdjpeg:", "no_such_module:net", "mine_for_fdjpeg:other", "mine_for_fdjpeg:none"):
         with pytest.raises(ValueError, match=r"^model should"):
             evaluation.load_network(name)
 
@@ -194,10 +198,68 @@ def test_mistakes_in_a_folder_are_named(tree) -> None:
         evaluation.load_images(str(tree))
 
 
+def test_hidden_files_and_folders_are_no_classes(tmp_path) -> None:
+    for name in ("ape", "zebra", ".checkpoints"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (8, 8)).save(tmp_path / name / "a.png")
+    (tmp_path / "ape" / "._a.png").write_text("no image")
+    found = evaluation.load_images(str(tmp_path))
+    assert found.names == ("ape/a.png", "zebra/a.png")
+    assert found.labels.tolist() == [0, 1]
+    streamed = training_data.load(str(tmp_path), 8)
+    assert streamed.labels.tolist() == [0, 1]
+    assert "2 class folders" in streamed.source
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("cut.png", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0"),
+        ("text.ppm", b"P6 3x 8 255\n"),
+        ("huge.bmp", b"BM" + struct.pack("<IHHIIiiHH24x", 54, 0, 0, 54, 40, 99999, 99999, 1, 24)),
+    ],
+)
+def test_broken_images_are_named_whatever_pillow_says(name: str, content: bytes, tmp_path) -> None:
+    (tmp_path / "class").mkdir()
+    (tmp_path / "class" / name).write_bytes(content)
+    with pytest.raises(ValueError, match=rf"data should hold images that Pillow reads, got .*{name}") as caught:
+        evaluation.load_images(str(tmp_path))
+    item = training_data.load(str(tmp_path), 8)[0]
+    assert str(item) == str(caught.value)
+
+
 def test_damaged_arrays_are_named(tmp_path) -> None:
     (tmp_path / "cut.npz").write_bytes(b"PK\x03\x04 and no more")
-    with pytest.raises(ValueError, match=r"data should be a file that can be read, got .*cut.npz"):
+    with pytest.raises(ValueError, match=r"data should be an .npz file that can be read, got .*cut.npz"):
         evaluation.load_images(str(tmp_path / "cut.npz"))
+    np.save(tmp_path / "array.npy", np.zeros(3))
+    (tmp_path / "array.npy").rename(tmp_path / "array.npz")
+    with pytest.raises(ValueError, match=r"data should be an .npz file that can be read, got .*array.npz"):
+        evaluation.load_images(str(tmp_path / "array.npz"))
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (np.array([0.0, 1.0]), "labels should be integers, got torch.float64"),
+        (np.array([True, False]), "labels should be integers, got torch.bool"),
+        (np.array(["ape", "zebra"]), "can't convert np.ndarray of type numpy.str_"),
+        (np.array([0]), r"labels should be \(2,\), one for each image, got shape \(1,\)"),
+        (np.array([0, None]), "Object arrays cannot be loaded"),
+    ],
+)
+def test_arrays_that_are_no_image_set_are_named(labels: np.ndarray, message: str, tmp_path) -> None:
+    np.savez(tmp_path / "odd.npz", images=np.zeros((2, 3, 8, 8), np.uint8), labels=labels)
+    with pytest.raises(ValueError, match=rf"data should .*odd.npz.*: {message}"):
+        evaluation.load_images(str(tmp_path / "odd.npz"))
+
+
+def test_arrays_of_either_byte_order_are_read(tmp_path) -> None:
+    images, labels = np.full((2, 3, 8, 8), 0.5, ">f4"), np.array([3, 7], ">i8")
+    np.savez(tmp_path / "big.npz", images=images, labels=labels)
+    found = evaluation.load_images(str(tmp_path / "big.npz"))
+    assert found.labels.tolist() == [3, 7]
+    assert bool((found.images == 0.5).all())
 
 
 @packaged

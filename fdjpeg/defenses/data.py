@@ -8,14 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from fdjpeg import evaluation
 from fdjpeg.evaluation import ImageSet
-from fdjpeg.evaluation.data import fit, to_tensor
-from fdjpeg.evaluation.sources import class_indices
+from fdjpeg.evaluation.sources import class_files, open_image
 
 #: An image as bytes or floats in [0, 1], ``(C, H, W)``, its class, and its index; or what went wrong with its file.
 Item = tuple[Tensor, int, int] | ValueError
@@ -89,12 +87,7 @@ class FolderImages(Images):
 
     def image(self, index: int) -> Tensor:
         """See `Images.image`; bytes."""
-        file = self.files[index]
-        try:
-            with Image.open(file) as image:
-                return to_tensor(fit(image.convert("RGB"), self.shape[1]))
-        except (OSError, SyntaxError) as error:  # Pillow's answer to a broken PNG is a SyntaxError
-            raise ValueError(f"data should hold images that Pillow reads, got {str(file)!r}: {error}") from error
+        return open_image(self.files[index], self.shape[1])
 
 
 def load(name: str, size: int | None = None) -> Images:
@@ -119,18 +112,10 @@ def of(images: ImageSet) -> StoredImages:
 
 
 def _folder(root: Path, size: int) -> FolderImages:
-    folders = sorted(entry.name for entry in root.iterdir() if entry.is_dir())
-    known = Image.registered_extensions()
-    files, labels = [], []
-    for name, label in zip(folders, class_indices(folders), strict=True):
-        for file in sorted((root / name).rglob("*")):
-            if file.suffix.lower() in known:
-                files.append(file)
-                labels.append(label)
-    if not files:
-        raise ValueError(f"data should hold one folder of images for each class, got {str(root)!r} with none")
+    files, classes = class_files(root)
     state = hashlib.sha256(str(size).encode())
-    for file in files:
+    for file, _ in files:
         state.update(f"{file.relative_to(root)} {file.stat().st_size}\n".encode())
-    source = f"{len(files)} images of {len(folders)} class folders in {root.name}"
-    return FolderImages(torch.tensor(labels), (3, size, size), source, state.hexdigest()[:16], tuple(files))
+    source = f"{len(files)} images of {classes} class folders in {root.name}"
+    names, labels = zip(*files, strict=True)
+    return FolderImages(torch.tensor(labels), (3, size, size), source, state.hexdigest()[:16], names)

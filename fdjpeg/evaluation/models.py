@@ -167,6 +167,8 @@ def load(name: str) -> Network:
             f"module:callable, got {name!r}"
         )
     made = imported(name, "model")()
+    if not isinstance(made, (Network, nn.Module)):
+        raise ValueError(f"model should make a torch.nn.Module, got {name!r}, which made {type(made).__name__}")
     return made if isinstance(made, Network) else replace(Network.of(made), name=name)
 
 

@@ -6,6 +6,7 @@ import importlib.metadata
 import importlib.resources
 import inspect
 import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -79,7 +80,7 @@ def photographs(size: int = 224) -> ImageSet:
     if not files:
         raise MissingPackage(f"The installed foolbox carries no imagenet_*.jpg; {EXTRA} installs one that does.")
     return _stack(
-        [_open(file, size) for file in files],
+        [open_image(file, size) for file in files],
         labels=[int(file.stem.split("_")[-1]) for file in files],  # imagenet_00_243.jpg: class 243
         names=[file.name for file in files],
         source=f"{len(files)} photographs with ImageNet labels from the package foolbox "
@@ -120,43 +121,62 @@ def folder(root: Path, size: int | None = None, count: int | None = None, seed: 
     Raises:
         ValueError: if it holds no images, or a file that is none though its name says so.
     """
-    folders = sorted(entry.name for entry in root.iterdir() if entry.is_dir())
+    files, classes = class_files(root)
+    chosen = [files[i] for i in sample(len(files), count, seed)]
+    return _stack(
+        [open_image(file, size) for file, _ in chosen],
+        labels=[label for _, label in chosen],
+        names=[str(file.relative_to(root)) for file, _ in chosen],
+        source=_described(len(chosen), len(files), f"{classes} class folders in {root.name}", size, seed),
+    )
+
+
+def class_files(root: Path) -> tuple[list[tuple[Path, int]], int]:
+    """The image files of a tree with one folder for each class, with their classes, and the number of classes.
+
+    Files and folders whose names begin with a dot are left out: other programs put them there, and a folder of them
+    would shift the classes.
+
+    Raises:
+        ValueError: if there are no images, or as ``class_indices`` says.
+    """
+    folders = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     known = Image.registered_extensions()
     files = [
         (file, label)
         for name, label in zip(folders, class_indices(folders), strict=True)
         for file in sorted((root / name).rglob("*"))
-        if file.suffix.lower() in known
+        if file.suffix.lower() in known and not file.name.startswith(".")
     ]
     if not files:
         raise ValueError(f"data should hold one folder of images for each class, got {str(root)!r} with none")
-    chosen = [files[i] for i in _sample(len(files), count, seed)]
-    return _stack(
-        [_open(file, size) for file, _ in chosen],
-        labels=[label for _, label in chosen],
-        names=[str(file.relative_to(root)) for file, _ in chosen],
-        source=_described(len(chosen), len(files), f"{len(folders)} class folders in {root.name}", size, seed),
-    )
+    return files, len(folders)
 
 
 def arrays(file: Path, prefix: str = "") -> ImageSet:
     """Images and labels from the arrays ``{prefix}images`` and ``{prefix}labels`` of an ``.npz`` file.
 
     Raises:
-        ValueError: if the file cannot be read or lacks an array.
+        ValueError: if the file cannot be read, lacks an array, or holds one that is no image set's.
     """
+    keys = [f"{prefix}images", f"{prefix}labels"]
     try:
-        with np.load(file, allow_pickle=False) as found:
-            missing = [key for key in (f"{prefix}images", f"{prefix}labels") if key not in found]
-            if missing:
-                raise ValueError(f"{file} should hold {missing[0]}, it holds {', '.join(found.files) or 'nothing'}")
-            images = torch.from_numpy(found[f"{prefix}images"])
-            labels = torch.from_numpy(found[f"{prefix}labels"])
-    except (OSError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"data should be a file that can be read, got {str(file)!r}: {error}") from error
-    if images.ndim == 4 and images.shape[1] not in (1, 3) and images.shape[3] in (1, 3):
-        images = images.permute(0, 3, 1, 2)
-    return replace(ImageSet.of((images, labels)), source=f"{prefix}images of {file.name}, in its order")
+        with zipfile.ZipFile(file) as archive:
+            there = [name.removesuffix(".npy") for name in archive.namelist()]
+            found = [np.lib.format.read_array(archive.open(f"{key}.npy")) for key in keys if key in there]
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"data should be an .npz file that can be read, got {str(file)!r}: {error}") from error
+    for key in keys:
+        if key not in there:
+            raise ValueError(f"data should hold {key}, got {str(file)!r} with {', '.join(there) or 'nothing'}")
+    try:
+        images, labels = (torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False)) for array in found)
+        if images.ndim == 4 and images.shape[1] not in (1, 3) and images.shape[3] in (1, 3):
+            images = images.permute(0, 3, 1, 2)
+        made = ImageSet.of((images, labels))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"data should hold images and their classes, got {str(file)!r}: {error}") from error
+    return replace(made, source=f"{prefix}images of {file.name}, in its order")
 
 
 def _torchvision(name: str, size: int | None, count: int | None, seed: int) -> ImageSet:
@@ -206,7 +226,7 @@ def _items(
     seed: int,
 ) -> ImageSet:
     """A sample of a data set whose items are images of Pillow's and their classes."""
-    chosen = _sample(total, count, seed)
+    chosen = sample(total, count, seed)
     pairs = [item(index) for index in chosen]
     return _stack(
         [_prepare(image, size) for image, _ in pairs],
@@ -216,7 +236,7 @@ def _items(
     )
 
 
-def _sample(total: int, count: int | None, seed: int) -> list[int]:
+def sample(total: int, count: int | None, seed: int) -> list[int]:
     """Sorted indices of all items, or of ``count`` drawn at random."""
     if count is None or count >= total:
         return list(range(total))
@@ -230,11 +250,18 @@ def _described(count: int, total: int, origin: str, size: int | None, seed: int)
     return f"{drawn} images of {origin}{seeded}{fitted}"
 
 
-def _open(file: Path, size: int | None) -> torch.Tensor:
+def open_image(file: Path, size: int | None) -> torch.Tensor:
+    """Bytes ``(3, H, W)`` of an image file in RGB, fitted to ``size`` if that is given.
+
+    Raises:
+        ValueError: if Pillow does not read it.
+    """
     try:
         with Image.open(file) as image:
             return _prepare(image, size)
-    except OSError as error:
+    # Pillow's answers to broken files: a SyntaxError to some PNGs, a ValueError to text where a number should be, and
+    # a DecompressionBombError to a header with a size beyond reason.
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"data should hold images that Pillow reads, got {str(file)!r}: {error}") from error
 
 
