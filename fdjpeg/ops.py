@@ -7,6 +7,7 @@ works under `torch.func.grad`, `jacrev` and `vmap(grad)` as well as under `torch
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -226,28 +227,13 @@ def _images_in(image: Tensor, dim: int | None) -> int:
     return image.size(0) if dim is None else image.movedim(dim, 0).size(1)
 
 
-def _register_vmap(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    return lambda rule: torch.library.register_vmap(f"fdjpeg::{name}", rule)
-
-
-@_register_vmap("round_trip")
-def _round_trip_vmap(
-    info: Any, in_dims: tuple[int | None, ...], image: Tensor, tables: Tensor | None, *rest: Any
+def _forward_vmap(
+    op: Callable[..., Any], info: Any, in_dims: tuple[int | None, ...], image: Tensor, tables: Tensor | None, *rest: Any
 ) -> Any:
     size = info.batch_size
     tables = _merge_tables(tables, in_dims[1], size, _images_in(image, in_dims[0]))
-    results = torch.ops.fdjpeg.round_trip(_merge(image, in_dims[0], size), tables, *rest)
-    return tuple(_split(result, size) for result in results), (0, 0)
-
-
-@_register_vmap("round_trip_by_block")
-def _round_trip_by_block_vmap(
-    info: Any, in_dims: tuple[int | None, ...], image: Tensor, qualities: Tensor, *rest: Any
-) -> Any:
-    size = info.batch_size
-    merged = (_merge(tensor, dim, size) for tensor, dim in zip((image, qualities), in_dims, strict=False))
-    results = torch.ops.fdjpeg.round_trip_by_block(*merged, *rest)
-    return tuple(_split(result, size) for result in results), (0, 0)
+    results = op(_merge(image, in_dims[0], size), tables, *rest)
+    return tuple(_split(result, size) for result in results), (0,) * len(results)
 
 
 def _backward_vmap(
@@ -271,57 +257,48 @@ def _backward_vmap(
     return (_split(of_image, size), _split(of_tables, size)), (0, 0)
 
 
-@_register_vmap("round_trip_backward")
-def _round_trip_backward_vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> Any:
-    return _backward_vmap(torch.ops.fdjpeg.round_trip_backward, info, in_dims, *arguments)
-
-
-@_register_vmap("surrogate_backward")
-def _surrogate_backward_vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> Any:
-    return _backward_vmap(torch.ops.fdjpeg.surrogate_backward, info, in_dims, *arguments)
-
-
-@_register_vmap("real_round_trip")
-def _real_round_trip_vmap(
-    info: Any, in_dims: tuple[int | None, ...], image: Tensor, tables: Tensor | None, *rest: Any
+def _by_block_vmap(
+    op: Callable[..., Any], info: Any, in_dims: tuple[int | None, ...], image: Tensor, qualities: Tensor, *rest: Any
 ) -> Any:
     size = info.batch_size
-    tables = _merge_tables(tables, in_dims[1], size, _images_in(image, in_dims[0]))
-    results = torch.ops.fdjpeg.real_round_trip(_merge(image, in_dims[0], size), tables, *rest)
-    return tuple(_split(result, size) for result in results), (0, 0)
+    merged = (_merge(tensor, dim, size) for tensor, dim in zip((image, qualities), in_dims, strict=False))
+    return tuple(_split(result, size) for result in op(*merged, *rest)), (0, 0)
 
 
-@_register_vmap("real_round_trip_backward")
-def _real_round_trip_backward_vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> Any:
-    return _backward_vmap(torch.ops.fdjpeg.real_round_trip_backward, info, in_dims, *arguments)
+def _transform_vmap(op: Callable[..., Any], info: Any, in_dims: tuple[int | None], tensor: Tensor) -> Any:
+    return op(tensor.movedim(in_dims[0] or 0, 0)), 0
 
 
-@_register_vmap("block_dct")
-def _block_dct_vmap(info: Any, in_dims: tuple[int | None], samples: Tensor) -> Any:
-    return torch.ops.fdjpeg.block_dct(samples.movedim(in_dims[0] or 0, 0)), 0
-
-
-@_register_vmap("block_idct")
-def _block_idct_vmap(info: Any, in_dims: tuple[int | None], blocks: Tensor) -> Any:
-    return torch.ops.fdjpeg.block_idct(blocks.movedim(in_dims[0] or 0, 0)), 0
-
-
-@_register_vmap("encode")
-def _encode_vmap(info: Any, in_dims: tuple[int | None, ...], image: Tensor, tables: Tensor | None, *rest: Any) -> Any:
-    size = info.batch_size
-    tables = _merge_tables(tables, in_dims[1], size, _images_in(image, in_dims[0]))
-    results = torch.ops.fdjpeg.encode(_merge(image, in_dims[0], size), tables, *rest)
-    return tuple(_split(result, size) for result in results), (0, 0, 0)
-
-
-@_register_vmap("decode")
 def _decode_vmap(
-    info: Any, in_dims: tuple[int | None, ...], y: Tensor, cb: Tensor, cr: Tensor, tables: Tensor, *rest: Any
+    op: Callable[..., Any],
+    info: Any,
+    in_dims: tuple[int | None, ...],
+    y: Tensor,
+    cb: Tensor,
+    cr: Tensor,
+    tables: Tensor,
+    *rest: Any,
 ) -> Any:
     size = info.batch_size
     merged_tables = _merge_tables(tables, in_dims[3], size, _images_in(y, in_dims[0]))
     merged = (_merge(tensor, dim, size) for tensor, dim in zip((y, cb, cr), in_dims, strict=False))
-    return _split(torch.ops.fdjpeg.decode(*merged, merged_tables, *rest), size), 0
+    return _split(op(*merged, merged_tables, *rest), size), 0
+
+
+_VMAP_RULES: dict[str, Callable[..., Any]] = {
+    "round_trip": _forward_vmap,
+    "round_trip_by_block": _by_block_vmap,
+    "round_trip_backward": _backward_vmap,
+    "surrogate_backward": _backward_vmap,
+    "real_round_trip": _forward_vmap,
+    "real_round_trip_backward": _backward_vmap,
+    "block_dct": _transform_vmap,
+    "block_idct": _transform_vmap,
+    "encode": _forward_vmap,
+    "decode": _decode_vmap,
+}
+for _name, _rule in _VMAP_RULES.items():
+    torch.library.register_vmap(f"fdjpeg::{_name}", partial(_rule, getattr(torch.ops.fdjpeg, _name)))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
