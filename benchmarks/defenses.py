@@ -115,11 +115,10 @@ def layers(network: Network, images: data.Images, out: Path, chosen: list[str]) 
 def tried(defense: Defense) -> list[str]:
     """The gradients of a defence, JPEG's strongest first.
 
-    The identity is left out at 4:4:4, where it is straight-through but for the last clamp, and before randomised
-    layers, each of whose gradients is a mean over draws: before the fixed ones it is never the strongest.
+    The identity is left out before randomised layers, each of whose gradients is a mean over draws: before the fixed
+    ones it is never the strongest.
     """
-    whole = isinstance(defense, (defenses.FeatureDistillation, defenses.JPEGEnsemble))
-    names = [name for name in defense.gradients if not ((whole or defense.random) and name == "identity")]
+    names = [name for name in defense.gradients if not (defense.random and name == "identity")]
     return sorted(names, key=lambda name: name != "cubic")
 
 

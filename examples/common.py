@@ -17,7 +17,7 @@ def arguments(description: str | None) -> argparse.Namespace:
     parser.add_argument("npz", help='such as "cifar10.npz" with images and labels, or "cifar10.npz:train"')
     parser.add_argument("--model", default="resnet18-cifar10", help="a name that fdjpeg evaluate takes")
     parser.add_argument("--config", default="small", help='"small", "cifar10" or a YAML file')
-    parser.add_argument("--train", type=int, default=512, help="images to train on, the first ones")
+    parser.add_argument("--train", type=int, default=512, help="images to train on at most, the first ones")
     parser.add_argument("--test", type=int, default=20, help="images to attack, the last ones")
     parser.add_argument("--out", type=Path, default=Path("example"), help="folder of what is trained and found")
     return parser.parse_args()
@@ -26,8 +26,11 @@ def arguments(description: str | None) -> argparse.Namespace:
 def read(options: argparse.Namespace) -> tuple[Network, Images, ImageSet]:
     """The classifier, the images to train on and those to attack."""
     images = evaluation.load_images(options.npz)
-    last = list(range(max(0, len(images) - options.test), len(images)))
-    return evaluation.load_network(options.model), data.of(images.head(options.train)), images.select(last)
+    rest = len(images) - options.test
+    if rest < 1:
+        raise SystemExit(f"{options.npz} should hold more than the {options.test} images to attack, got {len(images)}")
+    train = data.of(images.head(min(options.train, rest)))
+    return evaluation.load_network(options.model), train, images.select(list(range(rest, len(images))))
 
 
 def attack(network: Network, images: ImageSet, *defenses: str, steps: int = 10, draws: int = 5) -> None:

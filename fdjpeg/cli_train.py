@@ -28,7 +28,7 @@ def train(
         Path("fdjpeg-defense")
     ),
     size: Annotated[
-        int | None, typer.Option(min=1, help="Pixels of the resized square; files of a folder become 224 if not given.")
+        int | None, typer.Option(min=1, help="Pixels of the resized square; the model's own if not given.")
     ] = None,
     device: Annotated[str, typer.Option(help='"auto", "cpu" or "cuda".')] = "auto",
     precision: Annotated[str, typer.Option(help='"32-true" or "bf16-mixed".')] = "32-true",
@@ -39,12 +39,13 @@ def train(
     Writes defense.safetensors, which `fdjpeg evaluate --defense saved:OUT` and `fdjpeg.defenses.load` take.
     """
     recipe(defense)
+    network = None if model is None else evaluation.load_network(model)
     trained = defenses.train(
         defense,
-        load_images(data, size),
+        load_images(data, size if network is None else size or network.size),
         out,
         settings=config,
-        network=None if model is None else evaluation.load_network(model),
+        network=network,
         device=device,
         precision=precision,
         workers=workers,

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
+import importlib
 import runpy
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from defense_data import patterns
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -50,3 +53,18 @@ def test_example_runs(
     said = capsys.readouterr().out
     assert "images classified correctly" in said
     assert "saved:" in said
+
+
+def test_examples_attack_no_image_that_they_train_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images, labels = patterns(10, seed=0)
+    np.savez(tmp_path / "few.npz", images=images.numpy(), labels=labels.numpy())
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    common = importlib.import_module("common")
+    monkeypatch.delitem(sys.modules, "common")
+    options = argparse.Namespace(npz=str(tmp_path / "few.npz"), model="defense_data:network", train=512, test=4)
+    _, train, attacked = common.read(options)
+    assert len(train) == 6
+    assert torch.equal(attacked.images, images[6:])
+    options.test = 10
+    with pytest.raises(SystemExit, match="should hold more than the 10 images to attack, got 10"):
+        common.read(options)

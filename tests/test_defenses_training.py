@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ from fdjpeg.defenses.config import Schedule
 from fdjpeg.defenses.objective import Chance, Objective, augment
 from fdjpeg.defenses.train import RECIPES
 from fdjpeg.defenses.training import Run
-from fdjpeg.evaluation import Network
+from fdjpeg.evaluation import PACKAGED, Network
 
 CONFIGS = Path(defenses.__file__).parent / "configs"
 FEW = Schedule(epochs=2, batch_size=32, augment="flip-crop")
@@ -87,7 +88,7 @@ def train(kind: str, trained: Trained, out: Path, **changes: Any) -> Any:
     """A defence of `SETTINGS` on the first 64 images."""
     settings = replace(SETTINGS[kind], **changes)
     network = None if kind == "feature-distillation" else trained.network
-    return defenses.train(kind, trained.images.head(64), out, settings=settings, network=network, quiet=True)
+    return defenses.train(kind, trained.images.select(range(64)), out, settings=settings, network=network, quiet=True)
 
 
 # --- what must hold ---------------------------------------------------------------------------------------------------
@@ -181,7 +182,7 @@ def test_stage_two_serves_the_classifier_and_leaves_the_encoder_alone(trained: T
     made = []
     for epochs in (1, 3):
         settings = s2snet.Config(architecture="small", reconstruction=first, signal=replace(first, epochs=epochs))
-        images, out = trained.images.head(192), tmp_path / str(epochs)
+        images, out = trained.images.select(range(192)), tmp_path / str(epochs)
         made.append(defenses.train("s2snet", images, out, settings=settings, network=trained.network, quiet=True))
     right = [accuracy(defense.wrap(trained.classifier), trained.x, trained.y) for defense in made]
     assert right[1] > 0.8
@@ -246,7 +247,7 @@ def test_augmentation_flips_and_moves(rng: np.random.Generator) -> None:
 def test_mixed_precision_trains(trained: Trained, tmp_path: Path) -> None:
     defense = defenses.train(
         "purifier",
-        trained.images.head(64),
+        trained.images.select(range(64)),
         tmp_path,
         settings=SETTINGS["purifier"],
         network=trained.network,
@@ -261,7 +262,7 @@ def test_mixed_precision_trains(trained: Trained, tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", list(RECIPES))
 def test_a_gpu_trains(kind: str, trained: Trained, tmp_path: Path) -> None:
     network = None if kind == "feature-distillation" else trained.network
-    settings, images = SETTINGS[kind], trained.images.head(64)
+    settings, images = SETTINGS[kind], trained.images.select(range(64))
     made = [
         defenses.train(kind, images, tmp_path / device, settings=settings, network=network, device=device, quiet=True)
         for device in ("cpu", "cuda")
@@ -539,7 +540,60 @@ def test_a_corrupt_image_is_named(workers: str, tmp_path: Path, capsys: pytest.C
     where = ("--data", str(root), "--out", str(out))
     said = fails(capsys, "feature-distillation", *where, "--size", "16", "--config", "small", "--workers", workers)
     assert str(broken) in said.replace("\n", "")
-    assert os.listdir(out) == ["run.json"]
+    assert not out.exists()
+
+
+def test_a_run_that_comes_to_nothing_leaves_the_folder_to_the_next(trained: Trained, tmp_path: Path) -> None:
+    for tuning in (replace(FEW, batch_size=65), replace(FEW, epochs=1)):
+        refused = pytest.raises(ValueError, match="at most the 64 images") if tuning.batch_size == 65 else nullcontext()
+        with refused:
+            train("jpeg-ensemble", trained, tmp_path, tuning=tuning)
+        assert (tmp_path / "run.json").exists() == (tuning.batch_size != 65)
+    assert tmp_path.exists()  # which the run had not made
+
+
+@pytest.mark.usefixtures("here")
+def test_a_model_that_does_not_take_the_images_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def network() -> Network:
+        return Network(nn.Sequential(nn.Flatten(), nn.Linear(768, 4)), "of 16 × 16", size=16)
+
+    monkeypatch.setitem(PACKAGED, "flat", network)
+    (tmp_path / "few.yaml").write_text("training: {epochs: 1, batch_size: 8}")
+    tree = folder_of(*patterns(16, seed=0), tmp_path / "tree")
+    given = ("--data", str(tree), "--model", "flat", "--config", str(tmp_path / "few.yaml"), "--out")
+    said = fails(capsys, "defensive-distillation", *given, str(tmp_path / "large"), "--size", "32")
+    assert "model should take images of 3 × 32 × 32, got of 16 × 16" in said
+    assert not (tmp_path / "large").exists()
+    # Without --size, files become what the model asks for.
+    with pytest.raises(SystemExit) as caught:
+        main(["train", "defensive-distillation", *given, str(tmp_path / "fitting")])
+    assert caught.value.code == 0
+    assert (tmp_path / "fitting" / "defense.safetensors").exists()
+
+
+def test_bands_are_analysed_on_images_of_all_classes(trained: Trained, tmp_path: Path, monkeypatch: Any) -> None:
+    in_order = trained.images.select(trained.images.labels.argsort(stable=True).tolist())
+    seen: list[int] = []
+
+    def spy(classifier: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        seen.extend(labels.tolist())
+        return torch.ones(2, 8, 8, dtype=torch.float64)
+
+    monkeypatch.setattr(jpeg_ensemble, "gradient_sensitivity", spy)
+    settings = jpeg_ensemble.Config(analysed=64)
+    jpeg_ensemble.analyse(Run(tmp_path, {}, quiet=True), in_order, trained.classifier, settings)
+    assert len(seen) == 64
+    assert sorted(set(seen)) == [0, 1, 2, 3]
+
+
+def test_a_selection_is_other_images(trained: Trained) -> None:
+    chosen = trained.images.select([7, 3])
+    assert torch.equal(chosen.image(1), trained.images.image(3))
+    assert chosen.labels.tolist() == trained.images.labels[[7, 3]].tolist()
+    assert [int(item[2]) for item in (chosen[0], chosen[1]) if not isinstance(item, ValueError)] == [0, 1]
+    assert len({chosen.digest, trained.images.digest, trained.images.select([3, 7]).digest}) == 3
 
 
 def test_another_run_in_the_same_folder_is_refused(trained: Trained, tmp_path: Path) -> None:

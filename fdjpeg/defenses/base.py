@@ -16,6 +16,9 @@ Self = TypeVar("Self", bound="Defense")
 #: `fdjpeg.surrogates` as well.
 JPEG_GRADIENTS = ("identity", "straight-through", "cubic")
 
+#: The same at 4:4:4, where the identity is straight-through but for the last clamp: it would be one attack twice.
+FULL_CHROMA_GRADIENTS = ("straight-through", "cubic")
+
 #: Gradients that an adaptive attacker tries on a network before the classifier: its own, and BPDA's identity
 #: (Athalye et al. 2018, arXiv 1802.00420).
 AUTOENCODER_GRADIENTS = ("end-to-end", "identity")
@@ -113,7 +116,7 @@ class Defense(nn.Module):
 class JPEGDefense(Defense):
     """A defence made of JPEG: ``for_attack`` takes every name of `fdjpeg.surrogates`."""
 
-    gradients = JPEG_GRADIENTS
+    gradients: ClassVar[tuple[str, ...]] = JPEG_GRADIENTS
 
     @property
     def surrogate(self) -> str:

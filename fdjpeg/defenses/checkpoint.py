@@ -116,9 +116,12 @@ def read(path: str | os.PathLike[str], kinds: Mapping[str, type[Defense]]) -> De
         raise ValueError(f"path should hold one of {', '.join(kinds)}, got {str(file)!r} with {kind!r}")
     try:
         defense = kinds[kind](**metadata["config"])
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"path should hold the settings of {kind}, got {str(file)!r}: {error}") from error
-    defense.load_tensors(tensors)
+    try:
+        defense.load_tensors(tensors)
+    except ValueError as error:
+        raise ValueError(f"path should hold what belongs to its settings, got {str(file)!r}: {error}") from error
     return defense.eval()
 
 

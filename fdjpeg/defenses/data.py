@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -46,11 +47,10 @@ class Images(Dataset[Item], ABC):
             ValueError: its file cannot be read.
         """
 
-    def head(self, count: int | None) -> Images:
-        """The first ``count`` images (all of them, where there are fewer or ``count`` is None)."""
-        if count is None or count >= len(self):
-            return self
-        return replace(self, labels=self.labels[:count], digest=f"{self.digest}, first {count}")
+    def select(self, places: Sequence[int]) -> Images:
+        """The images at these places, which become 0, 1, and so on."""
+        digest = hashlib.sha256(f"{self.digest} {list(places)}".encode()).hexdigest()[:16]
+        return Selection(self.labels[list(places)], self.shape, self.source, digest, self, tuple(places))
 
     def __getitem__(self, index: int) -> Item:
         # A worker process would bury the message in its traceback.
@@ -58,6 +58,23 @@ class Images(Dataset[Item], ABC):
             return self.image(index), int(self.labels[index]), index
         except ValueError as error:
             return error
+
+
+@dataclass(frozen=True)
+class Selection(Images):
+    """Some of other images.
+
+    Attributes:
+        whole: the others.
+        places: of these images among them.
+    """
+
+    whole: Images
+    places: tuple[int, ...]
+
+    def image(self, index: int) -> Tensor:
+        """See `Images.image`."""
+        return self.whole.image(self.places[index])
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from torch import Tensor
 import fdjpeg
 from fdjpeg import QuantTables
 
-from .base import JPEGDefense
+from .base import FULL_CHROMA_GRADIENTS, JPEGDefense
 from .config import at_least
 from .data import Images
 from .training import Run
@@ -41,6 +41,7 @@ class FeatureDistillation(JPEGDefense):
     """
 
     kind = "feature-distillation"
+    gradients = FULL_CHROMA_GRADIENTS
 
     steps: Tensor
 
@@ -144,7 +145,7 @@ class Config:
 
     Attributes:
         n: how many bands get the fine step.
-        fine, coarse: the steps. To undo a perturbation of size ε, coarse must exceed 16 · 255 ε.
+        fine, coarse: the steps. To undo a perturbation of b bytes, coarse must exceed 16 b.
         passes: 1 or 2.
         batch_size: images at once.
     """

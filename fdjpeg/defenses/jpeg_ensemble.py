@@ -23,8 +23,9 @@ from torch import Tensor, nn
 
 import fdjpeg
 from fdjpeg import QuantTables
+from fdjpeg.evaluation.sources import sample
 
-from .base import JPEGDefense, Weights, load_state
+from .base import FULL_CHROMA_GRADIENTS, JPEGDefense, Weights, load_state
 from .config import Schedule, Settings, at_least, positive
 from .data import Images
 from .objective import Chance, Objective
@@ -47,6 +48,7 @@ class JPEGEnsemble(JPEGDefense):
     """
 
     kind = "jpeg-ensemble"
+    gradients = FULL_CHROMA_GRADIENTS
 
     def __init__(
         self,
@@ -186,7 +188,7 @@ class Config(Settings):
     Attributes:
         quality: of the standard table whose steps are dealt out.
         importance: of a band: "gradient" (mean |∂loss/∂coefficient|) or "deviation" (of its coefficients).
-        analysed: how many of the images are looked at for it, the first ones; None for all.
+        analysed: how many of the images are looked at for it, drawn from the seed; None for all.
         levels: one member for each.
         tuning: of each member; a tenth of the learning rate that the network was trained with.
     """
@@ -224,7 +226,8 @@ class Tuning(Objective):
 
 def analyse(run: Run, images: Images, classifier: nn.Module, config: Config) -> Tensor:
     """The importance of each band, ``(2, 8, 8)`` float64, luma and chroma: the same for any number of processes."""
-    chosen = images.head(config.analysed)
+    # At random, because folders stand in the order of their classes.
+    chosen = images.select(sample(len(images), config.analysed, config.seed))
     parts = torch.zeros(-(-len(chosen) // config.tuning.batch_size), 2, 8, 8, dtype=torch.float64)
     for batch, pixels, labels in run.mine(chosen, config.tuning.batch_size):
         if config.importance == "gradient":

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -97,10 +98,7 @@ def train(
     if int(images.labels.min()) < 0:
         raise ValueError(f"labels should be at least 0, got {int(images.labels.min())}")
     if network is not None:
-        pixels = torch.stack([images.image(0)])
-        pixels = pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels
-        with torch.no_grad():
-            check_logits(copy.deepcopy(network.module).cpu().eval()(pixels), images.labels)
+        _check_fit(network, images)
     depends_on = {
         "defense": kind,
         "config": asdict(settings),
@@ -109,6 +107,7 @@ def train(
         "precision": precision,
         "fdjpeg": fdjpeg.__version__,
     }
+    new = not out.exists()
     run = Run(
         out,
         depends_on,
@@ -124,8 +123,40 @@ def train(
         classifier = None
         if network is not None:
             classifier = copy.deepcopy(network.module).to(run.device).eval().requires_grad_(False)
-        defense = chosen.train(run, images, classifier, settings)
+        with _letting_go(out, new):
+            defense = chosen.train(run, images, classifier, settings)
         if run.fabric.global_rank == 0:
             checkpoint.save(defense, file)
         run.complete(depends_on)
     return load(file)
+
+
+def _check_fit(network: Network, images: Images) -> None:
+    """Refuses a classifier that makes no logits of these classes from one of the images."""
+    pixels = torch.stack([images.image(0)])
+    pixels = pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels
+    try:
+        with torch.no_grad():
+            logits = copy.deepcopy(network.module).cpu().eval()(pixels)
+    except RuntimeError as error:
+        shape = " × ".join(str(size) for size in images.shape)
+        raise ValueError(f"model should take images of {shape}, got {network.name}, which does not: {error}") from error
+    check_logits(logits, images.labels)
+
+
+@contextmanager
+def _letting_go(out: Path, new: bool) -> Iterator[None]:
+    """Takes the claim of a run that ends before its first checkpoint from a folder, so that the next may differ.
+
+    Args:
+        out: the folder.
+        new: whether the run made it.
+    """
+    try:
+        yield
+    except BaseException:
+        if not (out / "stages").exists():
+            (out / "run.json").unlink(missing_ok=True)
+            if new and not any(out.iterdir()):
+                out.rmdir()
+        raise
