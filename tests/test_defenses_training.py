@@ -447,10 +447,10 @@ def test_ready_settings_are_settings(file: Path) -> None:
         ("tuning: {epochs: true}", "tuning.epochs should be a whole number, got True"),
         ("tuning: {epochs: 0}", "tuning.epochs should be at least 1, got 0"),
         ("tuning: {learning_rate: fast}", "tuning.learning_rate should be a number, got 'fast'"),
-        ("tuning: {learning_rate: 0}", "learning_rate should be positive, got 0"),
+        ("tuning: {learning_rate: 0}", "learning_rate should be positive and finite, got 0"),
         ("tuning: {augment: rotate}", "augment should be one of none, flip, flip-crop, got 'rotate'"),
         ("levels: 3", "levels should be a list, got 3"),
-        ("levels: [1, -2]", "levels should be positive, got -2"),
+        ("levels: [1, -2]", "levels should be positive and finite, got -2"),
         ("quality: 101", "quality should be in 1…100, got 101"),
         ("importance: size", "importance should be gradient or deviation, got 'size'"),
         ("[1, 2]", "the file should hold keys and values"),
@@ -461,6 +461,27 @@ def test_wrong_settings_are_named(text: str, message: str, tmp_path: Path) -> No
     (tmp_path / "mine.yaml").write_text(text)
     with pytest.raises(ValueError, match=r"config .*mine\.yaml|YAML") as caught:
         config.read(jpeg_ensemble.Config, str(tmp_path / "mine.yaml"), "jpeg-ensemble")
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "message"),
+    [
+        ("feature-distillation", "coarse: 256", "coarse should be at most 255, got 256"),
+        ("feature-distillation", "fine: 0", "fine should be at least 1, got 0"),
+        ("feature-distillation", "n: 65", "n should be in 0…64, got 65"),
+        ("purifier", "eps: 8", "eps should be at most 1, as images are, got 8.0"),
+        ("purifier", "noise: .inf", "noise should be positive and finite, got inf"),
+        ("purifier", "quality: [95, 30]", "quality should be two of 1…100, the least first, got (95, 30)"),
+        ("defensive-distillation", "temperature: 0.5", "temperature should be at least 1, got 0.5"),
+        ("defensive-distillation", "dropout: 1", "dropout should be in [0, 1), got 1.0"),
+        ("s2snet", "architecture: vgg", "architecture should be one of segnet, small, got 'vgg'"),
+    ],
+)
+def test_settings_out_of_range_are_named(kind: str, text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(ValueError, match=r"config .*mine\.yaml") as caught:
+        config.read(RECIPES[kind].config, str(tmp_path / "mine.yaml"), kind)
     assert message in str(caught.value)
 
 
@@ -603,6 +624,11 @@ def test_another_run_in_the_same_folder_is_refused(trained: Trained, tmp_path: P
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="out should be a folder that can be written"):
         train("feature-distillation", trained, tmp_path / "file")
+    saved = defenses.save(defenses.JPEG(30), tmp_path / "saved")
+    with pytest.raises(ValueError, match=r"out should be a folder without another defence, got .*saved'"):
+        train("feature-distillation", trained, tmp_path / "saved")
+    assert os.listdir(tmp_path / "saved") == [saved.name]
+    assert isinstance(defenses.load(saved), defenses.JPEG)
 
 
 @pytest.mark.parametrize(

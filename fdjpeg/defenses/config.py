@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.resources
+import math
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -71,10 +72,10 @@ def at_least(bound: int, **values: int) -> None:
 
 
 def positive(**values: float) -> None:
-    """Refuses numbers that are not above 0, by their names."""
+    """Refuses numbers that are not above 0 and finite, by their names."""
     for name, value in values.items():
-        if not value > 0:
-            raise ValueError(f"{name} should be positive, got {value}")
+        if not (value > 0 and math.isfinite(value)):
+            raise ValueError(f"{name} should be positive and finite, got {value}")
 
 
 def read(cls: type[Config], name: str, defense: str) -> Config:

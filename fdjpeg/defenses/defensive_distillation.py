@@ -37,9 +37,9 @@ class Centred(nn.Module):
 
 
 class DistillationNet(nn.Sequential):
-    """The paper's network: conv-conv-pool twice, two hidden linear layers, dropout; 3×3 convolutions without padding.
+    """The paper's network: conv-conv-pool twice, of 3×3 convolutions, two hidden linear layers, dropout.
 
-    Ours: how the images are centred, He's initial weights, and where dropout stands.
+    Ours: how the images are centred, no padding, He's initial weights, and where dropout stands.
 
     Args:
         widths: the channels of both pairs of convolutions, and the units of the hidden layers: (64, 128, 256) for

@@ -158,6 +158,9 @@ class Config:
 
     def __post_init__(self) -> None:
         at_least(1, fine=self.fine, coarse=self.coarse, batch_size=self.batch_size)
+        for name, step in (("fine", self.fine), ("coarse", self.coarse)):
+            if step > 255:
+                raise ValueError(f"{name} should be at most 255, got {step}")
         if not 0 <= self.n <= 64:
             raise ValueError(f"n should be in 0…64, got {self.n}")
         if self.passes not in (1, 2):

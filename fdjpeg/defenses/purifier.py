@@ -118,6 +118,8 @@ class Config(Settings):
     def __post_init__(self) -> None:
         at_least(1, widths=min(self.widths), attack_steps=self.attack_steps)
         positive(noise=self.noise, eps=self.eps)
+        if self.eps > 1:
+            raise ValueError(f"eps should be at most 1, as images are, got {self.eps}")
         if self.classification < 0:
             raise ValueError(f"classification should be at least 0, got {self.classification}")
         if not 1 <= self.quality[0] <= self.quality[1] <= 100:

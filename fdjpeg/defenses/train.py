@@ -107,6 +107,9 @@ def train(
         "precision": precision,
         "fdjpeg": fdjpeg.__version__,
     }
+    file = out / checkpoint.FILE
+    if file.exists() and not (out / "run.json").exists():
+        raise ValueError(f"out should be a folder without another defence, got {str(out)!r}, which holds a saved one")
     new = not out.exists()
     run = Run(
         out,
@@ -118,7 +121,6 @@ def train(
         workers=workers,
         quiet=quiet,
     )
-    file = out / checkpoint.FILE
     if not run.fabric.broadcast((out / "training.json").exists()):
         classifier = None
         if network is not None:
