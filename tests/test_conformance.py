@@ -292,7 +292,7 @@ TOLERANCES = {torch.float16: 1e-3, torch.bfloat16: 8e-3, torch.float32: 1e-5, to
 def test_straight_through_gradients(
     backend: Backend, subsampling: str, channels: int, upsampling: str, dtype: torch.dtype, rng: np.random.Generator
 ) -> None:
-    """Against the reference in float64; `test_reference_gradients.py` holds that against autograd and finite differences."""
+    """Against the reference in float64, which `test_reference_gradients.py` holds against autograd."""
     for height, width in _some_sizes(rng, 2, backend):
         batch = cases.draw(rng, channels, height, width)
         image = cases.samples(rng, batch.pixels, dtype)
