@@ -11,7 +11,7 @@ from torch import Tensor
 from fdjpeg import surrogates
 from fdjpeg._geometry import SAMPLING_FACTORS
 from fdjpeg.surrogates import Surrogate
-from fdjpeg.tables import QuantTables
+from fdjpeg.tables import QuantTables, check_real
 
 DTYPES = (torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64)
 DEFAULT_QUALITY = 75
@@ -81,7 +81,7 @@ def steps_of(
     if tables is not None:
         check_one_of(quality, tables)
     elif isinstance(quality, Tensor):
-        check_quality_shape(quality, batch)
+        check_quality_tensor(quality, batch)
         tables = QuantTables.standard(quality, soft=soft)
     else:
         return None, check_quality_number(quality)
@@ -95,10 +95,10 @@ def check_count(steps: Tensor, batch: Tensor) -> None:
         raise ValueError(f"tables must be (8, 8) or one for each of the {batch.size(0)} images, got {steps.size(0)}")
 
 
-def check_one_of(quality: float | Tensor, tables: QuantTables) -> None:
+def check_one_of(quality: object, tables: QuantTables) -> None:
     if not isinstance(tables, QuantTables):
         raise TypeError(f"tables must be fdjpeg.QuantTables, got {type(tables).__name__}")
-    if isinstance(quality, Tensor) or quality != DEFAULT_QUALITY:
+    if not isinstance(quality, numbers.Real) or quality != DEFAULT_QUALITY:
         raise ValueError(f"tables take the place of quality: give one of them, got both (quality={quality!r})")
 
 
@@ -111,7 +111,8 @@ def check_quality_number(quality: Any) -> float:
     return number
 
 
-def check_quality_shape(quality: Tensor, batch: Tensor) -> None:
+def check_quality_tensor(quality: Tensor, batch: Tensor) -> None:
+    check_real(quality, "quality")
     if quality.ndim > 1 or (quality.ndim == 1 and quality.size(0) != batch.size(0)):
         raise ValueError(
             f"quality must be a number, a 0-dim tensor or one of shape ({batch.size(0)},), "

@@ -71,10 +71,14 @@ class Coefficients:
         Raises:
             ValueError: ``size`` or ``subsampling`` is none.
         """
-        if self.subsampling not in SAMPLING_FACTORS:
+        if not isinstance(self.subsampling, str) or self.subsampling not in SAMPLING_FACTORS:
             raise ValueError(f"subsampling must be one of {', '.join(SAMPLING_FACTORS)}, got {self.subsampling!r}")
-        if not isinstance(self.size, tuple) or len(self.size) != 2 or min(self.size) < 1:
-            raise ValueError(f"size must be a tuple (H, W) with H, W of at least 1, got {self.size}")
+        if (
+            not isinstance(self.size, tuple)
+            or len(self.size) != 2
+            or not all(isinstance(side, (int, torch.SymInt)) and side >= 1 for side in self.size)
+        ):
+            raise ValueError(f"size must be a tuple (H, W) of integers of at least 1, got {self.size}")
         height, width = self.size
         return Geometry.of(height, width, 1 if self.cb is None else 3, *SAMPLING_FACTORS[self.subsampling])
 
@@ -167,8 +171,11 @@ class Coefficients:
         """The coefficients of one image, as a batch of one, with its tables ``(8, 8)``.
 
         Raises:
+            TypeError: ``index`` is no integer.
             IndexError: there is no such image.
         """
+        if not hasattr(index, "__index__"):
+            raise TypeError(f"index must be an integer, got {type(index).__name__}")
         image = range(len(self))[index]
         *components, tables = _flatten(self)[0]
         if tables.batch_size is not None:

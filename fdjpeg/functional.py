@@ -16,7 +16,7 @@ from fdjpeg._arguments import (
     check_count,
     check_one_of,
     check_quality_number,
-    check_quality_shape,
+    check_quality_tensor,
     flattened,
     setting_of,
     steps_of,
@@ -25,7 +25,7 @@ from fdjpeg._arguments import (
 from fdjpeg._geometry import Geometry
 from fdjpeg.coefficients import Coefficients
 from fdjpeg.surrogates import Identity, StraightThrough, Surrogate
-from fdjpeg.tables import QuantTables, check_tables
+from fdjpeg.tables import QuantTables, check_real, check_tables
 
 
 def jpeg(
@@ -46,8 +46,8 @@ def jpeg(
     Args:
         image: ``(..., 3, H, W)`` RGB or ``(..., 1, H, W)`` grey, H and W ≥ 1; uint8 in 0…255, or float16, bfloat16,
             float32 or float64 in [0, 1]; any strides, any number of images. A floating sample x acts as the byte
-            rint(255 x), saturating, NaN as 0. A floating image above 1 draws a `UserWarning` from an
-            eager call on a CPU.
+            rint(255 x), saturating, NaN as 0. Under "libjpeg" a floating image above 1 draws a
+            `UserWarning` from an eager call on a CPU, unless the reference pieces serve the call.
         quality: libjpeg's quality, 1…100: a number, or a tensor, 0-dim or ``(N,)``, one for each image of the flattened
             batch. A tensor is never read back: its values act clamped to 1…100. A floating one that requires grad
             gets a gradient, straight through libjpeg's floor and clamp. A map ``(N, ⌈H/8⌉, ⌈W/8⌉)`` holds a quality for
@@ -193,7 +193,7 @@ def check(image: Tensor, quality: float | Tensor | None = None, tables: QuantTab
         if quality.ndim == 3:
             _check_map(quality, batch)
         else:
-            check_quality_shape(quality, batch)
+            check_quality_tensor(quality, batch)
         wrong = quality.detach()[~((quality >= 1) & (quality <= 100))].flatten()
         if wrong.numel() > 0:
             raise ValueError(f"quality must be in 1…100, got {wrong[0].item():g}")
@@ -222,7 +222,14 @@ def check_arguments(
     surrogate_of(gradient, arithmetic, soft)
     if tables is not None:
         check_one_of(quality, tables)
-    elif not isinstance(quality, Tensor):
+    elif isinstance(quality, Tensor):
+        check_real(quality, "quality")
+        if quality.ndim not in (0, 1, 3):
+            raise ValueError(
+                "quality must be a number, or a tensor of shape (), (N,) or (N, rows, columns), "
+                f"got shape {tuple(quality.shape)}"
+            )
+    else:
         check_quality_number(quality)
 
 
@@ -234,8 +241,7 @@ def map_shape(image: Tensor) -> tuple[int, int, int]:
 
 
 def _check_map(quality: Tensor, batch: Tensor) -> None:
-    if quality.dtype == torch.bool or quality.is_complex():
-        raise TypeError(f"quality must have an integer or floating dtype, got {quality.dtype}")
+    check_real(quality, "quality")
     shape = map_shape(batch)
     if quality.shape != shape:
         raise ValueError(f"quality, a map, must have a value for each block, {shape}, got shape {tuple(quality.shape)}")

@@ -147,7 +147,7 @@ def learn_tables(
     """
     batch = flattened(images)
     setting = setting_of(subsampling, "fancy")
-    _check(batch, budget, labels, steps, batch_size, learning_rate)
+    _check(batch, budget, labels, start, steps, batch_size, learning_rate, seed)
     measure_of_loss = _resolve(loss)
     if start is None:
         # Chroma samples count for so many pixels that an error in them weighs more, by this factor.
@@ -198,7 +198,14 @@ def _resolve(loss: str | Loss) -> Loss:
 
 
 def _check(
-    batch: Tensor, budget: Tensor, labels: Tensor | None, steps: int, batch_size: int, learning_rate: float
+    batch: Tensor,
+    budget: Tensor,
+    labels: Tensor | None,
+    start: QuantTables | None,
+    steps: int,
+    batch_size: int,
+    learning_rate: float,
+    seed: int,
 ) -> None:
     if len(batch) == 0:
         raise ValueError("images must hold at least one image, got none")
@@ -211,8 +218,12 @@ def _check(
     for name, number in (("steps", steps), ("batch_size", batch_size)):
         if isinstance(number, bool) or not isinstance(number, int) or number < 1:
             raise ValueError(f"{name} must be an integer of at least 1, got {number!r}")
-    if not learning_rate > 0:
-        raise ValueError(f"learning_rate must be above 0, got {learning_rate!r}")
+    if not (isinstance(learning_rate, (int, float)) and learning_rate > 0):
+        raise ValueError(f"learning_rate must be a number above 0, got {learning_rate!r}")
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise TypeError(f"seed must be an integer, got {seed!r}")
+    if start is not None and not isinstance(start, QuantTables):
+        raise TypeError(f"start must be fdjpeg.QuantTables or None, got {type(start).__name__}")
 
 
 def _as_floats(images: Tensor) -> Tensor:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from fdjpeg import functional, surrogates
-from fdjpeg.surrogates import Surrogate
+from fdjpeg._arguments import flattened
+from fdjpeg.surrogates import Surrogate, check_generator
 from fdjpeg.tables import QuantTables, check_tables
 
 
@@ -124,8 +125,9 @@ class RandomJPEG(nn.Module):
             and 1 <= quality[0] <= quality[1] <= 100
         ):
             raise ValueError(f"quality must be two integers, 1 ≤ least ≤ greatest ≤ 100, got {quality!r}")
-        if not (isinstance(p, (int, float)) and 0 <= p <= 1):
+        if isinstance(p, bool) or not (isinstance(p, (int, float)) and 0 <= p <= 1):
             raise ValueError(f"p must be a probability, 0…1, got {p!r}")
+        check_generator(generator)
         functional.check_arguments(75, None, subsampling, upsampling, gradient, "libjpeg", False)
         self.quality = (quality[0], quality[1])
         self.p = float(p)
@@ -135,9 +137,9 @@ class RandomJPEG(nn.Module):
         self.gradient = surrogates.resolve(gradient)
 
     def forward(self, image: Tensor) -> Tensor:
-        shape = image.shape[:-3]
         least, greatest = self.quality
-        drawn = torch.randint(least, greatest + 1, (shape.numel(),), generator=self.generator, device=image.device)
+        images = (flattened(image).size(0),)
+        drawn = torch.randint(least, greatest + 1, images, device=image.device, **_from(self.generator))
         out = functional.jpeg(
             image,
             drawn,
@@ -147,7 +149,7 @@ class RandomJPEG(nn.Module):
         )
         if self.p == 1:
             return out
-        chosen = torch.rand(shape, generator=self.generator, device=image.device) < self.p
+        chosen = torch.rand(image.shape[:-3], device=image.device, **_from(self.generator)) < self.p
         return torch.where(chosen[..., None, None, None], out, image)
 
     def extra_repr(self) -> str:
@@ -191,6 +193,7 @@ class StochasticJPEG(nn.Module):
             and all(isinstance(q, int) and not isinstance(q, bool) and 1 <= q <= 100 for q in qualities)
         ):
             raise ValueError(f"qualities must be one or more integers in 1…100, got {qualities!r}")
+        check_generator(generator)
         functional.check_arguments(75, None, subsampling, upsampling, gradient, "libjpeg", False)
         self.qualities = tuple(qualities)
         self.generator = generator
@@ -200,9 +203,8 @@ class StochasticJPEG(nn.Module):
         self.register_buffer("choices", torch.tensor(self.qualities, dtype=torch.uint8), persistent=False)
 
     def forward(self, image: Tensor) -> Tensor:
-        drawn = torch.randint(
-            len(self.qualities), functional.map_shape(image), generator=self.generator, device=image.device
-        )
+        blocks = functional.map_shape(image)
+        drawn = torch.randint(len(self.qualities), blocks, device=image.device, **_from(self.generator))
         return functional.jpeg(
             image,
             self.choices.to(image.device)[drawn],
@@ -213,6 +215,14 @@ class StochasticJPEG(nn.Module):
 
     def extra_repr(self) -> str:
         return f"qualities={self.qualities}, subsampling={self.subsampling!r}, gradient={self.gradient!r}"
+
+
+def _from(generator: torch.Generator | None) -> dict[str, Any]:
+    """The argument that names a generator; none for torch's own.
+
+    The variants of torch's functions that take one know no sizes that change under torch.compile and torch.export.
+    """
+    return {} if generator is None else {"generator": generator}
 
 
 class LearnableJPEG(nn.Module):
@@ -247,7 +257,7 @@ class LearnableJPEG(nn.Module):
     ) -> None:
         super().__init__()
         functional.check_arguments(75, tables, subsampling, upsampling, gradient, arithmetic, soft)
-        if share not in self._SHARES:
+        if not isinstance(share, str) or share not in self._SHARES:
             raise ValueError(f"share must be one of {', '.join(map(repr, self._SHARES))}, got {share!r}")
         check_tables(tables)
         self.share = share

@@ -186,8 +186,9 @@ def bits(coefficients: Coefficients) -> Tensor:
     if not isinstance(coefficients, Coefficients):
         raise TypeError(f"coefficients must be fdjpeg.Coefficients, got {type(coefficients).__name__}")
     geometry = coefficients.geometry
-    total = torch.zeros(len(coefficients), dtype=torch.int64, device=coefficients.device)
-    codable = torch.ones(len(coefficients), dtype=torch.bool, device=coefficients.device)
+    images = coefficients.y.size(0)  # which, unlike len(), may stay free under torch.export
+    total = torch.zeros(images, dtype=torch.int64, device=coefficients.device)
+    codable = torch.ones(images, dtype=torch.bool, device=coefficients.device)
     components = [x for x in (coefficients.y, coefficients.cb, coefficients.cr) if x is not None]
     for component, (prices, horizontal, vertical) in zip(components, _factors(geometry), strict=True):
         blocks = _in_zigzag(component.to(torch.int32))

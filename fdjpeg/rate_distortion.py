@@ -39,7 +39,11 @@ def psnr(decoded: Tensor, original: Tensor) -> Tensor:
 
     Returns:
         ``(N,)``.
+
+    Raises:
+        ValueError: the images differ in shape.
     """
+    _check_alike(decoded, original)
     error = (decoded - original).square().flatten(1).mean(1)
     return -10 * error.clamp(min=10 ** (-HIGHEST_PSNR / 10)).log10()
 
@@ -66,8 +70,9 @@ def ms_ssim(decoded: Tensor, original: Tensor) -> Tensor:
         ``(N,)``, differentiable.
 
     Raises:
-        ValueError: the images are smaller than the window.
+        ValueError: the images differ in shape, or are smaller than the window.
     """
+    _check_alike(decoded, original)
     height, width = original.shape[-2:]
     if min(height, width) < _WINDOW:
         raise ValueError(f"MS-SSIM needs images of at least {_WINDOW} × {_WINDOW} pixels, got {height} × {width}")
@@ -85,6 +90,14 @@ def ms_ssim(decoded: Tensor, original: Tensor) -> Tensor:
         product = product * similarity**weight
     assert isinstance(product, Tensor)
     return product.mean(1)
+
+
+def _check_alike(decoded: Tensor, original: Tensor) -> None:
+    if decoded.ndim != 4 or decoded.shape != original.shape:
+        raise ValueError(
+            "decoded and original must have one shape, (N, C, H, W), "
+            f"got {tuple(decoded.shape)} and {tuple(original.shape)}"
+        )
 
 
 def _ssim_maps(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
@@ -152,11 +165,13 @@ def measure(
         labels: int64 ``(N,)``.
 
     Raises:
-        TypeError: the images are not bytes.
+        TypeError: the images are not bytes, or ``tables`` no `QuantTables`.
         ValueError: Pillow writes no such subsampling, or there is a model without labels.
     """
     if images.dtype != torch.uint8 or images.ndim != 4:
         raise TypeError(f"images must be uint8 (N, C, H, W), got {images.dtype} of shape {tuple(images.shape)}")
+    if not isinstance(tables, QuantTables):
+        raise TypeError(f"tables must be fdjpeg.QuantTables, got {type(tables).__name__}")
     if subsampling not in PILLOW_SUBSAMPLINGS:
         raise ValueError(f"subsampling must be one of {', '.join(PILLOW_SUBSAMPLINGS)}, got {subsampling!r}")
     if model is not None and labels is None:

@@ -331,8 +331,7 @@ class Noise:
     generator: torch.Generator | None = None
 
     def __post_init__(self) -> None:
-        if self.generator is not None and not isinstance(self.generator, torch.Generator):
-            raise TypeError(f"generator must be a torch.Generator or None, got {self.generator!r}")
+        check_generator(self.generator)
 
     def forward(self, c: Tensor) -> Tensor:
         """The coefficient and its noise."""
@@ -436,6 +435,11 @@ def _check_number(name: str, value: float, wanted: str, holds: Callable[[float],
         raise TypeError(f"{name} must be {wanted}, got {value!r}")
     if not (math.isfinite(value) and holds(value)):
         raise ValueError(f"{name} must be {wanted}, got {value!r}")
+
+
+def check_generator(generator: torch.Generator | None) -> None:
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise TypeError(f"generator must be a torch.Generator or None, got {generator!r}")
 
 
 def _check_alpha(alpha: float) -> None:

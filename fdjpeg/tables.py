@@ -6,6 +6,7 @@ import math
 import numbers
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from itertools import pairwise
 from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
 import torch
@@ -179,7 +180,7 @@ class QuantTables:
             ValueError: a number that is not positive and finite, or a tensor of other shapes.
         """
         if isinstance(step, Tensor):
-            _check_real(step, "step")
+            check_real(step, "step")
             if step.dim() > 1:
                 raise ValueError(
                     f"step must be a number or a tensor of shape () or (N,), got shape {tuple(step.shape)}"
@@ -356,7 +357,7 @@ class QuantTables:
             TypeError: one set serves all images, so there is nothing to count.
         """
         if self.batch_size is None:
-            raise TypeError("len() of QuantTables that are not a batch: one set of tables serves all images")
+            raise TypeError("tables must be a batch to be counted or indexed, got one set that serves all images")
         return self.batch_size
 
     def __bool__(self) -> bool:
@@ -389,6 +390,8 @@ class QuantTables:
 
     def allclose(self, other: QuantTables, rtol: float = 1e-5, atol: float = 1e-8) -> bool:
         """Whether both hold nearly the same steps (`torch.allclose`) for the same batch; reads the values."""
+        if not isinstance(other, QuantTables):
+            raise TypeError(f"other must be fdjpeg.QuantTables, got {type(other).__name__}")
         if self.batch_size != other.batch_size:
             return False
         mine, others = self.stacked().double(), other.stacked().double().to(self.device)
@@ -475,7 +478,7 @@ def _quality_tensor(quality: object) -> Tensor:
 
 def _check_quality_tensor(quality: Tensor) -> None:
     """Raises unless ``quality`` is real and 0-dim or ``(N,)``."""
-    _check_real(quality, "quality")
+    check_real(quality, "quality")
     if quality.dim() > 1:
         raise ValueError(f"quality must be a number or a tensor of shape () or (N,), got shape {tuple(quality.shape)}")
 
@@ -483,7 +486,7 @@ def _check_quality_tensor(quality: Tensor) -> None:
 # ------------------------------------------------------------------------------------------------------- checks
 
 
-def _check_real(tensor: Tensor, name: str) -> None:
+def check_real(tensor: Tensor, name: str) -> None:
     """Raises unless the dtype is of integers or of floating numbers."""
     if tensor.dtype == torch.bool or tensor.is_complex():
         raise TypeError(f"{name} must have an integer or floating dtype, got {tensor.dtype}")
@@ -499,7 +502,7 @@ def _as_table(table: Table, name: str) -> Tensor:
             raise kind(
                 f"{name} must be a tensor, an array or nested lists of numbers, got {type(table).__name__} ({error})"
             ) from error
-    _check_real(table, name)
+    check_real(table, name)
     if table.dim() not in (2, 3) or table.shape[-2:] != (8, 8):
         raise ValueError(f"{name} must have shape (8, 8) or (N, 8, 8), got {tuple(table.shape)}")
     return table
@@ -511,7 +514,7 @@ def _check_alike(tables: Mapping[str, Tensor]) -> None:
     if len(set(devices.values())) > 1:
         raise ValueError(f"tables must be on one device, got {_listed(devices)}")
     batches = {name: table.shape[0] for name, table in tables.items() if table.dim() == 3}
-    if len(set(batches.values())) > 1:
+    if any(one != other for one, other in pairwise(batches.values())):  # a set would fix a size that torch.export frees
         raise ValueError(f"tables must be for the same number of images, got {_listed(batches)}")
 
 

@@ -20,6 +20,7 @@ from fdjpeg import ops, reference, surrogates
 from fdjpeg._arguments import check_dense, surrogate_of
 from fdjpeg._geometry import BLOCK
 from fdjpeg.surrogates import StraightThrough, Surrogate
+from fdjpeg.tables import check_real
 
 #: What stands for 0 in Cb and Cr: 128 of 255 (JFIF).
 _CENTRE = 128 / 255
@@ -178,8 +179,7 @@ def _check_steps(steps: Tensor, coefficients: Tensor) -> None:
     if not isinstance(steps, Tensor):
         raise TypeError(f"steps must be a torch.Tensor, got {type(steps).__name__}")
     check_dense(steps, "steps")
-    if steps.dtype == torch.bool or steps.is_complex():
-        raise TypeError(f"steps must have an integer or floating dtype, got {steps.dtype}")
+    check_real(steps, "steps")
     shape = tuple(coefficients.shape)
     try:
         fits = torch.broadcast_shapes(steps.shape, shape) == shape

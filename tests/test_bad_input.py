@@ -141,6 +141,10 @@ def test_shape_of_a_quality(function: Callable[..., Any], shape: tuple[int, ...]
 def test_dtype_of_a_quality(function: Callable[..., Any], dtype: torch.dtype) -> None:
     with pytest.raises(TypeError, match=re.escape(f"quality must have an integer or floating dtype, got {dtype}")):
         function(IMAGE, torch.ones(2, dtype=dtype))
+    with pytest.raises(TypeError, match=re.escape(f"quality must have an integer or floating dtype, got {dtype}")):
+        fdjpeg.check(IMAGE, torch.ones(2, dtype=dtype))
+    with pytest.raises(TypeError, match=re.escape(f"quality must have an integer or floating dtype, got {dtype}")):
+        fdjpeg.JPEG(torch.ones(2, dtype=dtype))
 
 
 def test_values_of_a_quality_tensor_act_as_the_nearest_quality() -> None:
@@ -196,7 +200,7 @@ def test_tables_for_other_images(function: Callable[..., Any]) -> None:
 
 @FUNCTIONS
 def test_tables_and_a_quality(function: Callable[..., Any]) -> None:
-    for quality in (50, torch.tensor(75)):
+    for quality in (50, torch.tensor(75), np.array([50, 60]), None):
         with pytest.raises(
             ValueError,
             match=re.escape(f"tables take the place of quality: give one of them, got both (quality={quality!r})"),

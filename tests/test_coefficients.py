@@ -69,9 +69,12 @@ def test_shapes_that_follow_from_size_and_subsampling(subsampling: str) -> None:
     ("changes", "message"),
     [
         ({"subsampling": "4:2:1"}, "subsampling must be one of 4:4:4, 4:2:2, 4:2:0, 4:4:0, 4:1:1, got '4:2:1'"),
-        ({"size": (0, 40)}, "size must be a tuple (H, W) with H, W of at least 1, got (0, 40)"),
-        ({"size": (17,)}, "size must be a tuple (H, W) with H, W of at least 1, got (17,)"),
-        ({"size": 17}, "size must be a tuple (H, W) with H, W of at least 1, got 17"),
+        ({"size": (0, 40)}, "size must be a tuple (H, W) of integers of at least 1, got (0, 40)"),
+        ({"size": (17,)}, "size must be a tuple (H, W) of integers of at least 1, got (17,)"),
+        ({"size": (17.0, 40)}, "size must be a tuple (H, W) of integers of at least 1, got (17.0, 40)"),
+        ({"size": ("17", 40)}, "size must be a tuple (H, W) of integers of at least 1, got ('17', 40)"),
+        ({"subsampling": ["4:2:0"]}, "subsampling must be one of 4:4:4, 4:2:2, 4:2:0, 4:4:0, 4:1:1, got ['4:2:0']"),
+        ({"size": 17}, "size must be a tuple (H, W) of integers of at least 1, got 17"),
         ({"size": (40, 17)}, "y must have shape (N, 5, 3, 8, 8) at this size and subsampling, got (2, 3, 5, 8, 8)"),
         (
             {"subsampling": "4:4:4"},
@@ -145,6 +148,8 @@ def test_one_image_at_a_time(grey: bool) -> None:
         assert image.tables == tables[index]
     with pytest.raises(IndexError):
         batch[2]
+    with pytest.raises(TypeError, match="index must be an integer, got slice"):
+        batch[0:1]  # type: ignore[index]
 
 
 @pytest.mark.parametrize("quality", [75, torch.tensor([75])])

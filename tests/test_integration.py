@@ -199,6 +199,42 @@ def test_export(strict: bool, image: Tensor) -> None:
         assert torch.equal(exported.module()(x), layer(x))
 
 
+#: Layers that draw, at one quality only, so that what they give is known.
+DRAWING = {
+    "RandomJPEG": fdjpeg.RandomJPEG((40, 40)),
+    "RandomJPEG of a share": fdjpeg.RandomJPEG((40, 40), p=0.5),
+    "StochasticJPEG": fdjpeg.StochasticJPEG((40,), subsampling="4:4:4"),
+}
+
+
+@pytest.mark.parametrize("name", DRAWING)
+def test_layers_that_draw_take_other_sizes_when_compiled_or_exported(name: str, image: Tensor) -> None:
+    layer = DRAWING[name]
+    free = torch.export.Dim.DYNAMIC
+    exported = torch.export.export(layer, (image,), dynamic_shapes=({0: free, 2: free, 3: free},)).module()
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager", dynamic=True)
+    for x in (image, torch.rand(5, 3, 33, 70)):
+        compressed = fdjpeg.jpeg(x, 40, subsampling=layer.subsampling)
+        for out in (exported(x), compiled(x)):
+            changed = (out != x).flatten(1).any(1)
+            assert torch.equal(out, torch.where(changed[:, None, None, None], compressed, x))
+            assert changed.all() or name == "RandomJPEG of a share"
+
+
+def test_qualities_of_each_image_and_bits_take_other_sizes_when_exported(image: Tensor) -> None:
+    class Bits(nn.Module):
+        def forward(self, x: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:
+            return fdjpeg.jpeg(x, quality), fdjpeg.bits(fdjpeg.encode(x, quality))
+
+    free = torch.export.Dim.DYNAMIC
+    inputs = (image, torch.tensor([30, 60]))
+    exported = torch.export.export(Bits(), inputs, dynamic_shapes=({0: free, 2: free, 3: free}, {0: free})).module()
+    for x, quality in (inputs, (torch.rand(3, 3, 33, 70), torch.tensor([5, 50, 95]))):
+        out, bits = exported(x, quality)
+        assert torch.equal(out, fdjpeg.jpeg(x, quality))
+        assert torch.equal(bits, fdjpeg.bits(fdjpeg.encode(x, quality)))
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # torch.func
 

@@ -158,7 +158,8 @@ def test_files_with_learned_tables_decode_to_the_layers_output(channels: int, su
         ({"loss": "lpips"}, "loss must be one of 'psnr', 'mse', 'ms-ssim', or a function, got 'lpips'"),
         ({"steps": 0}, "steps must be an integer of at least 1, got 0"),
         ({"batch_size": 2.5}, "batch_size must be an integer of at least 1, got 2.5"),
-        ({"learning_rate": 0}, "learning_rate must be above 0, got 0"),
+        ({"learning_rate": 0}, "learning_rate must be a number above 0, got 0"),
+        ({"learning_rate": "fast"}, "learning_rate must be a number above 0, got 'fast'"),
         ({"share": "luma"}, "share must be one of"),
         ({"subsampling": "4:2:1"}, "subsampling must be one of"),
     ],
@@ -167,3 +168,12 @@ def test_learning_says_what_is_wrong(arguments: dict[str, object], message: str)
     given = {"images": torch.full((4, 3, 16, 16), 0.5), "budget": torch.full((4,), 100.0), **arguments}
     with pytest.raises(ValueError, match=message):
         learn_tables(**given)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [({"seed": "s"}, "seed must be an integer, got 's'"), ({"start": 50}, "start must be fdjpeg.QuantTables or None")],
+)
+def test_learning_says_what_is_of_the_wrong_type(arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        learn_tables(torch.full((4, 3, 16, 16), 0.5), torch.full((4,), 100.0), **arguments)  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 import fdjpeg
-from fdjpeg import JPEG, LearnableJPEG, QuantTables, RandomJPEG
+from fdjpeg import JPEG, LearnableJPEG, QuantTables, RandomJPEG, StochasticJPEG
 
 
 @pytest.fixture
@@ -59,6 +59,7 @@ def test_jpeg_layer_survives_a_state_dict(image: Tensor) -> None:
     [
         ({"quality": 0}, "quality must be in 1…100, got 0"),
         ({"quality": float("nan")}, "quality must be in 1…100, got nan"),
+        ({"quality": torch.ones(2, 2)}, r"quality must be .* \(N, rows, columns\), got shape \(2, 2\)"),
         ({"subsampling": "4:2:1"}, "subsampling must be one of .* got '4:2:1'"),
         ({"upsampling": "cubic"}, "upsampling must be one of .* got 'cubic'"),
         ({"gradient": "straight"}, "gradient must be one of .* got 'straight'"),
@@ -112,10 +113,18 @@ def test_random_jpeg_refuses_a_bad_range(quality: object) -> None:
         RandomJPEG(quality)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("p", [-0.1, 1.5, "often"])
+@pytest.mark.parametrize("p", [-0.1, 1.5, "often", True])
 def test_random_jpeg_refuses_a_bad_probability(p: object) -> None:
     with pytest.raises(ValueError, match="p must be a probability"):
         RandomJPEG(p=p)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("layer", [RandomJPEG, StochasticJPEG])
+def test_layers_that_draw_refuse_what_is_no_generator_or_image(layer: type[RandomJPEG | StochasticJPEG]) -> None:
+    with pytest.raises(TypeError, match=r"generator must be a torch\.Generator or None, got 7"):
+        layer(generator=7)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"image must be a torch\.Tensor, got int"):
+        layer()(7)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -281,6 +290,8 @@ def test_two_processes_learn_from_the_mean_of_their_gradients(tmp_path: Path) ->
 def test_learnable_refuses_bad_arguments() -> None:
     with pytest.raises(ValueError, match=r"share must be one of 'all', 'chroma', 'none', got 'luma'"):
         LearnableJPEG(QuantTables.flat(3), share="luma")
+    with pytest.raises(ValueError, match=r"share must be one of 'all', 'chroma', 'none', got \['all'\]"):
+        LearnableJPEG(QuantTables.flat(3), share=["all"])  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"tables must be fdjpeg\.QuantTables, got int"):
         LearnableJPEG(50)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="1…255"):

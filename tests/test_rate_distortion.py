@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
+
 import numpy as np
 import oracles
 import pytest
@@ -123,10 +126,21 @@ def test_where_a_curve_falls_its_highest_so_far_stands() -> None:
     assert np.isnan(bits_ratio(100 * ones, 0.1 * ones, curve_bits, curve_kept).value)
 
 
+@pytest.mark.parametrize("likeness", [psnr, ms_ssim])
+@pytest.mark.parametrize("shape", [(1, 3, 16, 16), (2, 1, 16, 16), (3, 16, 16)], ids=str)
+def test_likeness_is_of_images_of_one_shape(likeness: Callable[..., Tensor], shape: tuple[int, ...]) -> None:
+    """Broadcast, they would give a figure of something else."""
+    wanted = f"decoded and original must have one shape, (N, C, H, W), got {shape} and (2, 3, 16, 16)"
+    with pytest.raises(ValueError, match=re.escape(wanted)):
+        likeness(torch.zeros(shape), torch.zeros(2, 3, 16, 16))
+
+
 def test_measure_says_what_is_wrong() -> None:
     images = torch.zeros(1, 3, 16, 16, dtype=torch.uint8)
     with pytest.raises(TypeError, match=r"images must be uint8 \(N, C, H, W\), got torch.float32"):
         measure(images.float(), QuantTables.flat(9))
+    with pytest.raises(TypeError, match=r"tables must be fdjpeg\.QuantTables, got int"):
+        measure(images, 50)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="subsampling must be one of 4:4:4, 4:2:2, 4:2:0, got '4:4:0'"):
         measure(images, QuantTables.flat(9), subsampling="4:4:0")
     with pytest.raises(ValueError, match="labels must be given where a model is"):

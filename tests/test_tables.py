@@ -120,10 +120,14 @@ class TestContainer:
 
     def test_one_set_has_no_length(self) -> None:
         for use in (len, iter, lambda tables: tables[0]):
-            with pytest.raises(TypeError, match="QuantTables that are not a batch"):
+            with pytest.raises(TypeError, match="tables must be a batch to be counted or indexed, got one set"):
                 use(two_tables())
         assert two_tables()
         assert QuantTables.standard(torch.empty(0))
+
+    def test_nearness_is_to_tables(self) -> None:
+        with pytest.raises(TypeError, match=r"other must be fdjpeg\.QuantTables, got int"):
+            two_tables().allclose(3)  # type: ignore[arg-type]
 
     def test_equality(self) -> None:
         y, cb = random_table(1), random_table(2)
