@@ -1,7 +1,8 @@
-"""Every replacement that docs/migrating.md promises runs, and gives an image."""
+"""Every replacement that docs/migrating.md promises runs; the tables of docs/evaluation.md are those of the results."""
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -10,7 +11,8 @@ import torch
 
 import fdjpeg
 
-PAGE = Path(__file__).parent.parent / "docs" / "migrating.md"
+ROOT = Path(__file__).parent.parent
+PAGE = ROOT / "docs" / "migrating.md"
 REPLACEMENTS = [
     row.split("|")[2] for row in PAGE.read_text(encoding="utf-8").splitlines() if row.startswith("| ") and "`" in row
 ]
@@ -39,3 +41,57 @@ def test_replacement_runs(cell: str) -> None:
 
 def test_the_page_has_a_replacement_for_each_peer() -> None:
     assert len(REPLACEMENTS) == 10
+
+
+#: The results of each CIFAR-10 table of docs/evaluation.md, which is told by a row, as files in their order of radii.
+EVALUATIONS = {
+    "jpeg:75 | 170": ["cifar10", "cifar10-large"],
+    "stochastic-jpeg:20+40+60+80 | 35.7": ["cifar10-random"],
+}
+
+
+def counts(rows: list[dict[str, object]], column: str) -> str:
+    """What a column of the page says of a defence: a count for each radius, – where none was taken."""
+    if column == "clean":
+        rows = rows[:1]
+    found: list[float | None] = []
+    for row in rows:
+        attacks: dict[str, float] = row["attacks"]  # type: ignore[assignment]
+        named = {"clean": row["clean"], "noise": row["noise"], "worst case": row["worst"], **attacks}
+        # Where chroma is not subsampled identity and straight-through are one attack; one run called it identity.
+        if column in ("identity", "straight-through") and str(row["defense"]).startswith("feature-distillation"):
+            named["straight-through"] = attacks.get("straight-through", attacks.get("identity"))
+            named.pop("identity", None)
+        found.append(named.get(column))  # type: ignore[arg-type]
+    written = [f"{count:.0f}" if count == round(count) else f"{count:.1f}" for count in found if count is not None]
+    return ", ".join(written) or "–"
+
+
+def results(*names: str) -> list[dict[str, object]]:
+    folder = ROOT / "benchmarks" / "results" / "evaluation"
+    files = [(folder / f"2026-11-21-{name}.json").read_text(encoding="utf-8") for name in names]
+    return [row for file in files for row in json.loads(file)["table"]]
+
+
+def table_with(row: str) -> tuple[list[str], list[list[str]]]:
+    """The columns and the rows of that table of docs/evaluation.md which has a row that begins so."""
+    page = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    (table,) = (part for part in page.split("\n\n") if part.startswith("| defence |") and f"\n| {row} |" in part)
+    head, _, *lines = ([cell.strip() for cell in line.strip("|").split("|")] for line in table.strip().splitlines())
+    return head, lines
+
+
+@pytest.mark.parametrize("row", EVALUATIONS)
+def test_the_cifar10_tables_are_those_of_the_results(row: str) -> None:
+    (_, *columns), lines = table_with(row)
+    for defence, *cells in lines:
+        rows = [found for found in results(*EVALUATIONS[row]) if found["defense"] == defence]
+        assert [counts(rows, column) for column in columns] == cells, defence
+
+
+def test_the_table_of_photographs_is_that_of_the_results() -> None:
+    (_, _, *columns), lines = table_with("none | 1/255")
+    assert len(lines) == len(results("photographs"))
+    for (defence, eps, *cells), row in zip(lines, results("photographs"), strict=True):
+        assert (defence, eps) == (row["defense"], row["eps"])
+        assert [counts([row], column) for column in columns] == cells, (defence, eps)
