@@ -493,6 +493,9 @@ def test_numbers_may_be_fractions_and_lack_a_point(tmp_path: Path) -> None:
     assert settings.quality == (20, 80)
     with pytest.raises(ValueError, match="config should be a YAML file or one of cifar10, imagenet, small"):
         config.read(purifier.Config, "medium", "purifier")
+    (tmp_path / "bytes.yaml").write_bytes(b"\xff\xfe")
+    with pytest.raises(ValueError, match=r"config should be a YAML file .*bytes\.yaml"):
+        config.read(purifier.Config, str(tmp_path / "bytes.yaml"), "purifier")
 
 
 def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:

@@ -96,7 +96,7 @@ def read(cls: type[Config], name: str, defense: str) -> Config:
     names = sorted(entry.name.removesuffix(".yaml") for entry in packaged.iterdir() if entry.name.endswith(".yaml"))
     try:
         text = (packaged / f"{name}.yaml" if name in names else Path(name)).read_text(encoding="utf-8")
-    except OSError as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"config should be a YAML file or one of {', '.join(names)}, got {name!r}: {error}") from error
     try:
         values = yaml.safe_load(text)
