@@ -40,7 +40,7 @@ from fdjpeg.defenses import (
 )
 from fdjpeg.defenses.config import Schedule
 from fdjpeg.defenses.objective import Chance, Objective, augment
-from fdjpeg.defenses.train import RECIPES
+from fdjpeg.defenses.train import RECIPES, _letting_go
 from fdjpeg.defenses.training import Run
 from fdjpeg.evaluation import PACKAGED, Network
 
@@ -574,6 +574,23 @@ def test_a_run_that_comes_to_nothing_leaves_the_folder_to_the_next(trained: Trai
             train("jpeg-ensemble", trained, tmp_path, tuning=tuning)
         assert (tmp_path / "run.json").exists() == (tuning.batch_size != 65)
     assert tmp_path.exists()  # which the run had not made
+
+
+def test_a_folder_is_let_go_of_unless_there_is_something_to_go_on_from(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    with pytest.raises(KeyboardInterrupt), _letting_go(out, new=True):
+        out.rmdir()  # as another process does
+        raise KeyboardInterrupt
+    (out / "stages").mkdir(parents=True)
+    (out / "run.json").touch()
+    with pytest.raises(KeyboardInterrupt), _letting_go(out, new=True):
+        raise KeyboardInterrupt
+    assert (out / "run.json").exists()
+    (out / "stages").rmdir()
+    with pytest.raises(KeyboardInterrupt), _letting_go(out, new=True):
+        raise KeyboardInterrupt
+    assert not out.exists()
 
 
 @pytest.mark.usefixtures("here")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -159,6 +159,7 @@ def _letting_go(out: Path, new: bool) -> Iterator[None]:
     except BaseException:
         if not (out / "stages").exists():
             (out / "run.json").unlink(missing_ok=True)
-            if new and not any(out.iterdir()):
-                out.rmdir()
+            if new:
+                with suppress(OSError):  # there is something else in it, or another process was first
+                    out.rmdir()
         raise
