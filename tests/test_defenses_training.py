@@ -578,18 +578,24 @@ def test_a_run_that_comes_to_nothing_leaves_the_folder_to_the_next(trained: Trai
 
 def test_a_folder_is_let_go_of_unless_there_is_something_to_go_on_from(tmp_path: Path) -> None:
     out = tmp_path / "out"
+
+    def end(*, removed: bool = False) -> None:
+        with _letting_go(out, new=True):
+            if removed:  # as another process does
+                out.rmdir()
+            raise KeyboardInterrupt
+
     out.mkdir()
-    with pytest.raises(KeyboardInterrupt), _letting_go(out, new=True):
-        out.rmdir()  # as another process does
-        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        end(removed=True)
     (out / "stages").mkdir(parents=True)
     (out / "run.json").touch()
-    with pytest.raises(KeyboardInterrupt), _letting_go(out, new=True):
-        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        end()
     assert (out / "run.json").exists()
     (out / "stages").rmdir()
-    with pytest.raises(KeyboardInterrupt), _letting_go(out, new=True):
-        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        end()
     assert not out.exists()
 
 
