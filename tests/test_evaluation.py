@@ -188,6 +188,12 @@ def test_a_defence_that_another_pass_would_judge_is_judged_as_deployed(photograp
     assert row.clean == len(photographs)
 
 
+def test_a_flat_image_hides_no_randomness(network: Network, photographs: ImageSet) -> None:
+    flat = replace(photographs.select([0]), images=torch.full_like(photographs.images[:1], 128 / 255))
+    report = small(network, flat, defenses=["stochastic-jpeg:5+95"], draws=2)
+    assert report.settings["randomised"] == ["stochastic-jpeg:5+95"]
+
+
 def test_randomised_defences_are_averaged_over_draws(network: Network, photographs: ImageSet) -> None:
     settings = {
         "defenses": ["random-jpeg:5-95", "stochastic-jpeg:5+95"],

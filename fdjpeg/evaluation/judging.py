@@ -146,7 +146,9 @@ class Evaluation:
     @cached_property
     def random(self) -> dict[str, bool]:
         """Whether each defence draws anew in every call."""
-        image = self.images.images[:1].to(self.network.device)
+        # Of noise, which no draw leaves as another does; a flat image looks the same at every quality.
+        noise = torch.rand(self.images.images[:1].shape, generator=torch.Generator().manual_seed(0))
+        image = noise.to(self.network.device)
         found = {}
         for defense in self.defenses:
             module = defense.layer if defense.layer is not None else defense.deployed(self.network.module)
