@@ -5,6 +5,9 @@
 
 cifar10.npz holds train_images, train_labels, test_images and test_labels, lossless. Everything that is finished stays
 in OUT: a run that was stopped, or killed, goes on where it was, and --report writes what there is.
+
+--hidden asks instead whether gradients are hidden: the cosine of each defence's gradient and the bare network's, and,
+against an S2SNet, a second one and queries.
 """
 
 from __future__ import annotations
@@ -171,6 +174,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=[], help="kinds or names of defences; all if not given")
     parser.add_argument("--no-transfer", action="store_true", help="leave out what another network's attack does")
     parser.add_argument("--train", action="store_true", help="train, and stop there")
+    parser.add_argument("--hidden", action="store_true", help="write hidden.md, and stop there")
     parser.add_argument("--report", action="store_true", help="attack nothing more")
     options = parser.parse_args()
     train, console = data.load(f"{options.data}:train"), Console(stderr=True)
@@ -185,6 +189,12 @@ def main() -> None:
     if options.train:
         return
     images = evaluation.load_images(f"{options.data}:test", count=options.images)
+    if options.hidden:
+        settings, second = replace(SETTINGS["s2snet"], seed=1), None
+        if "s2snet" in made:
+            second = defenses.train("s2snet", train, out / "s2snet-1", settings=settings, network=network)
+        (out / "hidden.md").write_text(hidden(network, images, made, second))
+        return
     reports = []
     for attacks, count in ((options.attacks, None), (MINIMAL, 1)):
         given = []
@@ -211,6 +221,52 @@ def main() -> None:
     by_least = [cell for cell in minimal.cells if cell.attack == "DeepFool-20"]
     write(out, network, replace(attacked, cells=[*attacked.cells, *by_least]), attacked.settings["open"])
     print((out / "table.md").read_text())
+
+
+def hidden(network: Network, images: evaluation.ImageSet, made: dict[str, Defense], second: Defense | None) -> str:
+    """Two tables: the median cosine for each gradient of each defence; what attacks without its own gradient leave.
+
+    Args:
+        network: bare.
+        images: to attack.
+        made: the defences; random ones draw once.
+        second: an S2SNet of another seed, where "s2snet" is among them.
+    """
+    rows = []
+    for name, defense in made.items():
+        for gradient in tried(defense):
+            cosines = torch.cat(
+                [
+                    s2snet.gradient_cosine(defense.for_attack(gradient), network.module, x, y)
+                    for x, y in zip(images.images.split(50), images.labels.split(50), strict=True)
+                ]
+            )
+            low, middle, high = cosines.quantile(torch.tensor([0.05, 0.5, 0.95])).tolist()
+            rows.append([name, gradient, f"{middle:.2f}", f"{low:.2f} … {high:.2f}"])
+    text = markdown(["defence", "gradient", "cosine, median", "5 … 95 %"], rows)
+    if second is None:
+        return text
+    other = Network(second.wrap(network.module), "a second S2SNet", source="trained by benchmarks/defenses.py")
+    report = evaluation.evaluate(
+        network,
+        images,
+        defenses=[of_module(made["s2snet"], "s2snet", image=images.images[:1])],
+        attacks=("pgd-20", "pgd-margin-20", "square-1000"),
+        transfer=[other],
+        checks=False,
+        batch_size=100,
+        pictures=0,
+        eps=["2/255", "8/255"],
+    )
+    rows = []
+    for threat in ("gray-box", "transfer", "adaptive", "black-box"):
+        for eps in report.settings["eps"]:
+            cells = report.select("s2snet", eps, threat=threat)
+            for gradient in dict.fromkeys(cell.gradient for cell in cells):
+                chosen = [cell for cell in cells if cell.gradient == gradient]
+                named = ", ".join(dict.fromkeys(cell.attack or "" for cell in chosen))
+                rows.append([threat, gradient or "–", named, eps, left(report, "s2snet", chosen)])
+    return text + "\n" + markdown(["threat", "gradient", "attacks", "ε", "left"], rows)
 
 
 def write(out: Path, network: Network, report: Report, unfinished: list[str]) -> None:
