@@ -40,7 +40,7 @@ from fdjpeg.defenses import (
 )
 from fdjpeg.defenses.config import Schedule
 from fdjpeg.defenses.objective import Chance, Objective, augment
-from fdjpeg.defenses.train import RECIPES, _letting_go
+from fdjpeg.defenses.train import RECIPES
 from fdjpeg.defenses.training import Run
 from fdjpeg.evaluation import PACKAGED, Network
 
@@ -216,6 +216,21 @@ def test_early_stop_takes_the_best_epoch(tmp_path: Path) -> None:
     assert len(losses) == best + 1 + 3
     weight = float(objective.trained.weight.detach())  # type: ignore[operator,union-attr]
     assert (weight - 0.1) ** 2 == pytest.approx(losses[best], rel=1e-5)
+
+
+class Beyond(Distance):
+    """The loss of `Distance` in training, and no number on the images held out."""
+
+    def loss(self, images: Tensor, labels: Tensor, chance: Chance) -> Tensor:
+        loss = super().loss(images, labels, chance)
+        return loss if self.trained.training else loss * torch.nan
+
+
+def test_a_loss_that_is_no_number_on_images_held_out_ends_the_run(tmp_path: Path) -> None:
+    run = Run(tmp_path, {}, validation=0.25, quiet=True)
+    schedule = Schedule(epochs=3, batch_size=8, learning_rate=0.01, patience=1)
+    with pytest.raises(ValueError, match=r"stage should have a finite loss, got loss \d.*, held out nan: lower"):
+        run.fit("stage", Beyond(), stored(*patterns(64, 0)), schedule)
 
 
 def test_chance_depends_on_the_image_not_on_its_batch() -> None:
@@ -564,7 +579,7 @@ def test_a_corrupt_image_is_named(workers: str, tmp_path: Path, capsys: pytest.C
     where = ("--data", str(root), "--out", str(out))
     said = fails(capsys, "feature-distillation", *where, "--size", "16", "--config", "small", "--workers", workers)
     assert str(broken) in said.replace("\n", "")
-    assert not out.exists()
+    assert os.listdir(out) == ["run.json"]
 
 
 def test_a_run_that_comes_to_nothing_leaves_the_folder_to_the_next(trained: Trained, tmp_path: Path) -> None:
@@ -572,31 +587,33 @@ def test_a_run_that_comes_to_nothing_leaves_the_folder_to_the_next(trained: Trai
         refused = pytest.raises(ValueError, match="at most the 64 images") if tuning.batch_size == 65 else nullcontext()
         with refused:
             train("jpeg-ensemble", trained, tmp_path, tuning=tuning)
-        assert (tmp_path / "run.json").exists() == (tuning.batch_size != 65)
-    assert tmp_path.exists()  # which the run had not made
+    assert (tmp_path / checkpoint.FILE).exists()
 
 
-def test_a_folder_is_let_go_of_unless_there_is_something_to_go_on_from(tmp_path: Path) -> None:
-    out = tmp_path / "out"
+def test_a_folder_belongs_to_the_run_that_something_is_kept_of(tmp_path: Path) -> None:
+    Run(tmp_path, {"n": 1}, quiet=True)
+    (tmp_path / "stages").mkdir()  # as by a run that was killed while it wrote its first checkpoint
+    Run(tmp_path, {"n": 2}, quiet=True)
+    assert json.loads((tmp_path / "run.json").read_text()) == {"n": 2}
+    for kept in ("stages/stage.safetensors", "training.json", checkpoint.FILE):
+        (tmp_path / kept).touch()
+        Run(tmp_path, {"n": 2}, quiet=True)
+        with pytest.raises(ValueError, match=r"without another run, .* where n is 2, not 3"):
+            Run(tmp_path, {"n": 3}, quiet=True)
+        (tmp_path / kept).unlink()
 
-    def end(*, removed: bool = False) -> None:
-        with _letting_go(out, new=True):
-            if removed:  # as another process does
-                out.rmdir()
-            raise KeyboardInterrupt
 
-    out.mkdir()
-    with pytest.raises(KeyboardInterrupt):
-        end(removed=True)
-    (out / "stages").mkdir(parents=True)
-    (out / "run.json").touch()
-    with pytest.raises(KeyboardInterrupt):
-        end()
-    assert (out / "run.json").exists()
-    (out / "stages").rmdir()
-    with pytest.raises(KeyboardInterrupt):
-        end()
-    assert not out.exists()
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[1]", r"out should be a folder whose run\.json holds a run's settings, got '.*': \[1\]"),
+        ("{", r"out should be a folder whose run\.json can be read, got '.*': Expecting"),
+    ],
+)
+def test_a_file_that_is_none_of_a_run_is_named(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        Run(tmp_path, {}, quiet=True)
 
 
 @pytest.mark.usefixtures("here")

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -110,7 +109,6 @@ def train(
     file = out / checkpoint.FILE
     if file.exists() and not (out / "run.json").exists():
         raise ValueError(f"out should be a folder without another defence, got {str(out)!r}, which holds a saved one")
-    new = not out.exists()
     run = Run(
         out,
         depends_on,
@@ -125,8 +123,7 @@ def train(
         classifier = None
         if network is not None:
             classifier = copy.deepcopy(network.module).to(run.device).eval().requires_grad_(False)
-        with _letting_go(out, new):
-            defense = chosen.train(run, images, classifier, settings)
+        defense = chosen.train(run, images, classifier, settings)
         if run.fabric.global_rank == 0:
             checkpoint.save(defense, file)
         run.complete(depends_on)
@@ -144,22 +141,3 @@ def _check_fit(network: Network, images: Images) -> None:
         shape = " × ".join(str(size) for size in images.shape)
         raise ValueError(f"model should take images of {shape}, got {network.name}, which does not: {error}") from error
     check_logits(logits, images.labels)
-
-
-@contextmanager
-def _letting_go(out: Path, new: bool) -> Iterator[None]:
-    """Takes the claim of a run that ends before its first checkpoint from a folder, so that the next may differ.
-
-    Args:
-        out: the folder.
-        new: whether the run made it.
-    """
-    try:
-        yield
-    except BaseException:
-        if not (out / "stages").exists():
-            (out / "run.json").unlink(missing_ok=True)
-            if new:
-                with suppress(OSError):  # there is something else in it, or another process was first
-                    out.rmdir()
-        raise

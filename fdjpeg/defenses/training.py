@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from . import batch_statistics
-from .checkpoint import read_tensors, remove_drafts, whole_file, write_tensors
+from .checkpoint import FILE, read_tensors, remove_drafts, whole_file, write_tensors
 from .config import Schedule
 from .data import Images, Item
 from .objective import Batch, Chance, Objective, augment, number
@@ -121,10 +121,11 @@ class Stage:
         """Notes the losses of an epoch, and the weights if they are the best so far.
 
         Raises:
-            ValueError: the loss is no number.
+            ValueError: a loss is no number.
         """
-        if not math.isfinite(entry["loss"]):
-            raise ValueError(f"{self.name} should have a finite loss, got {entry['loss']}: lower learning_rate")
+        if not all(map(math.isfinite, entry.values())):
+            losses = ", ".join(f"{kind} {loss}" for kind, loss in entry.items())
+            raise ValueError(f"{self.name} should have a finite loss, got {losses}: lower learning_rate")
         if entry.get("held out", math.inf) < self.standing.best:
             self.standing.best, self.standing.stale = entry["held out"], 0
             self.best = {name: value.clone() for name, value in self.objective.trained.state_dict().items()}
@@ -203,14 +204,17 @@ class Run:
             found = json.loads(file.read_text()) if file.exists() else None
         except (OSError, json.JSONDecodeError) as error:
             return f"out should be a folder whose run.json can be read, got {str(self.out)!r}: {error}"
+        if not isinstance(found, dict | None):
+            return f"out should be a folder whose run.json holds a run's settings, got {str(self.out)!r}: {found!r}"
         try:
             remove_drafts(self.out, self.out / "stages")
-            if found is None:
+            if found is None or not self._begun():
                 with whole_file(file) as draft:
                     draft.write_text(json.dumps(settings, indent=1) + "\n")
+                return None
         except ValueError as error:
             return str(error)
-        if found is None or found == settings:
+        if found == settings:
             return None
         before, now = _flat(found), _flat(settings)
         key = next(key for key in (*now, *before) if before.get(key) != now.get(key))
@@ -218,6 +222,11 @@ class Run:
             f"out should be a folder without another run, got {str(self.out)!r}, where {key} is {before.get(key)!r}, "
             f"not {now.get(key)!r}"
         )
+
+    def _begun(self) -> bool:
+        """Whether the folder holds anything of a run beside its settings."""
+        whole = (self.out / FILE, self.out / "training.json")
+        return any(file.exists() for file in whole) or any((self.out / "stages").glob("*.safetensors"))
 
     def _file(self, stage: str) -> Path:
         return self.out / "stages" / f"{stage}.safetensors"
