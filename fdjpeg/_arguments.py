@@ -11,7 +11,7 @@ from torch import Tensor
 from fdjpeg import surrogates
 from fdjpeg._geometry import SAMPLING_FACTORS
 from fdjpeg.surrogates import Surrogate
-from fdjpeg.tables import QuantTables, check_real
+from fdjpeg.tables import QuantTables, check_real, check_soft
 
 DTYPES = (torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64)
 DEFAULT_QUALITY = 75
@@ -40,8 +40,7 @@ def surrogate_of(gradient: str | Surrogate, arithmetic: str, soft: bool) -> Surr
     surrogate = surrogates.resolve(gradient)
     if arithmetic not in _ARITHMETICS:
         raise ValueError(f"arithmetic must be one of {', '.join(map(repr, _ARITHMETICS))}, got {arithmetic!r}")
-    if not isinstance(soft, bool):
-        raise TypeError(f"soft must be True or False, got {soft!r}")
+    check_soft(soft)
     if soft and arithmetic != "real":
         raise ValueError(f"soft=True needs arithmetic='real', got {arithmetic!r}")
     if soft and not getattr(surrogate, "smooth", False):

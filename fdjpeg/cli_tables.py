@@ -92,7 +92,7 @@ def read_tables(source: str) -> QuantTables:
     except ValueError:
         pass
     else:
-        return QuantTables.standard(quality)
+        return QuantTables.standard(int(quality) if quality.is_integer() else quality)
     try:
         content = Path(source).read_bytes()
     except OSError as error:

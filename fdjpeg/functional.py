@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import os
 import warnings
 from contextlib import AbstractContextManager, nullcontext
 
@@ -177,19 +179,27 @@ def quantize_channels(image: Tensor, steps: Tensor, gradient: str | Surrogate = 
     return _as_empty_like(result.to(batch.dtype), image)
 
 
-def check(image: Tensor, quality: float | Tensor | None = None, tables: QuantTables | None = None) -> None:
+def check(image: Tensor, quality: float | Tensor = DEFAULT_QUALITY, tables: QuantTables | None = None) -> None:
     """Reads the values that `jpeg` only clamps, and raises where one is out of range. Synchronises with a GPU.
 
+    Args:
+        image, quality, tables: as for `jpeg`.
+
     Raises:
+        TypeError: an argument is of the wrong type.
         ValueError: a floating image holds NaN or lies outside [0, 1], a quality lies outside 1…100, or a step outside
-            1…255.
+            1…255; or both a quality and tables are given.
     """
     batch = flattened(image)
     if batch.is_floating_point() and batch.numel() > 0:
         low, high = (value.item() for value in batch.detach().aminmax())
         if not (low >= 0 and high <= 1):
             raise ValueError(f"image must lie in [0, 1], got values from {low:g} to {high:g}")
-    if isinstance(quality, Tensor):
+    if tables is not None:
+        check_one_of(quality, tables)
+        check_tables(tables)
+        check_count(tables.stacked(), batch)
+    elif isinstance(quality, Tensor):
         if quality.ndim == 3:
             _check_map(quality, batch)
         else:
@@ -197,11 +207,8 @@ def check(image: Tensor, quality: float | Tensor | None = None, tables: QuantTab
         wrong = quality.detach()[~((quality >= 1) & (quality <= 100))].flatten()
         if wrong.numel() > 0:
             raise ValueError(f"quality must be in 1…100, got {wrong[0].item():g}")
-    elif quality is not None:
+    else:
         check_quality_number(quality)
-    if tables is not None:
-        check_tables(tables)
-        check_count(tables.stacked(), batch)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -250,6 +257,9 @@ def _check_map(quality: Tensor, batch: Tensor) -> None:
 # ---------------------------------------------------------------------------------------------------------------------
 # Results
 
+#: Where code stands that calls `jpeg` for somebody: this package, and torch, whose modules call their ``forward``.
+_INSIDE = tuple(os.path.join(os.path.dirname(file), "") for file in (__file__, torch.__file__))
+
 
 def _as_empty_like(result: Tensor, image: Tensor) -> Tensor:
     """The flattened result with the shape of ``image``, and the strides of ``torch.empty_like(image)``."""
@@ -261,7 +271,7 @@ def _as_empty_like(result: Tensor, image: Tensor) -> Tensor:
     return result
 
 
-def _warn_above_one(batch: Tensor, planes: Tensor, setting: Setting, stacklevel: int = 3) -> None:
+def _warn_above_one(batch: Tensor, planes: Tensor, setting: Setting) -> None:
     """Says that 0…255 was perhaps fed where [0, 1] was meant; only where asking costs no synchronisation."""
     if (
         torch.compiler.is_compiling()
@@ -277,8 +287,16 @@ def _warn_above_one(batch: Tensor, planes: Tensor, setting: Setting, stacklevel:
         warnings.warn(
             f"image must lie in [0, 1], got values up to {highest:g}: they act as 1 (divide by 255, or pass uint8?)",
             UserWarning,
-            stacklevel=stacklevel,
+            stacklevel=_levels_to_caller(),
         )
+
+
+def _levels_to_caller() -> int:
+    """The ``stacklevel`` by which a warning of this module's functions points at the line outside, through layers."""
+    levels, frame = 0, inspect.currentframe()
+    while frame is not None and frame.f_code.co_filename.startswith(_INSIDE):
+        levels, frame = levels + 1, frame.f_back
+    return levels
 
 
 def _without_autocast(device: torch.device) -> AbstractContextManager[None]:
@@ -317,7 +335,7 @@ def _by_block(
         return _by_block_in_pieces(batch, quality, setting, surrogate, arithmetic, soft)
     qualities = _whole(quality).to(batch.device, torch.uint8)
     result, planes = ops.round_trip_by_block(batch, qualities, *setting, identity=isinstance(surrogate, Identity))
-    _warn_above_one(batch, planes, setting, stacklevel=4)
+    _warn_above_one(batch, planes, setting)
     return result
 
 
@@ -364,7 +382,7 @@ def _exact_with_own_surrogate(
     differentiable = torch.is_grad_enabled() and (batch.requires_grad or (steps is not None and steps.requires_grad))
     if batch.dtype == torch.uint8 or not differentiable:
         result, planes = torch.ops.fdjpeg.round_trip(batch, steps, number, *setting)
-        _warn_above_one(batch, planes, setting, stacklevel=4)
+        _warn_above_one(batch, planes, setting)
         return result
     tables = reference.real_tables(steps, number, False, batch)
     with _without_autocast(batch.device):

@@ -85,7 +85,7 @@ class JPEG(nn.Module):
             strength = f"quality=tensor of shape {tuple(self.quality.shape)}"
         else:
             strength = f"quality={self.quality:g}"
-        text = f"{strength}, subsampling={self.subsampling!r}, gradient={self.gradient!r}"
+        text = f"{strength}, {_said(self)}"
         if self.upsampling != "fancy":
             text += f", upsampling={self.upsampling!r}"
         if self.arithmetic != "libjpeg":
@@ -153,7 +153,7 @@ class RandomJPEG(nn.Module):
         return torch.where(chosen[..., None, None, None], out, image)
 
     def extra_repr(self) -> str:
-        return f"quality={self.quality}, p={self.p:g}, subsampling={self.subsampling!r}, gradient={self.gradient!r}"
+        return f"quality={self.quality}, p={self.p:g}, {_said(self)}"
 
 
 class StochasticJPEG(nn.Module):
@@ -214,7 +214,12 @@ class StochasticJPEG(nn.Module):
         )
 
     def extra_repr(self) -> str:
-        return f"qualities={self.qualities}, subsampling={self.subsampling!r}, gradient={self.gradient!r}"
+        return f"qualities={self.qualities}, {_said(self)}"
+
+
+def _said(layer: JPEG | RandomJPEG | StochasticJPEG | LearnableJPEG) -> str:
+    """What the ``extra_repr`` of these layers have in common."""
+    return f"subsampling={layer.subsampling!r}, gradient={surrogates.written(layer.gradient)}"
 
 
 def _from(generator: torch.Generator | None) -> dict[str, Any]:
@@ -297,7 +302,7 @@ class LearnableJPEG(nn.Module):
         )
 
     def extra_repr(self) -> str:
-        return f"share={self.share!r}, subsampling={self.subsampling!r}, gradient={self.gradient!r}"
+        return f"share={self.share!r}, {_said(self)}"
 
 
 class _Bounded(torch.autograd.Function):
@@ -371,7 +376,7 @@ class FeatureDistillation(nn.Module):
         return image
 
     def extra_repr(self) -> str:
-        return f"{self.preset!r}, passes={self.passes}, gradient={self.gradient!r}"
+        return f"{self.preset!r}, passes={self.passes}, gradient={surrogates.written(self.gradient)}"
 
 
 def _feature_distillation_tables(preset: str) -> QuantTables:

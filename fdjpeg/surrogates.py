@@ -374,6 +374,12 @@ def resolve(gradient: str | Surrogate) -> Surrogate:
     return gradient
 
 
+def written(surrogate: Surrogate) -> str:
+    """As a caller would write it after ``gradient=``: the name where that says all, else the object's repr."""
+    kind = type(surrogate)
+    return repr(_NAMES[kind] if kind in _NAMES and surrogate == kind() else surrogate)
+
+
 def hard_rounding(surrogate: Surrogate) -> Callable[[Tensor], Tensor]:
     """A function of c whose value is round(c), half to even, and whose derivative is the surrogate's.
 

@@ -149,9 +149,10 @@ class QuantTables:
             float64, else float32. If ``soft``, floating always.
 
         Raises:
-            TypeError: ``quality`` is neither a number nor a tensor of a real dtype.
+            TypeError: ``quality`` is neither a number nor a tensor of a real dtype, or ``soft`` is no bool.
             ValueError: a number outside 1…100, or a tensor of other shapes.
         """
+        check_soft(soft)
         if isinstance(quality, Tensor):
             _check_quality_tensor(quality)
             dtype = torch.float64 if quality.dtype == torch.float64 else torch.float32
@@ -490,6 +491,12 @@ def check_real(tensor: Tensor, name: str) -> None:
     """Raises unless the dtype is of integers or of floating numbers."""
     if tensor.dtype == torch.bool or tensor.is_complex():
         raise TypeError(f"{name} must have an integer or floating dtype, got {tensor.dtype}")
+
+
+def check_soft(soft: bool) -> None:
+    """Raises unless it is a bool."""
+    if not isinstance(soft, bool):
+        raise TypeError(f"soft must be True or False, got {soft!r}")
 
 
 def _as_table(table: Table, name: str) -> Tensor:

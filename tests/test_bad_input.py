@@ -23,7 +23,9 @@ from fdjpeg import QuantTables
 IMAGE = torch.rand(2, 3, 16, 24, generator=torch.Generator().manual_seed(0))
 
 #: Everything that takes an image and a quality.
-FUNCTIONS = pytest.mark.parametrize("function", [fdjpeg.jpeg, fdjpeg.encode], ids=["jpeg", "encode"])
+FUNCTIONS = pytest.mark.parametrize(
+    "function", [fdjpeg.jpeg, fdjpeg.encode, fdjpeg.check], ids=["jpeg", "encode", "check"]
+)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -71,9 +73,14 @@ def test_no_images_are_as_good_as_some(shape: tuple[int, ...]) -> None:
         assert (out.shape, out.dtype) == (shape, dtype)
 
 
-def test_an_image_above_one_draws_a_warning() -> None:
+@pytest.mark.parametrize(
+    "function",
+    [fdjpeg.jpeg, fdjpeg.JPEG(30), fdjpeg.JPEG(gradient="cubic"), torch.nn.Sequential(fdjpeg.StochasticJPEG())],
+    ids=["function", "layer", "surrogate", "layers"],
+)
+def test_an_image_above_one_draws_a_warning(function: Callable[..., Any]) -> None:
     with pytest.warns(UserWarning, match=r"image must lie in \[0, 1\], got values up to 255") as record:
-        fdjpeg.jpeg(torch.full((3, 8, 8), 255.0))
+        function(torch.full((3, 8, 8), 255.0))
     assert record[0].filename == __file__  # it points at the call
 
 

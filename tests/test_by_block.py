@@ -282,7 +282,7 @@ def test_stochastic_jpeg_is_repeated_by_its_generator_and_keeps_no_state() -> No
     layer = StochasticJPEG()
     assert not layer.state_dict()
     assert repr(layer) == (
-        "StochasticJPEG(qualities=(20, 40, 60, 80), subsampling='4:2:0', gradient=StraightThrough())"
+        "StochasticJPEG(qualities=(20, 40, 60, 80), subsampling='4:2:0', gradient='straight-through')"
     )
 
 

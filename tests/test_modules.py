@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import io
 import math
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +15,8 @@ from PIL import Image
 from torch import Tensor
 
 import fdjpeg
-from fdjpeg import JPEG, LearnableJPEG, QuantTables, RandomJPEG, StochasticJPEG
+from fdjpeg import JPEG, FeatureDistillation, LearnableJPEG, QuantTables, RandomJPEG, StochasticJPEG
+from fdjpeg.surrogates import Cubic, Tanh
 
 
 @pytest.fixture
@@ -77,6 +80,21 @@ def test_jpeg_layer_says_what_it_is() -> None:
     assert "quality=30" in repr(JPEG(30))
     assert "4:2:0" in repr(JPEG(30))
     assert "tables=" in repr(JPEG(tables=QuantTables.flat(3)))
+
+
+@pytest.mark.parametrize(
+    ("gradient", "written"),
+    [
+        ("straight-through", "'straight-through'"),
+        (Tanh(), "'tanh'"),
+        (Tanh(alpha=3.0), "Tanh(floor=0.0, alpha=3.0)"),
+        (Cubic(floor=0.1), "Cubic(floor=0.1)"),
+    ],
+)
+def test_layers_write_a_gradient_as_their_user_would(gradient: Any, written: str) -> None:
+    layers = (JPEG, RandomJPEG, StochasticJPEG, FeatureDistillation, partial(LearnableJPEG, QuantTables.flat(3)))
+    for make in layers:
+        assert f"gradient={written}" in repr(make(gradient=gradient))
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -123,6 +123,11 @@ class TestStandard:
     def test_empty_batch(self) -> None:
         assert QuantTables.standard(torch.empty(0)).stacked().shape == (0, 3, 8, 8)
 
+    @pytest.mark.parametrize("soft", [3, None, "yes"])
+    def test_soft_is_a_bool(self, soft: object) -> None:
+        with pytest.raises(TypeError, match=f"soft must be True or False, got {soft!r}"):
+            QuantTables.standard(50, soft=soft)  # type: ignore[arg-type]
+
     @pytest.mark.parametrize("soft", [False, True])
     def test_the_callers_tensor_is_not_modified(self, soft: bool) -> None:
         quality = torch.tensor([0.0, 30.0, 75.0, 130.0])
