@@ -221,6 +221,8 @@ def test_names_carry_budgets() -> None:
         ("pgd-0", {}, "^steps should be at least 1, got 0"),
         ("square-0", {}, "^queries should be at least 1, got 0"),
         ("deepfool-0", {}, "^steps should be positive, got 0"),
+        ("cw", {"searches": 0}, "^searches should be positive, got 0"),
+        ("boundary", {"norm": "linf"}, "^norm should be 'l2' for this attack, got 'linf'"),
         ("cw", {"norm": "linf"}, "^norm should be 'l2' for this attack, got 'linf'"),
         ("pgd", {"norm": "l1"}, "^norm should be 'linf' or 'l2' for this attack, got 'l1'"),
         ("apgd-ce", {"norm": "Linf"}, "^norm should be 'linf' or 'l2'"),

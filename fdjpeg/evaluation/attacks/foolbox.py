@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from .base import Attack, Counted, Found, Norm, check_norm, check_package, distances, project
+from .base import NORMS, Attack, Counted, Found, Norm, check_norm, check_package, distances, project
 from .losses import margin
 
 
@@ -23,7 +23,21 @@ class MinimumNorm(Attack):
     The result's ``distance`` is that image's, whatever ``eps`` is; ``x_adv`` is that image where it is within ``eps``,
     else its projection into the ball. With ``eps`` of 1 ("linf") or the largest distance of interest ("l2"), the
     distances give the outcome at every smaller radius.
+
+    Attributes:
+        norms: those that it knows.
+        positive: the settings that may be nothing else.
     """
+
+    norms: ClassVar[tuple[str, ...]] = NORMS
+    positive: ClassVar[tuple[str, ...]] = ("steps",)
+
+    def __post_init__(self) -> None:
+        check_norm(self.norm, self.norms)
+        check_package("foolbox", self.name)
+        for setting in self.positive:
+            if not getattr(self, setting) > 0:
+                raise ValueError(f"{setting} should be positive, got {getattr(self, setting)}")
 
     @abstractmethod
     def theirs(self) -> Any:
@@ -66,14 +80,12 @@ class DeepFool(MinimumNorm):
         norm: "linf" or "l2".
     """
 
+    positive: ClassVar = ("steps", "candidates")
+
     steps: int = 50
     candidates: int = 10
     seed: int = 0
     norm: Norm = "linf"
-
-    def __post_init__(self) -> None:
-        check_norm(self.norm)
-        _check(self, "steps", "candidates")
 
     @property
     def name(self) -> str:
@@ -100,15 +112,14 @@ class CarliniWagner(MinimumNorm):
         norm: "l2".
     """
 
+    norms: ClassVar = ("l2",)
+    positive: ClassVar = ("steps", "searches", "step")
+
     steps: int = 200
     searches: int = 6
     step: float = 0.01
     seed: int = 0
     norm: Norm = "l2"
-
-    def __post_init__(self) -> None:
-        check_norm(self.norm, ("l2",))
-        _check(self, "steps", "searches", "step")
 
     @property
     def name(self) -> str:
@@ -134,13 +145,11 @@ class DDN(MinimumNorm):
         norm: "l2".
     """
 
+    norms: ClassVar = ("l2",)
+
     steps: int = 100
     seed: int = 0
     norm: Norm = "l2"
-
-    def __post_init__(self) -> None:
-        check_norm(self.norm, ("l2",))
-        _check(self, "steps")
 
     @property
     def name(self) -> str:
@@ -164,13 +173,11 @@ class Boundary(MinimumNorm):
         norm: "l2".
     """
 
+    norms: ClassVar = ("l2",)
+
     steps: int = 5000
     seed: int = 0
     norm: Norm = "l2"
-
-    def __post_init__(self) -> None:
-        check_norm(self.norm, ("l2",))
-        _check(self, "steps")
 
     @property
     def name(self) -> str:
@@ -203,10 +210,6 @@ class HopSkipJump(MinimumNorm):
     seed: int = 0
     norm: Norm = "linf"
 
-    def __post_init__(self) -> None:
-        check_norm(self.norm)
-        _check(self, "steps")
-
     @property
     def name(self) -> str:
         """For instance "HopSkipJump-10"."""
@@ -222,11 +225,3 @@ class HopSkipJump(MinimumNorm):
         from foolbox import attacks
 
         return attacks.HopSkipJumpAttack(steps=self.steps, constraint=self.norm)
-
-
-def _check(attack: Attack, *settings: str) -> None:
-    """Refuses settings that are not positive, and a missing package."""
-    check_package("foolbox", attack.name)
-    for setting in settings:
-        if not getattr(attack, setting) > 0:
-            raise ValueError(f"{setting} should be positive, got {getattr(attack, setting)}")
