@@ -221,6 +221,17 @@ def test_layers_that_draw_take_other_sizes_when_compiled_or_exported(name: str, 
             assert changed.all() or name == "RandomJPEG of a share"
 
 
+@pytest.mark.parametrize("traced", [(24, 40), (21, 35)], ids=str)
+def test_channels_for_themselves_take_whole_and_broken_blocks_when_exported(traced: tuple[int, int]) -> None:
+    layer = fdjpeg.FeatureDistillation("code")
+    free = torch.export.Dim.DYNAMIC
+    inputs = (torch.rand(2, 3, *traced),)
+    exported = torch.export.export(layer, inputs, dynamic_shapes=({0: free, 2: free, 3: free},)).module()
+    for size in ((24, 40), (21, 35), (24, 35), (64, 16)):
+        x = torch.rand(3, 3, *size)
+        assert torch.equal(exported(x), layer(x)), size
+
+
 def test_qualities_of_each_image_and_bits_take_other_sizes_when_exported(image: Tensor) -> None:
     class Bits(nn.Module):
         def forward(self, x: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:

@@ -200,13 +200,15 @@ def quantize_channels(image: Tensor, steps: Tensor, rounding: Callable[[Tensor],
         rounding: of a coefficient in steps.
     """
     height, width = image.shape[-2:]
-    rows = torch.arange(Plane(height, width).rows * BLOCK, device=image.device).clamp(max=height - 1)
-    columns = torch.arange(Plane(height, width).columns * BLOCK, device=image.device).clamp(max=width - 1)
-    padded = image.index_select(2, rows).index_select(3, columns)
+    rows = torch.arange(Plane(height, width).rows * BLOCK, device=image.device)
+    columns = torch.arange(Plane(height, width).columns * BLOCK, device=image.device)
+    padded = image.index_select(2, rows.clamp(max=height - 1)).index_select(3, columns.clamp(max=width - 1))
     blocks = to_blocks(255 * padded.flatten(0, 1))
     step = steps.to(blocks)
     quantized = from_blocks(real_idct(rounding(real_dct(blocks) / step) * step)).unflatten(0, image.shape[:2])
-    return laid_out_like(image, (quantized[..., :height, :width] / 255).clamp(0, 1))
+    # Not by slices: what torch.export makes of those holds for sizes of whole blocks, or for all others, not for both.
+    cropped = quantized.index_select(2, rows[:height]).index_select(3, columns[:width])
+    return laid_out_like(image, (cropped / 255).clamp(0, 1))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
