@@ -1,4 +1,4 @@
-"""Every replacement that docs/migrating.md promises runs; the tables of docs/evaluation.md are those of the results."""
+"""What docs/migrating.md promises runs; the tables of docs/evaluation.md and docs/defenses.md are the results'."""
 
 from __future__ import annotations
 
@@ -95,3 +95,48 @@ def test_the_table_of_photographs_is_that_of_the_results() -> None:
     for (defence, eps, *cells), row in zip(lines, results("photographs"), strict=True):
         assert (defence, eps) == (row["defense"], row["eps"])
         assert [counts([row], column) for column in columns] == cells, (defence, eps)
+
+
+#: What docs/defenses.md calls the defences of benchmarks/defenses.py.
+DEFENSES = {
+    "none (white-box)": "none",
+    "feature distillation, paper": "feature-distillation:paper",
+    "feature distillation, paper, two passes": "feature-distillation:paper, two passes",
+    "feature distillation, uniform(30)": "feature-distillation:uniform(30)",
+    "feature distillation, uniform(30), two passes": "feature-distillation:uniform(30), two passes",
+    "JPEG at quality 50": "jpeg:50",
+    "a quality for each block": "stochastic-jpeg",
+    "JPEG ensemble": "jpeg-ensemble",
+    "purifier": "purifier",
+    "S2SNet, small": "s2snet",
+    "defensive distillation, T = 20": "defensive-distillation",
+}
+
+
+def tables_of_defenses(columns: str) -> list[list[list[str]]]:
+    """The rows of each table of docs/defenses.md whose columns begin so: the small network's, the ResNet-18's."""
+    page = (ROOT / "docs" / "defenses.md").read_text(encoding="utf-8")
+    tables = [part.strip().splitlines()[2:] for part in page.split("\n\n") if part.startswith(columns)]
+    return [[[cell.strip() for cell in line.strip("|").split("|")] for line in lines] for lines in tables]
+
+
+@pytest.mark.parametrize(("place", "network"), enumerate(("small", "resnet18-cifar10")))
+def test_the_tables_of_defenses_are_those_of_the_results(place: int, network: str) -> None:
+    file = ROOT / "benchmarks" / "results" / "defenses" / f"2026-11-21-{network}.json"
+    found = json.loads(file.read_text(encoding="utf-8"))
+    rows = {tuple(row[:2]): row[2:] for row in found["rows"]}
+    written = tables_of_defenses("| defence | ε | clean |")[place]
+    assert len(written) == 2 * len({DEFENSES[name] for name, *_ in written})
+    for name, eps, *cells in written:
+        assert cells == rows[DEFENSES[name], eps], (name, eps)
+    left = {tuple(row[:3]): row[3] for row in found["gradients"]}
+    for name, gradient, *cells in tables_of_defenses("| defence | gradient | PGD-20")[place]:
+        small, large = (left[DEFENSES[name], eps, gradient] for eps in ("2/255", "8/255"))
+        expected = [
+            small["PGD-20"],
+            small["PGD-margin-20"],
+            small["DeepFool-20"],
+            large["PGD-20"],
+            large["PGD-margin-20"],
+        ]
+        assert cells == expected, (name, gradient)
