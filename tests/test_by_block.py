@@ -258,6 +258,8 @@ def test_nothing_is_read_back() -> None:
         layer.to("meta")(image).sum().backward()
         learned = torch.empty(2, 2, 2, device="meta", requires_grad=True)
         fdjpeg.jpeg(image, learned, gradient="cubic").sum().backward()
+    assert image.grad is not None
+    assert learned.grad is not None
 
 
 # ---------------------------------------------------------------------------------------------------------------------
