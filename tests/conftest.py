@@ -27,7 +27,7 @@ hypothesis.settings.load_profile("fixed")
 @pytest.fixture
 def rng(request: pytest.FixtureRequest) -> np.random.Generator:
     """A generator with a seed of the test's own; torch's is seeded likewise. A failure shows the seed."""
-    seed = zlib.crc32(request.node.nodeid.encode())
+    seed = zlib.crc32(request.node.name.encode())
     print(f"seed {seed}")
     torch.manual_seed(seed)
     return np.random.default_rng(seed)
