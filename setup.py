@@ -29,9 +29,9 @@ from setuptools.modified import newer_group
 from build_backend import TORCH_REQUIREMENT, find_torch
 
 ROOT = Path(__file__).resolve().parent
-CPP_SOURCES = sorted(ROOT.glob("csrc/*.cpp"))
-CUDA_SOURCES = sorted(ROOT.glob("csrc/*.cu"))
-HEADERS = sorted([*ROOT.glob("csrc/*.h"), *ROOT.glob("csrc/*.cuh")])
+CPP_SOURCES = sorted(ROOT.glob("csrc/**/*.cpp"))
+CUDA_SOURCES = sorted(ROOT.glob("csrc/**/*.cu"))
+HEADERS = sorted([*ROOT.glob("csrc/**/*.h"), *ROOT.glob("csrc/**/*.cuh")])
 
 # The oldest torch whose stable ABI the library keeps to: 2.10, as in TORCH_REQUIREMENT.
 DEFINITIONS = ["-DTORCH_TARGET_VERSION=0x020a000000000000", "-DNDEBUG"]
@@ -135,7 +135,7 @@ class BuildLibrary(build_ext):
         else:
             print("fdjpeg: building no CUDA kernels (no nvcc was found, or FDJPEG_CUDA=0 was set)")
 
-        common = ["-std=c++20", "-O3", *DEFINITIONS, "-isystem", str(torch / "include")]
+        common = ["-std=c++20", "-O3", *DEFINITIONS, f"-I{ROOT / 'csrc'}", "-isystem", str(torch / "include")]
         cxx_flags = shlex.split(os.environ.get("CXXFLAGS", ""))
         compilers = {
             ".cpp": [*cxx, *common, *HOST_FLAGS, *cxx_flags],

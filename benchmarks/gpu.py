@@ -35,9 +35,11 @@ import gpu_timings  # noqa: E402
 
 #: What the results depend on.
 KERNELS = (
-    *(f"csrc/{name}" for name in ("block_launch.h", "codec.h", "codec_launch.h", "codec_real.h", "cuda_ops.h")),
-    *(f"csrc/{name}" for name in ("jpeg_math.h", "real_launch.h", "real_math.h")),
-    *sorted(f"csrc/{path.name}" for path in (ROOT / "csrc").glob("*.cu*")),
+    *sorted(
+        path.relative_to(ROOT).as_posix()
+        for pattern in ("csrc/codec/*", "csrc/cuda/*", "csrc/ops/*.cu", "csrc/ops/*.h")
+        for path in ROOT.glob(pattern)
+    ),
     "fdjpeg/triton_kernels.py",
     *sorted(f"fdjpeg/{path.name}" for path in (ROOT / "fdjpeg").glob("_triton_*.py")),
 )

@@ -1,4 +1,4 @@
-"""The arithmetic of the Triton kernels: what csrc/jpeg_math.h says, on tensors of integers."""
+"""The arithmetic of the Triton kernels: what csrc/codec/exact_math.h says, on tensors of integers."""
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
 # (What Triton compiles is typed by Triton.)

@@ -18,7 +18,7 @@ from fdjpeg import reference
 from fdjpeg._geometry import BLOCK, Geometry
 from fdjpeg.surrogates import Formula
 
-#: The schemas, as csrc/codec_cpu.cpp defines them. Images are ``(N, C, H, W)``, C 1 or 3; tables are float32
+#: The schemas, as csrc/ops/exact_cpu.cpp defines them. Images are ``(N, C, H, W)``, C 1 or 3; tables are float32
 #: ``(1 or N, 3, 8, 8)`` for Y, Cb and Cr, and None stands for the standard tables at the number ``quality``;
 #: ``horizontal`` and ``vertical`` are luma's sampling factors against chroma; ``fancy`` is libjpeg's triangle filter.
 SCHEMAS = {

@@ -22,11 +22,10 @@ from fdjpeg._geometry import Geometry
 
 ROOT = Path(__file__).resolve().parent.parent
 _HERE = ROOT / "tests" / "cuda_on_cpu"
-_HEADERS = sorted(
-    path
-    for pattern in ("codec.h", "codec_real.h", "jpeg_math.h", "real_math.h", "*_launch.h", "*.cuh")
-    for path in ROOT.glob(f"csrc/{pattern}")
-)
+_CSRC = ROOT / "csrc"
+#: The rooms of csrc that the GPU's kernels are made of; they need no torch.
+_ROOMS = ("codec", "cuda")
+_HEADERS = sorted(path for room in _ROOMS for path in (_CSRC / room).iterdir())
 _FLAGS = ("-std=c++20", "-O1", "-fwrapv", "-ffp-contract=off", "-Wall")
 _TYPES = {torch.uint8: 0, torch.float16: 1, torch.bfloat16: 2, torch.float32: 3, torch.float64: 4}
 
@@ -48,10 +47,9 @@ def _compile(*arguments: str | Path) -> None:
 
 def restricted_copy(target: Path, types: Sequence[str], factors: Sequence[tuple[int, int]] | None = None) -> None:
     """Copies the kernels' headers with fewer sample types and sampling factors, which compile much faster."""
-    target.mkdir()
-    for header in _HEADERS:
-        shutil.copy(header, target)
-    launch = target / "codec_launch.h"
+    for room in _ROOMS:
+        shutil.copytree(_CSRC / room, target / room)
+    launch = target / "cuda" / "exact_launch.h"
     text = launch.read_text()
     for name in ("uint8", "float16", "bfloat16", "float32", "float64"):
         if name not in types:
@@ -92,7 +90,7 @@ class Runner:
 def _library(name: str) -> ctypes.CDLL:
     """The library "forward", "backward", "real" or "blocks"."""
     source, target = _HERE / f"{name}.cpp", f"{name}.so"
-    flags = ("-shared", "-fPIC", f"-I{ROOT / 'csrc'}")
+    flags = ("-shared", "-fPIC", f"-I{_CSRC}")
     sources = [*_HEADERS, *sorted(_HERE.glob("*.h")), source]
     folder = kept_build(
         f"emulation-{name}", sources, (_FLAGS, flags), lambda folder: _compile(*flags, source, "-o", folder / target)
@@ -221,7 +219,7 @@ def surrogate_backward(*arguments: Any, order: str = "shuffled") -> tuple[Tensor
 
 
 class _Rounding(ctypes.Structure):
-    """The struct of codec_real.h."""
+    """The struct of real_jobs.h."""
 
     _fields_: ClassVar = [
         ("surrogate", ctypes.c_int),

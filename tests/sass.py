@@ -160,7 +160,7 @@ def disassembler() -> str | None:
 # The budget
 
 
-#: As in csrc/codec.h and csrc/codec_forward.cuh.
+#: As in csrc/codec/exact_jobs.h and csrc/cuda/exact_forward.cuh.
 _ENUMERATIONS = {
     "SampleType": ("uint8", "float16", "bfloat16", "float32", "float64"),
     "Make": ("planes", "planes_by_block", "coefficients"),
@@ -219,5 +219,5 @@ BUDGET = _budget()
 def instantiations(kernels: Sequence[Kernel]) -> str:
     """The source of just these kernels."""
     lines = [f"template __global__ void fdjpeg::{one.name}(const __grid_constant__ {one.job});" for one in kernels]
-    headers = [f'#include "{name}_launch.h"' for name in ("codec", "real", "block")]
+    headers = [f'#include "cuda/{name}_launch.h"' for name in ("exact", "real", "block")]
     return "\n".join([*headers, "using namespace fdjpeg;", *lines, ""])

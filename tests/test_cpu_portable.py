@@ -12,7 +12,7 @@ import torch
 from cases import draw
 
 SOURCE = Path(__file__).resolve().parent / "cpu" / "round_trip.cpp"
-FLAGS = ["-std=c++20", "-O1", "-fwrapv", "-ffp-contract=off", "-w"]
+FLAGS = ["-std=c++20", "-O1", "-fwrapv", "-ffp-contract=off", "-w", f"-I{SOURCE.parents[2] / 'csrc'}"]
 
 #: The compiler, and what runs its programs.
 MACHINES = {

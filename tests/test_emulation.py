@@ -318,7 +318,7 @@ def _planted(folder: Path, number: int, mutant: Mutant | None, run: _Run) -> tup
     types = [str(dtype).removeprefix("torch.") for dtype in PLANTED[run.ops]]
     emulation.restricted_copy(headers, types, [FACTORS[run.subsampling]])
     if mutant is not None:
-        sources = [path for path in headers.iterdir() if path.name.startswith("real_") == (run.ops == "real")]
+        sources = [path for path in headers.glob("*/*") if path.name.startswith("real_") == (run.ops == "real")]
         holding = [path for path in sources for _ in range(path.read_text().count(mutant.old))]
         if len(holding) != 1:
             return name, None, f"{mutant.old!r} stands {len(holding)} times in the kernels, not once"

@@ -54,7 +54,7 @@ def test_hash_follows_each_source_of_the_kernels(
 ) -> None:
     for name in gpu.KERNELS:
         target = tmp_path / name
-        target.parent.mkdir(exist_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes((ROOT / name).read_bytes())
     expected = gpu.kernel_hash()
     monkeypatch.setattr(gpu, "ROOT", tmp_path)
@@ -69,7 +69,7 @@ def test_hash_follows_each_source_of_the_kernels(
 def test_every_source_of_the_gpu_is_in_the_hash(gpu: ModuleType) -> None:
     on_gpu = {
         path.relative_to(ROOT).as_posix()
-        for pattern in ("csrc/*.cu", "csrc/*.cuh", "fdjpeg/*triton*.py")
+        for pattern in ("csrc/**/*.cu", "csrc/**/*.cuh", "fdjpeg/*triton*.py")
         for path in ROOT.glob(pattern)
     }
     assert "fdjpeg/_triton_forward.py" in on_gpu

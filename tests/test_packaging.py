@@ -275,7 +275,7 @@ def test_wheel_holds_one_library_for_every_python(checkout: Path, tmp_path: Path
 
     calls = (tmp_path / "calls").read_text().splitlines()
     compiled, (linked,) = [call for call in calls if " -c " in call], [call for call in calls if " -shared " in call]
-    assert len(compiled) == len(list(ROOT.glob("csrc/*.cpp")))
+    assert len(compiled) == len(list(ROOT.glob("csrc/**/*.cpp")))
     for call in compiled:
         for flag in (
             "-DTORCH_TARGET_VERSION=0x020a000000000000",

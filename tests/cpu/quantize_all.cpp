@@ -5,7 +5,7 @@
 #elif FDJPEG_VECTOR_BYTES == 32
 #pragma GCC target("avx2,fma,f16c")
 #endif
-#include "codec_cpu_rows.h"
+#include "cpu/exact_table.h"
 
 #include <cstdio>
 #include <cstdlib>

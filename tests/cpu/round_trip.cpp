@@ -3,7 +3,7 @@
 //
 //   round_trip HEIGHT WIDTH QUALITY < image > results
 #define FDJPEG_VECTOR_BYTES 16
-#include "../../csrc/codec_cpu_rows.h"
+#include "cpu/exact_table.h"
 
 #include <cstdio>
 #include <cstdlib>

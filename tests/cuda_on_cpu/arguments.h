@@ -4,7 +4,7 @@
 
 #include "emulation.h"
 
-#include "codec_launch.h"
+#include "cuda/exact_launch.h"
 
 namespace fdjpeg {
 

@@ -1,7 +1,7 @@
 // The block transforms on a CPU by the GPU's kernels, for Python's ctypes.
 #include "emulation.h"
 
-#include "block_launch.h"
+#include "cuda/block_launch.h"
 
 using namespace fdjpeg;
 

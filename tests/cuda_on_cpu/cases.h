@@ -5,7 +5,7 @@
 
 #include "emulation.h"
 
-#include "block_launch.h"
+#include "cuda/block_launch.h"
 
 using namespace fdjpeg;
 

@@ -1,7 +1,7 @@
 // The ops in real numbers on a CPU by the GPU's kernels, for Python's ctypes.
 #include "arguments.h"
 
-#include "real_launch.h"
+#include "cuda/real_launch.h"
 
 using namespace fdjpeg;
 

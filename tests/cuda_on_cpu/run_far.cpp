@@ -6,7 +6,7 @@
 
 #include <sys/mman.h>
 
-#include "real_launch.h"
+#include "cuda/real_launch.h"
 
 using namespace fdjpeg;
 

@@ -1,7 +1,7 @@
 // Cases of the ops in real numbers: 0 round trip, 1 its backward.
 #include "cases.h"
 
-#include "real_launch.h"
+#include "cuda/real_launch.h"
 
 template <class Real>
 bool run_in(Job& job, const std::vector<Bytes>& expected) {

@@ -1,0 +1,153 @@
+// The ops on a GPU and their registration. The schemas stand in exact_cpu.cpp.
+#include <optional>
+#include <tuple>
+#include <vector>
+
+#include "ops/launcher.h"
+
+namespace fdjpeg {
+namespace {
+
+std::tuple<Tensor, Tensor> round_trip_with(const Tensor& image, const Geometry& g, const Steps& steps) {
+  check_size(g);
+  RoundTrip op{};
+  op.geometry = g;
+  op.steps = steps;
+  op.input = image_view(image, "image");
+  Tensor output = torch::stable::empty_like(image);
+  Tensor planes = allocate(image, {g.images, g.plane_bytes}, ScalarType::Byte);
+  op.output = image_view(output, "output");
+  op.planes = static_cast<uint8_t*>(planes.data_ptr());
+  if (image.numel() > 0) {
+    Launcher launch(image);
+    launch_round_trip(op, launch);
+  }
+  return {output, planes};
+}
+
+std::tuple<Tensor, Tensor> round_trip(
+    const Tensor& image, const std::optional<Tensor>& tables, double quality, int64_t horizontal, int64_t vertical,
+    bool fancy) {
+  image_view(image, "image");  // checks it
+  const Geometry g = geometry_of(image, horizontal, vertical, fancy);
+  const std::optional<Tensor> dense_tables = contiguous(tables);
+  if (dense_tables.has_value()) check_same_device(image, *dense_tables, "tables");
+  return round_trip_with(image, g, steps_of(dense_tables, quality, g.images));
+}
+
+std::tuple<Tensor, Tensor> round_trip_by_block(
+    const Tensor& image, const Tensor& qualities, int64_t horizontal, int64_t vertical, bool fancy) {
+  image_view(image, "image");  // checks it
+  check_same_device(image, qualities, "qualities");
+  const Geometry g = geometry_of(image, horizontal, vertical, fancy);
+  const Tensor dense_qualities = torch::stable::contiguous(qualities);
+  return round_trip_with(image, g, steps_by_block(dense_qualities, g));
+}
+
+// Straight through where there are no slopes.
+std::tuple<Tensor, Tensor> backward(
+    const Tensor& grad, const Tensor& planes, const Tensor& image, const std::optional<Tensor>& tables, double quality,
+    int64_t horizontal, int64_t vertical, bool fancy, bool table_gradient, const Tensor* slopes) {
+  const std::optional<Tensor> dense_tables = contiguous(tables);
+  RoundTripBackward op = backward_of(grad, planes, image, dense_tables, quality, horizontal, vertical, fancy, slopes);
+  const Geometry& g = op.geometry;
+  check_size(g);
+  const Tensor aligned_planes = aligned(planes);
+  op.planes = static_cast<const uint8_t*>(aligned_planes.data_ptr());
+  Tensor grad_image = torch::stable::empty_like(image);
+  op.grad_input = image_view(grad_image, "grad_image");
+
+  Tensor grad_tables = table_gradient ? allocate(image, {g.images, 3, 8, 8}, ScalarType::Float)
+                                      : allocate(image, {0}, ScalarType::Float);
+  if (image.numel() == 0) return {grad_image, torch::stable::zero_(grad_tables)};
+  Tensor partials = allocate(image, {table_gradient ? partials_of(g) : 0}, ScalarType::Float);
+  float* sums = table_gradient ? static_cast<float*>(grad_tables.data_ptr()) : nullptr;
+  Launcher launch(image);
+  launch_round_trip_backward(op, static_cast<float*>(partials.data_ptr()), sums, launch);
+  return {grad_image, grad_tables};
+}
+
+std::tuple<Tensor, Tensor> round_trip_backward(
+    const Tensor& grad, const Tensor& planes, const Tensor& image, const std::optional<Tensor>& tables, double quality,
+    int64_t horizontal, int64_t vertical, bool fancy, bool table_gradient) {
+  return backward(grad, planes, image, tables, quality, horizontal, vertical, fancy, table_gradient, nullptr);
+}
+
+std::tuple<Tensor, Tensor> surrogate_backward(
+    const Tensor& grad, const Tensor& planes, const Tensor& image, const std::optional<Tensor>& tables, double quality,
+    int64_t horizontal, int64_t vertical, bool fancy, bool table_gradient, const Tensor& slopes) {
+  return backward(grad, planes, image, tables, quality, horizontal, vertical, fancy, table_gradient, &slopes);
+}
+
+std::tuple<Tensor, Tensor, Tensor> encode(
+    const Tensor& image, const std::optional<Tensor>& tables, double quality, int64_t horizontal, int64_t vertical) {
+  Encode op{};
+  op.input = image_view(image, "image");
+  op.geometry = geometry_of(image, horizontal, vertical, false);
+  const Geometry& g = op.geometry;
+  check_size(g);
+  const std::optional<Tensor> dense_tables = contiguous(tables);
+  if (dense_tables.has_value()) check_same_device(image, *dense_tables, "tables");
+  op.steps = steps_of(dense_tables, quality, g.images);
+  Tensor y = allocate(image, {g.images, g.luma_rows, g.luma_columns, 8, 8}, ScalarType::Short);
+  Tensor cb = allocate(image, {g.images, g.chroma_rows, g.chroma_columns, 8, 8}, ScalarType::Short);
+  Tensor cr = allocate(image, {g.images, g.chroma_rows, g.chroma_columns, 8, 8}, ScalarType::Short);
+  op.coefficients[0] = static_cast<int16_t*>(y.data_ptr());
+  op.coefficients[1] = static_cast<int16_t*>(cb.data_ptr());
+  op.coefficients[2] = static_cast<int16_t*>(cr.data_ptr());
+  if (image.numel() > 0) {
+    Launcher launch(image);
+    launch_encode(op, launch);
+  }
+  return {y, cb, cr};
+}
+
+Tensor decode(
+    const Tensor& y, const Tensor& cb, const Tensor& cr, const Tensor& tables, int64_t height, int64_t width,
+    int64_t horizontal, int64_t vertical, bool fancy, ScalarType dtype) {
+  check_factors(horizontal, vertical);
+  const bool grey = cb.numel() == 0 && cr.numel() == 0 && y.numel() != 0;
+  Decode op{};
+  op.geometry = Geometry::of(y.size(0), grey ? 1 : 3, height, width, horizontal, vertical, fancy);
+  const Geometry& g = op.geometry;
+  check_size(g);
+  check_same_device(y, tables, "tables");
+  const std::optional<Tensor> dense_tables = torch::stable::contiguous(tables);
+  op.steps = steps_of(dense_tables, 0, g.images);
+  std::vector<Tensor> kept;
+  const auto coefficients = [&](const Tensor& component, int64_t rows, int64_t columns, const char* name) {
+    check_same_device(y, component, name);
+    STD_TORCH_CHECK(
+        component.dim() == 5 && component.scalar_type() == ScalarType::Short && component.size(0) == g.images &&
+            component.size(1) == rows && component.size(2) == columns && component.size(3) == 8 &&
+            component.size(4) == 8,
+        name, " must be int16 of shape (", g.images, ", ", rows, ", ", columns, ", 8, 8), got ",
+        torch::headeronly::toString(component.scalar_type()), " of ", shape_of(component));
+    kept.push_back(aligned(component));
+    return static_cast<const int16_t*>(kept.back().data_ptr());
+  };
+  op.coefficients[0] = coefficients(y, g.luma_rows, g.luma_columns, "y");
+  op.coefficients[1] = coefficients(cb, g.chroma_rows, g.chroma_columns, "cb");
+  op.coefficients[2] = coefficients(cr, g.chroma_rows, g.chroma_columns, "cr");
+  Tensor planes = allocate(y, {g.images, g.plane_bytes}, ScalarType::Byte);
+  op.planes = static_cast<uint8_t*>(planes.data_ptr());
+  Tensor output = torch::stable::new_empty(y, std::vector<int64_t>{g.images, g.channels, height, width}, dtype);
+  op.output = image_view(output, "dtype");
+  if (output.numel() > 0) {
+    Launcher launch(y);
+    launch_decode(op, launch);
+  }
+  return output;
+}
+
+}  // namespace
+}  // namespace fdjpeg
+
+STABLE_TORCH_LIBRARY_IMPL(fdjpeg, CUDA, m) {
+  m.impl("round_trip", TORCH_BOX(&fdjpeg::round_trip));
+  m.impl("round_trip_by_block", TORCH_BOX(&fdjpeg::round_trip_by_block));
+  m.impl("round_trip_backward", TORCH_BOX(&fdjpeg::round_trip_backward));
+  m.impl("surrogate_backward", TORCH_BOX(&fdjpeg::surrogate_backward));
+  m.impl("encode", TORCH_BOX(&fdjpeg::encode));
+  m.impl("decode", TORCH_BOX(&fdjpeg::decode));
+}

@@ -1,0 +1,63 @@
+// What the ops on a GPU share: allocation, launches on the current stream, limits.
+#pragma once
+
+#include <torch/csrc/stable/accelerator.h>
+
+#include <cuda_runtime.h>
+
+#include <initializer_list>
+#include <limits>
+#include <optional>
+#include <vector>
+
+#include "cuda/exact_launch.h"
+#include "ops/arguments.h"
+
+// In a CUDA build of torch only, hence weak: beside a CPU build the library loads, and no tensor comes here.
+extern "C" __attribute__((weak)) AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device, void** stream);
+
+namespace fdjpeg {
+namespace {
+
+// Launches on the device's current stream and asks at once whether the launch was accepted; waits for nothing.
+class Launcher {
+ public:
+  explicit Launcher(const Tensor& image) : guard_(image.get_device_index()) {
+    void* stream = nullptr;
+    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(image.get_device_index(), &stream));
+    stream_ = static_cast<cudaStream_t>(stream);
+  }
+
+  template <class Job>
+  void operator()(void (*kernel)(Job), Grid grid, int threads, const Job& job) {
+    kernel<<<dim3(grid.x, grid.y), static_cast<unsigned>(threads), 0, stream_>>>(job);
+    const cudaError_t error = cudaGetLastError();
+    STD_TORCH_CHECK(error == cudaSuccess, "a kernel of fdjpeg could not be launched: ", cudaGetErrorString(error));
+  }
+
+ private:
+  torch::stable::accelerator::DeviceGuard guard_;
+  cudaStream_t stream_;
+};
+
+// The same numbers, contiguous and at an address that wide accesses may use.
+inline Tensor aligned(const Tensor& tensor) {
+  const Tensor dense = torch::stable::contiguous(tensor);
+  return reinterpret_cast<uintptr_t>(dense.data_ptr()) % 16 == 0 ? dense : torch::stable::clone(dense);
+}
+
+inline Tensor allocate(const Tensor& like, std::initializer_list<int64_t> size, ScalarType type) {
+  return torch::stable::new_empty(like, std::vector<int64_t>(size), type);
+}
+
+// A thread computes offsets within an image's planes in 32 bits, and numbers images so.
+inline void check_size(const Geometry& g) {
+  constexpr int64_t kMost = std::numeric_limits<int>::max();
+  STD_TORCH_CHECK(g.images <= kMost, "a batch on a GPU may have up to 2^31 - 1 images, got ", g.images);
+  STD_TORCH_CHECK(
+      g.height < kMost - 64 && g.width < kMost - 64 && g.plane_bytes <= 2 * kMost,
+      "an image on a GPU may have up to 2^32 samples in its components, got ", g.height, " × ", g.width);
+}
+
+}  // namespace
+}  // namespace fdjpeg
