@@ -19,11 +19,11 @@ import torch
 from torch import Tensor, nn
 
 import fdjpeg
-from fdjpeg.benchmark.measure import describe_machine
-from fdjpeg.evaluation import load_images, load_network, parse_eps
-from fdjpeg.evaluation.attacks import Attack, Counted, Found, Norm, from_name, zero_gradients
-from fdjpeg.evaluation.attacks.base import check_package
+from fdjpeg.attacks import Attack, Counted, Found, Norm, from_name, parse_eps, zero_gradients
+from fdjpeg.attacks.base import check_package
+from fdjpeg.bench.measure import describe_machine
 from fdjpeg.evaluation.report import wilson
+from fdjpeg.sources import load_images, load_network
 
 STEPS = 20
 #: Images of the row that shows what masked gradients look like.

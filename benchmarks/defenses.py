@@ -23,15 +23,17 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from fdjpeg import defenses, evaluation
-from fdjpeg.defenses import Defense, data, defensive_distillation, jpeg_ensemble, purifier, s2snet
+from fdjpeg import defenses, evaluation, sources
+from fdjpeg.defenses import Defense, defensive_distillation, jpeg_ensemble, purifier, s2snet
 from fdjpeg.defenses.checkpoint import read_tensors, write_tensors
-from fdjpeg.defenses.config import Schedule
-from fdjpeg.defenses.train import RECIPES
-from fdjpeg.defenses.training import Run
-from fdjpeg.evaluation import Network, Normalized, Report
+from fdjpeg.defenses.defended import of_module
+from fdjpeg.defenses.recipes import RECIPES
+from fdjpeg.defenses.training.config import Schedule
+from fdjpeg.defenses.training.run import Run
+from fdjpeg.defenses.training.run import images as data
+from fdjpeg.evaluation import Report
 from fdjpeg.evaluation.cells import Cell, rights, wilson
-from fdjpeg.evaluation.layers import of_module
+from fdjpeg.sources import Network, Normalized
 
 ATTACKS = ("pgd-20", "fgsm", "bim-10", "pgd-margin-20")
 
@@ -194,7 +196,7 @@ def main() -> None:
     train, console = data.load(f"{options.data}:train"), Console(stderr=True)
     out = options.out / options.network
     own = options.network == "small"
-    network = small(train, options.out / "network-0", 0) if own else evaluation.load_network(options.network)
+    network = small(train, options.out / "network-0", 0) if own else sources.load_network(options.network)
     transfer = []
     if not options.no_transfer:
         seed = 1 if own else 0
@@ -203,7 +205,7 @@ def main() -> None:
     made = dict(layers(network, train, out, settings, options.only))
     if options.train:
         return
-    images = evaluation.load_images(f"{options.data}:test", count=options.images)
+    images = sources.load_images(f"{options.data}:test", count=options.images)
     if options.hidden:
         second = None
         if "s2snet" in made:
@@ -239,7 +241,7 @@ def main() -> None:
     print((out / "table.md").read_text())
 
 
-def hidden(network: Network, images: evaluation.ImageSet, made: dict[str, Defense], second: Defense | None) -> str:
+def hidden(network: Network, images: sources.ImageSet, made: dict[str, Defense], second: Defense | None) -> str:
     """Two tables: the median cosine for each gradient of each defence; what attacks without its own gradient leave.
 
     Args:

@@ -257,7 +257,7 @@ def public(rate: float) -> Iterable[Row]:
 
 def triton(rate: float) -> Iterable[Row]:
     """The round trip by Triton."""
-    from fdjpeg import triton_kernels
+    from fdjpeg._triton import launches as triton_kernels
 
     yield from ours(rate, "triton", triton_kernels, SHAPE, full=False)
 

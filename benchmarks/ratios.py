@@ -25,8 +25,8 @@ import torch
 from torch import Tensor
 
 import fdjpeg
-from fdjpeg.benchmark.measure import bytes_at_peak, describe_machine, photographs, run_python
-from fdjpeg.benchmark.peers import PEERS
+from fdjpeg.bench.measure import bytes_at_peak, describe_machine, photographs, run_python
+from fdjpeg.bench.peers import PEERS
 
 QUALITIES = (10, 25, 50, 75, 90, 95)
 SIZES = (64, 128, 256, 512, 1024, 2048, 4096)

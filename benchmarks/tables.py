@@ -26,10 +26,10 @@ from torch import Tensor
 
 import fdjpeg
 from fdjpeg import QuantTables
-from fdjpeg.benchmark.measure import describe_machine
-from fdjpeg.evaluation.data import to_tensor
-from fdjpeg.learning import learn_tables
-from fdjpeg.rate_distortion import Measured, Ratio, bits_ratio, measure, psnr
+from fdjpeg.bench.measure import describe_machine
+from fdjpeg.learning.rate_distortion import Measured, Ratio, bits_ratio, measure, psnr
+from fdjpeg.learning.tables import learn_tables
+from fdjpeg.sources.image_set import to_tensor
 
 #: Where each package has its wallpapers, and which of them are photographs in colour.
 PHOTOGRAPHS = {

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from fdjpeg.benchmark.measure import BACKWARD, BATCHES, FORWARD, _call, photographs
-from fdjpeg.benchmark.peers import PEERS
+from fdjpeg.bench.measure import BACKWARD, BATCHES, FORWARD, _call, photographs
+from fdjpeg.bench.peers import PEERS
 
 
 @pytest.mark.parametrize("direction", [FORWARD, BACKWARD])

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from fdjpeg import evaluation
-from fdjpeg.defenses import data
-from fdjpeg.defenses.data import Images
-from fdjpeg.evaluation import ImageSet, Network
+from fdjpeg import evaluation, sources
+from fdjpeg.defenses.training.images import Images
+from fdjpeg.defenses.training.run import images as data
+from fdjpeg.sources import ImageSet, Network
 
 
 def arguments(description: str | None) -> argparse.Namespace:
@@ -25,12 +25,12 @@ def arguments(description: str | None) -> argparse.Namespace:
 
 def read(options: argparse.Namespace) -> tuple[Network, Images, ImageSet]:
     """The classifier, the images to train on and those to attack."""
-    images = evaluation.load_images(options.npz)
+    images = sources.load_images(options.npz)
     rest = len(images) - options.test
     if rest < 1:
         raise SystemExit(f"{options.npz} should hold more than the {options.test} images to attack, got {len(images)}")
     train = data.of(images.head(min(options.train, rest)))
-    return evaluation.load_network(options.model), train, images.select(list(range(rest, len(images))))
+    return sources.load_network(options.model), train, images.select(list(range(rest, len(images))))
 
 
 def attack(network: Network, images: ImageSet, *defenses: str, steps: int = 10, draws: int = 5) -> None:

@@ -14,10 +14,10 @@ import torch
 from PIL import Image
 
 import fdjpeg
-from fdjpeg.evaluation.data import to_tensor
-from fdjpeg.image_files import image_files
-from fdjpeg.learning import learn_tables
-from fdjpeg.rate_distortion import measure
+from fdjpeg.cli.image_files import image_files
+from fdjpeg.learning.rate_distortion import measure
+from fdjpeg.learning.tables import learn_tables
+from fdjpeg.sources.image_set import to_tensor
 
 #: Pixels of the squares that are cut out of the images to learn from: a multiple of 16, so that no MCU is partial.
 SIDE = 64

@@ -6,8 +6,8 @@ from fdjpeg.coefficients import Coefficients
 from fdjpeg.functional import check, decode, encode, jpeg
 from fdjpeg.modules import JPEG, FeatureDistillation, LearnableJPEG, RandomJPEG, StochasticJPEG
 from fdjpeg.rate import bits, rate
+from fdjpeg.stages import block_dct, block_idct, dequantize, quantize, rgb_to_ycbcr, ycbcr_to_rgb
 from fdjpeg.tables import QuantTables
-from fdjpeg.transforms import block_dct, block_idct, dequantize, quantize, rgb_to_ycbcr, ycbcr_to_rgb
 
 __version__ = "0.1.0"
 

@@ -1,5 +1,5 @@
 """``python -m fdjpeg``: the same as the command ``fdjpeg``."""
 
-from fdjpeg.cli import main
+from fdjpeg.cli.main import main
 
 main()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree
 
-from fdjpeg import _files
+from fdjpeg import _coefficient_files as _files
 from fdjpeg._geometry import SAMPLING_FACTORS, Geometry, Plane
 from fdjpeg.tables import QuantTables
 

@@ -1,4 +1,4 @@
-"""What Triton makes of the launches of `fdjpeg.triton_kernels`, for GPUs that are not at hand."""
+"""What Triton makes of the launches of `fdjpeg._triton.launches`, for GPUs that are not at hand."""
 
 from __future__ import annotations
 

@@ -49,10 +49,10 @@ def _of(name: str, device: str, functions: Any) -> Backend:
 
 
 def _triton(function: str) -> Callable[..., Any]:
-    """A function of `fdjpeg.triton_kernels`, which imports Triton."""
+    """A function of `fdjpeg._triton.launches`, which imports Triton."""
 
     def call(*arguments: Any) -> Any:
-        from fdjpeg import triton_kernels
+        from fdjpeg._triton import launches as triton_kernels
 
         return getattr(triton_kernels, function)(*arguments)
 

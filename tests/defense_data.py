@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from fdjpeg.defenses import data
-from fdjpeg.evaluation import ImageSet
+from fdjpeg.defenses.training.run import images as data
+from fdjpeg.sources import ImageSet
 
 SEED = 20_261_121
 

@@ -6,8 +6,8 @@ import torch
 from classifiers import SEED, Tiny
 from torch import Tensor, nn
 
-from fdjpeg.evaluation import ImageSet, Network
-from fdjpeg.evaluation.data import to_bytes
+from fdjpeg.sources import ImageSet, Network
+from fdjpeg.sources.image_set import to_bytes
 
 
 def tiny() -> Network:

@@ -25,12 +25,12 @@ def missing() -> str | None:
 
 
 def round_trip(*arguments: Any) -> Any:
-    """As `fdjpeg.triton_kernels.round_trip`."""
+    """As `fdjpeg._triton.launches.round_trip`."""
     return _interpret("round_trip", arguments)
 
 
 def round_trip_backward(*arguments: Any) -> Any:
-    """As `fdjpeg.triton_kernels.round_trip_backward`."""
+    """As `fdjpeg._triton.launches.round_trip_backward`."""
     return _interpret("round_trip_backward", arguments)
 
 
@@ -58,7 +58,7 @@ def _prepare() -> None:
 
 def _call(function: str, arguments: bytes) -> bytes:
     """In the process of its own, too."""
-    from fdjpeg import triton_kernels
+    from fdjpeg._triton import launches as triton_kernels
 
     return _packed(getattr(triton_kernels, function)(*_unpacked(arguments)))
 

@@ -13,7 +13,7 @@ from classifiers import SEED, Linear, Tiny
 from torch import Tensor, nn
 
 import fdjpeg
-from fdjpeg.evaluation.attacks import (
+from fdjpeg.attacks import (
     LOSSES,
     PGD,
     Noise,
@@ -26,8 +26,8 @@ from fdjpeg.evaluation.attacks import (
     to_byte_grid,
     zero_gradients,
 )
-from fdjpeg.evaluation.attacks.losses import AWAY, TOWARDS
-from fdjpeg.evaluation.attacks.pgd import _checkpoints
+from fdjpeg.attacks.losses import AWAY, TOWARDS
+from fdjpeg.attacks.pgd import _checkpoints
 from fdjpeg.evaluation.memory import in_batches
 
 EPS = 8 / 255

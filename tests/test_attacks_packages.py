@@ -12,8 +12,9 @@ from classifiers import SEED, Linear, Tiny
 from torch import Tensor, nn
 
 import fdjpeg
-from fdjpeg.evaluation import MissingPackage, adapters
-from fdjpeg.evaluation.attacks import NAMES, PGD, distances, from_name, margin
+from fdjpeg._packages import MissingPackage
+from fdjpeg.attacks import NAMES, PGD, distances, from_name, margin
+from fdjpeg.evaluation import adapters
 
 foolbox, _ = (
     pytest.importorskip(package, reason=f'needs {package}: pip install "fdjpeg[eval]"')

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from fdjpeg.benchmark import PEERS, measure, save
-from fdjpeg.benchmark.measure import BACKWARD, FORWARD, Results
+from fdjpeg.bench import PEERS, measure, save
+from fdjpeg.bench.measure import BACKWARD, FORWARD, Results
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 import fdjpeg
-from fdjpeg import cli
+from fdjpeg.cli import main as cli
 
 SEED = 20_261
 

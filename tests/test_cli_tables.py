@@ -10,7 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
-from fdjpeg import QuantTables, cli, cli_tables, cli_tables_learn
+from fdjpeg import QuantTables
+from fdjpeg.cli import main as cli
+from fdjpeg.cli import tables as cli_tables
+from fdjpeg.cli import tables_learn as cli_tables_learn
 from fdjpeg.reference import real_idct
 
 

@@ -20,11 +20,11 @@ from torch import Tensor, nn
 import fdjpeg
 from fdjpeg import QuantTables, defenses
 from fdjpeg.defenses import Defense, checkpoint
+from fdjpeg.defenses.defended import of_module
 from fdjpeg.defenses.defensive_distillation import DistillationNet
 from fdjpeg.defenses.feature_distillation import BandStatistics, derive
 from fdjpeg.defenses.jpeg_ensemble import MeanLogProbability, Vote, favoured_tables, gradient_sensitivity
 from fdjpeg.defenses.s2snet import ARCHITECTURES, SegNetAutoencoder, gradient_cosine
-from fdjpeg.evaluation.layers import of_module
 
 LUMA, CHROMA = torch.full((8, 8), 12.0), torch.full((8, 8), 17.0)
 

@@ -16,7 +16,7 @@ import torch.distributed
 from torch import nn
 
 from fdjpeg import defenses
-from fdjpeg.defenses import batch_statistics
+from fdjpeg.defenses.training.run import batch_statistics
 
 SCRIPT = """
 import os, signal, sys
@@ -25,8 +25,8 @@ import defense_data
 from torch import nn
 from fdjpeg import defenses
 from fdjpeg.defenses import data, feature_distillation, jpeg_ensemble, purifier, training
-from fdjpeg.defenses.config import Schedule
-from fdjpeg.evaluation import Network
+from fdjpeg.defenses.training.config import Schedule
+from fdjpeg.sources import Network
 
 out, die_after = sys.argv[1], int(sys.argv[2])
 write, written = training.write_tensors, 0

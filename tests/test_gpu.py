@@ -34,7 +34,7 @@ def ops(request: pytest.FixtureRequest) -> Any:
         pytest.skip(fdjpeg.backends()[request.param])
     if request.param == "cuda":
         return torch.ops.fdjpeg
-    from fdjpeg import triton_kernels
+    from fdjpeg._triton import launches as triton_kernels
 
     return triton_kernels
 

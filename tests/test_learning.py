@@ -12,8 +12,8 @@ from torch import Tensor
 
 import fdjpeg
 from fdjpeg import QuantTables, bits, encode
-from fdjpeg.learning import ClassifierLoss, DeadZone, learn_tables
-from fdjpeg.rate_distortion import PILLOW_SUBSAMPLINGS, psnr
+from fdjpeg.learning.rate_distortion import PILLOW_SUBSAMPLINGS, psnr
+from fdjpeg.learning.tables import ClassifierLoss, DeadZone, learn_tables
 
 
 def textured(rng: np.random.Generator, count: int, channels: int, size: int) -> Tensor:

@@ -126,7 +126,7 @@ def test_bits_want_coefficients() -> None:
 def photographs() -> Tensor:
     """Photographs to which nothing was fitted."""
     pytest.importorskip("foolbox")
-    from fdjpeg.evaluation import photographs
+    from fdjpeg.sources import photographs
 
     return photographs().images
 

@@ -17,8 +17,8 @@ pytest.importorskip("triton")
 import ahead_of_time
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fdjpeg import triton_kernels
 from fdjpeg._geometry import Geometry
+from fdjpeg._triton import launches as triton_kernels
 
 _HERE = Path(__file__).resolve().parent
 _BUDGET = json.loads((_HERE / "triton_budget.json").read_text())

@@ -21,9 +21,9 @@ from .feature_distillation import FeatureDistillation
 from .jpeg import JPEG, RandomJPEG, StochasticJPEG
 from .jpeg_ensemble import JPEGEnsemble
 from .purifier import Purifier
+from .recipes import train
 from .registry import DEFENSES, load
 from .s2snet import S2SNet
-from .train import train
 
 __all__ = [
     "DEFENSES",

@@ -13,9 +13,9 @@ from typing import Any
 from torch import Tensor
 
 import fdjpeg
+from fdjpeg._packages import required
 
 from .base import Defense
-from .packages import required
 
 #: What a file says it is; the number changes when older readers would misread it.
 FORMAT = "fdjpeg-defense/1"

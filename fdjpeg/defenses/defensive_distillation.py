@@ -22,10 +22,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .base import Defense, Weights, load_state
-from .config import Schedule, Settings, at_least
-from .data import Images
-from .objective import Chance, Objective
-from .training import Run
+from .training.config import Schedule, Settings, at_least
+from .training.images import Images
+from .training.objective import Chance, Objective
+from .training.run import Run
 
 
 class Centred(nn.Module):

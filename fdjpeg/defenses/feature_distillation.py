@@ -21,9 +21,9 @@ import fdjpeg
 from fdjpeg import QuantTables
 
 from .base import FULL_CHROMA_GRADIENTS, JPEGDefense
-from .config import at_least
-from .data import Images
-from .training import Run
+from .training.config import at_least
+from .training.images import Images
+from .training.run import Run
 
 
 class FeatureDistillation(JPEGDefense):

@@ -23,13 +23,13 @@ from torch import Tensor, nn
 
 import fdjpeg
 from fdjpeg import QuantTables
-from fdjpeg.evaluation.sources import sample
+from fdjpeg.sources.images import sample
 
 from .base import FULL_CHROMA_GRADIENTS, JPEGDefense, Weights, load_state
-from .config import Schedule, Settings, at_least, positive
-from .data import Images
-from .objective import Chance, Objective
-from .training import Run
+from .training.config import Schedule, Settings, at_least, positive
+from .training.images import Images
+from .training.objective import Chance, Objective
+from .training.run import Run
 
 
 class JPEGEnsemble(JPEGDefense):

@@ -19,13 +19,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fdjpeg
-from fdjpeg.evaluation import PGD
+from fdjpeg.attacks import PGD
 
 from .base import AUTOENCODER_GRADIENTS, Defense, straight_through
-from .config import Schedule, Settings, at_least, positive
-from .data import Images
-from .objective import Chance, Objective
-from .training import Run
+from .training.config import Schedule, Settings, at_least, positive
+from .training.images import Images
+from .training.objective import Chance, Objective
+from .training.run import Run
 
 
 class ConvAutoencoder(nn.Module):

@@ -23,10 +23,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .base import AUTOENCODER_GRADIENTS, Defense, straight_through
-from .config import Schedule, Settings
-from .data import Images
-from .objective import Chance, Objective
-from .training import Run
+from .training.config import Schedule, Settings
+from .training.images import Images
+from .training.objective import Chance, Objective
+from .training.run import Run
 
 #: Channels of the convolutions of each stage.
 ARCHITECTURES: dict[str, tuple[tuple[int, ...], ...]] = {

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from .packages import MissingPackage
+from fdjpeg._packages import MissingPackage
 
 if TYPE_CHECKING:
     from art.defences.preprocessor.preprocessor import PreprocessorPyTorch

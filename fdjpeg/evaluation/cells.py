@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .data import to_pillow, to_tensor
+from fdjpeg.sources.image_set import to_pillow, to_tensor
 
 #: Threats whose successes count towards the worst case. Noise is no attacker; checks stand beside the table.
 ATTACKERS = ("white-box", "gray-box", "adaptive", "transfer", "black-box")

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 import fdjpeg
+from fdjpeg import attacks as attack_library
+from fdjpeg.attacks import PGD, format_eps, zero_gradients
+from fdjpeg.attacks.base import seeded
+from fdjpeg.defenses.defended import ZERO, Defended, SeedFixed, layer_defense
 
-from . import attacks as attack_library
-from .attacks import PGD, format_eps, zero_gradients
-from .attacks.base import seeded
 from .cells import Cell, rights
 from .judging import Batch, Evaluation, Job
-from .layers import ZERO, Defense, SeedFixed, layer_defense
 
 
 def control_jobs(run: Evaluation) -> Iterator[Job]:
@@ -93,7 +93,7 @@ def gradient_cells(run: Evaluation, batch: Batch) -> list[Cell]:
     return cells
 
 
-def best_first(run: Evaluation, batch: Batch, defense: Defense, eps: str) -> list[str | None]:
+def best_first(run: Evaluation, batch: Batch, defense: Defended, eps: str) -> list[str | None]:
     """The gradients of a defence, from the one that left the fewest images of this batch right."""
     if not defense.gradients:
         return [None]
@@ -104,7 +104,7 @@ def best_first(run: Evaluation, batch: Batch, defense: Defense, eps: str) -> lis
     return [*sorted(left, key=left.__getitem__)]
 
 
-def one_step_cells(run: Evaluation, attack: PGD, defense: Defense, eps: Fraction, batch: Batch) -> list[Cell]:
+def one_step_cells(run: Evaluation, attack: PGD, defense: Defended, eps: Fraction, batch: Batch) -> list[Cell]:
     """One step of the whole radius through each gradient."""
     cells = []
     single = attack_library.from_name("fgsm", norm=run.norm, seed=run.seed)
@@ -114,7 +114,7 @@ def one_step_cells(run: Evaluation, attack: PGD, defense: Defense, eps: Fraction
     return cells
 
 
-def twice_cells(run: Evaluation, attack: PGD, defense: Defense, eps: Fraction, batch: Batch) -> list[Cell]:
+def twice_cells(run: Evaluation, attack: PGD, defense: Defended, eps: Fraction, batch: Batch) -> list[Cell]:
     """The images that are left right attacked with twice the steps, through the gradient that did best."""
     gradient, left = (
         best_first(run, batch, defense, format_eps(eps))[0],
@@ -125,7 +125,7 @@ def twice_cells(run: Evaluation, attack: PGD, defense: Defense, eps: Fraction, b
     return [_only(run.cell(batch, defense, "twice the steps", made, attack=attack, eps=eps), left)]
 
 
-def large_cells(run: Evaluation, attack: PGD, defense: Defense, batch: Batch) -> list[Cell]:
+def large_cells(run: Evaluation, attack: PGD, defense: Defended, batch: Batch) -> list[Cell]:
     """A radius at which every image can become the same grey, through one gradient after the other."""
     left = run.clean(batch, defense)
     eps = Fraction(1, 2) if run.norm == "linf" else Fraction(batch.x[0].numel() ** 0.5 / 2)
@@ -138,7 +138,7 @@ def large_cells(run: Evaluation, attack: PGD, defense: Defense, batch: Batch) ->
     return [cell]
 
 
-def zero_cells(run: Evaluation, attack: PGD, defense: Defense, eps: Fraction, batch: Batch) -> list[Cell]:
+def zero_cells(run: Evaluation, attack: PGD, defense: Defended, eps: Fraction, batch: Batch) -> list[Cell]:
     """The attack through plain rounding, whose gradient is zero: what masked gradients would show."""
     version = _zero_version(defense, run.network.module)
     assert version is not None
@@ -146,7 +146,7 @@ def zero_cells(run: Evaluation, attack: PGD, defense: Defense, eps: Fraction, ba
     return [run.cell(batch, defense, "plain rounding", made, attack=attack, gradient=ZERO, eps=eps)]
 
 
-def seed_fixed_cells(run: Evaluation, attack: PGD, defense: Defense, eps: Fraction, batch: Batch) -> list[Cell]:
+def seed_fixed_cells(run: Evaluation, attack: PGD, defense: Defended, eps: Fraction, batch: Batch) -> list[Cell]:
     """A randomised defence whose draws are the same in every call, attacked and judged so."""
     fixed = SeedFixed(defense.deployed(run.network.module), run.seed)
     left = run.judge(fixed, defense.entered(batch.x), batch.y, batch, 1)[1] > 0
@@ -174,7 +174,7 @@ def _only(cell: Cell, left: Tensor) -> Cell:
     return replace(cell, right=(rights(cell) * left).tolist())
 
 
-def _zero_version(defense: Defense, network: nn.Module) -> nn.Module | None:
+def _zero_version(defense: Defended, network: nn.Module) -> nn.Module | None:
     """The defended network through plain rounding; None where the defence has no such gradient."""
     if not defense.gradients:
         return None

@@ -17,13 +17,14 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from .attacks import Attack, AttackResult, distances, format_eps, margin
-from .attacks.base import image_seed, seeded
+from fdjpeg.attacks import Attack, AttackResult, distances, format_eps, margin
+from fdjpeg.attacks.base import image_seed, seeded
+from fdjpeg.defenses.defended import UNDEFENDED, Defended
+from fdjpeg.sources.image_set import ImageSet, to_bytes
+from fdjpeg.sources.networks import Network
+
 from .cells import Cell, Picture, rights
-from .data import ImageSet, to_bytes
-from .layers import UNDEFENDED, Defense
 from .memory import in_batches
-from .models import Network
 
 T = TypeVar("T")
 
@@ -91,7 +92,7 @@ class Evaluation:
         self,
         network: Network,
         images: ImageSet,
-        defenses: Sequence[Defense],
+        defenses: Sequence[Defended],
         attacks: Sequence[Attack],
         radii: Sequence[Fraction],
         transfer: Sequence[Network],
@@ -159,7 +160,7 @@ class Evaluation:
             found[defense.name] = not torch.equal(*outputs)
         return found
 
-    def describe(self, defense: Defense) -> list[Any]:
+    def describe(self, defense: Defended) -> list[Any]:
         """All of a defence that decides a figure."""
         return [defense.digest(), self.draws if self.random[defense.name] else 1]
 
@@ -180,7 +181,7 @@ class Evaluation:
     def cell(
         self,
         batch: Batch,
-        defense: Defense,
+        defense: Defended,
         threat: str,
         made: Crafted,
         *,
@@ -220,7 +221,7 @@ class Evaluation:
             pictures=self.shown(batch, defense, made) if threat in ("white-box", "adaptive") else [],
         )
 
-    def shown(self, batch: Batch, defense: Defense, made: Crafted) -> list[Picture]:
+    def shown(self, batch: Batch, defense: Defended, made: Crafted) -> list[Picture]:
         """The first few images of the first batch, if they were right without an attack."""
         if batch.number > 0 or self.pictures == 0:
             return []
@@ -232,7 +233,7 @@ class Evaluation:
         rows = zip(batch.indices[chosen.cpu()].tolist(), *map(_bytes, (start, x_adv, defended)), strict=True)
         return [Picture(*row) for row in rows]
 
-    def select(self, batch: Batch, defense: Defense, *threats: str, eps: str | None = None) -> list[Cell]:
+    def select(self, batch: Batch, defense: Defended, *threats: str, eps: str | None = None) -> list[Cell]:
         """Cells of this batch that were found before."""
         return [
             cell
@@ -240,12 +241,12 @@ class Evaluation:
             if cell.defense == defense.name and cell.threat in threats and eps in (None, cell.eps)
         ]
 
-    def clean(self, batch: Batch, defense: Defense) -> Tensor:
+    def clean(self, batch: Batch, defense: Defended) -> Tensor:
         """``(N,)`` bool: which images are ever right without an attack, so that there is something to attack."""
         (cell,) = self.select(batch, defense, "clean")
         return rights(cell) > 0
 
-    def survivors(self, batch: Batch, defense: Defense, eps: str) -> Tensor:
+    def survivors(self, batch: Batch, defense: Defended, eps: str) -> Tensor:
         """``(N,)`` bool: which images are right under every attack so far."""
         cells = self.select(batch, defense, "white-box", "adaptive", eps=eps)
         return torch.stack([self.clean(batch, defense), *(rights(cell) > 0 for cell in cells)]).all(dim=0)
@@ -294,7 +295,7 @@ class Evaluation:
         )
 
     def through(
-        self, attack: Attack, defense: Defense, gradient: str | None, batch: Batch, eps: Fraction, chosen: Tensor
+        self, attack: Attack, defense: Defended, gradient: str | None, batch: Batch, eps: Fraction, chosen: Tensor
     ) -> Crafted:
         """An attack on the defended network, with a gradient of it."""
         network = self.network.module

@@ -20,15 +20,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import attacks as attack_library
-from .attacks import Attack, format_eps, parse_eps
+from fdjpeg import attacks as attack_library
+from fdjpeg.attacks import Attack, format_eps, parse_eps
+from fdjpeg.defenses.defended import GRADIENTS, Defended, of_module, parse_defense
+from fdjpeg.sources.image_set import ImageSet, lattice_quality, to_bytes
+from fdjpeg.sources.networks import Network, check_logits, evaluating
+
 from .cells import Cell, join
 from .controls import control_jobs
-from .data import ImageSet, lattice_quality, to_bytes
 from .judging import Evaluation, Job
-from .layers import GRADIENTS, Defense, of_module, parse_defense
 from .memory import in_batches
-from .models import Network, check_logits, evaluating
 from .report import Report, versions
 from .store import Store
 from .threats import GRADIENT_FREE, threat_jobs
@@ -38,7 +39,7 @@ from .world import World
 Progress = Callable[[int, int, str], None]
 
 #: What ``evaluate`` takes as a defence.
-Defended = str | nn.Module | Defense
+AnyDefense = str | nn.Module | Defended
 
 #: Images that are tried for traces of JPEG compression.
 LATTICE_IMAGES = 50
@@ -51,7 +52,7 @@ def evaluate(
     model: nn.Module | Network,
     data: ImageSet | tuple[Tensor, Tensor] | Iterable[tuple[Tensor, Tensor]],
     *,
-    defenses: Sequence[Defended] | Mapping[str, Sequence[str]] = ("jpeg:75", "jpeg:50", "jpeg:25"),
+    defenses: Sequence[AnyDefense] | Mapping[str, Sequence[str]] = ("jpeg:75", "jpeg:50", "jpeg:25"),
     attacks: Sequence[str | Attack] = ("pgd",),
     eps: Sequence[str | float | Fraction] = ("1/255", "2/255"),
     norm: str = "linf",
@@ -79,7 +80,7 @@ def evaluate(
         model: maps images ``(N, C, H, W)`` in [0, 1] to logits ``(N, classes)``; normalisation belongs inside it. It
             runs in evaluation mode, and where its parameters are; neither they nor its mode are changed.
         data: the images with their classes: an ``ImageSet``, a pair of tensors, or an iterable of batches.
-        defenses: names such as "jpeg:75" (see ``parse_defense``), modules (see ``of_module``) or ``Defense`` objects;
+        defenses: names such as "jpeg:75" (see ``parse_defense``), modules (see ``of_module``) or ``Defended`` objects;
             or a mapping from names to the gradients that an adaptive attacker tries on each.
         attacks: names (``attacks.NAMES``) or objects.
         eps: radii, in units of the images' range; strings such as "2/255" are read exactly.
@@ -157,8 +158,11 @@ def _check_network(network: Network, images: ImageSet, batch_size: int) -> None:
 
 
 def _defenses(
-    given: Sequence[Defended] | Mapping[str, Sequence[str]], gradients: Sequence[str], network: nn.Module, image: Tensor
-) -> list[Defense]:
+    given: Sequence[AnyDefense] | Mapping[str, Sequence[str]],
+    gradients: Sequence[str],
+    network: nn.Module,
+    image: Tensor,
+) -> list[Defended]:
     """All defences but the bare network, on the device of ``image``; given modules are not changed.
 
     Raises:
@@ -169,7 +173,7 @@ def _defenses(
     for item, tried in pairs:
         if isinstance(item, str):
             found.append(parse_defense(item, tried, network, image))
-        elif isinstance(item, Defense):
+        elif isinstance(item, Defended):
             found.append(item)
         else:
             # A copy, because its mode and its place change.
@@ -242,7 +246,7 @@ def _settings(
     images: ImageSet,
     attacks: Sequence[Attack],
     radii: Sequence[Fraction],
-    layers: Sequence[Defense],
+    layers: Sequence[Defended],
     open_jobs: list[str],
 ) -> dict[str, Any]:
     """All that a reader needs to run this again, as plain values."""

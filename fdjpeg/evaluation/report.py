@@ -15,12 +15,12 @@ from typing import Any
 import torch
 
 import fdjpeg
+from fdjpeg.defenses.defended import GRADIENTS
+from fdjpeg.sources.image_set import ImageSet
 
 from . import page
 from .cells import ATTACKERS, Cell, rights, wilson
 from .checks import Check, masked, number, run_checks, total
-from .data import ImageSet
-from .layers import GRADIENTS
 
 #: Columns of the table that are no gradients, in their order.
 THREATS = ("white-box", "gray-box", "transfer", "black-box")

@@ -10,11 +10,12 @@ from typing import Any
 
 import torch
 
-from .attacks import PGD, Attack, Boundary, HopSkipJump, Noise, Square, format_eps
+from fdjpeg.attacks import PGD, Attack, Boundary, HopSkipJump, Noise, Square, format_eps
+from fdjpeg.defenses.defended import UNDEFENDED, Defended
+from fdjpeg.sources.networks import Network, evaluating
+
 from .cells import Cell
 from .judging import Batch, Crafted, Evaluation, Job
-from .layers import UNDEFENDED, Defense
-from .models import Network, evaluating
 
 #: Attacks that only ask for outputs.
 GRADIENT_FREE = (Square, Boundary, HopSkipJump)
@@ -78,7 +79,7 @@ def adaptive_jobs(run: Evaluation, attack: Attack) -> Iterator[Job]:
                     yield adaptive_job(run, attack, defense, gradient, eps)
 
 
-def adaptive_job(run: Evaluation, attack: Attack, defense: Defense, gradient: str | None, eps: Fraction) -> Job:
+def adaptive_job(run: Evaluation, attack: Attack, defense: Defended, gradient: str | None, eps: Fraction) -> Job:
     """An attack on a defended network."""
     through = "" if gradient is None else f" through {gradient}"
     settings = {
@@ -123,7 +124,7 @@ def bare_cells(run: Evaluation, attack: Attack, eps: Fraction, batch: Batch) -> 
     return cells
 
 
-def entered_cells(run: Evaluation, attack: Attack, defense: Defense, eps: Fraction, batch: Batch) -> list[Cell]:
+def entered_cells(run: Evaluation, attack: Attack, defense: Defended, eps: Fraction, batch: Batch) -> list[Cell]:
     """The bare network attacked at what the first pass of a defence makes of the images; the defence judged."""
     everything = torch.ones(len(batch.x), dtype=torch.bool)
     made = run.craft(_onwards(attack), run.network.module, None, batch, defense.entered(batch.x), eps, everything)
@@ -151,7 +152,7 @@ def transfer_cells(run: Evaluation, attack: Attack, network: Network, eps: Fract
 
 
 def adaptive_cells(
-    run: Evaluation, attack: Attack, defense: Defense, gradient: str | None, eps: Fraction, batch: Batch
+    run: Evaluation, attack: Attack, defense: Defended, gradient: str | None, eps: Fraction, batch: Batch
 ) -> list[Cell]:
     """A defended network attacked through one of its gradients, or by queries alone."""
     made = run.through(attack, defense, gradient, batch, eps, run.clean(batch, defense))
@@ -159,7 +160,7 @@ def adaptive_cells(
     return [run.cell(batch, defense, threat, made, attack=attack, eps=eps, gradient=gradient)]
 
 
-def _untouched(defense: Defense, batch: Batch) -> Crafted:
+def _untouched(defense: Defended, batch: Batch) -> Crafted:
     with torch.no_grad():
         return Crafted(defense.entered(batch.x), [], 0, 0, 0.0)
 

@@ -1,0 +1,253 @@
+"""Backward in Triton: the adjoint of colour and resampling, behind the last clamp's mask; and the tables' gradient."""
+
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
+# (What Triton compiles is typed by Triton.)
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from .arithmetic import quantize, stack, to_rgb, transform, transpose, unstack
+from .forward import load_rows, load_steps
+from .upsampling import Components, Samples, beside, place, upsample
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The image's gradient
+
+
+@triton.jit
+def _passed(grad, value, inside, real: tl.constexpr):
+    """The gradient at `grad` where `value` passed the last clamp, else 0."""
+    return tl.where((value & -256) == 0, tl.load(grad, mask=inside, other=0.0).to(real), 0.0)
+
+
+@triton.jit
+def _of_colours(grad: Samples, grad_row, luma_row, x, width, cb, cr, inside_y, real: tl.constexpr, whole: tl.constexpr):
+    """The gradients of Y, Cb and Cr at pixels `x` of rows, whose addresses and samples are given."""
+    inside = inside_y if whole else inside_y & (x < width)
+    at = grad_row + x.to(tl.int64) * grad.x
+    r, g, b = to_rgb(tl.load(luma_row + x, mask=inside, other=0).to(tl.int32), cb, cr)
+    r = _passed(at, r, inside, real)
+    g = _passed(at + grad.c, g, inside, real)
+    b = _passed(at + 2 * grad.c, b, inside, real)
+    return r + g + b, 1.772 * b - 0.114 * 1.772 / 0.587 * g, 1.402 * r - 0.299 * 1.402 / 0.587 * g
+
+
+@triton.jit
+def _gathered(pixels, before, after, is_last, across: tl.constexpr):
+    """The adjoint of upsampling along rows: pixels (n, 8 · horizontal) and those beside them (n,) to samples (n, 8)."""
+    each = tl.reshape(pixels, (pixels.shape[0], 8, pixels.shape[1] // 8))
+    if across:
+        even, odd = tl.split(each)
+        left, _ = beside(odd, before, after)
+        _, right = beside(even, before, after)
+        gathered = 0.75 * (even + odd) + 0.25 * (left + tl.where(is_last, odd, right))
+    else:
+        gathered = tl.sum(each, 2)
+    return gathered
+
+
+@triton.jit
+def _of_components(
+    grad: Samples,
+    own_grad,
+    planes: Components,
+    own,
+    row,
+    column,
+    horizontal: tl.constexpr,
+    vertical: tl.constexpr,
+    across: tl.constexpr,
+    down: tl.constexpr,
+    whole: tl.constexpr,
+    real: tl.constexpr,
+):
+    """The gradients of Cb and Cr at runs of eight samples (n, 8), and of Y at their first and last rows of pixels.
+
+    `own_grad` and `own` are the addresses of the runs' images and components. Where upsampling blends, a sample also
+    has a part in the pixels around those that it covers.
+    """
+    n: tl.constexpr = row.shape[0]
+    x = (column * horizontal)[:, None] + tl.arange(0, 8 * horizontal)[None, :]
+    x_before = tl.maximum(column * horizontal - 1, 0)
+    x_after = tl.minimum((column + 8) * horizontal, planes.chroma_width * horizontal - 1)
+    dcb, dcr = tl.zeros((n, 8 * horizontal), real), tl.zeros((n, 8 * horizontal), real)
+    dcb_before, dcr_before = tl.zeros((n,), real), tl.zeros((n,), real)
+    dcb_after, dcr_after = tl.zeros((n,), real), tl.zeros((n,), real)
+    for i in tl.static_range(-1 if down else 0, vertical + 1 if down else vertical):
+        # At an edge the component's last sample stands in for the neighbour that is missing: so does its pixel.
+        y = tl.minimum(tl.maximum(row * vertical + i, 0), planes.chroma_height * vertical - 1)
+        cb, cb_before, cb_after = upsample(own + planes.cb, planes, y, column, horizontal, vertical, across, down)
+        cr, cr_before, cr_after = upsample(own + planes.cr, planes, y, column, horizontal, vertical, across, down)
+        inside_y = tl.full((1,), True, tl.int1) if whole else y < planes.height
+        luma_row = own + y.to(tl.int64) * (8 * planes.luma_columns)
+        grad_row = own_grad + y.to(tl.int64) * grad.y
+        weight = (0.75 if i == 0 or i == 1 else 0.25) if down else 1.0
+        dy, of_cb, of_cr = _of_colours(
+            grad, grad_row[:, None], luma_row[:, None], x, planes.width, cb, cr, inside_y[:, None], real, whole
+        )
+        dcb += weight * of_cb
+        dcr += weight * of_cr
+        if i == 0:
+            dy_above = dy
+        if i == vertical - 1:
+            dy_below = dy
+        if across:
+            _, of_cb, of_cr = _of_colours(
+                grad, grad_row, luma_row, x_before, planes.width, cb_before, cr_before, inside_y, real, whole
+            )
+            dcb_before += weight * of_cb
+            dcr_before += weight * of_cr
+            _, of_cb, of_cr = _of_colours(
+                grad, grad_row, luma_row, x_after, planes.width, cb_after, cr_after, inside_y, real, whole
+            )
+            dcb_after += weight * of_cb
+            dcr_after += weight * of_cr
+    is_last = column[:, None] + tl.arange(0, 8)[None, :] == planes.chroma_width - 1
+    dcb = _gathered(dcb, dcb_before, dcb_after, is_last, across)
+    dcr = _gathered(dcr, dcr_before, dcr_after, is_last, across)
+    return dcb, dcr, dy_above, dy_below
+
+
+@triton.jit
+def _spread(samples, horizontal: tl.constexpr):
+    """Samples (n, 8), each `horizontal` times."""
+    repeated = tl.broadcast_to(samples[:, :, None], (samples.shape[0], 8, horizontal))
+    return tl.reshape(repeated, (samples.shape[0], 8 * horizontal))
+
+
+@triton.jit
+def _store_gradient(out, image, value, inside, flagged):
+    """Stores a sample's gradient, 0 where the sample is NaN; only those of flagged MCUs can be."""
+    sample = tl.load(image, mask=inside & flagged, other=0.0).to(value.dtype)
+    tl.store(out, tl.where(sample == sample, value, 0.0).to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def differentiate(
+    grad: Samples,
+    planes: Components,
+    image: Samples,
+    out: Samples,
+    gradients,
+    count,
+    horizontal: tl.constexpr,
+    vertical: tl.constexpr,
+    across: tl.constexpr,
+    down: tl.constexpr,
+    grey: tl.constexpr,
+    whole: tl.constexpr,
+    keep: tl.constexpr,
+    real: tl.constexpr,
+    size: tl.constexpr,
+):
+    """The image's gradient at the pixels of `size` of the `count` runs of eight chroma samples.
+
+    `keep` says that the components' `gradients` are wanted too, which lie as their samples do; `real` is their dtype.
+    """
+    n, row, column = place(planes, tl.program_id(0) * size, count, size)
+    n = n.to(tl.int64)
+    own, own_grad, own_gradients = (
+        planes.address + n * planes.bytes,
+        grad.address + n * grad.n,
+        gradients + n * planes.flags,
+    )
+    flagged = tl.load(own + planes.flags + (row // 8 * planes.chroma_columns + column // 8)) != 0
+    flagged = flagged[:, None]
+    x = (column * horizontal)[:, None] + tl.arange(0, 8 * horizontal)[None, :]
+    wide_x = x.to(tl.int64)
+    if not grey:
+        dcb, dcr, dy_above, dy_below = _of_components(
+            grad, own_grad, planes, own, row, column, horizontal, vertical, across, down, whole, real
+        )
+        if keep:
+            columns = column[:, None] + tl.arange(0, 8)[None, :]
+            at = (own_gradients + row.to(tl.int64) * (8 * planes.chroma_columns))[:, None] + columns
+            tl.store(at + planes.cb, dcb, mask=columns < planes.chroma_width)
+            tl.store(at + planes.cr, dcr, mask=columns < planes.chroma_width)
+        # The adjoint of subsampling shares a sample's gradient among the pixels that it averaged.
+        share: tl.constexpr = 1.0 / (horizontal * vertical)
+        dcb, dcr = _spread(share * dcb, horizontal), _spread(share * dcr, horizontal)
+    for v in tl.static_range(vertical):
+        y = row * vertical + v
+        inside = tl.full((1, 1), True, tl.int1) if whole else (y < planes.height)[:, None] & (x < planes.width)
+        wide_y = y.to(tl.int64)[:, None]
+        at_image = (image.address + n * image.n)[:, None] + wide_y * image.y + wide_x * image.x
+        at_out = (out.address + n * out.n)[:, None] + wide_y * out.y + wide_x * out.x
+        if grey:
+            # Grey samples are limited inside the inverse transform alone, which straight-through passes.
+            dy = tl.load(own_grad[:, None] + wide_y * grad.y + wide_x * grad.x, mask=inside, other=0.0).to(real)
+            _store_gradient(at_out, at_image, dy, inside, flagged)
+        else:
+            dy = dy_above if v == 0 else dy_below
+            cb, cr = dcb, dcr
+            if not whole:
+                # The last row and column also stand for their replicas, which subsampling averaged.
+                copies_down = 1 + planes.chroma_height * vertical - planes.height
+                copies_across = 1 + planes.chroma_width * horizontal - planes.width
+                copies = tl.where(y == planes.height - 1, copies_down, 1)[:, None]
+                copies = (copies * tl.where(x == planes.width - 1, copies_across, 1)).to(real)
+                cb, cr = copies * cb, copies * cr
+            r = 0.299 * dy - 0.299 / 1.772 * cb + 0.5 * cr
+            g = 0.587 * dy - 0.587 / 1.772 * cb - 0.587 / 1.402 * cr
+            b = 0.114 * dy + 0.5 * cb - 0.114 / 1.402 * cr
+            _store_gradient(at_out, at_image, r, inside, flagged)
+            _store_gradient(at_out + out.c, at_image + image.c, g, inside, flagged)
+            _store_gradient(at_out + 2 * out.c, at_image + 2 * image.c, b, inside, flagged)
+        if keep:
+            tl.store(own_gradients[:, None] + wide_y * (8 * planes.luma_columns) + x, dy, mask=inside)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The gradient of the tables: for each step q the sum over blocks of g (k - c / (8 q)), g the transform of the gradient
+
+
+@triton.jit
+def _orthonormal_pass(x):
+    """The orthonormal DCT-II along the last dimension of (n, 8, 8); the constants are cos(k π / 16) / 2."""
+    x0, x1, x2, x3, x4, x5, x6, x7 = unstack(x)
+    s0, s1, s2, s3 = x0 + x7, x1 + x6, x2 + x5, x3 + x4
+    d0, d1, d2, d3 = x0 - x7, x1 - x6, x2 - x5, x3 - x4
+    return stack(
+        0.35355339 * (s0 + s1 + s2 + s3),
+        0.49039264 * d0 + 0.41573481 * d1 + 0.27778512 * d2 + 0.09754516 * d3,
+        0.46193977 * (s0 - s3) + 0.19134172 * (s1 - s2),
+        0.41573481 * d0 - 0.09754516 * d1 - 0.49039264 * d2 - 0.27778512 * d3,
+        0.35355339 * (s0 - s1 - s2 + s3),
+        0.27778512 * d0 - 0.49039264 * d1 + 0.09754516 * d2 + 0.41573481 * d3,
+        0.19134172 * (s0 - s3) - 0.46193977 * (s1 - s2),
+        0.09754516 * d0 - 0.27778512 * d1 + 0.41573481 * d2 - 0.49039264 * d3,
+    )
+
+
+@triton.jit
+def share_of_blocks(planes: Components, gradients, steps, tables, shares, size: tl.constexpr):
+    """Program (i, n) sums over `size` blocks of a component of image n: those of Y first, then of Cb, then of Cr.
+
+    `planes` holds the samples as forward coded them, `gradients` theirs; `shares` is (images, programs, 64), and
+    transposed.
+    """
+    program, n = tl.program_id(0), tl.program_id(1)
+    luma_blocks, chroma_blocks = planes.luma_rows * planes.luma_columns, planes.chroma_rows * planes.chroma_columns
+    of_luma, of_chroma = tl.cdiv(luma_blocks, size), tl.cdiv(chroma_blocks, size)
+    component = tl.where(program < of_luma, 0, 1 + (program - of_luma) // of_chroma)
+    blocks = tl.where(component == 0, luma_blocks, chroma_blocks)
+    columns = tl.where(component == 0, planes.luma_columns, planes.chroma_columns)
+    index = tl.where(component == 0, program, (program - of_luma) % of_chroma) * size + tl.arange(0, size)
+    block = tl.minimum(index, blocks - 1)
+    column = block % columns
+    # As in `code_planes`.
+    start = tl.where(component == 0, 0, tl.where(component == 1, planes.cb, planes.cr))
+    start += (block - column).to(tl.int64) * 64 + column * 8
+    g = load_rows(gradients + n.to(tl.int64) * planes.flags + start, 8 * columns).to(tl.float32)
+    g = _orthonormal_pass(transpose(_orthonormal_pass(g)))
+    coefficients = transform(
+        load_rows(planes.address + n.to(tl.int64) * planes.bytes + start, 8 * columns).to(tl.int32)
+    )
+    q, reciprocal, half = load_steps(steps, n % tables * 3 + component + tl.zeros((size,), tl.int32))
+    error = 8 * quantize(coefficients, reciprocal, half) * q - coefficients  # exact: k - c / (8 q) would cancel
+    each = tl.where((index < blocks)[:, None, None], g * (error.to(tl.float32) * reciprocal), 0.0)
+    frequency = tl.arange(0, 8)[:, None] * 8 + tl.arange(0, 8)[None, :]
+    target = shares + (n.to(tl.int64) * tl.num_programs(0) + program) * 64
+    tl.store(target + frequency, tl.sum(each, 0) / 255.0)  # the output is a byte / 255

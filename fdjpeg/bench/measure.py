@@ -1,0 +1,351 @@
+"""Times peers in turns, so that all see the same machine; memory each in a process of its own; fidelity to Pillow."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .peers import PEERS, Peer
+
+#: Batches that are timed: name, (images, height, width).
+BATCHES: dict[str, tuple[int, int, int]] = {
+    "512×32²": (512, 32, 32),
+    "8×224²": (8, 224, 224),
+    "1×1024²": (1, 1024, 1024),
+    "1×4096²": (1, 4096, 4096),
+}
+#: The directions of a measurement.
+FORWARD, BACKWARD = "forward", "forward+backward"
+
+_QUALITIES_OF_FIDELITY = (10, 50, 75, 95)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One peer on one batch, in one direction, with one number of threads.
+
+    Attributes:
+        seconds: the median, and the 20th and 80th percentiles, of ``rounds`` calls.
+        memory: bytes at the peak beyond what stood before the call, its results included; None where not measured.
+        error: why there is no measurement.
+    """
+
+    peer: str
+    batch: str
+    direction: str
+    threads: int
+    rounds: int = 0
+    seconds: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+    memory: int | None = None
+    error: str | None = None
+
+
+@dataclass
+class Results:
+    """Everything that a run measured, and on what."""
+
+    machine: dict[str, Any]
+    quality: int
+    subsampling: str
+    measurements: list[Measurement] = field(default_factory=list)
+    fidelity: list[dict[str, Any]] = field(default_factory=list)
+    missing: dict[str, str] = field(default_factory=dict)
+
+    def find(self, peer: str, batch: str, direction: str, threads: int) -> Measurement | None:
+        """The measurement of that description, None if there is none."""
+        key = (peer, batch, direction, threads)
+        return next((m for m in self.measurements if (m.peer, m.batch, m.direction, m.threads) == key), None)
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain data; what was not measured is None."""
+
+        def plain(value: Any) -> Any:
+            return None if isinstance(value, float) and math.isnan(value) else value
+
+        data = asdict(self)
+        data["measurements"] = [{key: plain(value) for key, value in row.items()} for row in data["measurements"]]
+        return data
+
+
+def photographs(count: int, height: int, width: int) -> Tensor:
+    """Photographs, uint8 ``(count, 3, height, width)``: those that foolbox carries, or else shapes in soft noise.
+
+    Content matters: Pillow's entropy coder, which fdjpeg has no need of, is the slower the busier the picture.
+    """
+    from fdjpeg._packages import MissingPackage, package_folder
+    from fdjpeg.sources.image_set import fit, to_tensor
+
+    size = max(height, width)
+    try:
+        from PIL import Image
+
+        files = sorted((package_folder("foolbox") / "data").glob("imagenet_*.jpg"))
+        pictures = [to_tensor(fit(Image.open(file).convert("RGB"), size))[:, :height, :width] for file in files[:count]]
+    except MissingPackage:
+        pictures = []
+    if not pictures:
+        generator = torch.Generator().manual_seed(0)
+        coarse = torch.rand(min(count, 20), 3, max(2, size // 32), max(2, size // 32), generator=generator)
+        smooth = torch.nn.functional.interpolate(coarse, size=(height, width), mode="bicubic")
+        noise = torch.randn(smooth.shape, generator=generator) / 32
+        pictures = list(((smooth + noise).clamp(0, 1) * 255).round().to(torch.uint8))
+    return torch.stack([pictures[i % len(pictures)] for i in range(count)]).contiguous()
+
+
+def describe_machine() -> dict[str, Any]:
+    """Processor, cores, load, versions, date and commit."""
+    import numpy
+    import PIL
+    from PIL import features
+
+    import fdjpeg
+
+    model = platform.processor()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        model = names[0] if names else model
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True
+    ).stdout.strip()
+    loaded = hasattr(torch.ops.fdjpeg, "cpu_instruction_set")
+    return {
+        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        "processor": model,
+        "cores": os.cpu_count(),
+        "load": round(os.getloadavg()[0], 2),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+        "pillow": f"{PIL.__version__} (libjpeg-turbo {features.version('libjpeg_turbo')})",
+        "fdjpeg": fdjpeg.__version__,
+        "commit": commit or "unknown",
+        "instruction set": torch.ops.fdjpeg.cpu_instruction_set() if loaded else "none: plain torch",
+    }
+
+
+def _call(peer: Peer, direction: str, batch: Any, codec: Callable[[Any], Any]) -> Callable[[], Any]:
+    """The function that is timed."""
+    if direction == FORWARD:
+
+        def forward() -> Any:
+            with torch.no_grad():
+                return codec(batch)
+
+        return forward
+    grad = torch.rand_like(batch)
+
+    def forward_backward() -> Any:
+        leaf = batch.detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(codec(leaf), leaf, grad)
+        return gradient
+
+    return forward_backward
+
+
+def _time_in_turns(calls: dict[str, Callable[[], Any]], rounds: int, budget: float) -> dict[str, list[float]]:
+    """Calls each in turn, ``rounds`` times; one whose calls took ``budget`` seconds in all drops out."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for call in calls.values():  # warm caches, pools and lazy imports
+        call()
+    for _ in range(rounds):
+        for name, call in calls.items():
+            if sum(times[name]) > budget and len(times[name]) >= 3:
+                continue
+            start = time.perf_counter()
+            result = call()
+            times[name].append(time.perf_counter() - start)
+            del result
+    return times
+
+
+def peak_memory(peer: str, batch: str, direction: str, quality: int, subsampling: str) -> int:
+    """Bytes that one call needs at its peak beyond what stood before it; in a fresh process. Linux only."""
+    arguments = json.dumps([peer, batch, direction, quality, subsampling])
+    return int(run_python("-m", "fdjpeg.bench.measure", arguments))
+
+
+def run_python(*arguments: str) -> str:
+    """What a fresh Python prints in which `bytes_at_peak` tells the truth.
+
+    Freed memory goes back to the system at once, so that what was there before cannot hide what a call needs.
+
+    Raises:
+        RuntimeError: it failed; the message is its last line.
+    """
+    settings = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+    done = subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, timeout=600, env={**os.environ, **settings}
+    )
+    if done.returncode != 0:
+        lines = done.stderr.strip().splitlines()
+        raise RuntimeError(lines[-1] if lines else f"exit status {done.returncode}")
+    return done.stdout
+
+
+def _resident(field_name: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field_name + ":"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError(f"/proc/self/status has no {field_name}")
+
+
+def _measure_memory_here(name: str, batch: str, direction: str, quality: int, subsampling: str) -> int:
+    peer = PEERS[name]
+    torch.set_num_threads(1)
+    codec = peer.codec(quality, subsampling)
+    _call(peer, direction, peer.prepare(photographs(1, 32, 32)), codec)()  # lazy imports and tables
+    return bytes_at_peak(_call(peer, direction, peer.prepare(photographs(*BATCHES[batch])), codec))
+
+
+def bytes_at_peak(call: Callable[[], Any]) -> int:
+    """Bytes that a call needs at its peak beyond what stood before it, its results included. Linux only."""
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    before = _resident("VmRSS")
+    result = call()
+    peak = _resident("VmHWM")
+    del result
+    return peak - before
+
+
+def measure_fidelity(peer: Peer, pictures: Tensor, quality: int, subsampling: str) -> dict[str, Any]:
+    """How near a peer comes to Pillow: PSNR in dB (None where equal), share of equal samples, largest difference."""
+    wanted = PEERS["Pillow codec"]
+    reference = wanted.tensor(wanted.codec(quality, subsampling)(wanted.prepare(pictures))).double()
+    with torch.no_grad():
+        out = peer.tensor(peer.codec(quality, subsampling)(peer.prepare(pictures))).double()
+    difference = (out - reference).abs()
+    error = difference.square().mean().item()
+    return {
+        "peer": peer.name,
+        "quality": quality,
+        "psnr": None if error == 0 else 10 * math.log10(255**2 / error),
+        "equal": (difference == 0).double().mean().item(),
+        "largest": int(difference.max().item()),
+    }
+
+
+def run(
+    peers: Sequence[str] | None = None,
+    batches: Iterable[str] = tuple(BATCHES),
+    *,
+    quality: int = 75,
+    subsampling: str = "4:2:0",
+    threads: Sequence[int] | None = None,
+    rounds: int = 15,
+    budget: float = 10.0,
+    memory: bool = True,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Results:
+    """Measures peers side by side.
+
+    Args:
+        peers: names of `PEERS`; None takes all that are installed.
+        batches: names of `BATCHES`.
+        quality, subsampling: of every call.
+        threads: numbers of torch threads; None takes 1 and as many as there are cores.
+        rounds: calls of each peer for each cell, in turns.
+        budget: seconds after which a peer takes no further part in a cell, at least three calls taken.
+        memory: whether peak memory is measured too (Linux).
+        progress: is told what is being measured.
+
+    Raises:
+        ValueError: a name is unknown, or a number is not positive.
+    """
+    chosen = _chosen(peers)
+    batches = list(batches)
+    unknown = [name for name in batches if name not in BATCHES]
+    if unknown:
+        raise ValueError(f"batches must be among {', '.join(BATCHES)}, got {unknown[0]!r}")
+    if rounds < 1:
+        raise ValueError(f"rounds must be at least 1, got {rounds}")
+    threads = sorted({1, os.cpu_count() or 1}) if threads is None else list(threads)
+    results = Results(describe_machine(), quality, subsampling)
+    results.missing = {peer.name: why for peer in chosen if (why := peer.missing())}
+    present = [peer for peer in chosen if peer.name not in results.missing]
+    before = torch.get_num_threads()
+    try:
+        for count in threads:
+            torch.set_num_threads(count)
+            for batch in batches:
+                for direction in (FORWARD, BACKWARD):
+                    progress(f"{batch}, {direction}, {count} thread{'s' if count > 1 else ''}")
+                    setting = (direction, count, quality, subsampling, rounds, budget)
+                    results.measurements += _cell(present, batch, *setting)
+    finally:
+        torch.set_num_threads(before)
+    if memory and Path("/proc/self/clear_refs").exists():
+        results.measurements = [_with_memory(m, results, progress) for m in results.measurements]
+    pictures = photographs(20, 256, 256)
+    for peer in present:
+        progress(f"fidelity of {peer.name}")
+        for at in sorted({*_QUALITIES_OF_FIDELITY, quality}):
+            results.fidelity.append(measure_fidelity(peer, pictures, at, subsampling))
+    return results
+
+
+def _chosen(names: Sequence[str] | None) -> list[Peer]:
+    for name in names or ():
+        if name not in PEERS:
+            raise ValueError(f"peers must be among {', '.join(PEERS)}, got {name!r}")
+    return [peer for peer in PEERS.values() if names is None or peer.name in names]
+
+
+def _cell(
+    peers: Sequence[Peer],
+    batch: str,
+    direction: str,
+    threads: int,
+    quality: int,
+    subsampling: str,
+    rounds: int,
+    budget: float,
+) -> list[Measurement]:
+    pictures = photographs(*BATCHES[batch])
+    calls: dict[str, Callable[[], Any]] = {}
+    measured: list[Measurement] = []
+    for peer in peers:
+        if direction == BACKWARD and not peer.differentiable:
+            continue
+        try:
+            calls[peer.name] = _call(peer, direction, peer.prepare(pictures), peer.codec(quality, subsampling))
+        except ValueError as error:
+            measured.append(Measurement(peer.name, batch, direction, threads, error=str(error)))
+    for name, times in _time_in_turns(calls, rounds, budget).items():
+        deciles = statistics.quantiles(times, n=5, method="inclusive") if len(times) > 1 else times * 4
+        measured.append(
+            Measurement(name, batch, direction, threads, len(times), statistics.median(times), deciles[0], deciles[-1])
+        )
+    return measured
+
+
+def _with_memory(m: Measurement, results: Results, progress: Callable[[str], None]) -> Measurement:
+    if m.threads != 1 or m.error is not None or m.batch == "512×32²":
+        return m
+    progress(f"memory of {m.peer}, {m.batch}, {m.direction}")
+    try:
+        needed = peak_memory(m.peer, m.batch, m.direction, results.quality, results.subsampling)
+    except (RuntimeError, subprocess.TimeoutExpired) as error:
+        return Measurement(**{**asdict(m), "error": f"memory: {error}"})
+    return Measurement(**{**asdict(m), "memory": needed})
+
+
+if __name__ == "__main__":
+    print(_measure_memory_here(*json.loads(sys.argv[1])))

@@ -1,0 +1,1 @@
+"""The command ``fdjpeg``, a file for each of its commands."""

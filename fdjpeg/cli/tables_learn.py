@@ -1,0 +1,345 @@
+"""The command ``fdjpeg tables learn``: tables learned from images, and what they save against the standard ones."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import Tensor, nn
+
+from fdjpeg import sources
+from fdjpeg.functional import encode
+from fdjpeg.learning.rate_distortion import PILLOW_SUBSAMPLINGS, Measured, Ratio, bits_ratio, measure, ms_ssim_scales
+from fdjpeg.learning.tables import LOSSES, ClassifierLoss, learn_tables
+from fdjpeg.learning.tables import Progress as StepsDone
+from fdjpeg.rate import bits
+from fdjpeg.sources.image_set import fit, to_bytes, to_pillow, to_tensor
+from fdjpeg.tables import QuantTables
+
+from .image_files import image_files, read_image
+from .table_picture import draw
+
+console = Console()
+complaints = Console(stderr=True)
+
+#: The qualities of the standard tables between which their curve is interpolated.
+CURVE = (5, 10, 15, 20, 25, 30, 40, 50, 60, 70, 80, 85, 90, 95)
+
+#: What may be kept: a column of `Measured`, and how it is written.
+KEPT = {"psnr": "PSNR", "ms_ssim": "MS-SSIM", "correct": "accuracy"}
+
+_IMAGES = "A folder of images, an .npz file of images and labels (cifar.npz:train), or photographs."
+
+
+def learn(
+    images: Annotated[str, typer.Argument(help=_IMAGES)],
+    out: Annotated[Path, typer.Argument(help="The folder for the tables, the plot and results.json.")],
+    quality: Annotated[str, typer.Option(help="As many bits as at each of these qualities.")] = "25,50,75",
+    loss: Annotated[str, typer.Option(help=f"What is to be small: {', '.join(LOSSES)} or classifier.")] = "psnr",
+    model: Annotated[str, typer.Option(help="A classifier, named as for fdjpeg evaluate; its accuracy counts.")] = "",
+    held_out: Annotated[str, typer.Option(help="Images to measure on; by default a quarter of the others.")] = "",
+    subsampling: Annotated[str, typer.Option(help="4:4:4, 4:2:2 or 4:2:0.")] = "4:2:0",
+    share: Annotated[str, typer.Option(help="Components that have a table together: chroma, all or none.")] = "chroma",
+    steps: Annotated[int, typer.Option(min=5, help="Minibatches for each quality.")] = 300,
+    batch_size: Annotated[int, typer.Option(min=2, help="Images in each.")] = 64,
+    size: Annotated[int, typer.Option(min=8, help="Folders and photographs: pixels of the resized square.")] = 128,
+    seed: Annotated[int, typer.Option(help="Of all that is random.")] = 0,
+) -> None:
+    """Learns tables that keep more of these images for the same bits, and measures what they save.
+
+    For each quality the tables take as many bits as the standard ones do there. Held-out images are then written as
+    files with them, and with the standard tables at many qualities: how many of those bits do the learned ones need to
+    keep as much? Into the folder go the tables (for cjpeg -qtables, and as pictures), the curve and results.json. A run
+    that was stopped goes on where it was.
+
+    For a classifier the tables of highest PSNR are learned first; from there a fifth as many minibatches of half the
+    size go through the network. Without labels its answers to the uncompressed images count as right.
+    """
+    qualities = _qualities(quality)
+    _check_names(loss, model, subsampling)
+    network = _network(model)
+    learning, testing = _both(images, held_out, size, seed, network)
+    out.mkdir(parents=True, exist_ok=True)
+    settings = {
+        "images": images,
+        "held out": held_out or "a quarter of the images",
+        "learned on": len(learning.samples),
+        "measured on": len(testing.samples),
+        "height and width": list(testing.samples.shape[-2:]),
+        "fingerprint": hashlib.sha256(learning.samples.numpy().tobytes()).hexdigest()[:16],
+        "loss": loss,
+        "model": model,
+        "subsampling": subsampling,
+        "share": share,
+        "steps": steps,
+        "batch size": batch_size,
+        "seed": seed,
+    }
+    learned = _finished(out, settings)
+    with _bars() as bars:
+        for number in qualities:
+            if number not in learned:
+                task = bars.add_task(f"learning, quality {number}", total=None)
+                learned[number] = _learned(
+                    learning,
+                    number,
+                    network if loss == "classifier" else None,
+                    lambda done, total, task=task: bars.update(task, completed=done, total=total),  # type: ignore[misc]
+                    loss=loss,
+                    share=share,
+                    subsampling=subsampling,
+                    steps=steps,
+                    batch_size=batch_size,
+                    seed=seed,
+                )
+                _write_json(out, {"settings": settings, "learned": _as_lists(learned)})
+        chosen = {number: learned[number] for number in qualities}
+        task = bars.add_task("measuring", total=len(CURVE) + len(chosen))
+        measured = []
+        for tables in (*map(QuantTables.standard, CURVE), *chosen.values()):
+            measured.append(
+                measure(testing.samples, tables, subsampling=subsampling, model=network, labels=testing.labels)
+            )
+            bars.advance(task)
+    curve, points = measured[: len(CURVE)], dict(zip(chosen, measured[len(CURVE) :], strict=True))
+    ratios = {number: _ratios(point, curve) for number, point in points.items()}
+    files = _write_tables(out, chosen)
+    files.append(
+        _write_json(
+            out,
+            {
+                "settings": settings,
+                "learned": _as_lists(learned),
+                "standard": {number: point.means() for number, point in zip(CURVE, curve, strict=True)},
+                "points": {number: point.means() for number, point in points.items()},
+                "ratios": {number: _plain(found) for number, found in ratios.items()},
+            },
+        )
+    )
+    files += _plot(out, curve, points)
+    for sentence in _summary(testing, points, ratios):
+        console.print(sentence, soft_wrap=True, markup=False, highlight=False)
+    console.print("\nWritten:", highlight=False)
+    for file in files:
+        console.print(f"  {file}", soft_wrap=True, markup=False, highlight=False)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What is asked for
+
+
+def _qualities(listed: str) -> list[int]:
+    """``25,50,75`` as numbers, each once."""
+    words = [word.strip() for word in listed.split(",")]
+    if not all(word.isdecimal() and CURVE[0] <= int(word) <= CURVE[-1] for word in words):
+        raise ValueError(f"quality should be whole numbers in {CURVE[0]}…{CURVE[-1]}, such as 25,50,75, got {listed!r}")
+    return sorted({int(word) for word in words})
+
+
+def _check_names(loss: str, model: str, subsampling: str) -> None:
+    if loss not in (*LOSSES, "classifier"):
+        raise ValueError(f"loss should be one of {', '.join(LOSSES)} or classifier, got {loss!r}")
+    if loss == "classifier" and not model:
+        raise ValueError("model should name a classifier where the loss is one's, got none")
+    if subsampling not in PILLOW_SUBSAMPLINGS:
+        raise ValueError(f"subsampling should be one of {', '.join(PILLOW_SUBSAMPLINGS)}, got {subsampling!r}")
+
+
+def _network(model: str) -> nn.Module | None:
+    """The classifier in evaluation mode, its parameters without gradient; None if no model is named."""
+    return sources.load_network(model).module.eval().requires_grad_(False) if model else None
+
+
+@dataclass(frozen=True)
+class _Images:
+    """Images in memory, uint8 ``(N, C, H, W)``, with their labels ``(N,)`` if they have any."""
+
+    samples: Tensor
+    labels: Tensor | None
+
+
+def _both(images: str, held_out: str, size: int, seed: int, network: nn.Module | None) -> tuple[_Images, _Images]:
+    """The images to learn from, and those to measure on."""
+    learning = _load(images, size, network)
+    if held_out:
+        return learning, _load(held_out, size, network)
+    count = len(learning.samples)
+    if count < 4:
+        raise ValueError(f"images should be at least four, of which one is held out, got {count}")
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    parts = order.split([count - count // 4, count // 4])
+    first, second = (
+        _Images(learning.samples[part], None if learning.labels is None else learning.labels[part]) for part in parts
+    )
+    return first, second
+
+
+def _load(source: str, size: int, network: nn.Module | None) -> _Images:
+    """Images by name; those without labels get the network's answers, if there is one."""
+    folder = Path(source)
+    if folder.is_dir() and not any(entry.is_dir() for entry in folder.iterdir()):
+        read = (read_image(file) for file in image_files(folder))
+        # All in colour, so that they make one batch.
+        squares = [to_tensor(fit(to_pillow(image).convert("RGB"), size)) for image in read if image is not None]
+        if not squares:
+            raise ValueError(f"images should be a folder of images that Pillow reads, got {source!r} with none")
+        samples = torch.stack(squares)
+        return _Images(samples, None if network is None else _answers(network, samples))
+    found = sources.load_images(source, size)
+    return _Images(to_bytes(found.images), found.labels)
+
+
+@torch.no_grad()
+def _answers(network: nn.Module, samples: Tensor) -> Tensor:
+    return torch.cat([network(part.float() / 255).argmax(1) for part in samples.split(64)])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Learning
+
+
+def _learned(
+    images: _Images,
+    quality: int,
+    network: nn.Module | None,
+    progress: StepsDone,
+    *,
+    loss: str,
+    steps: int,
+    batch_size: int,
+    **settings: Any,
+) -> QuantTables:
+    """The tables for as many bits as at ``quality``, of highest PSNR first where a network is to be served."""
+    budget = bits(encode(images.samples, quality, subsampling=settings["subsampling"]))
+    name = loss if network is None else "psnr"
+    tables = learn_tables(
+        images.samples, budget, name, steps=steps, batch_size=batch_size, progress=progress, **settings
+    )
+    if network is None:
+        return tables
+    return learn_tables(
+        images.samples,
+        budget,
+        ClassifierLoss(network),
+        labels=images.labels,
+        start=tables,
+        steps=steps // 5,
+        batch_size=batch_size // 2,
+        learning_rate=0.02,
+        progress=progress,
+        **settings,
+    )
+
+
+@contextmanager
+def _bars() -> Iterator[Progress]:
+    """Progress bars on standard error."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=complaints) as bars:
+        yield bars
+
+
+def _finished(out: Path, settings: dict[str, object]) -> dict[int, QuantTables]:
+    """The tables that an earlier run of the same settings has left in ``results.json``."""
+    try:
+        state = json.loads((out / "results.json").read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError):
+        return {}
+    if state.get("settings") != settings:
+        return {}
+    return {int(number): QuantTables.from_pillow(lists) for number, lists in state.get("learned", {}).items()}
+
+
+def _as_lists(learned: dict[int, QuantTables]) -> dict[int, list[list[int]]]:
+    return {number: tables.to_pillow() for number, tables in learned.items()}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What came of it
+
+
+def _ratios(point: Measured, curve: list[Measured]) -> dict[tuple[str, str], Ratio]:
+    """By what is counted and what is kept: the bits needed over those of the standard tables."""
+    found = {}
+    for counted in ("bits", "file_bits"):
+        for kept in KEPT:
+            if getattr(point, kept) is not None:
+                columns = [torch.stack([getattr(standard, name) for standard in curve]) for name in (counted, kept)]
+                found[counted, kept] = bits_ratio(getattr(point, counted), getattr(point, kept), *columns)
+    return found
+
+
+def _plain(ratios: dict[tuple[str, str], Ratio]) -> dict[str, dict[str, float]]:
+    return {f"{counted} at equal {kept}": ratio._asdict() for (counted, kept), ratio in ratios.items()}
+
+
+def _summary(
+    images: _Images, points: dict[int, Measured], ratios: dict[int, dict[tuple[str, str], Ratio]]
+) -> Iterator[str]:
+    """What was found, in sentences."""
+    count, _, height, width = images.samples.shape
+    yield f"On {count} held-out images of {width} × {height} pixels, with the interval of 95 % of bootstrap resamples:"
+    for number, point in points.items():
+        means = point.means()
+        yield f"\nNear quality {number} the learned tables take {means['bits']:.0f} bits an image, headers not counted."
+        for kept, name in KEPT.items():
+            if kept in means:
+                value = f"{means[kept]:.2f} dB" if kept == "psnr" else f"{means[kept]:.4f}"
+                yield (
+                    f"  The same {name}, {value}, costs {ratios[number]['bits', kept]} of the standard tables' bits; "
+                    f"with headers {ratios[number]['file_bits', kept]}."
+                )
+    if next(iter(points.values())).ms_ssim is not None and (scales := ms_ssim_scales(height, width)) < 5:
+        yield f"\nMS-SSIM has {scales} of its 5 scales here: the images are too small for more."
+
+
+def _write_tables(out: Path, learned: dict[int, QuantTables]) -> list[Path]:
+    files = []
+    for number, tables in learned.items():
+        text, picture = out / f"quality-{number}.txt", out / f"quality-{number}.png"
+        tables.save(text)
+        draw(tables).save(picture)
+        files += [text, picture]
+    return files
+
+
+def _write_json(out: Path, content: dict[str, object]) -> Path:
+    file = out / "results.json"
+    partial = file.with_suffix(".partial")
+    partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    partial.replace(file)
+    return file
+
+
+def _plot(out: Path, curve: list[Measured], points: dict[int, Measured]) -> list[Path]:
+    """Draws what is kept over bits an image; nothing, and a sentence, where matplotlib is not installed."""
+    try:
+        import matplotlib
+    except ImportError:
+        complaints.print('No plot: matplotlib is not installed; pip install "fdjpeg[bench]" brings it.', markup=False)
+        return []
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    standard, learned = [point.means() for point in curve], [point.means() for point in points.values()]
+    kept = [name for name in KEPT if name in standard[0]]
+    figure, axes = pyplot.subplots(1, len(kept), figsize=(4.2 * len(kept), 3.6), squeeze=False, layout="constrained")
+    for name, axis in zip(kept, axes[0], strict=True):
+        for label, means, style in (("standard tables", standard, ".-"), ("learned", learned, "o-")):
+            axis.plot([mean["bits"] for mean in means], [mean[name] for mean in means], style, label=label)
+        axis.set(xlabel="bits an image, without headers", ylabel=KEPT[name] + (", dB" * (name == "psnr")))
+        axis.grid(alpha=0.3, which="both")
+        axis.legend()
+    file = out / "curve.png"
+    figure.savefig(file, dpi=110)
+    pyplot.close(figure)
+    return [file]

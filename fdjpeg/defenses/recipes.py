@@ -1,0 +1,144 @@
+"""What there is to train, and one function that does it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import fdjpeg
+from fdjpeg.sources import Network
+from fdjpeg.sources.networks import check_logits
+
+from . import checkpoint, defensive_distillation, feature_distillation, jpeg_ensemble, purifier, s2snet
+from .base import Defense
+from .registry import load
+from .training import config
+from .training.images import Images
+from .training.run import Run
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a defence is trained.
+
+    Attributes:
+        config: the dataclass of its settings, with a ``seed`` and a share ``validation`` of the images.
+        train: ``(run, images, classifier or None, config) -> Defense``.
+        classifier: whether it needs one ("yes", "no") or may take one ("may").
+    """
+
+    config: type[Any]
+    train: Callable[..., Defense]
+    classifier: str
+
+
+RECIPES: dict[str, Recipe] = {
+    "feature-distillation": Recipe(feature_distillation.Config, feature_distillation.train, "no"),
+    "jpeg-ensemble": Recipe(jpeg_ensemble.Config, jpeg_ensemble.train, "yes"),
+    "purifier": Recipe(purifier.Config, purifier.train, "yes"),
+    "s2snet": Recipe(s2snet.Config, s2snet.train, "yes"),
+    "defensive-distillation": Recipe(defensive_distillation.Config, defensive_distillation.train, "may"),
+}
+
+
+def recipe(kind: str) -> Recipe:
+    """The recipe of a defence by its name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if kind not in RECIPES:
+        raise ValueError(f"defense should be one of {', '.join(RECIPES)}, got {kind!r}")
+    return RECIPES[kind]
+
+
+def train(
+    kind: str,
+    images: Images,
+    out: str | Path,
+    *,
+    settings: str | Any = "small",
+    network: Network | None = None,
+    device: str = "auto",
+    precision: str = "32-true",
+    workers: int = 0,
+    quiet: bool = False,
+) -> Defense:
+    """Trains a defence and saves it in a folder. A run that was stopped goes on where it was.
+
+    Under ``torchrun`` each process calls this with the same arguments, and all return the same defence.
+
+    Args:
+        kind: a key of ``RECIPES``.
+        images: to train on, see `fdjpeg.defenses.training.images.load`.
+        out: the folder: defense.safetensors and training.json, and run.json with what it depends on.
+        settings: an object of the recipe's ``config``, a YAML file, or "cifar10", "imagenet" or "small".
+        network: the classifier of images in [0, 1] that is to be defended; it is not changed.
+        device, precision, workers, quiet: as for `fdjpeg.defenses.training.run.Run`.
+
+    Returns:
+        The defence, in evaluation mode, on the CPU, as `fdjpeg.defenses.load` would.
+
+    Raises:
+        ValueError: anything that is not as it should be; the message says what and where.
+        MissingPackage: a package of the ``train`` extra is not installed.
+    """
+    chosen, out = recipe(kind), Path(out)
+    if isinstance(settings, str):
+        settings = config.read(chosen.config, settings, kind)
+    if chosen.classifier == "yes" and network is None:
+        raise ValueError(f"model should be given: {kind} is trained with the classifier that it defends")
+    if chosen.classifier == "no":
+        network = None
+    if int(images.labels.min()) < 0:
+        raise ValueError(f"labels should be at least 0, got {int(images.labels.min())}")
+    if network is not None:
+        _check_fit(network, images)
+    depends_on = {
+        "defense": kind,
+        "config": asdict(settings),
+        "images": {"source": images.source, "digest": images.digest},
+        "network": None if network is None else {"name": network.name, "digest": network.digest()},
+        "precision": precision,
+        "fdjpeg": fdjpeg.__version__,
+    }
+    file = out / checkpoint.FILE
+    if file.exists() and not (out / "run.json").exists():
+        raise ValueError(f"out should be a folder without another defence, got {str(out)!r}, which holds a saved one")
+    run = Run(
+        out,
+        depends_on,
+        seed=getattr(settings, "seed", 0),
+        validation=getattr(settings, "validation", 0.0),
+        device=device,
+        precision=precision,
+        workers=workers,
+        quiet=quiet,
+    )
+    if not run.fabric.broadcast((out / "training.json").exists()):
+        classifier = None
+        if network is not None:
+            classifier = copy.deepcopy(network.module).to(run.device).eval().requires_grad_(False)
+        defense = chosen.train(run, images, classifier, settings)
+        if run.fabric.global_rank == 0:
+            checkpoint.save(defense, file)
+        run.complete(depends_on)
+    return load(file)
+
+
+def _check_fit(network: Network, images: Images) -> None:
+    """Refuses a classifier that makes no logits of these classes from one of the images."""
+    pixels = torch.stack([images.image(0)])
+    pixels = pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels
+    try:
+        with torch.no_grad():
+            logits = copy.deepcopy(network.module).cpu().eval()(pixels)
+    except RuntimeError as error:
+        shape = " × ".join(str(size) for size in images.shape)
+        raise ValueError(f"model should take images of {shape}, got {network.name}, which does not: {error}") from error
+    check_logits(logits, images.labels)

@@ -1,0 +1,1 @@
+"""The engine that trains defences: settings, images, objectives, and runs that resume."""

@@ -1,0 +1,138 @@
+"""Labelled images to train on: in memory, or read from a folder as they are needed."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from fdjpeg import sources
+from fdjpeg.sources import ImageSet
+from fdjpeg.sources.images import class_files, open_image
+
+#: An image as bytes or floats in [0, 1], ``(C, H, W)``, its class, and its index; or what went wrong with its file.
+Item = tuple[Tensor, int, int] | ValueError
+
+
+@dataclass(frozen=True)
+class Images(Dataset[Item], ABC):
+    """What training asks of images; an item is an image with its class and its index.
+
+    Attributes:
+        labels: ``(N,)`` int64, the class of each image.
+        shape: channels, height and width, the same for all.
+        source: where they come from, in a sentence.
+        digest: a fingerprint, to tell whether two runs saw the same images.
+    """
+
+    labels: Tensor
+    shape: tuple[int, int, int]
+    source: str
+    digest: str
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @abstractmethod
+    def image(self, index: int) -> Tensor:
+        """One image, ``shape``, uint8 or float32 in [0, 1].
+
+        Raises:
+            ValueError: its file cannot be read.
+        """
+
+    def select(self, places: Sequence[int]) -> Images:
+        """The images at these places, which become 0, 1, and so on."""
+        digest = hashlib.sha256(f"{self.digest} {list(places)}".encode()).hexdigest()[:16]
+        return Selection(self.labels[list(places)], self.shape, self.source, digest, self, tuple(places))
+
+    def __getitem__(self, index: int) -> Item:
+        # A worker process would bury the message in its traceback.
+        try:
+            return self.image(index), int(self.labels[index]), index
+        except ValueError as error:
+            return error
+
+
+@dataclass(frozen=True)
+class Selection(Images):
+    """Some of other images.
+
+    Attributes:
+        whole: the others.
+        places: of these images among them.
+    """
+
+    whole: Images
+    places: tuple[int, ...]
+
+    def image(self, index: int) -> Tensor:
+        """See `Images.image`."""
+        return self.whole.image(self.places[index])
+
+
+@dataclass(frozen=True)
+class StoredImages(Images):
+    """Images in memory.
+
+    Attributes:
+        images: ``(N, C, H, W)``, float32 in [0, 1].
+    """
+
+    images: Tensor
+
+    def image(self, index: int) -> Tensor:
+        """See `Images.image`."""
+        return self.images[index]
+
+
+@dataclass(frozen=True)
+class FolderImages(Images):
+    """Images of a tree with one folder for each class, read as they are needed.
+
+    Attributes:
+        files: one for each image.
+    """
+
+    files: tuple[Path, ...]
+
+    def image(self, index: int) -> Tensor:
+        """See `Images.image`; bytes."""
+        return open_image(self.files[index], self.shape[1])
+
+
+def load(name: str, size: int | None = None) -> Images:
+    """Images by the name that the command line takes: a folder of class folders, or what ``fdjpeg evaluate`` takes.
+
+    Args:
+        name: see `fdjpeg.sources.load_images`; images of folders are read anew in every epoch, all else is kept in
+            memory.
+        size: pixels of the square that images are resized to and cut. If None, files of a folder and photographs become
+            224 × 224, and all else keeps its size.
+
+    Raises:
+        ValueError: there is no such thing, or it holds no images.
+    """
+    return _folder(Path(name), size or 224) if Path(name).is_dir() else of(sources.load_images(name, size))
+
+
+def of(images: ImageSet) -> StoredImages:
+    """Images in memory as training takes them."""
+    _, channels, height, width = images.images.shape
+    return StoredImages(images.labels, (channels, height, width), images.source, images.digest(), images.images)
+
+
+def _folder(root: Path, size: int) -> FolderImages:
+    files, classes = class_files(root)
+    state = hashlib.sha256(str(size).encode())
+    for file, _ in files:
+        state.update(f"{file.relative_to(root)} {file.stat().st_size}\n".encode())
+    source = f"{len(files)} images of {classes} class folders in {root.name}"
+    names, labels = zip(*files, strict=True)
+    return FolderImages(torch.tensor(labels), (3, size, size), source, state.hexdigest()[:16], names)

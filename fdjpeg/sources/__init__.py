@@ -1,0 +1,17 @@
+"""Labelled images and networks by name: those that packages carry, and those that users bring."""
+
+from .image_set import ImageSet
+from .images import load_images, photographs
+from .networks import PACKAGED, Network, Normalized, efficientnet_lite, load_network, resnet18_cifar10
+
+__all__ = [
+    "PACKAGED",
+    "ImageSet",
+    "Network",
+    "Normalized",
+    "efficientnet_lite",
+    "load_images",
+    "load_network",
+    "photographs",
+    "resnet18_cifar10",
+]

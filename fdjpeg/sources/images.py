@@ -1,0 +1,283 @@
+"""Labelled images by name: packaged photographs, folders, arrays, and the data sets of other packages."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.resources
+import inspect
+import zipfile
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from fdjpeg._packages import EXTRA, MissingPackage, optional, package_folder
+
+from .image_set import ImageSet, fit, to_tensor
+
+
+def load_images(name: str, size: int | None = None, count: int | None = None, seed: int = 0) -> ImageSet:
+    """Images by the name that the command line takes.
+
+    Args:
+        name: one of
+
+            - "photographs": see ``photographs``;
+            - a folder with one folder of image files for each class, see ``folder``;
+            - an ``.npz`` file with the arrays ``images`` (uint8, or floats in [0, 1]; channels second or last) and
+              ``labels``; after a colon, what the names of the arrays begin with: "cifar.npz:test" reads ``test_images``
+              and ``test_labels``;
+            - "torchvision:CIFAR10" or "torchvision:CIFAR10:train", or another of its data sets, where torchvision is
+              installed: the test split if none is named;
+            - "hf:ylecun/mnist" or "hf:ylecun/mnist:train", where the package ``datasets`` is installed: the split
+              "test" if none is named.
+        size: pixels of the square to which images are resized and cut, see ``fit``; arrays stay as they are. If None,
+            photographs become 224 × 224 and all else keeps its size.
+        count: how many; of a file of arrays and of the photographs the first, of all else a random sample, since such
+            sets often stand in the order of their classes. All, if None or more than there are.
+        seed: of that sample.
+
+    Raises:
+        ValueError: if there is no such thing, it holds no images, or images of several sizes where ``size`` is None.
+        MissingPackage: if a package that the name asks for is not installed.
+    """
+    if count is not None and count < 1:
+        raise ValueError(f"count should be at least 1, got {count}")
+    kind, _, rest = name.partition(":")
+    path, _, prefix = name.partition(".npz:")
+    if name == "photographs":
+        found = photographs(size or 224)
+    elif Path(name).is_dir():
+        return folder(Path(name), size, count, seed)
+    elif prefix or name.endswith(".npz"):
+        found = arrays(Path(path + ".npz" if prefix else name), f"{prefix}_" if prefix else "")
+    elif kind == "torchvision" and rest:
+        return _torchvision(rest, size, count, seed)
+    elif kind == "hf" and rest:
+        return _hugging_face(rest, size, count, seed)
+    else:
+        raise ValueError(
+            'data should be "photographs", a folder of class folders, an .npz file, "torchvision:NAME" or "hf:NAME", '
+            f"got {name!r}"
+        )
+    return found if count is None else found.head(count)
+
+
+def photographs(size: int = 224) -> ImageSet:
+    """The 20 photographs with ImageNet labels that the package foolbox carries, ``size`` × ``size`` pixels.
+
+    The files are JPEGs of about 512 × 512 pixels. Resizing takes them off the lattice of their own compression, so that
+    an evaluation starts from images that are lossless in its sense.
+
+    Raises:
+        MissingPackage: if foolbox is not installed.
+    """
+    files = sorted((package_folder("foolbox") / "data").glob("imagenet_*.jpg"))
+    if not files:
+        raise MissingPackage(f"The installed foolbox carries no imagenet_*.jpg; {EXTRA} installs one that does.")
+    return _stack(
+        [open_image(file, size) for file in files],
+        labels=[int(file.stem.split("_")[-1]) for file in files],  # imagenet_00_243.jpg: class 243
+        names=[file.name for file in files],
+        source=f"{len(files)} photographs with ImageNet labels from the package foolbox "
+        f"{importlib.metadata.version('foolbox')}, shorter side resized to {size} pixels (bicubic), centre crop",
+        terms="foolbox is under the MIT licence; it states no terms for the photographs, which stay their owners': "
+        "use them, and the pictures in this report, for research only.",
+    )
+
+
+def class_indices(folders: Sequence[str]) -> list[int]:
+    """The class of each class folder, from the sorted names of all.
+
+    WordNet ids ("n01440764") get their index in ImageNet's list of 1,000, names that are all integers that integer,
+    any others their place among the names; so a subset of ImageNet's folders keeps the network's indices.
+
+    Raises:
+        ValueError: for a WordNet id that ImageNet's 1,000 classes do not have.
+    """
+    if folders and all(name.isdecimal() for name in folders):
+        return [int(name) for name in folders]
+    if folders and all(len(name) == 9 and name[0] == "n" and name[1:].isdecimal() for name in folders):
+        listed = importlib.resources.files(__package__).joinpath("imagenet_wnids.txt").read_text().split()
+        index = {wnid: number for number, wnid in enumerate(listed)}
+        for name in folders:
+            if name not in index:
+                raise ValueError(f"data has a class folder {name!r}, which is none of ImageNet's 1,000 classes")
+        return [index[name] for name in folders]
+    return list(range(len(folders)))
+
+
+def folder(root: Path, size: int | None = None, count: int | None = None, seed: int = 0) -> ImageSet:
+    """Images from a tree with one folder of files for each class, whose numbers ``class_indices`` gives.
+
+    Args:
+        root: the folder of class folders.
+        size, count, seed: as for ``load``.
+
+    Raises:
+        ValueError: if it holds no images, or a file that is none though its name says so.
+    """
+    files, classes = class_files(root)
+    chosen = [files[i] for i in sample(len(files), count, seed)]
+    return _stack(
+        [open_image(file, size) for file, _ in chosen],
+        labels=[label for _, label in chosen],
+        names=[str(file.relative_to(root)) for file, _ in chosen],
+        source=_described(len(chosen), len(files), f"{classes} class folders in {root.name}", size, seed),
+    )
+
+
+def class_files(root: Path) -> tuple[list[tuple[Path, int]], int]:
+    """The image files of a tree with one folder for each class, with their classes, and the number of classes.
+
+    Files and folders whose names begin with a dot are left out: other programs put them there, and a folder of them
+    would shift the classes.
+
+    Raises:
+        ValueError: if there are no images, or as ``class_indices`` says.
+    """
+    folders = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    known = Image.registered_extensions()
+    files = [
+        (file, label)
+        for name, label in zip(folders, class_indices(folders), strict=True)
+        for file in sorted((root / name).rglob("*"))
+        if file.suffix.lower() in known and not file.name.startswith(".")
+    ]
+    if not files:
+        raise ValueError(f"data should hold one folder of images for each class, got {str(root)!r} with none")
+    return files, len(folders)
+
+
+def arrays(file: Path, prefix: str = "") -> ImageSet:
+    """Images and labels from the arrays ``{prefix}images`` and ``{prefix}labels`` of an ``.npz`` file.
+
+    Raises:
+        ValueError: if the file cannot be read, lacks an array, or holds one that is no image set's.
+    """
+    keys = [f"{prefix}images", f"{prefix}labels"]
+    try:
+        with zipfile.ZipFile(file) as archive:
+            there = [name.removesuffix(".npy") for name in archive.namelist()]
+            found = [np.lib.format.read_array(archive.open(f"{key}.npy")) for key in keys if key in there]
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"data should be an .npz file that can be read, got {str(file)!r}: {error}") from error
+    for key in keys:
+        if key not in there:
+            raise ValueError(f"data should hold {key}, got {str(file)!r} with {', '.join(there) or 'nothing'}")
+    try:
+        images, labels = (torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False)) for array in found)
+        if images.ndim == 4 and images.shape[1] not in (1, 3) and images.shape[3] in (1, 3):
+            images = images.permute(0, 3, 1, 2)
+        made = ImageSet.of((images, labels))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"data should hold images and their classes, got {str(file)!r}: {error}") from error
+    return replace(made, source=f"{prefix}images of {file.name}, in its order")
+
+
+def _torchvision(name: str, size: int | None, count: int | None, seed: int) -> ImageSet:
+    """A split of a torchvision data set, downloaded if need be to where torch keeps such files."""
+    name, _, split = name.partition(":")
+    if split not in ("", "test", "train"):
+        raise ValueError(f"split of a torchvision data set should be test or train, got {split!r}")
+    split = split or "test"
+    sets = optional("torchvision.datasets", "torchvision")
+    make = getattr(sets, name, None)
+    if make is None:
+        raise ValueError(f"data should name a torchvision data set, got {name!r}")
+    accepted = inspect.signature(make).parameters
+    options: dict[str, Any] = {"root": str(Path(torch.hub.get_dir()).parent / "datasets" / name)}
+    if "train" in accepted:
+        options["train"] = split == "train"
+    elif "split" in accepted:
+        options["split"] = "val" if (name, split) == ("ImageNet", "test") else split
+    if "download" in accepted:
+        options["download"] = True
+    dataset = make(**options)
+    return _items(dataset.__getitem__, len(dataset), f"the {split} split of torchvision's {name}", size, count, seed)
+
+
+def _hugging_face(name: str, size: int | None, count: int | None, seed: int) -> ImageSet:
+    """A split of a data set of the Hugging Face Hub: its column of images and its column of classes."""
+    name, _, split = name.partition(":")
+    dataset = optional("datasets", "datasets").load_dataset(name, split=split or "test")
+    columns = {type(feature).__name__: column for column, feature in reversed(list(dataset.features.items()))}
+    for kind in ("Image", "ClassLabel"):
+        if kind not in columns:
+            raise ValueError(f"data should have a column of type {kind}, got {name!r} with {dict(dataset.features)}")
+
+    def item(index: int) -> tuple[Image.Image, int]:
+        row = dataset[index]
+        return row[columns["Image"]], row[columns["ClassLabel"]]
+
+    return _items(item, len(dataset), f"the split {split or 'test'} of {name}", size, count, seed)
+
+
+def _items(
+    item: Callable[[int], tuple[Image.Image, int]],
+    total: int,
+    described: str,
+    size: int | None,
+    count: int | None,
+    seed: int,
+) -> ImageSet:
+    """A sample of a data set whose items are images of Pillow's and their classes."""
+    chosen = sample(total, count, seed)
+    pairs = [item(index) for index in chosen]
+    return _stack(
+        [_prepare(image, size) for image, _ in pairs],
+        labels=[int(label) for _, label in pairs],
+        names=[f"image {index}" for index in chosen],
+        source=_described(len(chosen), total, described, size, seed),
+    )
+
+
+def sample(total: int, count: int | None, seed: int) -> list[int]:
+    """Sorted indices of all items, or of ``count`` drawn at random."""
+    if count is None or count >= total:
+        return list(range(total))
+    return sorted(torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:count].tolist())
+
+
+def _described(count: int, total: int, origin: str, size: int | None, seed: int) -> str:
+    drawn = "all" if count == total else f"{count} of {total}"
+    seeded = "" if count == total else f", drawn with seed {seed}"
+    fitted = "" if size is None else f", shorter side resized to {size} pixels (bicubic), centre crop"
+    return f"{drawn} images of {origin}{seeded}{fitted}"
+
+
+def open_image(file: Path, size: int | None) -> torch.Tensor:
+    """Bytes ``(3, H, W)`` of an image file in RGB, fitted to ``size`` if that is given.
+
+    Raises:
+        ValueError: if Pillow does not read it.
+    """
+    try:
+        with Image.open(file) as image:
+            return _prepare(image, size)
+    # Pillow's answers to broken files: a SyntaxError to some PNGs, a ValueError to text where a number should be, and
+    # a DecompressionBombError to a header with a size beyond reason.
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"data should hold images that Pillow reads, got {str(file)!r}: {error}") from error
+
+
+def _prepare(image: Image.Image, size: int | None) -> torch.Tensor:
+    """Bytes ``(3, H, W)`` of an image in RGB, fitted to ``size`` if that is given."""
+    image = image.convert("RGB")
+    return to_tensor(image if size is None else fit(image, size))
+
+
+def _stack(
+    images: list[torch.Tensor], *, labels: list[int], names: list[str], source: str, terms: str = "not stated"
+) -> ImageSet:
+    if not images:
+        raise ValueError("data should hold at least one image, got none")
+    sizes = {tuple(image.shape[1:]) for image in images}
+    if len(sizes) > 1:
+        raise ValueError(f"data should hold images of one size, or size be given, got {len(sizes)} sizes")
+    return ImageSet(torch.stack(images).float() / 255, torch.tensor(labels), tuple(names), source, terms)

