@@ -25,7 +25,7 @@ ISSUE_RATE = 4 * TURN_RATE
 EFFICIENCY = 0.85
 PIXELS = 256 * 224 * 224
 
-_TESTS = Path(__file__).resolve().parent.parent / "tests"
+_TESTS = Path(__file__).resolve().parent.parent / "tests" / "kernels"
 _BUDGET = json.loads((_TESTS / "cuda_budget.json").read_text())
 _TRITON_BUDGET = json.loads((_TESTS / "triton_budget.json").read_text())
 _KERNELS = {kernel["name"]: kernel for kernel in _BUDGET["kernels"]} | {

@@ -143,7 +143,7 @@ def _pytest(kept: Kept, name: str, arguments: list[str], limit: float, *before: 
 
 
 #: Without conftest.py, whose packages a machine with a GPU may lack.
-_GPU_TESTS = ["--noconftest", "-m", "gpu", "tests/test_gpu.py"]
+_GPU_TESTS = ["--noconftest", "-m", "gpu", "tests/kernels/test_gpu.py"]
 
 
 def run_tests(kept: Kept) -> None:
@@ -151,7 +151,7 @@ def run_tests(kept: Kept) -> None:
     kept["tests"] = done = []
     for name, needs, arguments in (
         ("tests of GPUs", ("pytest",), _GPU_TESTS),
-        ("conformance", ("pytest", *SUITE_NEEDS), ["tests/test_conformance.py", "-k", "cuda or triton"]),
+        ("conformance", ("pytest", *SUITE_NEEDS), ["tests/codec/test_conformance.py", "-k", "cuda or triton"]),
     ):
         why = _missing(needs)
         done.append(_left_out(name, why) if why else _pytest(kept, name, arguments, TEST_LIMIT))

@@ -10,7 +10,7 @@ import hypothesis
 import numpy as np
 import pytest
 import torch
-from backends import BACKENDS, Backend
+from support.backends import BACKENDS, Backend
 
 # The processes of `-n 2` share the processors, and so do those that they start: threads of several processes that wait
 # for each other on the same processors take three times as long.

@@ -17,15 +17,14 @@ import sys
 import time
 from dataclasses import dataclass, field
 
-import cases
 import numpy as np
-import oracles
 import torch
-from backends import BACKENDS, Backend
-from oracles import FACTORS
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+from support import cases, oracles
+from support.backends import BACKENDS, Backend
+from support.oracles import FACTORS
 
 #: Images of one size go through the ops together.
 BATCH = 5

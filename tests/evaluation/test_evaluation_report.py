@@ -1,0 +1,207 @@
+"""The report: tables and checks against outcomes written down by hand, and files that can be read back."""
+
+from __future__ import annotations
+
+import csv
+import html.parser
+import io
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from support.evaluation_cases import smooth, tiny
+
+from fdjpeg import evaluation
+from fdjpeg.evaluation import Cell, Report
+from fdjpeg.evaluation.cells import join
+from fdjpeg.sources import ImageSet
+
+
+def cell(defense: str, threat: str, predicted: list[int], eps: str | None = "1/255", **fields: object) -> Cell:
+    """A cell of images of class 0."""
+    chosen = {"right": [float(value == 0) for value in predicted], "margin": [0.0] * len(predicted), **fields}
+    chosen.setdefault("attack", None if threat == "clean" else "PGD-20")
+    indices = list(range(len(predicted)))
+    return Cell(defense, threat, eps=eps, indices=indices, predicted=predicted, **chosen)  # type: ignore[arg-type]
+
+
+CELLS = [
+    cell("none", "clean", [0, 0, 0, 1], None),
+    cell("jpeg:75", "clean", [0, 0, 0, 1], None),
+    cell("none", "white-box", [1, 1, 1, 0]),  # the last is right only under attack: it does not count
+    cell("none", "noise", [0, 0, 0, 1], attack="noise"),
+    cell("jpeg:75", "noise", [0, 0, 0, 0], attack="noise"),
+    cell("jpeg:75", "gray-box", [1, 0, 0, 1]),
+    cell("jpeg:75", "adaptive", [0, 1, 0, 1], gradient="identity"),
+    cell("jpeg:75", "adaptive", [0, 0, 0, 0], gradient="cubic"),
+]
+
+
+def made(*more: Cell, **settings: object) -> Report:
+    """Four images of class 0; which are right where is written down, so that the table is known."""
+    images = ImageSet(torch.rand(4, 3, 8, 8), torch.zeros(4, dtype=torch.int64), ("a", "b", "c", "d"))
+    chosen = {
+        "defenses": {"jpeg:75": ["identity", "cubic"]},
+        "attacks": {"PGD-20": {"steps": 20}},
+        "gradient-free": [],
+        "randomised": [],
+        "draws": 20,
+        "transfer": {},
+        "norm": "linf",
+        "eps": ["1/255"],
+        "open": [],
+        "model": {"name": "<net>", "source": "here", "terms": "none"},
+        "images": {"source": "here", "terms": "none", "tried for a JPEG lattice": 4, "on a JPEG lattice": {}},
+        "versions": {"torch": "2"},
+    }
+    return Report({**chosen, **settings}, [*CELLS, *more], images)
+
+
+def test_worst_case_is_taken_image_by_image() -> None:
+    bare, defended = made().rows
+    assert (bare.clean, bare.noise, bare.worst) == (3, 3, 0)
+    assert defended.attacks == {"gray-box": 2, "identity": 2, "cubic": 3}
+    assert defended.worst == 1  # two, two and three are right, but only one image under all three
+    assert made().findings == [
+        "jpeg:75 at 1/255: 3 of 4 right without an attack, 2 when the attacker does not know the layer, "
+        "1 when the attacker does."
+    ]
+    assert made().table[1] == ["jpeg:75", "1/255", "3", "3", "–", "2", "2", "3", "1", "5–70 %"]
+
+
+def test_several_attacks_are_joined_image_by_image_and_told_apart() -> None:
+    report = made(
+        cell("jpeg:75", "adaptive", [0, 0, 1, 1], gradient="identity", attack="FGSM"),
+        cell("jpeg:75", "black-box", [1, 0, 0, 0], attack="Square-50"),
+        attacks={"PGD-20": {}, "FGSM": {}, "Square-50": {}},
+        **{"gradient-free": ["Square-50"]},
+    )
+    row = report.rows[1]
+    assert row.attacks == {"gray-box": 2, "identity": 1, "cubic": 3, "black-box": 2}
+    assert (row.known, row.worst) == (1, 0)
+    assert report.attacks_table[1] == ["jpeg:75", "1/255", "2", "2", "2"]
+    assert "Each attack by itself" in report.markdown()
+
+
+def test_shares_of_draws_add_up() -> None:
+    report = made(cell("jpeg:75", "adaptive", [0, 0, 0, 0], gradient="tanh", right=[0.5, 0.75, 0.25, 1.0]))
+    assert report.rows[1].attacks["tanh"] == 1.5
+    assert report.rows[1].worst == 0.25  # the third image alone is right under the others
+    assert report.table[1][-2] == "0.2"
+
+
+def test_batches_are_joined_in_the_order_of_their_images() -> None:
+    first = cell("none", "white-box", [0, 1], attacked=2, loss=[2.0, 4.0], differing=1, queries=3)
+    second = replace(first, indices=[2, 3], predicted=[1, 0], right=[0.0, 1.0], attacked=1, loss=[3.0, 5.0])
+    (joined,) = join([second, first])
+    assert (joined.indices, joined.predicted) == ([0, 1, 2, 3], [0, 1, 1, 0])
+    assert joined.curve == [5 / 3, 3.0]
+    assert (joined.differing, joined.queries) == (2, 6)
+
+
+FAILURES = {
+    "A larger radius never helps the defender": (
+        [
+            cell("jpeg:75", "adaptive", [0, 0, 0, 1], "2/255", gradient="cubic"),
+            cell("jpeg:75", "adaptive", [0, 0, 0, 1], "2/255", gradient="identity"),
+            cell("none", "white-box", [1, 1, 1, 1], "2/255"),
+        ],
+        {"eps": ["1/255", "2/255"]},
+    ),
+    "Random noise does less harm": ([cell("jpeg:75", "noise", [1, 1, 1, 1], attack="noise")], {}),
+    "Knowing the layer": ([cell("jpeg:75", "transfer", [1, 1, 1, 1], source="other")], {}),
+    "Queries alone": ([cell("jpeg:75", "black-box", [1, 1, 1, 1], attack="Square-5")], {}),
+    "Gradients are not zero": ([Cell("jpeg:75", "zero gradients", gradient="cubic", zeros=[1.0, 0.9])], {}),
+    "A radius that allows any image": ([cell("jpeg:75", "large radius", [0, 0, 1, 1], None)], {}),
+    "Many steps": ([cell("jpeg:75", "one step", [1, 1, 1, 1], gradient="cubic")], {}),
+    "Twice the steps": ([cell("jpeg:75", "twice the steps", [1, 1, 1, 1])], {}),
+    "The loss has stopped rising": (
+        [
+            cell(
+                "jpeg:75",
+                "adaptive",
+                [0, 0, 0, 1],
+                gradient="tanh",
+                attacked=1,
+                loss=[float(number**2) for number in range(21)],
+            )
+        ],
+        {},
+    ),
+    "Plain rounding": ([cell("jpeg:75", "plain rounding", [1, 1, 1, 1], gradient="zero")], {}),
+    "A codec whose steps are all 1": ([cell("tables of ones", "tables of ones", [0, 0, 0, 0])], {}),
+    "Adversarial images stay within": ([cell("jpeg:75", "transfer", [0, 0, 0, 1], distance=[0.1])], {}),
+}
+
+
+@pytest.mark.parametrize("name", list(FAILURES))
+def test_every_check_can_fail(name: str) -> None:
+    cells, settings = FAILURES[name]
+    report = made(*cells, **settings)
+    (check,) = (check for check in report.checks if check.name.startswith(name))
+    assert not check.passed
+    assert any(check.figure in sentence for sentence in report.summary())
+    assert ("jpeg:75" in check.masked) == (name in MASKED)
+
+
+#: Checks whose failure says that gradients are masked.
+MASKED = ("Knowing the layer", "Queries alone", "Gradients are not zero", "A radius that allows any image")
+
+
+def test_report_files_can_be_read_back(tmp_path) -> None:
+    results, table, markdown, page = made(cell("jpeg:75", "black-box", [0, 0, 0, 1])).save(tmp_path / "new" / "folder")
+    found = json.loads(results.read_text())
+    assert found["table"][1]["worst"] == 1
+    assert found["cells"][5]["right"] == [0, 1, 1, 0]
+    assert [image["name"] for image in found["images"]] == ["a", "b", "c", "d"]
+    assert "| jpeg:75 | 1/255 | 3 | 3 | – | 2 | 3 | 2 | 3 | 1 | 5–70 % |" in markdown.read_text()
+    lines = list(csv.DictReader(io.StringIO(table.read_text())))
+    assert [line["right"] for line in lines] == ["3", "3", "0", "3", "3", "2", "2", "3", "3"]
+    assert float(lines[5]["share"]) == 0.5
+
+    class Reader(html.parser.HTMLParser):
+        def __init__(self) -> None:
+            super().__init__()
+            self.open: list[str] = []
+
+        def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+            if tag not in ("meta", "img", "br"):
+                self.open.append(tag)
+            assert all(not (value or "").startswith(("http", "//", "file")) for _, value in attributes)
+
+        def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+            pass
+
+        def handle_endtag(self, tag: str) -> None:
+            assert self.open.pop() == tag
+
+    reader = Reader()
+    reader.feed(page.read_text())
+    assert reader.open == []
+    assert "&lt;net&gt;" in page.read_text()
+
+
+def test_report_shows_pictures_and_curves_of_each_defence() -> None:
+    chosen = {"defenses": ["jpeg:75"], "eps": ["2/255"], "gradients": ["cubic"], "attacks": ["pgd-3"], "checks": False}
+    report = evaluation.evaluate(tiny(), smooth(), pictures=2, **chosen)  # type: ignore[arg-type]
+    # Two images: clean, adversarial and difference on the bare network; behind the layer the defended one beside them.
+    assert report.html().count("<img ") == 2 * 3 + 2 * 4
+    assert report.html().count("<svg ") == 2 + 2
+    (adaptive,) = report.select(threat="adaptive")
+    assert len(adaptive.curve) == 4
+    without = evaluation.evaluate(tiny(), smooth(), pictures=0, **chosen)  # type: ignore[arg-type]
+    assert "<img " not in without.html()
+
+
+def test_an_unwritable_folder_is_named(tmp_path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="folder should be one that can be written"):
+        made().save(tmp_path / "file")
+
+
+@pytest.mark.parametrize(("right", "count"), [(0, 20), (3, 20), (10, 20), (20, 20), (90, 100)])
+def test_wilson_interval_is_scipys(right: int, count: int) -> None:
+    stats = pytest.importorskip("scipy.stats")
+    expected = stats.binomtest(right, count).proportion_ci(0.95, method="wilson")
+    assert evaluation.wilson(right, count) == pytest.approx((expected.low, expected.high), abs=1e-6)

@@ -1,0 +1,142 @@
+"""What docs/migrating.md promises runs; the tables of docs/evaluation.md and docs/defenses.md are the results'."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+import fdjpeg
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "migrating.md"
+REPLACEMENTS = [
+    row.split("|")[2] for row in PAGE.read_text(encoding="utf-8").splitlines() if row.startswith("| ") and "`" in row
+]
+
+
+@pytest.mark.parametrize("cell", REPLACEMENTS)
+def test_replacement_runs(cell: str) -> None:
+    (code, *_) = re.findall(r"`([^`]+)`", cell)
+    x = torch.rand(2, 3, 19, 30, generator=torch.Generator().manual_seed(0))
+    names = {
+        "fdjpeg": fdjpeg,
+        "x": x,
+        "x255": 255 * x,
+        "q": 60,
+        "quality": torch.tensor([40, 60]),
+        "table_y": torch.full((8, 8), 9.0),
+        "table_c": torch.full((8, 8), 20.0),
+        "byte_image": (255 * x).to(torch.uint8),
+        "hwc_bytes": (255 * x).to(torch.uint8).movedim(-3, -1),
+    }
+    result = eval(code, names)
+    if isinstance(result, torch.nn.Module):
+        result = result(x)
+    assert result.shape in (x.shape, names["hwc_bytes"].shape)  # type: ignore[attr-defined]
+
+
+def test_the_page_has_a_replacement_for_each_peer() -> None:
+    assert len(REPLACEMENTS) == 10
+
+
+#: The results of each CIFAR-10 table of docs/evaluation.md, which is told by a row, as files in their order of radii.
+EVALUATIONS = {
+    "jpeg:75 | 170": ["cifar10", "cifar10-large"],
+    "stochastic-jpeg:20+40+60+80 | 35.7": ["cifar10-random"],
+}
+
+
+def counts(rows: list[dict[str, object]], column: str) -> str:
+    """What a column of the page says of a defence: a count for each radius, – where none was taken."""
+    if column == "clean":
+        rows = rows[:1]
+    found: list[float | None] = []
+    for row in rows:
+        attacks: dict[str, float] = row["attacks"]  # type: ignore[assignment]
+        named = {"clean": row["clean"], "noise": row["noise"], "worst case": row["worst"], **attacks}
+        # Where chroma is not subsampled identity and straight-through are one attack; one run called it identity.
+        if column in ("identity", "straight-through") and str(row["defense"]).startswith("feature-distillation"):
+            named["straight-through"] = attacks.get("straight-through", attacks.get("identity"))
+            named.pop("identity", None)
+        found.append(named.get(column))  # type: ignore[arg-type]
+    written = [f"{count:.0f}" if count == round(count) else f"{count:.1f}" for count in found if count is not None]
+    return ", ".join(written) or "–"
+
+
+def results(*names: str) -> list[dict[str, object]]:
+    folder = ROOT / "benchmarks" / "results" / "evaluation"
+    files = [(folder / f"2026-11-21-{name}.json").read_text(encoding="utf-8") for name in names]
+    return [row for file in files for row in json.loads(file)["table"]]
+
+
+def table_with(row: str) -> tuple[list[str], list[list[str]]]:
+    """The columns and the rows of that table of docs/evaluation.md which has a row that begins so."""
+    page = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    (table,) = (part for part in page.split("\n\n") if part.startswith("| defence |") and f"\n| {row} |" in part)
+    head, _, *lines = ([cell.strip() for cell in line.strip("|").split("|")] for line in table.strip().splitlines())
+    return head, lines
+
+
+@pytest.mark.parametrize("row", EVALUATIONS)
+def test_the_cifar10_tables_are_those_of_the_results(row: str) -> None:
+    (_, *columns), lines = table_with(row)
+    for defence, *cells in lines:
+        rows = [found for found in results(*EVALUATIONS[row]) if found["defense"] == defence]
+        assert [counts(rows, column) for column in columns] == cells, defence
+
+
+def test_the_table_of_photographs_is_that_of_the_results() -> None:
+    (_, _, *columns), lines = table_with("none | 1/255")
+    assert len(lines) == len(results("photographs"))
+    for (defence, eps, *cells), row in zip(lines, results("photographs"), strict=True):
+        assert (defence, eps) == (row["defense"], row["eps"])
+        assert [counts([row], column) for column in columns] == cells, (defence, eps)
+
+
+#: What docs/defenses.md calls the defences of benchmarks/defenses.py.
+DEFENSES = {
+    "none (white-box)": "none",
+    "feature distillation, paper": "feature-distillation:paper",
+    "feature distillation, paper, two passes": "feature-distillation:paper, two passes",
+    "feature distillation, uniform(30)": "feature-distillation:uniform(30)",
+    "feature distillation, uniform(30), two passes": "feature-distillation:uniform(30), two passes",
+    "JPEG at quality 50": "jpeg:50",
+    "a quality for each block": "stochastic-jpeg",
+    "JPEG ensemble": "jpeg-ensemble",
+    "purifier": "purifier",
+    "S2SNet, small": "s2snet",
+    "defensive distillation, T = 20": "defensive-distillation",
+}
+
+
+def tables_of_defenses(columns: str) -> list[list[list[str]]]:
+    """The rows of each table of docs/defenses.md whose columns begin so: the small network's, the ResNet-18's."""
+    page = (ROOT / "docs" / "defenses.md").read_text(encoding="utf-8")
+    tables = [part.strip().splitlines()[2:] for part in page.split("\n\n") if part.startswith(columns)]
+    return [[[cell.strip() for cell in line.strip("|").split("|")] for line in lines] for lines in tables]
+
+
+@pytest.mark.parametrize(("place", "network"), enumerate(("small", "resnet18-cifar10")))
+def test_the_tables_of_defenses_are_those_of_the_results(place: int, network: str) -> None:
+    file = ROOT / "benchmarks" / "results" / "defenses" / f"2026-11-21-{network}.json"
+    found = json.loads(file.read_text(encoding="utf-8"))
+    rows = {tuple(row[:2]): row[2:] for row in found["rows"]}
+    written = tables_of_defenses("| defence | ε | clean |")[place]
+    assert len(written) == 2 * len({DEFENSES[name] for name, *_ in written})
+    for name, eps, *cells in written:
+        assert cells == rows[DEFENSES[name], eps], (name, eps)
+    left = {tuple(row[:3]): row[3] for row in found["gradients"]}
+    for name, gradient, *cells in tables_of_defenses("| defence | gradient | PGD-20")[place]:
+        small, large = (left[DEFENSES[name], eps, gradient] for eps in ("2/255", "8/255"))
+        expected = [
+            small["PGD-20"],
+            small["PGD-margin-20"],
+            small["DeepFool-20"],
+            large["PGD-20"],
+            large["PGD-margin-20"],
+        ]
+        assert cells == expected, (name, gradient)

@@ -1,0 +1,372 @@
+"""The house: the build and its messages, what the package holds, how the library is loaded, README's commands."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import re
+import shutil
+import site
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+import fdjpeg
+from fdjpeg import _library
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def text_of(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def readme_command(ending: str) -> str:
+    """The one command of README's shell blocks that ends so."""
+    lines = [
+        line for block in re.findall(r"```sh\n(.*?)```", text_of("README.md"), re.S) for line in block.splitlines()
+    ]
+    (command,) = [line for line in lines if line.endswith(ending)]
+    return command
+
+
+def python(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs Python with changed environment variables; an empty one is removed."""
+    changed = {name: value for name, value in {**os.environ, **environment}.items() if value}
+    return subprocess.run([sys.executable, *arguments], cwd=cwd, env=changed, text=True, capture_output=True)
+
+
+@pytest.fixture
+def build_backend(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(ROOT))
+    return importlib.import_module("build_backend")
+
+
+@pytest.fixture
+def setup_script(build_backend: ModuleType) -> ModuleType:
+    """setup.py as a module, without running its `setup`."""
+    spec = importlib.util.spec_from_file_location("fdjpeg_setup", ROOT / "setup.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A copy of what is under version control."""
+    ignored = shutil.ignore_patterns(
+        ".*", "build", "dist", "*.egg-info", "*.so", "__pycache__", "venv", "fdjpeg-evaluation"
+    )
+    return Path(shutil.copytree(ROOT, tmp_path / "checkout", ignore=ignored))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Metadata and README
+
+
+def test_version_is_the_same_everywhere() -> None:
+    assert f'\nversion = "{fdjpeg.__version__}"\n' in text_of("pyproject.toml")
+    assert f"\nversion: {fdjpeg.__version__}\n" in text_of("CITATION.cff")
+    assert f"\n## {fdjpeg.__version__} " in text_of("CHANGELOG.md")
+    assert importlib.metadata.version("fdjpeg") == fdjpeg.__version__
+
+
+def test_ci_runs_the_readme_test_command() -> None:
+    assert readme_command("pytest -n 2") in text_of(".ci/run").splitlines()
+
+
+@pytest.mark.parametrize("ending", ["pytest -n 2", "fdjpeg evaluate"])
+def test_readme_commands_ask_for_extras_that_exist(ending: str) -> None:
+    (extras,) = re.findall(r'"\.\[([a-z,]+)\]"', readme_command(ending))
+    assert set(extras.split(",")) <= set(importlib.metadata.metadata("fdjpeg").get_all("Provides-Extra") or [])
+
+
+def test_readme_command_is_installed() -> None:
+    (script,) = [s for s in importlib.metadata.entry_points(group="console_scripts") if s.value.startswith("fdjpeg.")]
+    assert script.name == readme_command("fdjpeg evaluate").split()[-2]
+    assert callable(script.load())
+
+
+def test_readme_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from PIL import Image
+
+    monkeypatch.chdir(tmp_path)
+    (example,) = re.findall(r"```python\n(.*?)```", text_of("README.md"), re.S)
+    names = {"classifier": torch.nn.Identity(), "photograph": Image.new("RGB", (16, 16))}
+    exec(example, names)
+    assert names["tables"].luma.grad.abs().sum() > 0
+    saved = fdjpeg.QuantTables.from_image(tmp_path / "out.jpg")
+    assert torch.equal(saved.luma, names["tables"].luma.detach().to(saved.luma))
+
+
+def test_readme_links_exist() -> None:
+    for name in ("README.md", "CONTRIBUTING.md"):
+        for link in re.findall(r"\]\(([^)#:]+)\)", text_of(name)):
+            assert (ROOT / link).exists(), f"{name} links to {link}"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What the build asks for
+
+
+def fake_torch(place: Path, version: str, *, headers: bool = True) -> Path:
+    package = place / "torch"
+    (package / "include/torch/csrc/stable").mkdir(parents=True)
+    (package / "version.py").write_text(f"from typing import Optional\n__version__ = '{version}'\n")
+    if headers:
+        (package / "include/torch/csrc/stable/library.h").touch()
+    return package
+
+
+@pytest.fixture
+def no_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An interpreter without packages, as a build environment is; returns the site-packages that it hides."""
+    hidden = tmp_path / "site-packages"
+    hidden.mkdir()
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    monkeypatch.setattr(site, "getsitepackages", lambda: [str(hidden)])
+    monkeypatch.setattr(site, "getusersitepackages", lambda: str(tmp_path / "nothing"))
+    return hidden
+
+
+@pytest.mark.parametrize("version", ["2.10.0", "2.10.0a0+git1234567", "2.13.0+cpu", "3.0.1"])
+def test_build_uses_the_torch_that_is_there(build_backend: ModuleType, no_packages: Path, version: str) -> None:
+    assert build_backend.find_torch() is None
+    package = fake_torch(no_packages, version)
+    assert build_backend.find_torch() == package.resolve()
+
+
+@pytest.mark.parametrize(("version", "headers"), [("2.9.1", True), ("1.13.1+cu117", True), ("2.13.0", False)])
+def test_build_passes_over_a_torch_that_will_not_do(
+    build_backend: ModuleType, no_packages: Path, version: str, headers: bool
+) -> None:
+    fake_torch(no_packages, version, headers=headers)
+    assert build_backend.find_torch() is None
+
+
+@pytest.mark.parametrize("hook", ["get_requires_for_build_wheel", "get_requires_for_build_editable"])
+def test_build_requires_torch_only_where_there_is_none(
+    build_backend: ModuleType, no_packages: Path, monkeypatch: pytest.MonkeyPatch, hook: str
+) -> None:
+    monkeypatch.setattr(build_backend.build_meta, hook, lambda _: ["something"])
+    assert getattr(build_backend, hook)() == ["something", "torch>=2.10"]
+    fake_torch(no_packages, "2.13.0")
+    assert getattr(build_backend, hook)() == ["something"]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The build's messages
+
+
+def failing_build(checkout: Path, **environment: str) -> str:
+    """Runs setup.py, which must fail; returns the last line of what it said."""
+    result = python("setup.py", "build_ext", cwd=checkout, **{"CXX": "", "FDJPEG_CUDA": "", **environment})
+    assert result.returncode != 0
+    assert "Traceback" not in result.stderr
+    return result.stderr.strip().splitlines()[-1]
+
+
+def test_no_compiler_says_what_to_install(checkout: Path, tmp_path: Path) -> None:
+    for environment in ({"CXX": "nonexistent-c++"}, {"PATH": str(tmp_path)}):
+        message = failing_build(checkout, **environment)
+        assert "fdjpeg needs a C++20 compiler and found none" in message
+        assert "apt-get install g++" in message
+    assert "looked for nonexistent-c++" in failing_build(checkout, CXX="nonexistent-c++")
+
+
+def test_compiler_of_another_age_says_what_to_install(checkout: Path, tmp_path: Path) -> None:
+    old = tmp_path / "old-c++"
+    old.write_text("#!/bin/sh\necho 'unrecognized option -std=c++20' >&2\nexit 1\n")
+    old.chmod(0o755)
+    message = failing_build(checkout, CXX=str(old))
+    assert "install a newer one" in message
+    assert "unrecognized option -std=c++20" in message
+
+
+def test_cuda_without_nvcc_says_so(checkout: Path, tmp_path: Path) -> None:
+    message = failing_build(checkout, FDJPEG_CUDA="1", CUDA_HOME=str(tmp_path))
+    assert f"there is no nvcc (looked for {tmp_path}/bin/nvcc)" in message
+    assert "install the CUDA toolkit" in message
+
+
+def test_wrong_settings_are_named(checkout: Path, setup_script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "FDJPEG_CUDA should be 0, 1 or unset, got 'yes'" in failing_build(checkout, FDJPEG_CUDA="yes")
+    monkeypatch.setenv("FDJPEG_CUDA_ARCHS", "8.0;sm_90")
+    with pytest.raises(setup_script.SetupError, match=r'such as "8\.0;9\.0", got \'sm_90\''):
+        setup_script.gpu_flags()
+
+
+def test_no_torch_says_so(setup_script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    from setuptools import Distribution
+
+    monkeypatch.setattr(setup_script, "find_torch", lambda: None)
+    with pytest.raises(setup_script.SetupError, match="python -m pip install torch"):
+        setup_script.BuildLibrary(Distribution()).build_extension(setup_script.Extension("fdjpeg._C", []))
+
+
+def test_cuda_settings(setup_script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    nvcc = tmp_path / "bin" / "nvcc"
+    nvcc.parent.mkdir()
+    nvcc.write_text("#!/bin/sh\n")
+    nvcc.chmod(0o755)
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path))
+    monkeypatch.delenv("FDJPEG_CUDA", raising=False)
+    assert setup_script.find_nvcc() == str(nvcc)
+    monkeypatch.setenv("FDJPEG_CUDA", "0")
+    assert setup_script.find_nvcc() is None
+
+    monkeypatch.delenv("FDJPEG_CUDA_ARCHS", raising=False)
+    assert setup_script.gpu_flags() == ["-arch=all-major"]
+    monkeypatch.setenv("FDJPEG_CUDA_ARCHS", "8.0;9.0a")
+    assert setup_script.gpu_flags() == [
+        "-gencode=arch=compute_80,code=sm_80",
+        "-gencode=arch=compute_90a,code=sm_90a",
+        "-gencode=arch=compute_90a,code=compute_90a",
+    ]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What is in the packages
+
+
+@pytest.fixture
+def recording_compiler(tmp_path: Path) -> Path:
+    """Stands in for a compiler: writes down how it was called, and leaves an empty file where its output goes."""
+    script = tmp_path / "recording-c++"
+    script.write_text(
+        f'#!/bin/sh\necho "$@" >> {tmp_path}/calls\n'
+        'while [ $# -gt 1 ]; do if [ "$1" = -o ]; then : > "$2"; fi; shift; done\n'
+    )
+    script.chmod(0o755)
+    return script
+
+
+def test_wheel_holds_one_library_for_every_python(checkout: Path, tmp_path: Path, recording_compiler: Path) -> None:
+    command = "import build_backend; build_backend.build_wheel('dist')"
+    result = python(
+        "-c",
+        command,
+        cwd=checkout,
+        CXX=str(recording_compiler),
+        FDJPEG_CUDA="0",
+        CXXFLAGS="-DONE",
+        LDFLAGS="-Wl,-z,two",
+    )
+    assert result.returncode == 0, result.stderr
+    (wheel,) = (checkout / "dist").iterdir()
+    assert wheel.name.startswith(f"fdjpeg-{fdjpeg.__version__}-cp310-abi3-")
+
+    with zipfile.ZipFile(wheel) as opened:
+        names = opened.namelist()
+    assert {"fdjpeg/_C.abi3.so", "fdjpeg/py.typed", "fdjpeg/__init__.py"} <= set(names)
+    assert {path.relative_to(ROOT).as_posix() for path in ROOT.glob("fdjpeg/**/*.py")} <= set(names)
+    assert [name for name in names if name.endswith(".so")] == ["fdjpeg/_C.abi3.so"]
+    assert {Path(name).name for name in names if "licenses" in name} == {"LICENSE", "NOTICE"}
+    assert {name.split("/")[0].split("-")[0] for name in names} == {"fdjpeg"}
+
+    calls = (tmp_path / "calls").read_text().splitlines()
+    compiled, (linked,) = [call for call in calls if " -c " in call], [call for call in calls if " -shared " in call]
+    assert len(compiled) == len(list(ROOT.glob("csrc/**/*.cpp")))
+    for call in compiled:
+        for flag in (
+            "-DTORCH_TARGET_VERSION=0x020a000000000000",
+            "-fwrapv",
+            "-ffp-contract=off",
+            "-std=c++20",
+            "-DONE",
+        ):
+            assert flag in call.split()
+        assert "-march" not in call
+    assert "-ltorch" in linked
+    assert "-Wl,-z,two" in linked
+    assert "rpath" not in linked
+
+
+def test_source_distribution_holds_what_building_needs(checkout: Path) -> None:
+    result = python("-c", "import build_backend; build_backend.build_sdist('dist')", cwd=checkout)
+    assert result.returncode == 0, result.stderr
+    (archive,) = (checkout / "dist").iterdir()
+    with tarfile.open(archive) as opened:
+        names = {name.partition("/")[2] for name in opened.getnames()}
+    sources = [path for folder in ("csrc", "fdjpeg", "tests") for path in ROOT.glob(f"{folder}/**/*.[chp]*")]
+    wanted = {path.relative_to(ROOT).as_posix() for path in sources if path.suffix not in (".pyc", ".so")}
+    assert wanted | {"setup.py", "build_backend.py", "LICENSE", "NOTICE", "CITATION.cff"} <= names
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The library
+
+
+def test_library_keeps_to_the_stable_abi() -> None:
+    if not _library.LOADED:
+        pytest.skip(fdjpeg.backends()["cpu"])
+    library = str(Path(fdjpeg.__file__).with_name("_C.abi3.so"))
+    if not shutil.which("readelf") or not shutil.which("nm"):
+        pytest.skip("needs readelf and nm of binutils")
+    dynamic = subprocess.run(["readelf", "-d", library], check=True, text=True, capture_output=True).stdout
+    needed = set(re.findall(r"NEEDED.*\[(.+)\]", dynamic))
+    assert "libtorch.so" in needed
+    assert not {name for name in needed if re.match(r"libpython|libtorch_|libc10|libcud", name)}
+    assert "RPATH" not in dynamic
+    assert "RUNPATH" not in dynamic
+    nm = ["nm", "--dynamic", "--undefined-only", "--demangle", library]
+    undefined = subprocess.run(nm, check=True, text=True, capture_output=True).stdout
+    assert "aoti_torch_library_init_def" in undefined
+    assert not re.search(r"\b(c10|at|torch)::|\bPy[A-Z_]", undefined)
+
+
+def report_of_import(cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    script = (
+        "import fdjpeg, json, torch; from fdjpeg import _library;"
+        "print(_library.LOADED, _library.BACKEND); print(json.dumps(fdjpeg.backends()));"
+        "print(fdjpeg.jpeg(torch.full((3, 9, 9), 77, dtype=torch.uint8)).sum().item())"
+    )
+    return python("-c", script, cwd=cwd, **{"FDJPEG_BACKEND": "", **environment})
+
+
+def test_reference_backend_leaves_the_library_alone() -> None:
+    result = report_of_import(ROOT, FDJPEG_BACKEND="reference")
+    assert result.returncode == 0, result.stderr
+    state, kernels, total = result.stdout.splitlines()
+    assert state == "False reference"
+    assert '"cpu": "missing: FDJPEG_BACKEND=reference was set"' in kernels
+    assert int(total) == 77 * 3 * 81
+
+
+def test_without_a_library_the_reference_serves(checkout: Path) -> None:
+    for broken in (False, True):
+        if broken:
+            (checkout / "fdjpeg/_C.abi3.so").write_bytes(b"no library")
+        result = report_of_import(checkout)
+        assert result.returncode == 0, result.stderr
+        state, kernels, total = result.stdout.splitlines()
+        assert state == "False None"
+        assert ("does not load beside torch" if broken else "does not exist") in kernels
+        assert '"reference": "available"' in kernels
+        assert int(total) == 77 * 3 * 81
+
+
+def test_backends_that_cannot_serve_are_refused(checkout: Path) -> None:
+    result = report_of_import(checkout, FDJPEG_BACKEND="cuda")
+    assert result.stderr.splitlines()[-1].startswith("ImportError: FDJPEG_BACKEND=cuda, but this backend is missing: ")
+    result = report_of_import(checkout, FDJPEG_BACKEND="gpu")
+    assert result.stderr.splitlines()[-1] == (
+        "ValueError: FDJPEG_BACKEND should be cuda, triton, reference or unset, got 'gpu'"
+    )
+
+
+def test_backends_tells_of_each_kernel() -> None:
+    states = fdjpeg.backends()
+    assert set(states) == {"cpu", "cuda", "triton", "reference"}
+    assert all(state == "available" or state.startswith("missing: ") for state in states.values())
+    assert states["reference"] == "available"
+    assert (states["cpu"] == "available") == _library.LOADED

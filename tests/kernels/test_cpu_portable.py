@@ -1,0 +1,43 @@
+"""The CPU kernels as other compilers and processors run them: built with clang, and for aarch64 under emulation."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from support.cases import draw
+
+SOURCE = Path(__file__).resolve().parent / "cpu" / "round_trip.cpp"
+FLAGS = ["-std=c++20", "-O1", "-fwrapv", "-ffp-contract=off", "-w", f"-I{SOURCE.parents[3] / 'csrc'}"]
+
+#: The compiler, and what runs its programs.
+MACHINES = {
+    "clang": (["clang++"], []),
+    "aarch64": (["aarch64-linux-gnu-g++", "-static"], ["qemu-aarch64"]),
+}
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_round_trip_elsewhere_is_that_of_this_machine(machine: str, tmp_path: Path, rng: np.random.Generator) -> None:
+    compiler, runner = MACHINES[machine]
+    for tool in (compiler[0], *runner):
+        if shutil.which(tool) is None:
+            pytest.skip(f"there is no {tool}")
+    program = tmp_path / "round_trip"
+    subprocess.run([*compiler, *FLAGS, str(SOURCE), "-o", str(program)], check=True)
+    height, width = 37, 71
+    pixels = draw(rng, 3, height, width, images=1).pixels
+    command = [*runner, str(program), str(height), str(width), "60"]
+    written = subprocess.run(command, input=pixels.tobytes(), capture_output=True, check=True).stdout
+    image = torch.from_numpy(pixels)
+    expected = b""
+    for factors in ((1, 1), (2, 1), (2, 2), (1, 2), (4, 1)):
+        for fancy in (True, False):
+            for samples in (image, image.float() / 255):
+                out, _ = torch.ops.fdjpeg.round_trip(samples, None, 60.0, *factors, fancy)
+                expected += out.numpy().tobytes()
+    assert written == expected

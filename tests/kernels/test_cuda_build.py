@@ -1,0 +1,110 @@
+"""What nvcc makes of the kernels: registers, spills and instructions, within what ``cuda_budget.json`` records."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from support import sass
+from support.kept_builds import kept_build
+from support.sass import BUDGET, Kernel
+
+ROOT = Path(__file__).resolve().parents[2]
+
+_NVCC = shutil.which("nvcc") or shutil.which("/usr/local/cuda/bin/nvcc")
+pytestmark = pytest.mark.skipif(_NVCC is None, reason="there is no nvcc: the CUDA kernels are not compiled here")
+
+KERNELS = pytest.mark.parametrize("kernel", BUDGET.kernels, ids=lambda kernel: kernel.name)
+
+
+@pytest.fixture(scope="module")
+def compiled() -> dict[str, tuple[str, Path]]:
+    """For each architecture ptxas's report and the machine code of the budget's kernels."""
+    assert _NVCC is not None
+    nvcc = _NVCC
+    known = subprocess.run([nvcc, "--list-gpu-code"], capture_output=True, text=True, check=True).stdout.split()
+    wanted = [architecture for architecture in BUDGET.architectures if architecture in known]
+    assert BUDGET.target in wanted, f"{nvcc} does not know {BUDGET.target}"
+    version = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=True).stdout
+    source = sass.instantiations(BUDGET.kernels)
+    flags = ["-std=c++20", "-O3", f"-I{ROOT / 'csrc'}", "-Xptxas=-v", "-cubin"]
+
+    def compile_into(folder: Path) -> None:
+        (folder / "kernels.cu").write_text(source)
+
+        def compile_for(architecture: str) -> None:
+            command = [nvcc, *flags, f"-arch={architecture}", "-o", f"{architecture}.cubin", "kernels.cu"]
+            done = subprocess.run(command, capture_output=True, text=True, cwd=folder)
+            assert done.returncode == 0, done.stderr
+            (folder / f"{architecture}.log").write_text(done.stderr)
+
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(compile_for, wanted))
+
+    headers = sorted(path for room in ("codec", "cuda") for path in (ROOT / "csrc" / room).iterdir())
+    folder = kept_build("cubins", headers, (wanted, version, source, flags), compile_into)
+    return {one: ((folder / f"{one}.log").read_text(), folder / f"{one}.cubin") for one in wanted}
+
+
+@pytest.fixture(scope="module")
+def disassembled(compiled: dict[str, tuple[str, Path]]) -> dict[str, list[sass.Instruction]]:
+    """The instructions of each kernel on the architecture of the targets, by mangled name."""
+    disassembler = sass.disassembler()
+    if disassembler is None:
+        pytest.skip("there is no cuobjdump, neither of a toolkit nor of Triton")
+    command = [disassembler, "-sass", str(compiled[BUDGET.target][1])]
+    return sass.functions(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+@pytest.mark.parametrize("architecture", BUDGET.architectures)
+@KERNELS
+def test_registers_and_spills(compiled: dict[str, tuple[str, Path]], kernel: Kernel, architecture: str) -> None:
+    if architecture not in compiled:
+        pytest.skip(f"this nvcc does not know {architecture}")
+    sections = compiled[architecture][0].split("Compiling entry function '")[1:]
+    (section,) = [one for one in sections if kernel.pattern.match(one)]
+    assert "0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads" in section, section
+    used = re.search(r"Used (\d+) registers", section)
+    assert used is not None
+    assert int(used[1]) <= kernel.registers
+
+
+@KERNELS
+def test_instructions_and_turns_per_pixel(disassembled: dict[str, list[sass.Instruction]], kernel: Kernel) -> None:
+    (instructions,) = [body for name, body in disassembled.items() if kernel.pattern.match(name)]
+    cost = sass.cost_of(instructions, kernel.passes)
+    for name, count in (("instructions_per_pixel", cost.instructions), ("turns_per_pixel", cost.turns)):
+        per_pixel, budget = count / kernel.pixels_per_thread, getattr(kernel, name)
+        assert per_pixel <= budget + 0.05, name
+        # Much less would mean that the counter lost its way, or that the budget can be tightened.
+        assert per_pixel >= 0.9 * budget, name
+
+
+def test_the_recorded_instructions_meet_the_targets() -> None:
+    """By the model of an H200 in ``benchmarks/expected.py``, where no GPU was at hand."""
+    import sys
+
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    try:
+        import expected
+    finally:
+        sys.path.pop(0)
+    for task in expected.TASKS:
+        assert task.microseconds <= task.target, task
+
+
+def test_library_beside_this_torch_holds_the_ops() -> None:
+    """Whichever torch this is: the library holds kernels for GPUs even where torch has no CUDA."""
+    import torch
+
+    from fdjpeg import _library
+    from fdjpeg.ops import SCHEMAS
+
+    if not _library._HOLDS_CUDA:
+        pytest.skip("the library was built without CUDA kernels, or is not used")
+    for op in SCHEMAS:
+        assert torch._C._dispatch_has_kernel_for_dispatch_key(f"fdjpeg::{op}", "CUDA"), op

@@ -1,0 +1,365 @@
+"""The GPU's kernels, run on a CPU, give the bits of the reference whatever the order of threads; broken ones do not.
+
+That they give Pillow's bits is for ``test_conformance.py`` to show, where this emulation is one of the backends.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from support import cases, emulation, planted_bugs
+from support.oracles import FACTORS
+from support.planted_bugs import Mutant
+from torch import Tensor
+
+from fdjpeg import reference, surrogates
+from fdjpeg._geometry import Geometry
+
+pytestmark = pytest.mark.skipif(emulation.compiler() is None, reason="there is no g++ to compile the emulation with")
+
+SUBSAMPLINGS = pytest.mark.parametrize("subsampling", FACTORS)
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+#: Of the largest gradient: what summing in another order costs, and rounding to the dtype.
+TOLERANCE = {torch.float16: 2e-3, torch.bfloat16: 1.6e-2, torch.float32: 2e-5, torch.float64: 1e-12}
+
+
+def _images(rng: np.random.Generator, dtype: torch.dtype, channels: int, height: int, width: int) -> Tensor:
+    """Two images of noise, some samples of a floating one NaN."""
+    pixels = torch.from_numpy(rng.random((2, channels, height, width)))
+    if dtype == torch.uint8:
+        return (pixels * 255).round().to(dtype)
+    pixels[torch.from_numpy(rng.random(pixels.shape) < 0.002)] = math.nan
+    return pixels.to(dtype)
+
+
+def _layouts(image: Tensor) -> list[Tensor]:
+    """The same samples: dense, by pixels, with gaps, from an address that no wide access may use, each row once."""
+    gaps = torch.zeros(*image.shape[:3], 2 * image.shape[3], dtype=image.dtype)
+    shifted = torch.zeros(image.numel() + 1, dtype=image.dtype)
+    gaps[..., ::2] = image
+    shifted[1:] = image.flatten()
+    return [
+        image,
+        image.to(memory_format=torch.channels_last),
+        gaps[..., ::2],
+        shifted[1:].view(image.shape),
+        image[:, :, :1].expand_as(image),
+    ]
+
+
+def _assert_close(actual: Tensor, expected: Tensor, tolerance: float) -> None:
+    assert actual.shape == expected.shape
+    assert actual.dtype == expected.dtype
+    scale = float(expected.double().abs().max()) if expected.numel() else 0.0
+    difference = float((actual.double() - expected.double()).abs().max()) if expected.numel() else 0.0
+    assert difference <= tolerance * scale, f"{difference} of {scale}"
+
+
+def _channels_and_upsamplings(subsampling: str) -> list[tuple[int, bool]]:
+    """What makes a difference: greyscale for one subsampling, the triangle where there is one."""
+    if subsampling == "4:4:4":
+        return [(3, True), (1, True)]
+    return [(3, True)] if subsampling == "4:1:1" else [(3, True), (3, False)]
+
+
+@pytest.mark.parametrize("dtype", cases.DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
+@SUBSAMPLINGS
+def test_forward_in_each_order_and_layout(subsampling: str, dtype: torch.dtype, rng: np.random.Generator) -> None:
+    factors = FACTORS[subsampling]
+    orders = itertools.cycle(emulation.ORDERS)
+    for (height, width), (channels, fancy) in itertools.product(
+        [(43, 70), (16, 64)], _channels_and_upsamplings(subsampling)
+    ):
+        tables = torch.from_numpy(rng.uniform(0.2, 40, (2, 3, 8, 8))).float()
+        for image in _layouts(_images(rng, dtype, channels, height, width)):
+            expected = reference.round_trip(image, tables, 0.0, *factors, fancy)
+            actual = emulation.round_trip(image, tables, 0.0, *factors, fancy, order=next(orders))
+            assert torch.equal(actual[0], expected[0])
+            assert actual[0].stride() == expected[0].stride()
+            assert torch.equal(actual[1], expected[1])
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=lambda dtype: str(dtype).removeprefix("torch."))
+@SUBSAMPLINGS
+def test_backward_in_each_order_and_layout(subsampling: str, dtype: torch.dtype, rng: np.random.Generator) -> None:
+    factors = FACTORS[subsampling]
+    orders = itertools.cycle(emulation.ORDERS)
+    slopes = surrogates.slope_table(surrogates.resolve("sine"), torch.device("cpu"))
+    for (height, width), (channels, fancy) in itertools.product(
+        [(43, 70), (64, 66)], _channels_and_upsamplings(subsampling)
+    ):
+        tables = torch.from_numpy(rng.uniform(0.2, 40, (1, 3, 8, 8))).float()
+        image = _images(rng, dtype, channels, height, width)
+        _, planes = reference.round_trip(image, tables, 0.0, *factors, fancy)
+        for grad in _layouts(torch.from_numpy(rng.standard_normal(image.shape)).to(dtype)):
+            arguments = (grad, planes, image, tables, 0.0, *factors, fancy)
+            expected = reference.round_trip_backward(*arguments, True)
+            actual = emulation.round_trip_backward(*arguments, True, order=next(orders))
+            _assert_close(actual[0], expected[0], TOLERANCE[dtype])
+            _assert_close(actual[1], expected[1], 1e-4)
+            without, none = emulation.round_trip_backward(*arguments, False, order=next(orders))
+            _assert_close(without, expected[0], TOLERANCE[dtype])
+            assert none.shape == (0,)
+            # Through the transform gradients go in float32.
+            expected = reference.surrogate_backward(*arguments, True, slopes)
+            actual = emulation.surrogate_backward(*arguments, True, slopes, order=next(orders))
+            _assert_close(actual[0], expected[0], max(TOLERANCE[dtype], 2e-5))
+            _assert_close(actual[1], expected[1], 1e-4)
+            assert actual[0].stride() == torch.empty_like(image).stride()
+
+
+def test_gradient_of_tables_is_the_same_bits_in_each_order(rng: np.random.Generator) -> None:
+    image = _images(rng, torch.float32, 3, 200, 333)
+    _, planes = reference.round_trip(image, None, 40.0, 2, 2, True)
+    grad = torch.from_numpy(rng.standard_normal(image.shape)).float()
+    sums = [
+        emulation.round_trip_backward(grad, planes, image, None, 40.0, 2, 2, True, True, order=order)[1]
+        for order in emulation.ORDERS
+    ]
+    assert torch.equal(sums[0], sums[1])
+    assert torch.equal(sums[0], sums[2])
+
+
+@SUBSAMPLINGS
+def test_coefficients_in_each_order(subsampling: str, rng: np.random.Generator) -> None:
+    grey = (1,) if subsampling == "4:4:4" else ()
+    for order, channels in itertools.product(emulation.ORDERS, (3, *grey)):
+        image = _images(rng, torch.float32, channels, 45, 67)
+        tables = torch.from_numpy(rng.uniform(0.2, 40, (2, 3, 8, 8))).float()
+        expected = reference.encode(image, tables, 0.0, *FACTORS[subsampling])
+        actual = emulation.encode(image, tables, 0.0, *FACTORS[subsampling], order=order)
+        for one, other in zip(actual, expected, strict=True):
+            assert torch.equal(one, other)
+        options = (tables, 45, 67, *FACTORS[subsampling], True, torch.uint8)
+        assert torch.equal(emulation.decode(*expected, *options, order=order), reference.decode(*expected, *options))
+
+
+@SUBSAMPLINGS
+def test_real_numbers_in_each_order(subsampling: str, rng: np.random.Generator) -> None:
+    """The same bits; that they are the right ones is for ``test_real.py`` to show."""
+    image = torch.from_numpy(rng.random((1, 3, 45, 67))).float()
+    grad = torch.from_numpy(rng.standard_normal(image.shape)).float()
+    setting = (None, 40.0, *FACTORS[subsampling], True, "sine", 0.0, 0.0, True)
+    results = []
+    for order in emulation.ORDERS:
+        out, mask = emulation.real_round_trip(image, *setting, order=order)
+        results.append((out, mask, *emulation.real_round_trip_backward(grad, mask, image, *setting, True, order=order)))
+    for others in results[1:]:
+        for one, other in zip(results[0], others, strict=True):
+            assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=lambda dtype: str(dtype).removeprefix("torch."))
+def test_block_transforms_in_each_order(dtype: torch.dtype, rng: np.random.Generator) -> None:
+    """The same bits in each order; near the CPU's kernels, which round as often, and the reference in float64."""
+    unit = torch.finfo(dtype).eps
+    for shape in [(24, 40), (2, 3, 16, 104), (0, 8, 8), (1, 8, 8), (5, 1, 64, 72)]:
+        samples = torch.from_numpy(rng.standard_normal(shape)).to(dtype)
+        blocks = torch.ops.fdjpeg.block_dct(samples)
+        for name, source in (("block_dct", samples), ("block_idct", blocks)):
+            emulated = getattr(emulation, name)
+            first, *others = (emulated(source, order=order) for order in emulation.ORDERS)
+            assert all(torch.equal(first, other) for other in others)
+            assert first.dtype == dtype
+            on_cpu = getattr(torch.ops.fdjpeg, name)(source)
+            torch.testing.assert_close(first, on_cpu, rtol=unit, atol=4 * unit)
+            exact = getattr(reference, name)(source.double())
+            torch.testing.assert_close(first.double(), exact, rtol=unit, atol=8 * unit)
+
+
+@SUBSAMPLINGS
+def test_scratch_memory_is_small_beside_the_images(subsampling: str) -> None:
+    """With the 8-bit planes at most half of float32 images; real planes take 25 MB or are those of one image."""
+    factors = FACTORS[subsampling]
+    for shape in [(1, 3, 8, 8), (70000, 3, 8, 8), (256, 3, 224, 224), (3, 3, 1000, 1500), (1, 3, 16384, 16384)]:
+        samples = math.prod(shape)
+        geometry = Geometry.of(*shape[2:], 3, *factors)
+        planes = shape[0] * geometry.plane_bytes
+        assert emulation.scratch_of(shape, *factors) + planes <= 0.5 * 4 * samples
+        for dtype in (torch.float16, torch.float32, torch.float64):
+            size = max(4, dtype.itemsize)
+            at_once, scratch = emulation.real_scratch_of(shape, *factors, dtype)
+            assert 1 <= at_once <= shape[0]
+            assert at_once == 1 or at_once * geometry.flag_offset * size <= 25e6
+            assert scratch <= 0.05 * samples * size
+
+
+def test_fraction_is_a_correctly_rounded_division() -> None:
+    for byte in range(256):
+        assert emulation.fraction_of(byte) == float(np.float32(byte) / np.float32(255))
+    assert emulation.fraction_of(-5) == 0.0
+    assert emulation.fraction_of(500) == 1.0
+
+
+def test_integer_division_is_exact(rng: np.random.Generator) -> None:
+    largest = 2**31 - 1
+    divisors = [*range(1, 20), *(int(2**power) for power in rng.uniform(4, 31, 200)), 2**30, largest]
+    for divisor in divisors:
+        multiples = [divisor * int(k) for k in rng.integers(0, largest // divisor + 1, 10)]
+        for number in (0, 1, largest, *multiples, *(m - 1 for m in multiples), *(m + divisor - 1 for m in multiples)):
+            if 0 <= number <= largest:
+                assert emulation.quotient_of(number, divisor) == number // divisor
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Sanitizers and planted bugs: a program of its own reads cases from a file
+
+
+#: Each of them, rounded and soft.
+ROUNDINGS = (
+    (("straight-through", 0.0, 0.0, False), ("cubic", 0.0, 0.1, False), ("sine", 0.0, 0.0, True)),
+    (("zero", 0.0, 0.0, False), ("tanh", 5.0, 0.0, True), ("fourier", 4.0, 0.0, True)),
+    (("softmax", 4.0, 0.05, True), ("cubic", 0.0, 0.0, True), ("sine", 0.0, 0.3, False)),
+)
+
+
+def _cases(ops: str, subsamplings: dict[str, tuple[int, int]], dtypes: list[torch.dtype], channels: int) -> bytes:
+    rng = np.random.default_rng(20)
+    blob = b""
+    if ops == "blocks":
+        for size, dtype in itertools.product([(2, 1, 24, 40), (1, 1, 64, 72), (3, 1, 8, 8)], dtypes):
+            blob += emulation.block_cases(torch.from_numpy(rng.standard_normal(size)).to(dtype), reference)
+        return blob
+    if ops == "real":
+        for factors, dtype in itertools.product(subsamplings.values(), dtypes):
+            for (height, width, layout), roundings in zip(
+                ((98, 66, 0), (16, 96, 0), (67, 37, 1)), ROUNDINGS, strict=True
+            ):
+                pixels = torch.from_numpy(rng.uniform(-0.1, 1.1, (2, channels, height, width)))
+                image = _layouts(pixels.to(dtype))[layout]
+                grad = torch.from_numpy(rng.standard_normal(image.shape)).to(dtype)
+                tables = torch.from_numpy(rng.uniform(0.5, 30, (2, 3, 8, 8)))
+                for rounding, given in zip(roundings, (tables.float(), tables[1:].clone(), None), strict=True):
+                    if dtype == torch.float64 or rounding[-1]:
+                        setting = (given, 61.0, factors, height != 67, rounding, reference)
+                        blob += emulation.real_cases(image, grad, *setting)
+        return blob
+    for factors, dtype in itertools.product(subsamplings.values(), dtypes):
+        for height, width, layout, by_tables in ((99, 66, 0, True), (16, 96, 0, False), (66, 37, 1, True)):
+            image = _layouts(_images(rng, dtype, channels, height, width))[layout]
+            tables = torch.from_numpy(rng.uniform(0.2, 30, (2, 3, 8, 8))).float() if by_tables else None
+            setting = (tables, 60.0, factors, height != 66, reference)
+            if ops == "backward":
+                grad = torch.from_numpy(rng.standard_normal(image.shape)).to(dtype)
+                blob += emulation.backward_cases(image, grad, *setting)
+            else:
+                blob += emulation.forward_cases(image, *setting)
+    return blob
+
+
+#: What the kernels are compiled for where they run under sanitizers, and where bugs are planted in them.
+SANITIZED = {
+    "forward": [torch.uint8, torch.float32],
+    "backward": [torch.float32],
+    "real": [torch.float32, torch.float64],
+    "blocks": [torch.float32, torch.float64],
+}
+PLANTED = {
+    "forward": [torch.float32],
+    "backward": [torch.float32],
+    "real": [torch.float64],
+    "blocks": [torch.float32, torch.float64],
+}
+
+
+@pytest.mark.parametrize("ops", SANITIZED)
+def test_no_sanitizer_complains(ops: str, tmp_path: Path) -> None:
+    """No access beyond an array, no undefined arithmetic, no misaligned word; arrays are just as large as needed."""
+    dtypes = SANITIZED[ops]
+    headers, program = tmp_path / "headers", tmp_path / "program"
+    emulation.restricted_copy(headers, [str(dtype).removeprefix("torch.") for dtype in dtypes])
+    flags = ("-O0", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+    try:
+        emulation.Runner(tmp_path, *flags).build(program, headers, ops)
+    except RuntimeError as error:
+        if "asan" not in str(error):
+            raise
+        pytest.skip("g++ has no sanitizers here")
+    for channels in (3, 1):
+        file = tmp_path / "cases"
+        file.write_bytes(_cases(ops, FACTORS, dtypes, channels))
+        environment = {**os.environ, "ASAN_OPTIONS": "detect_leaks=0"}
+        done = subprocess.run([program, file, "1"], capture_output=True, text=True, env=environment)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_rows_beyond_2_to_the_31_samples(tmp_path: Path) -> None:
+    """By every op of the codec: as those of a small image, and without an overflow on the way to them."""
+    headers, program = tmp_path / "headers", tmp_path / "program"
+    emulation.restricted_copy(headers, ["float32"], [FACTORS["4:2:0"]])
+    flags = ("-O1", "-fno-wrapv", "-fsanitize=signed-integer-overflow", "-fno-sanitize-recover=all")
+    try:
+        emulation.Runner(tmp_path, *flags).build(program, headers, "far")
+    except RuntimeError as error:
+        if "ubsan" not in str(error):
+            raise
+        pytest.skip("g++ has no sanitizers here")
+    done = subprocess.run([program], capture_output=True, text=True)
+    if done.returncode == 3:
+        pytest.skip(done.stdout)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def _planted(folder: Path, number: int, mutant: Mutant | None, run: _Run) -> tuple[str, int | None, str]:
+    """Compiles a mutant (or none) and runs the cases of one subsampling: its name, the exit status, what it said."""
+    name = "none" if mutant is None else mutant.name
+    headers = folder / f"headers-{number}"
+    types = [str(dtype).removeprefix("torch.") for dtype in PLANTED[run.ops]]
+    emulation.restricted_copy(headers, types, [FACTORS[run.subsampling]])
+    if mutant is not None:
+        sources = [path for path in headers.glob("*/*") if path.name.startswith("real_") == (run.ops == "real")]
+        holding = [path for path in sources for _ in range(path.read_text().count(mutant.old))]
+        if len(holding) != 1:
+            return name, None, f"{mutant.old!r} stands {len(holding)} times in the kernels, not once"
+        holding[0].write_text(holding[0].read_text().replace(mutant.old, mutant.new))
+    program = folder / f"program-{number}"
+    try:
+        run.runner.build(program, headers, run.ops)
+    except RuntimeError as error:
+        if mutant is not None and "static assertion failed" in str(error):
+            return name, 1, "found by the compiler"
+        raise
+    try:
+        done = subprocess.run([program, run.cases, "3"], capture_output=True, text=True, timeout=60)
+    except subprocess.TimeoutExpired:
+        return name, 1, "ran for too long"
+    program.unlink()
+    return name, done.returncode, done.stdout + done.stderr
+
+
+class _Run(NamedTuple):
+    """What a mutant is run with."""
+
+    runner: emulation.Runner
+    ops: str
+    subsampling: str
+    cases: Path
+
+
+@pytest.mark.parametrize("ops", PLANTED)
+def test_planted_bugs_are_found(ops: str, tmp_path: Path) -> None:
+    mutants = planted_bugs.found_by(ops)
+    runner = emulation.Runner(tmp_path, "-O0", "-w")
+    runs = {}
+    for subsampling in sorted({mutant.subsampling for mutant in mutants}):
+        file = tmp_path / subsampling
+        file.write_bytes(_cases(ops, {subsampling: FACTORS[subsampling]}, PLANTED[ops], 3))
+        runs[subsampling] = _Run(runner, ops, subsampling, file)
+    plan = [(None, run) for run in runs.values()] + [(mutant, runs[mutant.subsampling]) for mutant in mutants]
+    with ThreadPoolExecutor(2) as pool:
+        results = list(pool.map(lambda job: _planted(tmp_path, job[0], *job[1]), enumerate(plan)))
+    for name, status, said in results[: len(runs)]:
+        assert (name, status) == ("none", 0), said
+    unfit = [f"{name}: {said}" for name, status, said in results[len(runs) :] if status is None]
+    assert not unfit, "\n".join(unfit)
+    survivors = [name for name, status, _ in results[len(runs) :] if status == 0]
+    assert not survivors, f"bugs that no case noticed: {survivors}"

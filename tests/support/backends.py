@@ -1,0 +1,81 @@
+"""Every implementation of the ops, behind one face, so that one suite tests them all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+
+import fdjpeg
+from fdjpeg import reference
+from support import emulation, interpreted
+
+
+class Backend(NamedTuple):
+    """The ops (see `fdjpeg.ops.SCHEMAS`), and the device whose tensors they take."""
+
+    name: str
+    device: str
+    round_trip: Callable[..., Any]
+    round_trip_backward: Callable[..., Any]
+    encode: Callable[..., Any]
+    decode: Callable[..., Any]
+    # None where the backend has no kernel for it, and is served by the reference.
+    round_trip_by_block: Callable[..., Any] | None
+    surrogate_backward: Callable[..., Any] | None
+    real_round_trip: Callable[..., Any] | None
+    real_round_trip_backward: Callable[..., Any] | None
+
+    @property
+    def missing(self) -> str | None:
+        """Why this backend is not there, or None if it is."""
+        if self.name == "interpreted":
+            return interpreted.missing()
+        if self.name == "emulated":
+            return None if emulation.compiler() else "there is no g++ to compile the emulation with"
+        state = fdjpeg.backends()[self.name]
+        return None if state == "available" else state
+
+    @property
+    def slow(self) -> bool:
+        """Whether a call takes a second, so that of many cases only some are tried."""
+        return self.name == "interpreted"
+
+
+def _of(name: str, device: str, functions: Any) -> Backend:
+    return Backend(name, device, *(getattr(functions, function, None) for function in Backend._fields[2:]))
+
+
+def _triton(function: str) -> Callable[..., Any]:
+    """A function of `fdjpeg._triton.launches`, which imports Triton."""
+
+    def call(*arguments: Any) -> Any:
+        from fdjpeg._triton import launches as triton_kernels
+
+        return getattr(triton_kernels, function)(*arguments)
+
+    return call
+
+
+def _of_triton(
+    name: str, device: str, round_trip: Callable[..., Any], round_trip_backward: Callable[..., Any]
+) -> Backend:
+    """Triton's two ops; the others are plain torch there."""
+    pieces = (reference.encode, reference.decode)
+    return Backend(name, device, round_trip, round_trip_backward, *pieces, None, None, None, None)
+
+
+BACKENDS = {
+    backend.name: backend
+    for backend in (
+        _of("reference", "cpu", reference),
+        _of("cpu", "cpu", torch.ops.fdjpeg),
+        # The CUDA kernels, run by a CPU.
+        _of("emulated", "cpu", emulation),
+        _of("cuda", "cuda", torch.ops.fdjpeg),
+        _of_triton("triton", "cuda", _triton("round_trip"), _triton("round_trip_backward")),
+        # The same kernels, by a CPU.
+        _of_triton("interpreted", "cpu", interpreted.round_trip, interpreted.round_trip_backward),
+    )
+}

@@ -1,0 +1,542 @@
+"""The GPU's kernels on a CPU, thread by thread: see ``cuda_on_cpu/emulation.h``."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import math
+import re
+import shlex
+import shutil
+import struct
+import subprocess
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from fdjpeg._geometry import Geometry
+from support.kept_builds import kept_build
+
+ROOT = Path(__file__).resolve().parents[2]
+_HERE = ROOT / "tests" / "kernels" / "cuda_on_cpu"
+_CSRC = ROOT / "csrc"
+#: The rooms of csrc that the GPU's kernels are made of; they need no torch.
+_ROOMS = ("codec", "cuda")
+_HEADERS = sorted(path for room in _ROOMS for path in (_CSRC / room).iterdir())
+_FLAGS = ("-std=c++20", "-O1", "-fwrapv", "-ffp-contract=off", "-Wall")
+_TYPES = {torch.uint8: 0, torch.float16: 1, torch.bfloat16: 2, torch.float32: 3, torch.float64: 4}
+
+#: Orders in which the threads between two barriers run.
+ORDERS = ("ascending", "descending", "shuffled")
+
+
+def compiler() -> str | None:
+    """A C++ compiler, or None."""
+    return shutil.which("g++")
+
+
+def _compile(*arguments: str | Path) -> None:
+    command = [compiler() or "g++", *_FLAGS, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise RuntimeError(f"{shlex.join(command)} failed:\n{done.stderr}")
+
+
+def restricted_copy(target: Path, types: Sequence[str], factors: Sequence[tuple[int, int]] | None = None) -> None:
+    """Copies the kernels' headers with fewer sample types and sampling factors, which compile much faster."""
+    for room in _ROOMS:
+        shutil.copytree(_CSRC / room, target / room)
+    launch = target / "cuda" / "exact_launch.h"
+    text = launch.read_text()
+    for name in ("uint8", "float16", "bfloat16", "float32", "float64"):
+        if name not in types:
+            text = text.replace(f"return body.template operator()<SampleType::{name}>();", "return;")
+    if factors is not None:
+        for horizontal, vertical, grey in re.findall(r"body\.template operator\(\)<(\d), (\d), (\w+)>\(\)", text):
+            if grey == "true" or (int(horizontal), int(vertical)) not in factors:
+                call = f"body.template operator()<{horizontal}, {vertical}, {grey}>()"
+                text = text.replace(call, "static_cast<void>(0)")
+    launch.write_text(text)
+
+
+class Runner:
+    """Compiles ``run_*.cpp`` against several versions of the kernels, what never changes only once.
+
+    Args:
+        folder: where to put what is compiled.
+        flags: of the compiler.
+    """
+
+    def __init__(self, folder: Path, *flags: str) -> None:
+        self._folder, self._flags = folder, flags
+        # A compiled header serves only what lies beside it.
+        for source in (_HERE / "emulation.h", _HERE / "cases.h", *_HERE.glob("run_*.cpp")):
+            shutil.copy(source, folder)
+        _compile(*flags, "-x", "c++-header", folder / "emulation.h", "-o", folder / "emulation.h.gch")
+
+    def build(self, target: Path, headers: Path, ops: str) -> None:
+        """A program that runs cases of "forward", "backward" or "real" ops, or of "blocks", with these kernels."""
+        _compile(*self._flags, f"-I{headers}", self._folder / f"run_{ops}.cpp", "-o", target)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The ops by ctypes
+
+
+@functools.cache
+def _library(name: str) -> ctypes.CDLL:
+    """The library "forward", "backward", "real" or "blocks"."""
+    source, target = _HERE / f"{name}.cpp", f"{name}.so"
+    flags = ("-shared", "-fPIC", f"-I{_CSRC}")
+    sources = [*_HEADERS, *sorted(_HERE.glob("*.h")), source]
+    folder = kept_build(
+        f"emulation-{name}", sources, (_FLAGS, flags), lambda folder: _compile(*flags, source, "-o", folder / target)
+    )
+    return ctypes.CDLL(str(folder / target))
+
+
+def _longs(values: Iterable[int]) -> ctypes.Array[ctypes.c_int64]:
+    numbers = list(values)
+    return (ctypes.c_int64 * len(numbers))(*numbers)
+
+
+def _options(horizontal: int, vertical: int, fancy: bool, order: str) -> ctypes.Array[ctypes.c_int]:
+    return (ctypes.c_int * 4)(horizontal, vertical, fancy, ORDERS.index(order))
+
+
+def _address(tensor: Tensor | None) -> ctypes.c_void_p:
+    return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
+
+
+def _image(tensor: Tensor) -> tuple[ctypes.c_void_p, ctypes.Array[ctypes.c_int64]]:
+    return _address(tensor), _longs(tensor.stride())
+
+
+def _steps(tables: Tensor | None) -> tuple[ctypes.c_void_p, ctypes.c_int64]:
+    assert tables is None or tables.is_contiguous()
+    return _address(tables), ctypes.c_int64(0 if tables is None or len(tables) == 1 else 192)
+
+
+def _real_steps(tables: Tensor | None) -> tuple[ctypes.c_void_p, int, ctypes.c_int64]:
+    address, stride = _steps(tables)
+    return address, int(tables is not None and tables.dtype == torch.float64), stride
+
+
+def _garbage(tensor: Tensor) -> Tensor:
+    """Fills a tensor with what no result is, so that what was not written shows."""
+    return tensor.fill_(float("nan") if tensor.is_floating_point() else 0x55)
+
+
+def _new_planes(images: int, geometry: Geometry) -> Tensor:
+    return _garbage(torch.empty(images, geometry.plane_bytes, dtype=torch.uint8))
+
+
+def round_trip(
+    image: Tensor,
+    tables: Tensor | None,
+    quality: float,
+    horizontal: int,
+    vertical: int,
+    fancy: bool,
+    order: str = "shuffled",
+) -> tuple[Tensor, Tensor]:
+    """The op ``fdjpeg::round_trip``."""
+    out = _garbage(torch.empty_like(image))
+    tables = None if tables is None else tables.contiguous()  # as the op makes them
+    planes = _new_planes(len(image), Geometry.of(*image.shape[2:], image.shape[1], horizontal, vertical))
+    _library("forward").round_trip(
+        _longs(image.shape),
+        _options(horizontal, vertical, fancy, order),
+        _TYPES[image.dtype],
+        *_image(image),
+        *_steps(tables),
+        ctypes.c_double(quality),
+        *_image(out),
+        _address(planes),
+    )
+    return out, planes
+
+
+def round_trip_by_block(
+    image: Tensor, qualities: Tensor, horizontal: int, vertical: int, fancy: bool, order: str = "shuffled"
+) -> tuple[Tensor, Tensor]:
+    """The op ``fdjpeg::round_trip_by_block``."""
+    out = _garbage(torch.empty_like(image))
+    qualities = qualities.contiguous()  # kept until the kernels are done
+    planes = _new_planes(len(image), Geometry.of(*image.shape[2:], image.shape[1], horizontal, vertical))
+    _library("forward").round_trip_by_block(
+        _longs(image.shape),
+        _options(horizontal, vertical, fancy, order),
+        _TYPES[image.dtype],
+        *_image(image),
+        _address(qualities),
+        *_image(out),
+        _address(planes),
+    )
+    return out, planes
+
+
+def round_trip_backward(
+    grad: Tensor,
+    planes: Tensor,
+    image: Tensor,
+    tables: Tensor | None,
+    quality: float,
+    horizontal: int,
+    vertical: int,
+    fancy: bool,
+    table_gradient: bool,
+    slopes: Tensor | None = None,
+    order: str = "shuffled",
+) -> tuple[Tensor, Tensor]:
+    """The op ``fdjpeg::round_trip_backward``."""
+    grad_image = _garbage(torch.empty_like(image))
+    grad_tables = _garbage(torch.empty((len(image), 3, 8, 8) if table_gradient else (0,)))
+    tables = None if tables is None else tables.contiguous()
+    _library("backward").round_trip_backward(
+        _longs(image.shape),
+        _options(horizontal, vertical, fancy, order),
+        _TYPES[image.dtype],
+        *_image(grad),
+        _address(planes),
+        *_image(image),
+        *_steps(tables),
+        ctypes.c_double(quality),
+        *_image(grad_image),
+        _address(grad_tables if table_gradient else None),
+        _address(slopes),
+        0 if slopes is None else slopes.numel() - 1,
+    )
+    return grad_image, grad_tables
+
+
+def surrogate_backward(*arguments: Any, order: str = "shuffled") -> tuple[Tensor, Tensor]:
+    """The op ``fdjpeg::surrogate_backward``: slopes are the last argument."""
+    return round_trip_backward(*arguments, order=order)
+
+
+class _Rounding(ctypes.Structure):
+    """The struct of real_jobs.h."""
+
+    _fields_: ClassVar = [
+        ("surrogate", ctypes.c_int),
+        ("soft", ctypes.c_bool),
+        ("terms", ctypes.c_int),
+        ("alpha", ctypes.c_double),
+        ("norm", ctypes.c_double),
+        ("floor", ctypes.c_double),
+    ]
+
+
+_SURROGATES = ("straight-through", "zero", "cubic", "sine", "fourier", "tanh", "softmax")
+
+
+def _rounding(surrogate: str, parameter: float, floor: float, soft: bool) -> _Rounding:
+    terms = int(parameter) if surrogate == "fourier" else 0
+    norm = 0.5 / math.tanh(parameter / 2) if surrogate == "tanh" else math.exp(-2 * parameter)
+    return _Rounding(_SURROGATES.index(surrogate), soft, terms, parameter, norm, floor)
+
+
+def real_round_trip(
+    image: Tensor,
+    tables: Tensor | None,
+    quality: float,
+    horizontal: int,
+    vertical: int,
+    fancy: bool,
+    *rounding: Any,
+    order: str = "shuffled",
+) -> tuple[Tensor, Tensor]:
+    """The op ``fdjpeg::real_round_trip``."""
+    out = _garbage(torch.empty_like(image))
+    mask = _garbage(torch.empty(image[:, 0].shape, dtype=torch.uint8))
+    tables = None if tables is None else tables.contiguous()
+    _library("real").real_round_trip(
+        _longs(image.shape),
+        _options(horizontal, vertical, fancy, order),
+        _TYPES[image.dtype],
+        *_image(image),
+        *_real_steps(tables),
+        ctypes.c_double(quality),
+        ctypes.byref(_rounding(*rounding)),
+        *_image(out),
+        _address(mask),
+    )
+    return out, mask
+
+
+def real_round_trip_backward(
+    grad: Tensor,
+    mask: Tensor,
+    image: Tensor,
+    tables: Tensor | None,
+    quality: float,
+    horizontal: int,
+    vertical: int,
+    fancy: bool,
+    *rounding_and_table_gradient: Any,
+    order: str = "shuffled",
+) -> tuple[Tensor, Tensor]:
+    """The op ``fdjpeg::real_round_trip_backward``."""
+    *rounding, table_gradient = rounding_and_table_gradient
+    grad_image = _garbage(torch.empty_like(image))
+    real = torch.float64 if image.dtype == torch.float64 else torch.float32
+    grad_tables = _garbage(torch.empty((len(image), 3, 8, 8) if table_gradient else (0,), dtype=real))
+    tables = None if tables is None else tables.contiguous()
+    _library("real").real_round_trip_backward(
+        _longs(image.shape),
+        _options(horizontal, vertical, fancy, order),
+        _TYPES[image.dtype],
+        *_image(image),
+        *_real_steps(tables),
+        ctypes.c_double(quality),
+        ctypes.byref(_rounding(*rounding)),
+        *_image(grad),
+        _address(mask),
+        *_image(grad_image),
+        _address(grad_tables if table_gradient else None),
+    )
+    return grad_image, grad_tables
+
+
+def encode(
+    image: Tensor, tables: Tensor | None, quality: float, horizontal: int, vertical: int, order: str = "shuffled"
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The op ``fdjpeg::encode``."""
+    geometry = Geometry.of(*image.shape[2:], image.shape[1], horizontal, vertical)
+    tables = None if tables is None else tables.contiguous()
+    y, cb, cr = (
+        _garbage(torch.empty(len(image), plane.rows, plane.columns, 8, 8, dtype=torch.int16))
+        for plane in (geometry.luma, geometry.chroma, geometry.chroma)
+    )
+    _library("forward").encode(
+        _longs(image.shape),
+        _options(horizontal, vertical, False, order),
+        _TYPES[image.dtype],
+        *_image(image),
+        *_steps(tables),
+        ctypes.c_double(quality),
+        *map(_address, (y, cb, cr)),
+    )
+    return y, cb, cr
+
+
+def _aligned(tensor: Tensor) -> Tensor:
+    """As the op hands a tensor to kernels that read it in words of 16 bytes: contiguous, from such an address on."""
+    tensor = tensor.contiguous()
+    return tensor if tensor.data_ptr() % 16 == 0 else tensor.clone()
+
+
+def decode(
+    y: Tensor,
+    cb: Tensor,
+    cr: Tensor,
+    tables: Tensor,
+    height: int,
+    width: int,
+    horizontal: int,
+    vertical: int,
+    fancy: bool,
+    dtype: torch.dtype,
+    order: str = "shuffled",
+) -> Tensor:
+    """The op ``fdjpeg::decode``."""
+    y, cb, cr, tables = (_aligned(tensor) for tensor in (y, cb, cr, tables))  # kept until the kernels are done
+    channels = 1 if cb.size(1) == 0 else 3
+    out = _garbage(torch.empty(len(y), channels, height, width, dtype=dtype))
+    planes = _new_planes(len(y), Geometry.of(height, width, channels, horizontal, vertical))
+    _library("forward").decode(
+        _longs(out.shape),
+        _options(horizontal, vertical, fancy, order),
+        _TYPES[dtype],
+        *map(_address, (y, cb, cr)),
+        *_steps(tables),
+        _address(planes),
+        *_image(out),
+    )
+    return out
+
+
+def block_dct(samples: Tensor, order: str = "shuffled") -> Tensor:
+    """The op ``fdjpeg::block_dct``."""
+    *outer, height, width = samples.shape
+    return _block_transform(samples, (*outer, height // 8, width // 8, 8, 8), width // 8, False, order)
+
+
+def block_idct(blocks: Tensor, order: str = "shuffled") -> Tensor:
+    """The op ``fdjpeg::block_idct``."""
+    *outer, rows, columns, _, _ = blocks.shape
+    return _block_transform(blocks, (*outer, 8 * rows, 8 * columns), columns, True, order)
+
+
+def _block_transform(source: Tensor, shape: tuple[int, ...], columns: int, inverse: bool, order: str) -> Tensor:
+    source = _aligned(source)
+    target = _garbage(source.new_empty(shape))
+    rows = ctypes.c_int64(source.numel() // (64 * columns))
+    _library("blocks").block_transform(
+        int(inverse),
+        _TYPES[source.dtype],
+        _address(source),
+        _address(target),
+        rows,
+        ctypes.c_int64(columns),
+        ORDERS.index(order),
+    )
+    return target
+
+
+def scratch_of(shape: Sequence[int], horizontal: int, vertical: int) -> int:
+    """Bytes that the gradient of the tables takes while it is made."""
+    function = _library("backward").scratch_of
+    function.restype = ctypes.c_int64
+    return int(function(_longs(shape), _options(horizontal, vertical, True, ORDERS[0])))
+
+
+def real_scratch_of(shape: Sequence[int], horizontal: int, vertical: int, dtype: torch.dtype) -> tuple[int, int]:
+    """In real numbers: of how many images planes are kept at once, and bytes as ``scratch_of``."""
+    functions = (_library("real").images_at_once_of, _library("real").scratch_of)
+    numbers = []
+    for function in functions:
+        function.restype = ctypes.c_int64
+        options = _options(horizontal, vertical, True, ORDERS[0])
+        numbers.append(int(function(_longs(shape), options, _TYPES[dtype])))
+    return numbers[0], numbers[1]
+
+
+def fraction_of(byte: int) -> float:
+    """What the kernels make of a byte for a float32 image."""
+    function = _library("forward").fraction_of
+    function.restype = ctypes.c_float
+    return float(function(byte))
+
+
+def quotient_of(number: int, divisor: int) -> int:
+    """The kernels' integer division."""
+    return int(_library("forward").quotient_of(number, divisor))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Cases in a file, for cuda_on_cpu/run_*.cpp
+
+
+def _array(tensor: Tensor | None) -> bytes:
+    if tensor is None:
+        return struct.pack("<q", 0)
+    # The memory that the tensor's strides reach, as it lies there.
+    dense = torch.as_strided(tensor, (tensor.untyped_storage().size() // tensor.element_size(),), (1,), 0)
+    data = bytes(dense.view(torch.uint8).numpy().tobytes())
+    return struct.pack("<q", len(data)) + data
+
+
+def _case(
+    kind: int,
+    shape: Sequence[int],
+    options: tuple[int, int, bool],
+    dtype: torch.dtype,
+    strides: tuple[Sequence[int], Sequence[int]],
+    tables: Tensor | None,
+    quality: float,
+    tolerance: float,
+    inputs: Sequence[Tensor | None],
+    outputs: Sequence[Tensor],
+) -> bytes:
+    stride = 0 if tables is None or len(tables) == 1 else 192
+    header = struct.pack(
+        "<20q2d",
+        kind,
+        1 + len(inputs),
+        len(outputs),
+        *shape,
+        *map(int, options),
+        _TYPES[dtype],
+        *strides[0],
+        *strides[1],
+        stride,
+        quality,
+        tolerance,
+    )
+    return header + b"".join(map(_array, (tables, *inputs, *outputs)))
+
+
+#: Surrogates', for the cases: few and steep, so that each of them counts; many more than a kernel keeps, of a curve.
+_SLOPES = (
+    torch.tensor([1.7, 0.2, 0.9, -0.4, 1.1, 0.6]),
+    1 + torch.sin(90 * torch.linspace(-0.5, 0.5, 32769)),
+)
+
+
+def forward_cases(
+    image: Tensor, tables: Tensor | None, quality: float, factors: tuple[int, int], fancy: bool, ops: Any
+) -> bytes:
+    """The forward ops on an image, with what `ops` (such as ``fdjpeg.reference``) makes of it."""
+    options, shape = (*factors, fancy), image.shape
+    setting = (shape, options, image.dtype, (image.stride(), image.contiguous().stride()), tables, quality, 0.0)
+    out, planes = ops.round_trip(image, tables, quality, *options)
+    encoded = ops.encode(image, tables, quality, *factors)
+    qualities = torch.arange(len(image) * -(-shape[2] // 8) * -(-shape[3] // 8), dtype=torch.uint8) % 103
+    qualities = qualities.view(len(image), -(-shape[2] // 8), -(-shape[3] // 8))
+    by_block, planes_by_block = ops.round_trip_by_block(image, qualities, *options)
+    cases = [
+        _case(0, *setting, [image], [out.contiguous(), planes]),
+        _case(1, *setting, [image], encoded),
+        _case(3, *setting, [image, qualities], [by_block.contiguous(), planes_by_block]),
+    ]
+    if tables is not None:
+        decoded = ops.decode(*encoded, tables, *shape[2:], *options, image.dtype)
+        cases.append(_case(2, *setting, encoded, [decoded]))
+    return b"".join(cases)
+
+
+def backward_cases(
+    image: Tensor, grad: Tensor, tables: Tensor | None, quality: float, factors: tuple[int, int], fancy: bool, ops: Any
+) -> bytes:
+    """The backward ops likewise: straight through without and with the tables' gradient, and by a surrogate."""
+    options, shape = (*factors, fancy), image.shape
+    setting = (shape, options, image.dtype, (image.stride(), image.contiguous().stride()), tables, quality, 2e-5)
+    _, planes = ops.round_trip(image, tables, quality, *options)
+    cases = []
+    for slopes, of_tables in ((None, False), (None, True), *((one, True) for one in _SLOPES)):
+        arguments = (grad, planes, image, tables, quality, *options, of_tables)
+        surrogate = () if slopes is None else (slopes,)
+        expected = (ops.surrogate_backward if surrogate else ops.round_trip_backward)(*arguments, *surrogate)
+        cases.append(_case(0, *setting, [slopes, grad, planes, image], [expected[0].contiguous(), expected[1]]))
+    return b"".join(cases)
+
+
+def real_cases(
+    image: Tensor,
+    grad: Tensor,
+    tables: Tensor | None,
+    quality: float,
+    factors: tuple[int, int],
+    fancy: bool,
+    rounding: tuple[str, float, float, bool],
+    ops: Any,
+) -> bytes:
+    """The ops in real numbers likewise, with a surrogate: its name, parameter and floor, and whether it is soft."""
+    options, shape = (*factors, fancy), image.shape
+    strides = (image.stride(), image.contiguous().stride())
+    # Of a coefficient of a thousand steps the last bit in float32 turns a surrogate's derivative noticeably.
+    near, gradient_near = (1e-9, 1e-9) if image.dtype == torch.float64 else (1e-5, 1e-3)
+    setting = (shape, options, image.dtype, strides, tables, quality)
+    arguments = (tables, quality, *options, *rounding)
+    out, mask = ops.real_round_trip(image, *arguments)
+    drawn = torch.frombuffer(bytearray(_rounding(*rounding)), dtype=torch.uint8)
+    cases = [_case(0, *setting, near, [drawn, image], [out.contiguous(), mask])]
+    for wants_tables in (True, False):
+        of_image, of_tables = ops.real_round_trip_backward(grad, mask, image, *arguments, wants_tables)
+        gradients = [of_image.contiguous(), of_tables]
+        cases.append(_case(1, *setting, gradient_near, [drawn, image, grad, mask], gradients))
+    return b"".join(cases)
+
+
+def block_cases(samples: Tensor, ops: Any) -> bytes:
+    """The block transforms of planes ``(N, 1, H, W)``, forth and back."""
+    blocks = ops.block_dct(samples)
+    shape = (*samples.shape[:2], *blocks.shape[2:4])
+    strides = (samples.stride(), samples.stride())
+    setting = (shape, (1, 1, False), samples.dtype, strides, None, 0.0, 1e-6)
+    return _case(0, *setting, [samples], [blocks]) + _case(1, *setting, [blocks], [ops.block_idct(blocks)])

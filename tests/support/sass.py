@@ -1,0 +1,223 @@
+"""Counts the instructions that a thread of a compiled kernel executes, from the disassembly."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+_INSTRUCTION = re.compile(r"^\s+/\*([0-9a-f]{4,})\*/\s+(@!?U?P[T0-9]+ )?\s*([A-Z0-9_.]+)\s*(.*?)\s*;", re.MULTILINE)
+_TARGET = re.compile(r"(?:`\(\S+\)|0x([0-9a-f]+))\s*$")
+#: Accesses of global and of shared memory, and the bits that a thread moves if these are more than 32.
+_MEMORY = re.compile(r"^(?:LD|ST)[GS]\b(?:\S*\.(64|128)(?:\.|$))?")
+#: Those that only the path of an ordinary thread has: whole words of the image, and shared memory's wide stores.
+_WIDE = re.compile(r"^(LDG|STG|STS)\S*\.(64|128)(\.|$)")
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """One line of a disassembly."""
+
+    address: int
+    predicate: str
+    opcode: str
+    operands: str
+
+    @property
+    def target(self) -> int:
+        """Where a branch leads."""
+        found = _TARGET.search(self.operands)
+        if found is None or found[1] is None:
+            raise ValueError(f"a branch to an address was wanted, got {self.opcode} {self.operands}")
+        return int(found[1], 16)
+
+
+def functions(listing: str) -> dict[str, list[Instruction]]:
+    """The instructions of each kernel in what ``cuobjdump -sass`` prints, by mangled name."""
+    kernels = {}
+    for part in listing.split("Function : ")[1:]:
+        name, body = part.split("\n", 1)
+        kernels[name.strip()] = [
+            Instruction(int(address, 16), predicate.strip(), opcode, operands)
+            for address, predicate, opcode, operands in _INSTRUCTION.findall(body)
+        ]
+    return kernels
+
+
+class Cost(NamedTuple):
+    """What a thread executes."""
+
+    instructions: int
+    turns: int  # of 32 lanes × 32 bits, in which memory's data lines serve a warp whose accesses lie well
+
+
+class _Step(NamedTuple):
+    """The best way on from an instruction."""
+
+    place: int
+    following: int
+    wide: int  # accesses from here on
+    length: int
+
+
+def cost_of(instructions: Sequence[Instruction], passes: int = 1) -> Cost:
+    """That of the path of an ordinary thread, on which the longest of the innermost loops is passed so many times."""
+    path = _path(instructions)
+    loop = _longest_loop(instructions, path) if passes > 1 else range(0)
+    cost = Cost(0, 0)
+    for i in path:
+        times = passes if i in loop else 1
+        memory = _MEMORY.match(instructions[i].opcode)
+        turns = 0 if memory is None else int(memory[1] or 32) // 32
+        cost = Cost(cost.instructions + times, cost.turns + times * turns)
+    return cost
+
+
+def _longest_loop(instructions: Sequence[Instruction], path: Sequence[int]) -> range:
+    """From where a branch on the path leads back to, to the branch, with no such branch in between."""
+    place = {instruction.address: i for i, instruction in enumerate(instructions)}
+    loops = [
+        range(target, i + 1)
+        for i in path
+        if instructions[i].opcode.split(".")[0] == "BRA"
+        and (target := place.get(instructions[i].target, i + 1)) <= i
+        and target in path
+    ]
+    innermost = [one for one in loops if not any(other != one and other[-1] in one for other in loops)]
+    return max(innermost, key=lambda one: sum(i in one for i in path))
+
+
+def _path(instructions: Sequence[Instruction]) -> list[int]:
+    """Of all paths from the entry to an exit, the shortest of those with the most wide accesses.
+
+    A thread at the image's edge, or one whose samples do not lie together, takes narrow ones. A loop stands there once,
+    a call as never taken.
+    """
+    place = {instruction.address: i for i, instruction in enumerate(instructions)}
+
+    # Backwards, so that what follows is known: no recursion, and branches back are left out.
+    best: list[_Step | None] = [None] * (len(instructions) + 1)
+    for i in range(len(instructions) - 1, -1, -1):
+        instruction = instructions[i]
+        kind = instruction.opcode.split(".")[0]
+        conditional = (
+            instruction.predicate not in ("", "@PT") or ".DIV" in instruction.opcode or "P" in _condition(instruction)
+        )
+        following: list[_Step | None] = []
+        if kind == "EXIT":
+            following.append(_Step(len(instructions), 0, 0, 0))
+            if conditional:
+                following.append(best[i + 1])
+        elif kind == "BRA":
+            target = place.get(instruction.target)
+            if target is not None and target > i:
+                following.append(best[target])
+            if conditional or (target is not None and target <= i):
+                following.append(best[i + 1])
+        elif kind == "CALL":
+            following.append(best[i + 1] if conditional else None)
+        elif kind in ("RET", "BRX", "JMX"):
+            following.append(None)
+        else:
+            following.append(best[i + 1])
+        reachable = [one for one in following if one is not None]
+        if reachable:
+            after = max(reachable, key=lambda one: (one.wide, -one.length))
+            wide = after.wide + bool(_WIDE.match(instruction.opcode))
+            best[i] = _Step(i, after.place, wide, after.length + 1)
+    path, step = [], best[0]
+    if step is None:
+        raise ValueError("the kernel has no path to an exit")
+    while step is not None and step.length > 0:
+        path.append(step.place)
+        step = best[step.following]
+    return path
+
+
+def _condition(instruction: Instruction) -> str:
+    """The predicate among a branch's operands, as in ``BRA P0, 0x40``."""
+    operands = instruction.operands.split(",")
+    return operands[0] if len(operands) > 1 and re.match(r"!?U?P[0-6]$", operands[0].strip()) else ""
+
+
+@cache
+def disassembler() -> str | None:
+    """The path of a ``cuobjdump``, or None: the CUDA toolkit's, or the one that comes with Triton."""
+    found = shutil.which("cuobjdump")
+    if found is None and (triton := importlib.util.find_spec("triton")) is not None and triton.origin is not None:
+        candidate = Path(triton.origin).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+        found = str(candidate) if candidate.is_file() else None
+    return found
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The budget
+
+
+#: As in csrc/codec/exact_jobs.h and csrc/cuda/exact_forward.cuh.
+_ENUMERATIONS = {
+    "SampleType": ("uint8", "float16", "bfloat16", "float32", "float64"),
+    "Make": ("planes", "planes_by_block", "coefficients"),
+}
+
+
+#: How the arguments of templates are mangled.
+_FLAGS = {"true": "Lb1E", "false": "Lb0E"}
+
+
+class Kernel(NamedTuple):
+    """An instance of a kernel's template, and what it may cost."""
+
+    name: str  # as C++ spells it
+    job: str  # the type of its argument
+    pixels_per_thread: int
+    registers: int  # on any architecture
+    instructions_per_pixel: float  # on the target
+    turns_per_pixel: float  # of the L1 cache and shared memory: see Cost; likewise
+    passes: int = 1  # of the loop over a warp's blocks, where it is one
+
+    @property
+    def pattern(self) -> re.Pattern[str]:
+        """What the mangled name begins with: the kernel's own, and its template's arguments."""
+        kernel, arguments = self.name.removesuffix(">").split("<", 1)
+        mangled = ""
+        for template, values, enumeration, value, flag in re.findall(
+            r"(\w+)<([^<>]*)>|(\w+)::(\w+)|(true|false)", arguments
+        ):
+            if flag:
+                mangled += _FLAGS[flag]
+            elif template:
+                inner = [_FLAGS.get(one, f"Li{one}E") for one in values.split(", ")]
+                mangled += rf"NS_\d+{template}I{''.join(inner)}EE"
+            else:
+                mangled += rf"LNS_\d+{enumeration}E{_ENUMERATIONS[enumeration].index(value)}E"
+        return re.compile(rf"_ZN6fdjpeg\d+{kernel}I{mangled}E")
+
+
+class Budget(NamedTuple):
+    """What ``cuda_budget.json`` holds."""
+
+    architectures: list[str]
+    target: str
+    kernels: list[Kernel]
+
+
+def _budget() -> Budget:
+    content = json.loads((Path(__file__).resolve().parents[1] / "kernels" / "cuda_budget.json").read_text())
+    return Budget(content["architectures"], content["target"], [Kernel(**kernel) for kernel in content["kernels"]])
+
+
+BUDGET = _budget()
+
+
+def instantiations(kernels: Sequence[Kernel]) -> str:
+    """The source of just these kernels."""
+    lines = [f"template __global__ void fdjpeg::{one.name}(const __grid_constant__ {one.job});" for one in kernels]
+    headers = [f'#include "cuda/{name}_launch.h"' for name in ("exact", "real", "block")]
+    return "\n".join([*headers, "using namespace fdjpeg;", *lines, ""])
