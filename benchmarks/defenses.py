@@ -28,9 +28,9 @@ from fdjpeg.defenses import Defense, defensive_distillation, jpeg_ensemble, puri
 from fdjpeg.defenses.checkpoint import read_tensors, write_tensors
 from fdjpeg.defenses.defended import of_module
 from fdjpeg.defenses.recipes import RECIPES
+from fdjpeg.defenses.training import images as data
 from fdjpeg.defenses.training.config import Schedule
 from fdjpeg.defenses.training.run import Run
-from fdjpeg.defenses.training.run import images as data
 from fdjpeg.evaluation import Report
 from fdjpeg.evaluation.cells import Cell, rights, wilson
 from fdjpeg.sources import Network, Normalized

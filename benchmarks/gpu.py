@@ -37,11 +37,9 @@ import gpu_timings  # noqa: E402
 KERNELS = (
     *sorted(
         path.relative_to(ROOT).as_posix()
-        for pattern in ("csrc/codec/*", "csrc/cuda/*", "csrc/ops/*.cu", "csrc/ops/*.h")
+        for pattern in ("csrc/codec/*", "csrc/cuda/*", "csrc/ops/*.cu", "csrc/ops/*.h", "fdjpeg/_triton/*.py")
         for path in ROOT.glob(pattern)
     ),
-    "fdjpeg/triton_kernels.py",
-    *sorted(f"fdjpeg/{path.name}" for path in (ROOT / "fdjpeg").glob("_triton_*.py")),
 )
 #: Seconds for the build, for the tests and for each tool of the sanitizer: each part ends within ten minutes.
 BUILD_LIMIT, TEST_LIMIT, SANITIZER_LIMIT = 580, 280, 180

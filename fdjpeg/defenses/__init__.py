@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from .base import Defense
 from .checkpoint import save
+from .defended import GRADIENTS, UNDEFENDED, Defended, jpeg_defense, layer_defense, of_module, parse_defense
 from .defensive_distillation import DefensiveDistillation
 from .feature_distillation import FeatureDistillation
 from .jpeg import JPEG, RandomJPEG, StochasticJPEG
@@ -27,7 +28,10 @@ from .s2snet import S2SNet
 
 __all__ = [
     "DEFENSES",
+    "GRADIENTS",
     "JPEG",
+    "UNDEFENDED",
+    "Defended",
     "Defense",
     "DefensiveDistillation",
     "FeatureDistillation",
@@ -36,7 +40,11 @@ __all__ = [
     "RandomJPEG",
     "S2SNet",
     "StochasticJPEG",
+    "jpeg_defense",
+    "layer_defense",
     "load",
+    "of_module",
+    "parse_defense",
     "save",
     "train",
 ]

@@ -164,7 +164,7 @@ def options(tmp_path) -> list[str]:
     """The arguments of a small evaluation, whose images and network lie in a folder."""
     images = smooth(10)
     np.savez(tmp_path / "images.npz", images=to_bytes(images.images).numpy(), labels=images.labels.numpy())
-    (tmp_path / "mine.py").write_text("from evaluation_cases import Tiny as network\n")
+    (tmp_path / "mine.py").write_text("from support.evaluation_cases import Tiny as network\n")
     options = "--model mine:network --data images.npz --defense jpeg:60 --defense stochastic-jpeg:20+80 --attack pgd-6"
     return f"evaluate {options} --eps 6/255 --gradient cubic --images 10 --batch-size 2 --draws 2 --no-checks".split()
 

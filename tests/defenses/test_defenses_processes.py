@@ -16,7 +16,7 @@ import torch.distributed
 from torch import nn
 
 from fdjpeg import defenses
-from fdjpeg.defenses.training.run import batch_statistics
+from fdjpeg.defenses.training import batch_statistics
 
 SCRIPT = """
 import os, signal, sys

@@ -25,10 +25,11 @@ from fdjpeg import defenses
 from fdjpeg.cli.main import main
 from fdjpeg.defenses import checkpoint, defensive_distillation, feature_distillation, jpeg_ensemble, purifier, s2snet
 from fdjpeg.defenses.recipes import RECIPES
+from fdjpeg.defenses.training import config
+from fdjpeg.defenses.training import images as data
 from fdjpeg.defenses.training.config import Schedule
 from fdjpeg.defenses.training.objective import Chance, Objective, augment
-from fdjpeg.defenses.training.run import Run, config
-from fdjpeg.defenses.training.run import images as data
+from fdjpeg.defenses.training.run import Run
 from fdjpeg.sources import PACKAGED, Network
 
 CONFIGS = Path(defenses.__file__).parent / "configs"

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from fdjpeg import _packages, sources
 from fdjpeg._packages import MissingPackage
-from fdjpeg.defenses.training.run import images as training_data
+from fdjpeg.defenses.training import images as training_data
 from fdjpeg.sources import ImageSet
 from fdjpeg.sources.image_set import lattice_quality, pillow_codec, to_bytes, to_pillow, to_tensor
 from fdjpeg.sources.networks import check_logits

@@ -69,10 +69,10 @@ def test_hash_follows_each_source_of_the_kernels(
 def test_every_source_of_the_gpu_is_in_the_hash(gpu: ModuleType) -> None:
     on_gpu = {
         path.relative_to(ROOT).as_posix()
-        for pattern in ("csrc/**/*.cu", "csrc/**/*.cuh", "fdjpeg/*triton*.py")
+        for pattern in ("csrc/**/*.cu", "csrc/**/*.cuh", "fdjpeg/_triton/*.py")
         for path in ROOT.glob(pattern)
     }
-    assert "fdjpeg/_triton_forward.py" in on_gpu
+    assert "fdjpeg/_triton/forward.py" in on_gpu
     assert on_gpu <= set(gpu.KERNELS)
 
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from fdjpeg.defenses.training.run import images as data
+from fdjpeg.defenses.training import images as data
 from fdjpeg.sources import ImageSet
 
 SEED = 20_261_121
