@@ -20,6 +20,7 @@ import pytest
 import torch
 
 import fdjpeg
+from fdjpeg import _triton
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -131,7 +132,7 @@ def pretended(gpu: ModuleType, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     }.items():
         monkeypatch.setattr(torch.cuda, name, value)
     monkeypatch.setattr(torch, "compile", lambda function: function)
-    monkeypatch.setattr(fdjpeg, "triton_kernels", torch.ops.fdjpeg, raising=False)
+    monkeypatch.setattr(_triton, "launches", torch.ops.fdjpeg, raising=False)
     monkeypatch.setattr(fdjpeg, "backends", lambda: {"cuda": "available"})
     for name in ("torchvision", "torchvision.io"):
         monkeypatch.setitem(sys.modules, name, _torchvision())

@@ -92,7 +92,7 @@ def read(cls: type[Config], name: str, defense: str) -> Config:
         MissingPackage: PyYAML is not installed.
     """
     yaml = required("yaml", "pyyaml")
-    packaged = importlib.resources.files(__package__) / "configs" / defense
+    packaged = importlib.resources.files("fdjpeg.defenses") / "configs" / defense
     names = sorted(entry.name.removesuffix(".yaml") for entry in packaged.iterdir() if entry.name.endswith(".yaml"))
     try:
         text = (packaged / f"{name}.yaml" if name in names else Path(name)).read_text(encoding="utf-8")
