@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from fdjpeg import attacks as attack_library
 from fdjpeg.attacks import Attack, format_eps, parse_eps
-from fdjpeg.defenses.defended import GRADIENTS, Defended, of_module, parse_defense
+from fdjpeg.defenses import GRADIENTS, Defended, of_module, parse_defense
 from fdjpeg.sources.image_set import ImageSet, lattice_quality, to_bytes
 from fdjpeg.sources.networks import Network, check_logits, evaluating
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 import fdjpeg
-from fdjpeg.defenses.defended import GRADIENTS
+from fdjpeg.defenses import GRADIENTS
 from fdjpeg.sources.image_set import ImageSet
 
 from . import page

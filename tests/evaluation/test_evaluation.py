@@ -17,7 +17,7 @@ import fdjpeg
 from fdjpeg import attacks, defenses, evaluation, sources
 from fdjpeg.attacks import PGD, Attack
 from fdjpeg.attacks.base import Counted, Found, Norm
-from fdjpeg.defenses.defended import differentiable
+from fdjpeg.defenses import differentiable
 from fdjpeg.evaluation import Report, World
 from fdjpeg.sources import ImageSet, Network
 from fdjpeg.sources.image_set import pillow_codec, to_bytes, to_pillow, to_tensor
@@ -154,24 +154,18 @@ def test_two_passes_are_attacked_before_or_after_the_first(network: Network, pho
 
 
 def test_a_defence_that_another_pass_would_judge_is_judged_as_deployed(photographs: ImageSet) -> None:
-    """What ``for_attack`` makes is climbed only; the verdict is ``wrap``'s, here the opposite one."""
+    """The result of ``attacked`` is climbed only; the verdict is that of ``deployed``, here the opposite one."""
 
     class Opposite(nn.Identity):
         gradients = ("soft",)
+        first = None
 
-        def prepare(self, images: Tensor) -> Tensor:
-            return images
+        def deployed(self, network: nn.Module) -> nn.Module:
+            return nn.Sequential(network, Negative())
 
-        def wrap(self, classifier: nn.Module) -> nn.Module:
-            return nn.Sequential(classifier, Negative())
-
-        def for_attack(self, gradient: str) -> Opposite:
+        def attacked(self, network: nn.Module, gradient: str) -> nn.Module:
             assert gradient in self.gradients
-            return _Soft()
-
-    class _Soft(Opposite):
-        def wrap(self, classifier: nn.Module) -> nn.Module:
-            return classifier
+            return network
 
     class Negative(nn.Module):
         def forward(self, logits: Tensor) -> Tensor:
@@ -490,7 +484,7 @@ def test_a_defence_is_found_by_module_and_name(network: Network, photographs: Im
     names = [f"defences_of_mine:{name}" for name in ("Dark", "codec", "whole")]
     report = small(network, photographs, defenses=names)
     assert report.settings["defenses"] == dict(zip(names, (["own", "identity"], ["cubic"], ["own"]), strict=True))
-    with pytest.raises(ValueError, match="should return images of the shape that it gets, or logits"):
+    with pytest.raises(ValueError, match="must return images of the shape that it gets, or logits"):
         small(network, photographs, defenses=["defences_of_mine:cut"])
     with pytest.raises(ValueError, match="defense should name something that can be imported"):
         small(network, photographs, defenses=["defences_of_mine:none"])
@@ -505,7 +499,7 @@ def test_a_saved_defence_is_loaded(network: Network, photographs: ImageSet, tmp_
     named = small(network, photographs, defenses=["feature-distillation:paper,passes=2,entry=after"])
     (saved,), (same,) = (r.select(threat="adaptive", gradient="cubic") for r in (report, named))
     assert (saved.predicted, saved.margin) == (same.predicted, same.margin)
-    with pytest.raises(ValueError, match="defense should name a saved defence that exists"):
+    with pytest.raises(ValueError, match="defense must name a saved defence that exists"):
         small(network, photographs, defenses=["saved:nowhere"])
 
 
@@ -519,7 +513,7 @@ def test_a_layer_keeps_its_forward_pass_whatever_its_gradient() -> None:
     x = images.clone().requires_grad_()
     differentiable(Rounded(), "identity")(x).backward(torch.full_like(x, 3.0))
     assert torch.equal(x.grad, torch.full_like(x, 3.0))  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="should be one of own, identity, got 'cubic'"):
+    with pytest.raises(ValueError, match="must be one of own, identity, got 'cubic'"):
         differentiable(Rounded(), "cubic")
 
 
@@ -529,15 +523,15 @@ def test_a_layer_keeps_its_forward_pass_whatever_its_gradient() -> None:
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"defenses": ["jpeg"]}, "defense should be"),
+        ({"defenses": ["jpeg"]}, "defense must be"),
         ({"defenses": ["jpeg:0"]}, "quality in a defense .* got 'jpeg:0'"),
         ({"defenses": ["jpeg:75,4:1:0"]}, "subsampling in a defense"),
-        ({"defenses": ["random-jpeg:75"]}, "defense should give qualities such as"),
+        ({"defenses": ["random-jpeg:75"]}, "defense must give qualities such as"),
         ({"defenses": ["random-jpeg:80-20"]}, "1 ≤ least ≤ greatest ≤ 100"),
-        ({"defenses": ["stochastic-jpeg:x"]}, "defense should give qualities such as"),
+        ({"defenses": ["stochastic-jpeg:x"]}, "defense must give qualities such as"),
         ({"defenses": ["feature-distillation:mine"]}, "preset must be"),
         ({"defenses": ["feature-distillation:paper,passes=3"]}, "options of a defense"),
-        ({"defenses": ["feature-distillation:paper,entry=after"]}, "entry=after in a defense needs passes=2"),
+        ({"defenses": ["feature-distillation:paper,entry=after"]}, "passes must be 2 in a defense with entry=after"),
         ({"defenses": ["webp:75"]}, "defense should name something that can be imported, got 'webp:75'"),
         ({"defenses": ["jpeg:75", "jpeg:75"]}, "defenses should be different"),
         ({"gradients": ["quadratic"]}, "quadratic"),
