@@ -84,7 +84,7 @@ class Defense(nn.Module):
     def attacked(self, network: nn.Module, gradient: str) -> nn.Module:
         """Returns the classifier that an attacker differentiates: the same weights, with one of the gradients.
 
-        Where the class says so, its output differs from that of ``deployed`` and only serves to be climbed.
+        Its output may differ from that of ``deployed``, and then only serves to be climbed; the class documents this.
 
         Args:
             network: as for ``deployed``.

@@ -1,4 +1,4 @@
-"""Fixtures of the defences' training: a trained classifier, and images in a file."""
+"""Fixtures of the tests of defences: classifiers, bare and trained, and images, in memory and in a file."""
 
 from __future__ import annotations
 
@@ -8,10 +8,21 @@ import numpy as np
 import pytest
 from support import defense_data
 from support.defense_data import SEED, Trained, accuracy, patterns, stored
+from torch import Tensor, nn
 
 from fdjpeg.defenses.defensive_distillation import HardLabels
 from fdjpeg.defenses.training.config import Schedule
 from fdjpeg.defenses.training.run import Run
+
+
+@pytest.fixture
+def classifier() -> nn.Module:
+    return defense_data.network().eval()
+
+
+@pytest.fixture
+def images() -> Tensor:
+    return defense_data.patterns(6, SEED)[0]
 
 
 @pytest.fixture(scope="session")

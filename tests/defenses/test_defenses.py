@@ -14,54 +14,18 @@ import scipy.fft
 import torch
 from PIL import Image
 from support import defense_data
-from support.defense_data import SEED, accuracy, needs_foolbox
+from support.defense_data import CHROMA, LUMA, SEED, accuracy, needs_foolbox
 from torch import Tensor, nn
 
 import fdjpeg
 from fdjpeg import QuantTables, defenses
-from fdjpeg.defenses import Defense, checkpoint, differentiable, of_module, parse_defense
+from fdjpeg.defenses import Defense, checkpoint
 from fdjpeg.defenses.defensive_distillation import DistillationNet
 from fdjpeg.defenses.feature_distillation import BandStatistics, derive
 from fdjpeg.defenses.jpeg_ensemble import MeanLogProbability, Vote, favoured_tables, gradient_sensitivity
 from fdjpeg.defenses.s2snet import ARCHITECTURES, SegNetAutoencoder, gradient_cosine
-from fdjpeg.sources.networks import digest
 
-LUMA, CHROMA = torch.full((8, 8), 12.0), torch.full((8, 8), 17.0)
-
-
-def examples() -> dict[str, Defense]:
-    """One of each kind, with random weights for `defense_data.network`."""
-    states = [defense_data.network().state_dict() for _ in range(3)]
-    torch.manual_seed(SEED)
-    return {
-        "jpeg": defenses.JPEG(40, "4:4:4"),
-        "random-jpeg": defenses.RandomJPEG(20, 90),
-        "stochastic-jpeg": defenses.StochasticJPEG((10, 90)),
-        "feature-distillation": defenses.FeatureDistillation("paper", passes=2),
-        "code": defenses.FeatureDistillation("code"),
-        "derived": defenses.FeatureDistillation(steps=torch.arange(1, 65).view(8, 8)),
-        "jpeg-ensemble": defenses.JPEGEnsemble(LUMA, CHROMA, (0.5, 1, 2), states),
-        "shared-ensemble": defenses.JPEGEnsemble(LUMA, CHROMA, (1, 3)),
-        "purifier": defenses.Purifier(3, (4, 6, 8)),
-        "s2snet": defenses.S2SNet("small"),
-        "defensive-distillation": defenses.DefensiveDistillation(20, None, states[0]),
-        "own-network": defenses.DefensiveDistillation(
-            30, {"widths": [4, 4, 8], "size": 16}, DistillationNet((4, 4, 8), size=16).state_dict()
-        ),
-    }
-
-
-EXAMPLES = examples()
-
-
-@pytest.fixture
-def classifier() -> nn.Module:
-    return defense_data.network().eval()
-
-
-@pytest.fixture
-def images() -> Tensor:
-    return defense_data.patterns(6, SEED)[0]
+EXAMPLES = defense_data.examples()
 
 
 # --- what all have in common ------------------------------------------------------------------------------------------
@@ -216,53 +180,6 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     assert file.read_bytes() == b"after"
 
 
-# --- as an evaluation takes them --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", list(EXAMPLES))
-def test_a_defense_and_its_defended_make_the_same_networks(name: str, classifier: nn.Module, images: Tensor) -> None:
-    defense = EXAMPLES[name].eval()
-    defended = of_module(defense, name)
-    assert defended.gradients == defense.gradients
-    assert (defended.first is None) == (defense.first is None)
-    pairs = [(defended.deployed(classifier), defense.deployed(classifier))]
-    pairs += [(defended.attacked(classifier, g), defense.attacked(classifier, g)) for g in defense.gradients]
-    for ours, theirs in pairs:
-        torch.manual_seed(0)
-        expected = theirs(defense.entered(images))
-        torch.manual_seed(0)
-        assert torch.equal(ours(defended.entered(images)), expected)
-
-
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("none", "none"),
-        ("jpeg:75", "jpeg:75 0aaf4bd27ff54f0a"),
-        ("jpeg:75,4:4:4", "jpeg:75,4:4:4 466784b416552a45"),
-        ("random-jpeg:30-95", "random-jpeg:30-95 f1039f3f3fd7223d"),
-        ("stochastic-jpeg:20+40+60+80", "stochastic-jpeg:20+40+60+80 5d98cd693ec184ca"),
-        ("feature-distillation:code", "feature-distillation:code 0c21676960eea4ea"),
-        (
-            "feature-distillation:paper,passes=2,entry=after",
-            "feature-distillation:paper,passes=2,entry=after 43c60544e8776e6b",
-        ),
-    ],
-)
-def test_fingerprints_of_names_are_those_of_finished_work(name: str, expected: str) -> None:
-    """Stored evaluations are found by these digests; with other ones finished work would be computed again."""
-    assert parse_defense(name).digest() == expected
-
-
-def test_fingerprints_of_modules_are_those_of_finished_work() -> None:
-    assert of_module(EXAMPLES["jpeg"].eval(), "jpeg").digest() == "jpeg d85daaddd8f446bd"
-    assert of_module(EXAMPLES["feature-distillation"].eval(), "fd2").digest() == "fd2 27117f472f003f13"
-    assert of_module(EXAMPLES["shared-ensemble"].eval(), "shared").digest() == "shared 074ae003542a76ba"
-    assert digest(differentiable(nn.ReLU(), "identity")) == "820cd28c1905e6b8"
-    assert digest(defenses.SeedFixed(fdjpeg.RandomJPEG((30, 95)), 3)) == "c9a9ce048ea81176"
-    assert digest(differentiable(nn.Sequential(fdjpeg.JPEG(75)), "cubic")) == "98b0b475db844e13"
-
-
 # --- JPEG and feature distillation ------------------------------------------------------------------------------------
 
 
@@ -330,15 +247,6 @@ def test_two_passes_restore_what_one_pass_does_not() -> None:
     assert torch.equal(once.entered(images), images)
     changed = once((images + 2 / 255 * noise).clamp(0, 1)) != once(images)
     assert float(changed.float().mean()) > 0.5
-
-
-def test_an_evaluation_enters_after_the_first_of_two_passes_whatever_the_image(images: Tensor) -> None:
-    twice = defenses.FeatureDistillation("uniform(30)", passes=2)
-    on_the_lattice = torch.full((1, 3, 16, 16), 128 / 255)
-    assert torch.equal(twice.entered(on_the_lattice), on_the_lattice)
-    for image in (images[:1], on_the_lattice):
-        assert of_module(twice, "twice", image=image).first is not None
-        assert of_module(defenses.FeatureDistillation("uniform(30)"), "once", image=image).first is None
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from fdjpeg import defenses
-from fdjpeg.defenses import defensive_distillation, feature_distillation, jpeg_ensemble, purifier, s2snet
+from fdjpeg.defenses import Defense, defensive_distillation, feature_distillation, jpeg_ensemble, purifier, s2snet
+from fdjpeg.defenses.defensive_distillation import DistillationNet
 from fdjpeg.defenses.training.config import Schedule
 from fdjpeg.defenses.training.images import Images, StoredImages
 from fdjpeg.sources import ImageSet, Network
@@ -84,6 +85,31 @@ def foolbox_images(kind: str) -> tuple[Tensor, Tensor]:
     files = sorted((Path(spec.origin).parent / "data").glob(f"{kind}_*.png"))
     pixels = [torch.from_numpy(np.array(Image.open(file).convert("RGB"))).permute(2, 0, 1) for file in files]
     return torch.stack(pixels).float() / 255, torch.tensor([int(file.stem.split("_")[-1]) for file in files])
+
+
+#: Tables of the ensembles among the examples.
+LUMA, CHROMA = torch.full((8, 8), 12.0), torch.full((8, 8), 17.0)
+
+
+def examples() -> dict[str, Defense]:
+    """Returns one defence of each kind, with random weights for `network`."""
+    own: dict[str, Any] = {"widths": [4, 4, 8], "size": 16}
+    states = [network().state_dict() for _ in range(3)]
+    torch.manual_seed(SEED)
+    return {
+        "jpeg": defenses.JPEG(40, "4:4:4"),
+        "random-jpeg": defenses.RandomJPEG(20, 90),
+        "stochastic-jpeg": defenses.StochasticJPEG((10, 90)),
+        "feature-distillation": defenses.FeatureDistillation("paper", passes=2),
+        "code": defenses.FeatureDistillation("code"),
+        "derived": defenses.FeatureDistillation(steps=torch.arange(1, 65).view(8, 8)),
+        "jpeg-ensemble": defenses.JPEGEnsemble(LUMA, CHROMA, (0.5, 1, 2), states),
+        "shared-ensemble": defenses.JPEGEnsemble(LUMA, CHROMA, (1, 3)),
+        "purifier": defenses.Purifier(3, (4, 6, 8)),
+        "s2snet": defenses.S2SNet("small"),
+        "defensive-distillation": defenses.DefensiveDistillation(20, None, states[0]),
+        "own-network": defenses.DefensiveDistillation(30, own, DistillationNet(**own).state_dict()),
+    }
 
 
 #: A training of seconds.
