@@ -1,4 +1,4 @@
-"""The examples run, and do what they say."""
+"""The example of learned tables runs, and its files have the tables that it learned."""
 
 from __future__ import annotations
 
