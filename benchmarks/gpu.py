@@ -3,8 +3,8 @@
     python benchmarks/gpu.py OUT_DIR [--parts build tests sanitizer timings]
 
 Needs torch with CUDA, nvcc and a C++ compiler. Uses pytest, compute-sanitizer, kornia, torchvision and the packages of
-the tests if they are installed, and reports those that are not. Each result is written at once. An interrupted run keeps
-its results, and a run of the remaining parts adds to them. ``benchmarks/results/README.md`` explains the kept results.
+the tests if they are installed, and reports those that are not. Each result is written at once, so an interrupted run
+keeps its results. A run of the remaining parts adds to them. ``benchmarks/results/README.md`` explains the kept results.
 """
 
 from __future__ import annotations

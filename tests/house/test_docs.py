@@ -120,7 +120,7 @@ def tables_of_defenses(columns: str) -> list[list[list[str]]]:
     return [[[cell.strip() for cell in line.strip("|").split("|")] for line in lines] for lines in tables]
 
 
-@pytest.mark.parametrize(("place", "network"), enumerate(("small", "resnet18-cifar10")))
+@pytest.mark.parametrize(("place", "network"), [(0, "small"), (1, "resnet18-cifar10")])
 def test_the_tables_of_defenses_are_those_of_the_results(place: int, network: str) -> None:
     file = ROOT / "benchmarks" / "results" / "defenses" / f"2026-11-21-{network}.json"
     found = json.loads(file.read_text(encoding="utf-8"))
