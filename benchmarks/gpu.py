@@ -4,7 +4,7 @@
 
 Needs torch with CUDA, nvcc and a C++ compiler. Uses pytest, compute-sanitizer, kornia, torchvision and the packages of
 the tests if they are installed, and reports those that are not. Each result is written at once, so an interrupted run
-keeps its results. A run of the remaining parts adds to them. ``benchmarks/results/README.md`` explains the kept results.
+keeps its results. A run of the remaining parts adds to them. ``benchmarks/results/README.md`` explains kept results.
 """
 
 from __future__ import annotations
