@@ -108,15 +108,26 @@ def test_readme_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert torch.equal(saved.luma, names["tables"].luma.detach().to(saved.luma))
 
 
+#: The pages whose links are checked.
+PAGES = [
+    "README.md",
+    "CONTRIBUTING.md",
+    "tests/README.md",
+    "benchmarks/results/README.md",
+    *sorted(f"docs/{page.name}" for page in ROOT.glob("docs/*.md")),
+]
+
+
 def links_of(name: str) -> list[str]:
-    """Returns the relative links of a page."""
-    return re.findall(r"\]\(([^)#:]+)\)", text_of(name))
+    """Returns the relative links of a page, as paths from the root."""
+    links = re.findall(r"\]\(([^)#:]+)\)", text_of(name))
+    return [os.path.relpath((ROOT / name).parent / link, ROOT) for link in links]
 
 
-def test_readme_links_exist() -> None:
-    for name in ("README.md", "CONTRIBUTING.md"):
-        for link in links_of(name):
-            assert (ROOT / link).exists(), f"{name} links to {link}"
+@pytest.mark.parametrize("name", PAGES)
+def test_links_exist(name: str) -> None:
+    for link in links_of(name):
+        assert (ROOT / link).exists(), f"{name} links to {link}"
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -306,7 +317,7 @@ def test_source_distribution_holds_what_building_needs(checkout: Path) -> None:
     sources += ROOT.glob("docs/*")  # tests read the documents
     wanted = {path.relative_to(ROOT).as_posix() for path in sources if path.suffix not in (".pyc", ".so")}
     assert wanted | {"setup.py", "build_backend.py", "LICENSE", "NOTICE", "CITATION.cff"} <= names
-    linked = {link for page in ("README.md", "CONTRIBUTING.md") for link in links_of(page)}
+    linked = {link for page in PAGES for link in links_of(page)}
     assert {link for link in linked if (ROOT / link).is_file()} <= names
 
 
