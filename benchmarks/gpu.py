@@ -139,9 +139,11 @@ def _pytest(kept: Kept, name: str, arguments: list[str], limit: float, *before: 
     return done
 
 
-#: Without conftest.py, whose packages may be missing on a machine with a GPU.
-_GPU_FILES = sorted(file.relative_to(ROOT).as_posix() for file in ROOT.glob("tests/kernels/test_gpu*.py"))
-_GPU_TESTS = ["--noconftest", "-m", "gpu", *_GPU_FILES]
+#: Without conftest.py, whose packages a machine with a GPU may lack.
+_GPU_TESTS = [
+    *("--noconftest", "-m", "gpu"),
+    *sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("tests/kernels/test_gpu*.py")),
+]
 
 
 def run_tests(kept: Kept) -> None:
