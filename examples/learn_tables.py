@@ -47,7 +47,7 @@ def main() -> None:
     files = image_files(options.images)
     learning = squares(files, options.squares, torch.Generator().manual_seed(options.seed))
     budget = fdjpeg.bits(fdjpeg.encode(learning, options.quality))
-    tables = learn_tables(learning, budget, "psnr", steps=options.steps, seed=options.seed)
+    tables = learn_tables(learning, budget, "psnr", iterations=options.steps, seed=options.seed)
 
     options.out.mkdir(parents=True, exist_ok=True)
     tables.save(options.out / "tables.txt")
