@@ -196,9 +196,9 @@ def _with_coefficients(
     """Measures a surrogate's gradients, and a quality for each block."""
     import torch
 
-    from fdjpeg import surrogates
+    from fdjpeg import _slopes, surrogates
 
-    slopes = surrogates.slope_table(surrogates.resolve("sine"), images[0].device)
+    slopes = _slopes.slope_table(surrogates.resolve("sine"), images[0].device)
     shape = images[0].shape
     size = (shape[0], -(-shape[2] // 8), -(-shape[3] // 8))
     qualities = torch.randint(20, 95, size, dtype=torch.uint8, device=images[0].device)

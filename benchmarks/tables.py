@@ -26,7 +26,8 @@ from torch import Tensor
 import fdjpeg
 from fdjpeg import QuantTables
 from fdjpeg.bench.measure import describe_machine
-from fdjpeg.learning.rate_distortion import Measured, Ratio, bits_ratio, measure, psnr
+from fdjpeg.learning.metrics import psnr
+from fdjpeg.learning.rate_distortion import Measured, Ratio, bits_ratio, measure
 from fdjpeg.learning.tables import learn_tables
 from fdjpeg.sources.image_set import to_tensor
 
@@ -130,7 +131,7 @@ def main() -> None:
     def learned(quality: int, t: int) -> list[list[int]]:
         others = images[third != t]
         budget = fdjpeg.bits(fdjpeg.encode(others, quality))
-        return learn_tables(others, budget, "psnr", steps=STEPS, batch_size=BATCH, seed=SEED).to_pillow()
+        return learn_tables(others, budget, "psnr", iterations=STEPS, batch_size=BATCH, seed=SEED).to_pillow()
 
     def measured(tables: QuantTables, t: int) -> tuple[Measured, Tensor]:
         chosen = images[third == t]

@@ -40,14 +40,14 @@ def main() -> None:
     parser.add_argument("out", type=Path, help="Folder for the files.")
     parser.add_argument("--quality", type=int, default=75, help="Quality whose bits the tables take.")
     parser.add_argument("--squares", type=int, default=256, help="Number of squares to learn from.")
-    parser.add_argument("--steps", type=int, default=150, help="Number of minibatches.")
+    parser.add_argument("--iterations", type=int, default=150, help="Number of minibatches.")
     parser.add_argument("--seed", type=int, default=0, help="Random seed.")
     options = parser.parse_args()
 
     files = image_files(options.images)
     learning = squares(files, options.squares, torch.Generator().manual_seed(options.seed))
     budget = fdjpeg.bits(fdjpeg.encode(learning, options.quality))
-    tables = learn_tables(learning, budget, "psnr", steps=options.steps, seed=options.seed)
+    tables = learn_tables(learning, budget, "psnr", iterations=options.iterations, seed=options.seed)
 
     options.out.mkdir(parents=True, exist_ok=True)
     tables.save(options.out / "tables.txt")
