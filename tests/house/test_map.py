@@ -10,16 +10,6 @@ from support import house_map
 
 TESTS = house_map.ROOT / "tests"
 
-#: The core's own rooms, which may use each other; then the others, each after all that it may use.
-CORE = {"fdjpeg", "fdjpeg.ops", "fdjpeg.reference", "fdjpeg._triton"}
-LATER = [
-    {"learning", "attacks", "sources"},
-    {"defenses", "certificates"},
-    {"evaluation"},
-    {"bench"},
-    {"cli"},
-]
-
 
 def test_the_map_in_contributing_is_that_of_the_code() -> None:
     page = house_map.PAGE.read_text(encoding="utf-8")
@@ -28,17 +18,6 @@ def test_the_map_in_contributing_is_that_of_the_code() -> None:
 
 def test_each_folder_without_a_docstring_has_a_sentence() -> None:
     assert set(house_map.SENTENCES) == {*house_map.folders("csrc"), *house_map.folders("tests")}
-
-
-def test_arrows_go_one_way() -> None:
-    place = {room: number for number, rooms in enumerate(LATER) for room in rooms}
-    new = [room for room in house_map.packages() if room not in CORE and room.split(".")[1] not in place]
-    assert not new, f"CORE or LATER must name {new}"
-    for room in house_map.packages():
-        for used in house_map.imports(room) - CORE:
-            assert room not in CORE, f"the core's {room} uses {used}"
-            user, other = room.split(".")[1], used.split(".")[1]
-            assert user == other or place[other] < place[user], f"{room} uses {used}"
 
 
 @pytest.mark.parametrize(

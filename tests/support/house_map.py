@@ -83,8 +83,8 @@ def imports(room: str) -> set[str]:
 def includes(folder: str) -> set[str]:
     """Returns the folders of csrc that one of them includes, and ``torch`` if it includes its headers."""
     text = "\n".join(file.read_text(encoding="utf-8") for file in sorted((ROOT / folder).iterdir()))
-    found = {f"csrc/{name}" for name in re.findall(r'#\s*include "(\w+)/', text)}
-    torch = {"torch"} if re.search(r"#\s*include <torch/", text) else set()
+    found = {f"csrc/{name}" for name in re.findall(r'#\s*include "(\w+)/', text) if (ROOT / "csrc" / name).is_dir()}
+    torch = {"torch"} if re.search(r"#\s*include [<\"](torch|ATen|c10)/", text) else set()
     return (found | torch) - {folder}
 
 
