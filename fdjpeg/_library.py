@@ -57,7 +57,7 @@ def _why_no_triton() -> str | None:
 
 
 if BACKEND is not None and BACKEND not in _CHOICES:
-    raise ValueError(f"FDJPEG_BACKEND should be {', '.join(_CHOICES)} or unset, got {BACKEND!r}")
+    raise ValueError(f"FDJPEG_BACKEND must be {', '.join(_CHOICES)} or unset, got {BACKEND!r}")
 
 _FAILURE: str | None = _load()
 

@@ -18,10 +18,9 @@ from PIL import Image
 from torch import Tensor
 
 import fdjpeg
+from fdjpeg._geometry import PILLOW_SUBSAMPLINGS
 
 Codec = Callable[[Any], Any]
-
-_PILLOW_SUBSAMPLING = {"4:4:4": 0, "4:2:2": 1, "4:2:0": 2}
 
 
 @dataclass(frozen=True)
@@ -98,7 +97,7 @@ def _through_pillow(array: Any, quality: int, subsampling: int) -> Any:
 
 
 def _pillow(quality: int, subsampling: str) -> Codec:
-    at = _PILLOW_SUBSAMPLING[subsampling]
+    at = PILLOW_SUBSAMPLINGS[subsampling]
     return lambda arrays: [_through_pillow(array, quality, at) for array in arrays]
 
 
@@ -117,7 +116,7 @@ class _PillowIdentity(torch.autograd.Function):
 
 
 def _pillow_tensors(quality: int, subsampling: str) -> Codec:
-    return lambda batch: _PillowIdentity.apply(batch, quality, _PILLOW_SUBSAMPLING[subsampling])
+    return lambda batch: _PillowIdentity.apply(batch, quality, PILLOW_SUBSAMPLINGS[subsampling])
 
 
 def _opencv(quality: int, subsampling: str) -> Codec:

@@ -17,8 +17,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 
 from fdjpeg import sources
+from fdjpeg._geometry import PILLOW_SUBSAMPLINGS
 from fdjpeg.functional import encode
-from fdjpeg.learning.rate_distortion import PILLOW_SUBSAMPLINGS, Measured, Ratio, bits_ratio, measure, ms_ssim_scales
+from fdjpeg.learning.metrics import ms_ssim_scales
+from fdjpeg.learning.rate_distortion import Measured, Ratio, bits_ratio, measure
 from fdjpeg.learning.tables import LOSSES, ClassifierLoss, learn_tables
 from fdjpeg.learning.tables import Progress as StepsDone
 from fdjpeg.rate import bits
@@ -49,7 +51,7 @@ def learn(
     held_out: Annotated[str, typer.Option(help="Images to measure on; by default a quarter of the others.")] = "",
     subsampling: Annotated[str, typer.Option(help="4:4:4, 4:2:2 or 4:2:0.")] = "4:2:0",
     share: Annotated[str, typer.Option(help="Components that have a table together: chroma, all or none.")] = "chroma",
-    steps: Annotated[int, typer.Option(min=5, help="Minibatches for each quality.")] = 300,
+    iterations: Annotated[int, typer.Option(min=5, help="Minibatches for each quality.")] = 300,
     batch_size: Annotated[int, typer.Option(min=2, help="Images in each.")] = 64,
     size: Annotated[int, typer.Option(min=8, help="Folders and photographs: pixels of the resized square.")] = 128,
     seed: Annotated[int, typer.Option(help="Of all that is random.")] = 0,
@@ -80,7 +82,7 @@ def learn(
         "model": model,
         "subsampling": subsampling,
         "share": share,
-        "steps": steps,
+        "steps": iterations,  # the key under which kept results have it
         "batch size": batch_size,
         "seed": seed,
     }
@@ -97,7 +99,7 @@ def learn(
                     loss=loss,
                     share=share,
                     subsampling=subsampling,
-                    steps=steps,
+                    iterations=iterations,
                     batch_size=batch_size,
                     seed=seed,
                 )
@@ -214,7 +216,7 @@ def _learned(
     progress: StepsDone,
     *,
     loss: str,
-    steps: int,
+    iterations: int,
     batch_size: int,
     **settings: Any,
 ) -> QuantTables:
@@ -222,7 +224,7 @@ def _learned(
     budget = bits(encode(images.samples, quality, subsampling=settings["subsampling"]))
     name = loss if network is None else "psnr"
     tables = learn_tables(
-        images.samples, budget, name, steps=steps, batch_size=batch_size, progress=progress, **settings
+        images.samples, budget, name, iterations=iterations, batch_size=batch_size, progress=progress, **settings
     )
     if network is None:
         return tables
@@ -232,7 +234,7 @@ def _learned(
         ClassifierLoss(network),
         labels=images.labels,
         start=tables,
-        steps=steps // 5,
+        iterations=iterations // 5,
         batch_size=batch_size // 2,
         learning_rate=0.02,
         progress=progress,

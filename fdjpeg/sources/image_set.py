@@ -12,9 +12,10 @@ from PIL import Image
 from torch import Tensor
 
 import fdjpeg
+from fdjpeg._geometry import PILLOW_SUBSAMPLINGS
 
 #: Subsamplings that Pillow writes, by its numbers.
-SUBSAMPLINGS = {"4:4:4": 0, "4:2:2": 1, "4:2:0": 2}
+SUBSAMPLINGS = PILLOW_SUBSAMPLINGS
 
 
 @dataclass(frozen=True)

@@ -187,7 +187,7 @@ def test_learn_writes_tables_pictures_a_plot_and_results(
     rng: np.random.Generator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, out = some_photographs(rng, tmp_path / "images"), tmp_path / "out"
-    options = ("--quality", "50,70", "--steps", 5, "--batch-size", 4, "--size", 32)
+    options = ("--quality", "50,70", "--iterations", 5, "--batch-size", 4, "--size", 32)
     assert run("learn", folder, out, *options) == 0
     printed = " ".join(capsys.readouterr().out.split())
     assert "On 2 held-out images of 32 × 32 pixels" in printed
@@ -210,7 +210,7 @@ def test_learn_goes_on_where_it_was_and_starts_afresh_for_other_settings(
     rng: np.random.Generator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, out = some_photographs(rng, tmp_path / "images"), tmp_path / "out"
-    options = ("--steps", 5, "--batch-size", 4, "--size", 16)
+    options = ("--iterations", 5, "--batch-size", 4, "--size", 16)
     calls = []
     learn_tables = cli_tables_learn.learn_tables
     monkeypatch.setattr(
@@ -229,7 +229,7 @@ def test_learn_for_a_classifier_counts_its_answers(
     rng: np.random.Generator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, out = some_photographs(rng, tmp_path / "images"), tmp_path / "out"
-    options = ("--quality", 50, "--steps", 10, "--batch-size", 4, "--size", 16, "--loss", "classifier")
+    options = ("--quality", 50, "--iterations", 10, "--batch-size", 4, "--size", 16, "--loss", "classifier")
     assert run("learn", folder, out, *options, "--model", f"{__name__}:always_the_second") == 0
     assert "The same accuracy" in capsys.readouterr().out
     samples = rng.integers(0, 256, (8, 3, 16, 16), dtype=np.uint8)

@@ -21,7 +21,7 @@ from support.oracles import FACTORS
 from support.planted_bugs import Mutant
 from torch import Tensor
 
-from fdjpeg import reference, surrogates
+from fdjpeg import _slopes, reference, surrogates
 from fdjpeg._geometry import Geometry
 
 pytestmark = pytest.mark.skipif(emulation.compiler() is None, reason="there is no g++ to compile the emulation with")
@@ -93,7 +93,7 @@ def test_forward_in_each_order_and_layout(subsampling: str, dtype: torch.dtype, 
 def test_backward_in_each_order_and_layout(subsampling: str, dtype: torch.dtype, rng: np.random.Generator) -> None:
     factors = FACTORS[subsampling]
     orders = itertools.cycle(emulation.ORDERS)
-    slopes = surrogates.slope_table(surrogates.resolve("sine"), torch.device("cpu"))
+    slopes = _slopes.slope_table(surrogates.resolve("sine"), torch.device("cpu"))
     for (height, width), (channels, fancy) in itertools.product(
         [(43, 70), (64, 66)], _channels_and_upsamplings(subsampling)
     ):
