@@ -22,7 +22,7 @@ import fdjpeg
 from fdjpeg.attacks import Attack, Counted, Found, Norm, from_name, parse_eps, zero_gradients
 from fdjpeg.attacks.base import check_package
 from fdjpeg.bench.measure import describe_machine
-from fdjpeg.evaluation.report import wilson
+from fdjpeg.evaluation import wilson
 from fdjpeg.sources import load_images, load_network
 
 STEPS = 20

@@ -174,7 +174,7 @@ def evaluate(
     if world.rank > 0:
         return
     minutes, seconds = divmod(round(time.perf_counter() - start), 60)
-    took = f"Took {minutes} min {seconds} s on {report.settings['device']}, {torch.get_num_threads()} threads."
+    took = f"Took {minutes} min {seconds} s on {report.settings.device}, {torch.get_num_threads()} threads."
     if shard is not None:
         console.print(f"Shard {shard} is done, {report.count} images, in {settings.out}. {took}", highlight=False)
         return
@@ -320,7 +320,7 @@ def show(report: evaluation.Report) -> None:
         console.print(f"[bold red]{escape(sentence)}[/]", highlight=False)
     console.print(report.headline, markup=False, highlight=False)
     console.print(_table(report.header, report.table))
-    if len(report.settings["attacks"]) > 1:
+    if len(report.settings.attacks) > 1:
         console.print("Each attack by itself, worst case over gradients:")
         console.print(_table(report.attacks_header, report.attacks_table))
     for sentence in report.findings:
@@ -333,9 +333,8 @@ def show(report: evaluation.Report) -> None:
         verdict = "passed" if check.passed else "[bold red]FAILED[/]"
         console.print(f"{verdict}  {escape(f'{check.name} ({check.figure})')}", highlight=False)
     console.print()
-    for kind in ("images", "model"):
-        origin = report.settings[kind]
-        console.print(f"{origin['source']}. Terms: {origin['terms']}", style="dim", markup=False, highlight=False)
+    for origin in report.settings.origins:
+        console.print(origin, style="dim", markup=False, highlight=False)
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:

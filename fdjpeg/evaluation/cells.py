@@ -156,5 +156,21 @@ def _joined(parts: list[Cell]) -> Cell:
 
 
 def rights(cell: Cell) -> Tensor:
-    """``(N,)`` float64: how far each image of a cell is right, 0 … 1."""
+    """Returns ``(N,)`` float64: how far each image of a cell is right, 0 … 1."""
     return torch.tensor(cell.right, dtype=torch.float64)
+
+
+def total(cell: Cell, clean: Cell | None = None) -> float:
+    """Returns the number of images right in a cell, of those right without an attack if ``clean`` is given."""
+    right = rights(cell)
+    return float(right.sum() if clean is None else torch.minimum(right, rights(clean)).sum())
+
+
+def worst_case(cells: list[Cell]) -> float:
+    """Returns the number of images right in all of these cells, image by image."""
+    return float(torch.stack([rights(cell) for cell in cells]).amin(dim=0).sum())
+
+
+def number(value: float) -> str:
+    """Returns a count of images as text, with one decimal if a randomised defence gets shares of images right."""
+    return f"{value:.0f}" if value == int(value) else f"{value:.1f}"

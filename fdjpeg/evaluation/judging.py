@@ -20,11 +20,12 @@ from torch import Tensor, nn
 from fdjpeg.attacks import Attack, AttackResult, distances, format_eps, margin
 from fdjpeg.attacks.base import image_seed, seeded
 from fdjpeg.defenses.defended import UNDEFENDED, Defended
-from fdjpeg.sources.image_set import ImageSet, to_bytes
-from fdjpeg.sources.networks import Network
+from fdjpeg.sources import ImageSet, Network
+from fdjpeg.sources.image_set import to_bytes
 
 from .cells import Cell, Picture, rights
 from .memory import in_batches
+from .plan import Plan
 
 T = TypeVar("T")
 
@@ -72,50 +73,22 @@ class Job:
 
 
 class Evaluation:
-    """One run: what it attacks and by what, and how images are attacked and judged.
+    """One run: the network, images and defences, and how images are attacked and judged.
 
     Args:
         network: the bare network.
         images: all images of the run.
-        defenses: beside the bare network.
-        attacks: each runs through each gradient of each defence.
-        radii: ascending.
-        transfer: other networks, whose adversarial images are tried.
-        draws: see ``DRAWS``.
-        checks: whether the sanity checks that need attacks of their own run.
-        batch_size: images at once.
-        pictures: images of the first batch that the report shows.
-        seed: of all that is random.
+        defenses: those of the plan, parsed; the bare network comes before them.
+        plan: the settings.
     """
 
-    def __init__(
-        self,
-        network: Network,
-        images: ImageSet,
-        defenses: Sequence[Defended],
-        attacks: Sequence[Attack],
-        radii: Sequence[Fraction],
-        transfer: Sequence[Network],
-        draws: int,
-        checks: bool,
-        batch_size: int,
-        pictures: int,
-        seed: int,
-    ) -> None:
+    def __init__(self, network: Network, images: ImageSet, defenses: Sequence[Defended], plan: Plan) -> None:
         self.network = network
         self.images = images
         self.defenses = [UNDEFENDED, *defenses]
-        self.attacks = list(attacks)
-        self.radii = list(radii)
-        self.transfer = transfer
-        self.draws = draws
-        self.checks = checks
-        self.batch_size = batch_size
-        self.pictures = pictures
-        self.seed = seed
-        self.norm = attacks[0].norm
-        #: Images that go through the network at once; halved when the device's memory does not suffice.
-        self.at_once = batch_size
+        self.plan = plan
+        #: Images that go through the network together; halved when the device's memory does not suffice.
+        self.at_once = plan.batch_size
         #: Cells of this process so far, by the number of their batch.
         self.found: dict[int, list[Cell]] = {}
 
@@ -124,7 +97,7 @@ class Evaluation:
     @cached_property
     def batch_indices(self) -> list[Tensor]:
         """Consecutive images."""
-        return list(torch.arange(len(self.images)).split(self.batch_size))
+        return list(torch.arange(len(self.images)).split(self.plan.batch_size))
 
     def batch(self, number: int) -> Batch:
         """The batch of that number."""
@@ -162,7 +135,7 @@ class Evaluation:
 
     def describe(self, defense: Defended) -> list[Any]:
         """All of a defence that decides a figure."""
-        return [defense.digest(), self.draws if self.random[defense.name] else 1]
+        return [defense.digest(), self.plan.draws if self.random[defense.name] else 1]
 
     def judge(self, model: nn.Module, x: Tensor, y: Tensor, batch: Batch, draws: int) -> tuple[Tensor, Tensor, Tensor]:
         """The exact forward pass over images: the classes of the first draw, shares right and mean margins, on the CPU.
@@ -171,7 +144,10 @@ class Evaluation:
         """
         predicted, right, margins = [], [], []
         for draw in range(draws):
-            with torch.no_grad(), seeded(image_seed(self.seed, f"verdict {draw}", int(batch.indices[0])), x.device):
+            with (
+                torch.no_grad(),
+                seeded(image_seed(self.plan.seed, f"verdict {draw}", int(batch.indices[0])), x.device),
+            ):
                 logits = torch.cat(self.in_parts(len(x), lambda part: model(x[part]).float()))
             predicted.append(logits.argmax(dim=1).cpu())
             right.append((predicted[-1] == y.cpu()).double())
@@ -193,7 +169,7 @@ class Evaluation:
     ) -> Cell:
         """Judges images by ``model``, the deployed one if None; the other arguments are fields of the cell."""
         model = defense.deployed(self.network.module) if model is None else model
-        draws = self.draws if self.random.get(defense.name) else 1
+        draws = self.plan.draws if self.random.get(defense.name) else 1
         predicted, right, margins = self.judge(model, made.x_adv, batch.y, batch, draws)
         differing = None
         if defense.oracle is not None and defense.layer is not None:
@@ -212,7 +188,7 @@ class Evaluation:
             predicted=predicted.tolist(),
             right=right.tolist(),
             margin=[round(value, 4) for value in margins.tolist()],
-            distance=[round(value, 7) for value in distances(made.x_adv, start, self.norm).tolist()],
+            distance=[round(value, 7) for value in distances(made.x_adv, start, self.plan.ball).tolist()],
             loss=made.loss,
             attacked=made.attacked,
             differing=differing,
@@ -223,12 +199,12 @@ class Evaluation:
 
     def shown(self, batch: Batch, defense: Defended, made: Crafted) -> list[Picture]:
         """The first few images of the first batch, if they were right without an attack."""
-        if batch.number > 0 or self.pictures == 0:
+        if batch.number > 0 or self.plan.pictures == 0:
             return []
-        chosen = self.clean(batch, defense).nonzero().flatten()[: self.pictures].to(batch.x.device)
+        chosen = self.clean(batch, defense).nonzero().flatten()[: self.plan.pictures].to(batch.x.device)
         with torch.no_grad():
             start, x_adv = defense.entered(batch.x)[chosen], made.x_adv[chosen]
-            with seeded(self.seed, x_adv.device):
+            with seeded(self.plan.seed, x_adv.device):
                 defended = x_adv if defense.layer is None else defense.layer(x_adv)
         rows = zip(batch.indices[chosen.cpu()].tolist(), *map(_bytes, (start, x_adv, defended)), strict=True)
         return [Picture(*row) for row in rows]
@@ -306,7 +282,7 @@ class Evaluation:
 
     def averaged(self, attack: Attack) -> Attack:
         """The same attack with as many draws for each gradient as asked for, if it knows of draws."""
-        return replace(attack, draws=self.draws) if hasattr(attack, "draws") else attack  # type: ignore[type-var]
+        return replace(attack, draws=self.plan.draws) if hasattr(attack, "draws") else attack  # type: ignore[type-var]
 
 
 def _bytes(images: Tensor) -> Tensor:

@@ -25,12 +25,12 @@ def threat_jobs(run: Evaluation) -> Iterator[Job]:
     """All but the controls, each after those whose cells it needs, and those first of which most is learned."""
     judged = {"defenses": [run.describe(defense) for defense in run.defenses]}
     yield Job("clean accuracy", {"threat": "clean", **judged}, partial(clean_cells, run))
-    noise = Noise(seed=run.seed, norm=run.norm)
-    for eps in run.radii:
+    noise = Noise(seed=run.plan.seed, norm=run.plan.ball)
+    for eps in run.plan.radii:
         settings = {**noise.settings(), **judged, "eps": str(eps)}
         yield Job(f"noise at {format_eps(eps)}", settings, partial(noise_cells, run, noise, eps))
     yield from bare_jobs(run)
-    for attack in run.attacks:
+    for attack in run.plan.chosen:
         yield from adaptive_jobs(run, attack)
     yield from elsewhere_jobs(run)
 
@@ -43,7 +43,7 @@ def plain(run: Evaluation) -> dict[str, Any]:
 def bare_jobs(run: Evaluation) -> Iterator[Job]:
     """The bare network attacked: white-box for itself, gray-box for the defences."""
     for attack in white_box(run):
-        for eps in run.radii:
+        for eps in run.plan.radii:
             settings = {"threat": "gray-box", "attack": _onwards(attack).settings(), "eps": str(eps), **plain(run)}
             name = f"{attack.name} on the bare network at {format_eps(eps)}"
             yield Job(name, settings, partial(bare_cells, run, attack, eps))
@@ -52,7 +52,7 @@ def bare_jobs(run: Evaluation) -> Iterator[Job]:
 def elsewhere_jobs(run: Evaluation) -> Iterator[Job]:
     """The bare network attacked behind the first pass of a defence, and other networks attacked."""
     for attack in white_box(run):
-        for eps in run.radii:
+        for eps in run.plan.radii:
             at, by = f"at {format_eps(eps)}", {"attack": _onwards(attack).settings(), "eps": str(eps)}
             for defense in run.defenses:
                 if defense.first is not None:
@@ -61,7 +61,7 @@ def elsewhere_jobs(run: Evaluation) -> Iterator[Job]:
                         {"threat": "gray-box", "defense": run.describe(defense), **by},
                         partial(entered_cells, run, attack, defense, eps),
                     )
-            for network in run.transfer:
+            for network in run.plan.others:
                 yield Job(
                     f"{attack.name} on {network.name} {at}",
                     {"threat": "transfer", "source": network.digest(), **by, **plain(run)},
@@ -75,7 +75,7 @@ def adaptive_jobs(run: Evaluation, attack: Attack) -> Iterator[Job]:
     for place in range(max(len(gradients) for gradients in tried.values())):
         for defense in run.defenses:
             for gradient in tried[defense.name][place : place + 1]:
-                for eps in run.radii:
+                for eps in run.plan.radii:
                     yield adaptive_job(run, attack, defense, gradient, eps)
 
 
@@ -95,7 +95,7 @@ def adaptive_job(run: Evaluation, attack: Attack, defense: Defended, gradient: s
 
 def white_box(run: Evaluation) -> list[Attack]:
     """The attacks that need a gradient."""
-    return [attack for attack in run.attacks if not isinstance(attack, GRADIENT_FREE)]
+    return [attack for attack in run.plan.chosen if not isinstance(attack, GRADIENT_FREE)]
 
 
 def clean_cells(run: Evaluation, batch: Batch) -> list[Cell]:

@@ -193,7 +193,7 @@ def test_a_defence_that_another_pass_would_judge_is_judged_as_deployed(photograp
 def test_a_flat_image_hides_no_randomness(network: Network, photographs: ImageSet) -> None:
     flat = replace(photographs.select([0]), images=torch.full_like(photographs.images[:1], 128 / 255))
     report = small(network, flat, defenses=["stochastic-jpeg:5+95"], draws=2)
-    assert report.settings["randomised"] == ["stochastic-jpeg:5+95"]
+    assert report.settings.randomised == ["stochastic-jpeg:5+95"]
 
 
 def test_randomised_defences_are_averaged_over_draws(network: Network, photographs: ImageSet) -> None:
@@ -205,11 +205,11 @@ def test_randomised_defences_are_averaged_over_draws(network: Network, photograp
         "draws": 3,
     }
     report = evaluation.evaluate(network, photographs, **settings)  # type: ignore[arg-type]
-    assert report.settings["randomised"] == ["random-jpeg:5-95", "stochastic-jpeg:5+95"]
+    assert report.settings.randomised == ["random-jpeg:5-95", "stochastic-jpeg:5+95"]
     shares = {value for cell in report.cells if cell.defense != "none" for value in cell.right}
     assert shares <= {0, 1 / 3, 2 / 3, 1}
     gradients = {(cell.defense, cell.threat): cell.queries for cell in report.cells if cell.attacked}
-    for defense in report.settings["randomised"]:
+    for defense in report.settings.randomised:
         assert gradients[defense, "adaptive"] >= 6 * 2 * 3
         assert report.select(defense, threat="seed fixed")
     assert check(report, "A randomised defence with its seed fixed").passed
@@ -276,7 +276,7 @@ class Rounded(nn.Module):
 
 def test_plain_rounding_is_reported_as_masked_gradients(network: Network, photographs: ImageSet) -> None:
     report = evaluation.evaluate(network, photographs, defenses=[Rounded()], eps=["12/255"], attacks=["pgd-10"])
-    assert report.settings["defenses"] == {"Rounded": ["own", "identity"]}
+    assert report.settings.defenses == {"Rounded": ["own", "identity"]}
     assert report.summary()[0].startswith("Masked gradients: Rounded is not shown to be robust")
     assert "Rounded through own: 100 % exactly zero" in report.summary()[0]
     assert not check(report, "Gradients are not zero").passed
@@ -447,7 +447,7 @@ class Full(nn.Module):
 def test_a_batch_that_does_not_fit_is_halved(photographs: ImageSet) -> None:
     report = small(Network(Full(2), "tiny"), photographs, batch_size=6)
     expected = small(Network(Tiny().eval(), "tiny"), photographs, batch_size=6)
-    assert report.settings["images at once"] == 1 or report.settings["images at once"] == 2
+    assert report.settings.at_once == 1 or report.settings.at_once == 2
     assert [c.predicted for c in report.cells] == [c.predicted for c in expected.cells]
     with pytest.raises(ValueError, match="batch_size should be one that fits into memory, but 1 does not"):
         small(Network(Full(0), "tiny"), photographs)
@@ -458,7 +458,7 @@ def test_a_batch_that_does_not_fit_is_halved(photographs: ImageSet) -> None:
 def test_a_network_on_a_gpu_is_judged_there(network: Network, photographs: ImageSet) -> None:
     network.module.to("cuda")
     report = small(network, photographs, defenses=["jpeg:75", "stochastic-jpeg:20+80"], draws=2)
-    assert report.settings["device"] == "cuda:0"
+    assert report.settings.device == "cuda:0"
     assert check(report, "Every judged image is Pillow's").passed
     assert report.rows[0].clean == len(photographs)
 
@@ -469,7 +469,7 @@ def test_a_network_on_a_gpu_is_judged_there(network: Network, photographs: Image
 def test_gradients_may_differ_from_defence_to_defence(network: Network, photographs: ImageSet) -> None:
     named = {"jpeg:75": ["cubic"], "jpeg:50": ["identity", "tanh"]}
     report = small(network, photographs, defenses=named)
-    assert report.settings["defenses"] == named
+    assert report.settings.defenses == named
     assert [row.attacks.keys() for row in report.rows[1:]] == [{"gray-box", "cubic"}, {"gray-box", "identity", "tanh"}]
 
 
@@ -489,7 +489,7 @@ def test_a_defence_is_found_by_module_and_name(network: Network, photographs: Im
     monkeypatch.chdir(tmp_path)
     names = [f"defences_of_mine:{name}" for name in ("Dark", "codec", "whole")]
     report = small(network, photographs, defenses=names)
-    assert report.settings["defenses"] == dict(zip(names, (["own", "identity"], ["cubic"], ["own"]), strict=True))
+    assert report.settings.defenses == dict(zip(names, (["own", "identity"], ["cubic"], ["own"]), strict=True))
     with pytest.raises(ValueError, match="should return images of the shape that it gets, or logits"):
         small(network, photographs, defenses=["defences_of_mine:cut"])
     with pytest.raises(ValueError, match="defense should name something that can be imported"):
