@@ -2,7 +2,7 @@
 
 IMAGES is what ``fdjpeg evaluate --data`` takes: "cifar.npz:test", or a folder of class folders. The network is the
 ResNet-18 for CIFAR-10 that pyautoattack carries, alone and behind JPEG. Every attack has the same images, radius, loss
-and steps; foolbox and torchattacks take equal steps of 2.5 radii in all, since neither says how long one should be.
+and steps; foolbox and torchattacks take equal steps of 2.5 radii in all, since neither says how long one must be.
 The file is written after every batch, and a run that was stopped goes on from it; ``--table`` prints what it holds.
 """
 
@@ -94,7 +94,7 @@ class Results:
         if file.exists():
             stored = json.loads(file.read_text())
             if stored["settings"] != settings:
-                raise ValueError(f"OUT should be of a run with these settings or a new file, got {str(file)!r}")
+                raise ValueError(f"OUT must be of a run with these settings or a new file, got {str(file)!r}")
             self.data = stored
 
     def row(self, key: str) -> dict[str, Any]:

@@ -45,7 +45,7 @@ class APGD(Attack):
         check_norm(self.norm)
         check_package("pyautoattack", self.name)
         if self.loss not in ("ce", "dlr", "dlr-targeted"):
-            raise ValueError(f"loss should be one of ce, dlr, dlr-targeted, got {self.loss!r}")
+            raise ValueError(f"loss must be one of ce, dlr, dlr-targeted, got {self.loss!r}")
         _check_positive(self, "steps", "restarts", "draws")
 
     @property
@@ -227,7 +227,7 @@ def _check_tiles(height: int, width: int) -> None:
     border = (height - 5 * tile) // 2
     if tile == 0 or any(border + size // tile * tile > size for size in (height, width)):
         raise ValueError(
-            f"x should be images that five tiles cover, such as 32 × 32 or 224 × 224, for Square in L2, "
+            f"x must be images that five tiles cover, such as 32 × 32 or 224 × 224, for Square in L2, "
             f"got {height} × {width}"
         )
 
@@ -257,9 +257,9 @@ class _Silent:
 def _check_positive(attack: Attack, *settings: str) -> None:
     for setting in settings:
         if getattr(attack, setting) < 1:
-            raise ValueError(f"{setting} should be at least 1, got {getattr(attack, setting)}")
+            raise ValueError(f"{setting} must be at least 1, got {getattr(attack, setting)}")
 
 
 def _check_classes(logits: Tensor, least: int, name: str) -> None:
     if logits.shape[1] < least:
-        raise ValueError(f"model should have at least {least} classes for {name}, got {logits.shape[1]}")
+        raise ValueError(f"model must have at least {least} classes for {name}, got {logits.shape[1]}")

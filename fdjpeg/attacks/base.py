@@ -114,7 +114,7 @@ class Attack(ABC):
         check_input(x, y, eps)
         indices = torch.arange(len(x)) if indices is None else indices
         if indices.shape != y.shape:
-            raise ValueError(f"indices should be ({len(x)},), one for each image, got shape {tuple(indices.shape)}")
+            raise ValueError(f"indices must be ({len(x)},), one for each image, got shape {tuple(indices.shape)}")
         counted = Counted(model, y)
         deciding = counted if judge is None else Counted(judge, y)
         groups = torch.arange(len(x), device=x.device).split(1 if self.one_at_a_time else max(len(x), 1))
@@ -181,10 +181,10 @@ class Counted(nn.Module):
         self.queries += len(images)
         logits: Tensor = self.model(images)
         if logits.ndim != 2 or len(logits) != len(images):
-            raise ValueError(f"model should return logits ({len(images)}, classes), got shape {tuple(logits.shape)}")
+            raise ValueError(f"model must return logits ({len(images)}, classes), got shape {tuple(logits.shape)}")
         if self.greatest >= logits.shape[1]:
             raise ValueError(
-                f"y should lie in 0…{logits.shape[1] - 1} for a model of {logits.shape[1]} classes, got {self.greatest}"
+                f"y must lie in 0…{logits.shape[1] - 1} for a model of {logits.shape[1]} classes, got {self.greatest}"
             )
         return logits
 
@@ -193,22 +193,22 @@ def check_input(x: Tensor, y: Tensor, eps: float) -> None:
     """Refuses images, classes and radii that no attack can work with.
 
     Raises:
-        ValueError, TypeError: naming the argument, what it should be and what came.
+        ValueError, TypeError: naming the argument, what it must be and what came.
     """
     if x.ndim != 4:
-        raise ValueError(f"x should be images (N, C, H, W), got shape {tuple(x.shape)}")
+        raise ValueError(f"x must be images (N, C, H, W), got shape {tuple(x.shape)}")
     if not x.is_floating_point():
-        raise TypeError(f"x should be floats in [0, 1], got {x.dtype}")
+        raise TypeError(f"x must be floats in [0, 1], got {x.dtype}")
     if x.numel() and not (float(x.min()) >= 0 and float(x.max()) <= 1):  # written so that NaN fails as well
-        raise ValueError(f"x should lie in [0, 1], got values from {float(x.min()):g} to {float(x.max()):g}")
+        raise ValueError(f"x must lie in [0, 1], got values from {float(x.min()):g} to {float(x.max()):g}")
     if y.shape != x.shape[:1]:
-        raise ValueError(f"y should be ({len(x)},), a class for each image, got shape {tuple(y.shape)}")
+        raise ValueError(f"y must be ({len(x)},), a class for each image, got shape {tuple(y.shape)}")
     if y.dtype != torch.int64:
-        raise TypeError(f"y should be int64, got {y.dtype}")
+        raise TypeError(f"y must be int64, got {y.dtype}")
     if y.numel() and int(y.min()) < 0:
-        raise ValueError(f"y should be classes 0, 1, …, got {int(y.min())}")
+        raise ValueError(f"y must be classes 0, 1, …, got {int(y.min())}")
     if not 0 <= eps < float("inf"):
-        raise ValueError(f"eps should be 0 or more, in units of the images' range [0, 1], got {eps}")
+        raise ValueError(f"eps must be 0 or more, in units of the images' range [0, 1], got {eps}")
 
 
 def check_norm(norm: str, supported: tuple[str, ...] = NORMS) -> None:
@@ -218,7 +218,7 @@ def check_norm(norm: str, supported: tuple[str, ...] = NORMS) -> None:
         ValueError: naming those that it does.
     """
     if norm not in supported:
-        raise ValueError(f"norm should be {' or '.join(map(repr, supported))} for this attack, got {norm!r}")
+        raise ValueError(f"norm must be {' or '.join(map(repr, supported))} for this attack, got {norm!r}")
 
 
 def parse_eps(value: str | float | Fraction, norm: str = "linf") -> Fraction:
@@ -234,10 +234,10 @@ def parse_eps(value: str | float | Fraction, norm: str = "linf") -> Fraction:
         else:
             eps = Fraction(value)
     except (ValueError, ZeroDivisionError, OverflowError) as error:
-        raise ValueError(f"eps should be a number such as 4/255 or 0.03, got {value!r}") from error
+        raise ValueError(f"eps must be a number such as 4/255 or 0.03, got {value!r}") from error
     if eps <= 0 or (eps > 1 and norm == "linf"):
         most = "lie in (0, 1]" if norm == "linf" else "be positive"
-        raise ValueError(f"eps should {most}, in units of the images' range [0, 1], got {value!r}")
+        raise ValueError(f"eps must {most}, in units of the images' range [0, 1], got {value!r}")
     return eps
 
 

@@ -37,7 +37,7 @@ class MinimumNorm(Attack):
         check_package("foolbox", self.name)
         for setting in self.positive:
             if not getattr(self, setting) > 0:
-                raise ValueError(f"{setting} should be positive, got {getattr(self, setting)}")
+                raise ValueError(f"{setting} must be positive, got {getattr(self, setting)}")
 
     @abstractmethod
     def theirs(self) -> Any:

@@ -71,14 +71,14 @@ class PGD(Attack):
         check_norm(self.norm)
         for setting in ("steps", "restarts", "draws"):
             if getattr(self, setting) < 1:
-                raise ValueError(f"{setting} should be at least 1, got {getattr(self, setting)}")
+                raise ValueError(f"{setting} must be at least 1, got {getattr(self, setting)}")
         for setting, known in (("loss", tuple(LOSSES)), ("schedule", SCHEDULES), ("aim", AIMS)):
             if getattr(self, setting) not in known:
-                raise ValueError(f"{setting} should be one of {', '.join(known)}, got {getattr(self, setting)!r}")
+                raise ValueError(f"{setting} must be one of {', '.join(known)}, got {getattr(self, setting)!r}")
         if not self.step > 0:
-            raise ValueError(f"step should be positive, got {self.step}")
+            raise ValueError(f"step must be positive, got {self.step}")
         if not 0 <= self.momentum < 1:
-            raise ValueError(f"momentum should be 0 or more and less than 1, got {self.momentum}")
+            raise ValueError(f"momentum must be 0 or more and less than 1, got {self.momentum}")
 
     @property
     def name(self) -> str:
@@ -106,7 +106,7 @@ class PGD(Attack):
     ) -> Found:
         """See ``Attack.run``."""
         if self.whole_bytes and not bool(on_byte_grid(x).all()):
-            raise ValueError("x should be images of whole bytes k / 255 for an attack with whole_bytes")
+            raise ValueError("x must be images of whole bytes k / 255 for an attack with whole_bytes")
         best = _Best(x, self.steps + 1)
         for restart, goal in enumerate(self._goals(model, x, y)):
             rows = (~best.fooled).nonzero().flatten() if self.until_fooled else torch.arange(len(x), device=x.device)
@@ -223,7 +223,7 @@ class _View:
             if differentiate:
                 if not logits.requires_grad:
                     raise ValueError(
-                        "model should be differentiable, but its logits do not depend on the images through autograd: "
+                        "model must be differentiable, but its logits do not depend on the images through autograd: "
                         "choose a gradient for its layers, or an attack that needs none, such as square"
                     )
                 climb = self._each_draw(self.ascent.climb, logits, self.goal[rows]).sum()

@@ -84,7 +84,7 @@ def from_name(name: str, **settings: Any) -> Attack:
     match = re.fullmatch(r"(?P<kind>[a-z][a-z-]*?)(?:-(?P<first>\d+)(?:[x×](?P<second>\d+))?)?", name.lower())
     kind = _KINDS.get(match["kind"]) if match else None
     if match is None or kind is None:
-        raise ValueError(f'attack should be one of {", ".join(NAMES)}, or such as "pgd-20x5", got {name!r}')
+        raise ValueError(f'attack must be one of {", ".join(NAMES)}, or such as "pgd-20x5", got {name!r}')
     numbers = [int(match[group]) for group in ("first", "second") if match[group] is not None]
     if len(numbers) > len(kind.budget):
         taken = " and ".join(kind.budget) or "no numbers"
@@ -92,7 +92,7 @@ def from_name(name: str, **settings: Any) -> Attack:
     known = {field.name for field in fields(PGD if kind.make in (_fgsm, _bim) else kind.make)}  # type: ignore[arg-type]
     if not settings.keys() <= known:
         raise ValueError(
-            f"settings of {match['kind']} should be among {', '.join(sorted(known))}, "
+            f"settings of {match['kind']} must be among {', '.join(sorted(known))}, "
             f"got {', '.join(sorted(settings.keys() - known))}"
         )
     if settings.get("norm", "") is None:

@@ -213,7 +213,7 @@ def resolve(preset: str, config: Path | None, given: Mapping[str, Any]) -> Setti
         ValueError: for an unknown preset, a file that cannot be read, or a key or value in it that is no setting.
     """
     if preset not in PRESETS:
-        raise ValueError(f"preset should be one of {', '.join(PRESETS)}, got {preset!r}")
+        raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}")
     return Settings(**{**asdict(Settings()), **PRESETS[preset], **_read(config), **given})
 
 
@@ -225,22 +225,22 @@ def _read(config: Path | None) -> dict[str, Any]:
     try:
         found = yaml.safe_load(config.read_text(encoding="utf-8")) or {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ValueError(f"config should be a YAML file that can be read, got {str(config)!r}: {error}") from error
+        raise ValueError(f"config must be a YAML file that can be read, got {str(config)!r}: {error}") from error
     if not isinstance(found, dict):
-        raise ValueError(f"config should hold keys and values, got {str(config)!r} with {type(found).__name__}")
+        raise ValueError(f"config must hold keys and values, got {str(config)!r} with {type(found).__name__}")
     kinds = {item.name: item.type for item in fields(Settings)}
     settings = {}
     for key, value in found.items():
         name = str(key).replace("-", "_")
         if name not in kinds:
-            raise ValueError(f"keys of a config should be among {', '.join(kinds)}, got {key!r} in {str(config)!r}")
+            raise ValueError(f"keys of a config must be among {', '.join(kinds)}, got {key!r} in {str(config)!r}")
         settings[name] = _checked(name, str(kinds[name]), value, config)
     return settings
 
 
 def _checked(name: str, kind: str, value: Any, config: Path) -> Any:
     """A value of a YAML file as the setting wants it."""
-    wrong = ValueError(f"{name} in {str(config)!r} should be {_KINDS[kind.split('[')[0].split(' ')[0]]}, got {value!r}")
+    wrong = ValueError(f"{name} in {str(config)!r} must be {_KINDS[kind.split('[')[0].split(' ')[0]]}, got {value!r}")
     if kind.startswith("list"):
         if isinstance(value, dict) and "dict" in kind:
             return {str(key): _strings(tried, wrong) for key, tried in value.items()}

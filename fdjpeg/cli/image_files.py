@@ -21,7 +21,7 @@ def image_files(folder: Path) -> list[Path]:
     known = {suffix for suffix, name in Image.registered_extensions().items() if name in Image.OPEN}
     files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in known and file.is_file())
     if not files:
-        raise ValueError(f"folder should hold images that Pillow reads, got {str(folder)!r} with none")
+        raise ValueError(f"folder must hold images that Pillow reads, got {str(folder)!r} with none")
     return files
 
 

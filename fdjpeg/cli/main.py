@@ -56,14 +56,14 @@ def roundtrip(
     """Compresses and decompresses one image, and measures what that cost."""
     if target.suffix.lower() not in LOSSLESS:
         raise ValueError(
-            f"target should end in one of {', '.join(LOSSLESS)}, which keep what the codec made, got {str(target)!r}"
+            f"target must end in one of {', '.join(LOSSLESS)}, which keep what the codec made, got {str(target)!r}"
         )
     original = _open(source)
     decoded = fdjpeg.jpeg(original, quality, subsampling=subsampling)
     try:
         to_pillow(decoded).save(target)
     except OSError as error:
-        raise ValueError(f"target should be a file that can be written, got {str(target)!r}: {error}") from error
+        raise ValueError(f"target must be a file that can be written, got {str(target)!r}: {error}") from error
 
     channels, height, width = original.shape
     title = f"{source.name}, {width} × {height}, {'RGB' if channels == 3 else 'grey'}"
@@ -87,12 +87,12 @@ def _open(source: Path) -> Tensor:
         with Image.open(source) as image:
             image = ImageOps.exif_transpose(image)
             if image.mode.startswith(("I", "F")):
-                raise ValueError(f"source should have 8-bit samples, got {str(source)!r} of mode {image.mode}")
+                raise ValueError(f"source must have 8-bit samples, got {str(source)!r} of mode {image.mode}")
             if "A" in image.getbands():
                 console.print("The alpha channel is left out: JPEG has none.")
             return to_tensor(image.convert("L" if image.mode in ("1", "L", "LA") else "RGB"))
     except (OSError, UnidentifiedImageError) as error:
-        raise ValueError(f"source should be an image that Pillow reads, got {str(source)!r}: {error}") from error
+        raise ValueError(f"source must be an image that Pillow reads, got {str(source)!r}: {error}") from error
 
 
 def _psnr(a: Tensor, b: Tensor) -> str:

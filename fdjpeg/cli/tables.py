@@ -97,14 +97,14 @@ def read_tables(source: str) -> QuantTables:
     try:
         content = Path(source).read_bytes()
     except OSError as error:
-        raise ValueError(f"source should be a quality or a file that can be read, got {source!r}: {error}") from error
+        raise ValueError(f"source must be a quality or a file that can be read, got {source!r}: {error}") from error
     if content.startswith(b"\xff\xd8"):
         return QuantTables.from_image(content)
     if Path(source).suffix.lower() == ".json":
         try:
             return QuantTables.from_pillow(json.loads(content))
         except (json.JSONDecodeError, UnicodeDecodeError, TypeError) as error:
-            raise ValueError(f"source should hold a list of tables, got {source!r}: {error}") from error
+            raise ValueError(f"source must hold a list of tables, got {source!r}: {error}") from error
     return QuantTables.load(source)
 
 
@@ -120,7 +120,7 @@ def write_tables(tables: QuantTables, target: Path) -> None:
         else:
             tables.save(target)
     except OSError as error:
-        raise ValueError(f"target should be a file that can be written, got {str(target)!r}: {error}") from error
+        raise ValueError(f"target must be a file that can be written, got {str(target)!r}: {error}") from error
     _say_written(target)
 
 
@@ -142,11 +142,11 @@ def print_table(title: str, table: Tensor) -> None:
 
 def _save_picture(tables: QuantTables, target: Path) -> None:
     if target.suffix.lower() != ".png":
-        raise ValueError(f"picture should be a .png file, got {str(target)!r}")
+        raise ValueError(f"picture must be a .png file, got {str(target)!r}")
     try:
         draw(tables).save(target)
     except OSError as error:
-        raise ValueError(f"picture should be a file that can be written, got {str(target)!r}: {error}") from error
+        raise ValueError(f"picture must be a file that can be written, got {str(target)!r}: {error}") from error
     _say_written(target)
 
 
@@ -182,5 +182,5 @@ def band_deviation(images: Iterable[Tensor]) -> Tensor:
             total += coefficients.sum(0)
             squares += coefficients.square().sum(0)
     if count == 0:
-        raise ValueError(f"images should hold at least one block of {BLOCK} × {BLOCK} samples, got none")
+        raise ValueError(f"images must hold at least one block of {BLOCK} × {BLOCK} samples, got none")
     return (squares / count - (total / count).square()).clamp(min=0).sqrt()

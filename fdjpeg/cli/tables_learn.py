@@ -141,17 +141,17 @@ def _qualities(listed: str) -> list[int]:
     """``25,50,75`` as numbers, each once."""
     words = [word.strip() for word in listed.split(",")]
     if not all(word.isdecimal() and CURVE[0] <= int(word) <= CURVE[-1] for word in words):
-        raise ValueError(f"quality should be whole numbers in {CURVE[0]}…{CURVE[-1]}, such as 25,50,75, got {listed!r}")
+        raise ValueError(f"quality must be whole numbers in {CURVE[0]}…{CURVE[-1]}, such as 25,50,75, got {listed!r}")
     return sorted({int(word) for word in words})
 
 
 def _check_names(loss: str, model: str, subsampling: str) -> None:
     if loss not in (*LOSSES, "classifier"):
-        raise ValueError(f"loss should be one of {', '.join(LOSSES)} or classifier, got {loss!r}")
+        raise ValueError(f"loss must be one of {', '.join(LOSSES)} or classifier, got {loss!r}")
     if loss == "classifier" and not model:
-        raise ValueError("model should name a classifier where the loss is one's, got none")
+        raise ValueError("model must name a classifier where the loss is one's, got none")
     if subsampling not in PILLOW_SUBSAMPLINGS:
-        raise ValueError(f"subsampling should be one of {', '.join(PILLOW_SUBSAMPLINGS)}, got {subsampling!r}")
+        raise ValueError(f"subsampling must be one of {', '.join(PILLOW_SUBSAMPLINGS)}, got {subsampling!r}")
 
 
 def _network(model: str) -> nn.Module | None:
@@ -174,7 +174,7 @@ def _both(images: str, held_out: str, size: int, seed: int, network: nn.Module |
         return learning, _load(held_out, size, network)
     count = len(learning.samples)
     if count < 4:
-        raise ValueError(f"images should be at least four, of which one is held out, got {count}")
+        raise ValueError(f"images must be at least four, of which one is held out, got {count}")
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
     parts = order.split([count - count // 4, count // 4])
     first, second = (
@@ -191,7 +191,7 @@ def _load(source: str, size: int, network: nn.Module | None) -> _Images:
         # All in colour, so that they make one batch.
         squares = [to_tensor(fit(to_pillow(image).convert("RGB"), size)) for image in read if image is not None]
         if not squares:
-            raise ValueError(f"images should be a folder of images that Pillow reads, got {source!r} with none")
+            raise ValueError(f"images must be a folder of images that Pillow reads, got {source!r} with none")
         samples = torch.stack(squares)
         return _Images(samples, None if network is None else _answers(network, samples))
     found = sources.load_images(source, size)

@@ -22,7 +22,7 @@ class Check:
     """One sanity check of a run.
 
     Attributes:
-        name: what should hold.
+        name: what must hold.
         passed: whether it does.
         figure: what was measured.
         masked: the defences of which a failure says that their gradients are masked: that they look robust only

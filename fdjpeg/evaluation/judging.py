@@ -252,7 +252,7 @@ class Evaluation:
             at = on_device[part.to(x.device)]
             result = attack.run(model, x[at], batch.y[at], float(eps), indices=batch.indices[rows[part]], judge=judge)
             if result.x_adv.shape != x[at].shape or not bool(((result.x_adv >= 0) & (result.x_adv <= 1)).all()):
-                raise ValueError(f"attack {attack.name} should return images like its input in [0, 1]; it did not")
+                raise ValueError(f"attack {attack.name} must return images like its input in [0, 1]; it did not")
             return result
 
         results = self.in_parts(len(rows), attacked)

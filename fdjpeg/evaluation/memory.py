@@ -31,7 +31,7 @@ def in_batches(
         ValueError: if not even a batch of one fits, or ``batch_size`` is less than 1.
     """
     if batch_size < 1:
-        raise ValueError(f"batch_size should be at least 1, got {batch_size}")
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     done = 0
     while done < len(indices):
         batch = indices[done : done + batch_size]
@@ -42,7 +42,7 @@ def in_batches(
             if not is_out_of_memory(error):
                 raise
             if len(batch) == 1:
-                raise ValueError(f"batch_size should be one that fits into memory, but 1 does not: {error}") from error
+                raise ValueError(f"batch_size must be one that fits into memory, but 1 does not: {error}") from error
         if results:
             done += len(batch)
             yield batch, results[0]

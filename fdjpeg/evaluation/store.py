@@ -29,7 +29,7 @@ class Store:
         self._lines: dict[str, str] = {}
         for other in others:
             if not (other / "work").is_dir():
-                raise ValueError(f"merge should name folders of finished work, got {str(other)!r}, which holds none")
+                raise ValueError(f"merge must name folders of finished work, got {str(other)!r}, which holds none")
             self._read(other / "work")
         if folder is None:
             return
@@ -42,7 +42,7 @@ class Store:
                 if lines.seek(0, 2) > 0 and (lines.seek(-1, 2), lines.read(1))[1] != b"\n":
                     lines.write(b"\n")
         except OSError as error:
-            raise ValueError(f"out should be a folder that can be written, got {str(folder)!r}: {error}") from error
+            raise ValueError(f"out must be a folder that can be written, got {str(folder)!r}: {error}") from error
 
     def _read(self, folder: Path) -> None:
         for file in sorted(folder.glob("*.jsonl")):
@@ -76,4 +76,4 @@ class Store:
             with self.file.open("ab", buffering=0) as lines:
                 lines.write(line.encode())
         except OSError as error:
-            raise ValueError(f"out should be a folder that can be written, got {str(self.file)!r}: {error}") from error
+            raise ValueError(f"out must be a folder that can be written, got {str(self.file)!r}: {error}") from error

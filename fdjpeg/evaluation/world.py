@@ -53,7 +53,7 @@ class World:
             return self
         number, _, count = text.partition("/")
         if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
-            raise ValueError(f"shard should be i/n with 1 ≤ i ≤ n, such as 2/8, got {text!r}")
+            raise ValueError(f"shard must be i/n with 1 ≤ i ≤ n, such as 2/8, got {text!r}")
         return World((int(number) - 1) * self.size + self.rank, int(count) * self.size, self.together)
 
     def mine(self, work: Sequence[T]) -> Sequence[T]:
@@ -81,5 +81,5 @@ def device_here(name: str) -> torch.device:
             device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device should be one that torch has here, got {name!r}: {error}") from error
+        raise ValueError(f"device must be one that torch has here, got {name!r}: {error}") from error
     return device

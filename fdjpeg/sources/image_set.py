@@ -38,21 +38,21 @@ class ImageSet:
     def __post_init__(self) -> None:
         images, labels = self.images, self.labels
         if images.ndim != 4 or images.shape[1] not in (1, 3):
-            raise ValueError(f"images should be (N, 3, H, W) or (N, 1, H, W), got shape {tuple(images.shape)}")
+            raise ValueError(f"images must be (N, 3, H, W) or (N, 1, H, W), got shape {tuple(images.shape)}")
         if images.dtype != torch.float32:
-            raise TypeError(f"images should be float32 in [0, 1], got {images.dtype}")
+            raise TypeError(f"images must be float32 in [0, 1], got {images.dtype}")
         if labels.shape != images.shape[:1]:
-            raise ValueError(f"labels should be ({len(images)},), one for each image, got shape {tuple(labels.shape)}")
+            raise ValueError(f"labels must be ({len(images)},), one for each image, got shape {tuple(labels.shape)}")
         if labels.is_floating_point() or labels.dtype == torch.bool:
-            raise TypeError(f"labels should be integers, got {labels.dtype}")
+            raise TypeError(f"labels must be integers, got {labels.dtype}")
         if len(images) == 0:
-            raise ValueError("images should hold at least one image, got none")
+            raise ValueError("images must hold at least one image, got none")
         if len(self.names) != len(images):
-            raise ValueError(f"names should be {len(images)} names, one for each image, got {len(self.names)}")
+            raise ValueError(f"names must be {len(images)} names, one for each image, got {len(self.names)}")
         object.__setattr__(self, "labels", labels.long())
         low, high = float(images.min()), float(images.max())
         if not (low >= 0 and high <= 1):  # written so that NaN fails as well
-            raise ValueError(f"images should lie in [0, 1], got values from {low:g} to {high:g}")
+            raise ValueError(f"images must lie in [0, 1], got values from {low:g} to {high:g}")
 
     def __len__(self) -> int:
         return len(self.images)
@@ -73,7 +73,7 @@ class ImageSet:
         else:
             batches = list(data)
             if not batches:
-                raise ValueError("data should hold at least one image, got none")
+                raise ValueError("data must hold at least one image, got none")
         images = torch.cat([batch[0].detach() for batch in batches])
         labels = torch.cat([batch[1].detach() for batch in batches])
         images = images.float() / 255 if images.dtype == torch.uint8 else images.float()
@@ -82,7 +82,7 @@ class ImageSet:
     def head(self, count: int) -> ImageSet:
         """The first ``count`` images (all of them, where there are fewer)."""
         if count < 1:
-            raise ValueError(f"count should be at least 1, got {count}")
+            raise ValueError(f"count must be at least 1, got {count}")
         return replace(self, images=self.images[:count], labels=self.labels[:count], names=self.names[:count])
 
     def select(self, indices: list[int]) -> ImageSet:

@@ -47,7 +47,7 @@ def load_images(name: str, size: int | None = None, count: int | None = None, se
         MissingPackage: if a package that the name asks for is not installed.
     """
     if count is not None and count < 1:
-        raise ValueError(f"count should be at least 1, got {count}")
+        raise ValueError(f"count must be at least 1, got {count}")
     kind, _, rest = name.partition(":")
     path, _, prefix = name.partition(".npz:")
     if name == "photographs":
@@ -62,7 +62,7 @@ def load_images(name: str, size: int | None = None, count: int | None = None, se
         return _hugging_face(rest, size, count, seed)
     else:
         raise ValueError(
-            'data should be "photographs", a folder of class folders, an .npz file, "torchvision:NAME" or "hf:NAME", '
+            'data must be "photographs", a folder of class folders, an .npz file, "torchvision:NAME" or "hf:NAME", '
             f"got {name!r}"
         )
     return found if count is None else found.head(count)
@@ -150,7 +150,7 @@ def class_files(root: Path) -> tuple[list[tuple[Path, int]], int]:
         if file.suffix.lower() in known and not file.name.startswith(".")
     ]
     if not files:
-        raise ValueError(f"data should hold one folder of images for each class, got {str(root)!r} with none")
+        raise ValueError(f"data must hold one folder of images for each class, got {str(root)!r} with none")
     return files, len(folders)
 
 
@@ -166,17 +166,17 @@ def arrays(file: Path, prefix: str = "") -> ImageSet:
             there = [name.removesuffix(".npy") for name in archive.namelist()]
             found = [np.lib.format.read_array(archive.open(f"{key}.npy")) for key in keys if key in there]
     except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"data should be an .npz file that can be read, got {str(file)!r}: {error}") from error
+        raise ValueError(f"data must be an .npz file that can be read, got {str(file)!r}: {error}") from error
     for key in keys:
         if key not in there:
-            raise ValueError(f"data should hold {key}, got {str(file)!r} with {', '.join(there) or 'nothing'}")
+            raise ValueError(f"data must hold {key}, got {str(file)!r} with {', '.join(there) or 'nothing'}")
     try:
         images, labels = (torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False)) for array in found)
         if images.ndim == 4 and images.shape[1] not in (1, 3) and images.shape[3] in (1, 3):
             images = images.permute(0, 3, 1, 2)
         made = ImageSet.of((images, labels))
     except (TypeError, ValueError) as error:
-        raise ValueError(f"data should hold images and their classes, got {str(file)!r}: {error}") from error
+        raise ValueError(f"data must hold images and their classes, got {str(file)!r}: {error}") from error
     return replace(made, source=f"{prefix}images of {file.name}, in its order")
 
 
@@ -184,12 +184,12 @@ def _torchvision(name: str, size: int | None, count: int | None, seed: int) -> I
     """A split of a torchvision data set, downloaded if need be to where torch keeps such files."""
     name, _, split = name.partition(":")
     if split not in ("", "test", "train"):
-        raise ValueError(f"split of a torchvision data set should be test or train, got {split!r}")
+        raise ValueError(f"split of a torchvision data set must be test or train, got {split!r}")
     split = split or "test"
     sets = optional("torchvision.datasets", "torchvision")
     make = getattr(sets, name, None)
     if make is None:
-        raise ValueError(f"data should name a torchvision data set, got {name!r}")
+        raise ValueError(f"data must name a torchvision data set, got {name!r}")
     accepted = inspect.signature(make).parameters
     options: dict[str, Any] = {"root": str(Path(torch.hub.get_dir()).parent / "datasets" / name)}
     if "train" in accepted:
@@ -209,7 +209,7 @@ def _hugging_face(name: str, size: int | None, count: int | None, seed: int) -> 
     columns = {type(feature).__name__: column for column, feature in reversed(list(dataset.features.items()))}
     for kind in ("Image", "ClassLabel"):
         if kind not in columns:
-            raise ValueError(f"data should have a column of type {kind}, got {name!r} with {dict(dataset.features)}")
+            raise ValueError(f"data must have a column of type {kind}, got {name!r} with {dict(dataset.features)}")
 
     def item(index: int) -> tuple[Image.Image, int]:
         row = dataset[index]
@@ -260,10 +260,10 @@ def open_image(file: Path, size: int | None) -> torch.Tensor:
     try:
         with Image.open(file) as image:
             return _prepare(image, size)
-    # Pillow's answers to broken files: a SyntaxError to some PNGs, a ValueError to text where a number should be, and
+    # Pillow's answers to broken files: a SyntaxError to some PNGs, a ValueError to text where a number must be, and
     # a DecompressionBombError to a header with a size beyond reason.
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"data should hold images that Pillow reads, got {str(file)!r}: {error}") from error
+        raise ValueError(f"data must hold images that Pillow reads, got {str(file)!r}: {error}") from error
 
 
 def _prepare(image: Image.Image, size: int | None) -> torch.Tensor:
@@ -276,8 +276,8 @@ def _stack(
     images: list[torch.Tensor], *, labels: list[int], names: list[str], source: str, terms: str = "not stated"
 ) -> ImageSet:
     if not images:
-        raise ValueError("data should hold at least one image, got none")
+        raise ValueError("data must hold at least one image, got none")
     sizes = {tuple(image.shape[1:]) for image in images}
     if len(sizes) > 1:
-        raise ValueError(f"data should hold images of one size, or size be given, got {len(sizes)} sizes")
+        raise ValueError(f"data must hold images of one size, or size be given, got {len(sizes)} sizes")
     return ImageSet(torch.stack(images).float() / 255, torch.tensor(labels), tuple(names), source, terms)

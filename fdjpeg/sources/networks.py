@@ -66,7 +66,7 @@ class Network:
         if isinstance(model, Network):
             return model
         if not isinstance(model, nn.Module):
-            raise TypeError(f"model should be a torch.nn.Module, got {type(model).__name__}")
+            raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
         return cls(model, type(model).__name__)
 
     @property
@@ -163,12 +163,12 @@ def load_network(name: str) -> Network:
         return _LIBRARIES[kind](rest)
     if not kind or not rest:
         raise ValueError(
-            f"model should be one of {', '.join(PACKAGED)}, or torchvision:NAME, timm:NAME, hf:NAME or "
+            f"model must be one of {', '.join(PACKAGED)}, or torchvision:NAME, timm:NAME, hf:NAME or "
             f"module:callable, got {name!r}"
         )
     made = imported(name, "model")()
     if not isinstance(made, (Network, nn.Module)):
-        raise ValueError(f"model should make a torch.nn.Module, got {name!r}, which made {type(made).__name__}")
+        raise ValueError(f"model must make a torch.nn.Module, got {name!r}, which made {type(made).__name__}")
     return made if isinstance(made, Network) else replace(Network.of(made), name=name)
 
 
@@ -177,7 +177,7 @@ def _torchvision(name: str) -> Network:
     try:
         weights = library.get_model_weights(name).DEFAULT
     except (ValueError, AttributeError) as error:
-        raise ValueError(f"model should name a torchvision classifier with weights, got {name!r}: {error}") from error
+        raise ValueError(f"model must name a torchvision classifier with weights, got {name!r}: {error}") from error
     preset = weights.transforms()
     return Network(
         Normalized(library.get_model(name, weights=weights).eval(), preset.mean, preset.std),
@@ -190,7 +190,7 @@ def _torchvision(name: str) -> Network:
 def _timm(name: str) -> Network:
     library = optional("timm", "timm")
     if not library.is_model(name.split(".")[0]):
-        raise ValueError(f"model should name a network of timm, got {name!r}")
+        raise ValueError(f"model must name a network of timm, got {name!r}")
     module = library.create_model(name, pretrained=True).eval()
     expected = module.pretrained_cfg
     return Network(
@@ -221,7 +221,7 @@ def _hugging_face(name: str) -> Network:
         expected = library.AutoImageProcessor.from_pretrained(name)
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"model should name an image classifier of the Hugging Face Hub, got {name!r}: {error}"
+            f"model must name an image classifier of the Hugging Face Hub, got {name!r}: {error}"
         ) from error
     size = dict(expected.size)
     return Network(
@@ -246,7 +246,7 @@ def imported(name: str, argument: str) -> Any:
     try:
         return getattr(importlib.import_module(place), attribute)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"{argument} should name something that can be imported, got {name!r}: {error}") from error
+        raise ValueError(f"{argument} must name something that can be imported, got {name!r}: {error}") from error
     finally:
         sys.path.remove(os.getcwd())
 
@@ -285,15 +285,15 @@ def check_logits(logits: Tensor, labels: Tensor) -> None:
             row adding up to 1), on which losses saturate and attacks look weaker than they are.
     """
     if logits.ndim != 2:
-        raise ValueError(f"model should return logits (N, classes), got shape {tuple(logits.shape)}")
+        raise ValueError(f"model must return logits (N, classes), got shape {tuple(logits.shape)}")
     classes = logits.shape[1]
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= classes:
-        raise ValueError(f"labels should lie in 0…{classes - 1} for a model of {classes} classes, got {low}…{high}")
+        raise ValueError(f"labels must lie in 0…{classes - 1} for a model of {classes} classes, got {low}…{high}")
     if bool(logits.isnan().any()):
-        raise ValueError("model should return finite logits, got NaN")
+        raise ValueError("model must return finite logits, got NaN")
     sums = logits.sum(dim=1)
     if bool((logits >= 0).all()) and torch.allclose(sums, torch.ones_like(sums), atol=1e-3):
         raise ValueError(
-            "model should return logits, got probabilities (each row adds up to 1): leave out the final softmax"
+            "model must return logits, got probabilities (each row adds up to 1): leave out the final softmax"
         )

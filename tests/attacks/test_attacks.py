@@ -155,7 +155,7 @@ def test_losses_are_their_closed_forms() -> None:
     [({"steps": 0}, "steps"), ({"restarts": 0}, "restarts"), ({"loss": "mse"}, "loss"), ({"step": 0}, "step")],
 )
 def test_pgd_refuses_senseless_settings(setting: dict[str, object], word: str) -> None:
-    with pytest.raises(ValueError, match=f"^{word} should be .* got"):
+    with pytest.raises(ValueError, match=f"^{word} must be .* got"):
         PGD(**setting)  # type: ignore[arg-type]
 
 
@@ -318,7 +318,7 @@ def test_whole_bytes_are_whole_in_the_ball_and_what_was_judged(
 
 def test_whole_bytes_need_images_of_whole_bytes(model: nn.Module, x: Tensor, y: Tensor) -> None:
     assert not bool(on_byte_grid(x + 0.3 / 255).any())
-    with pytest.raises(ValueError, match=r"^x should be images of whole bytes k / 255"):
+    with pytest.raises(ValueError, match=r"^x must be images of whole bytes k / 255"):
         PGD(whole_bytes=True)(model, x * 0.999, y, EPS)
 
 
@@ -473,9 +473,9 @@ def test_what_is_no_lack_of_memory_is_raised_and_one_image_that_does_not_fit_is_
 
     with pytest.raises(RuntimeError, match="shapes do not match"):
         list(in_batches(fail, torch.arange(3), 2))
-    with pytest.raises(ValueError, match=r"^batch_size should be one that fits into memory, but 1 does not"):
+    with pytest.raises(ValueError, match=r"^batch_size must be one that fits into memory, but 1 does not"):
         list(in_batches(never, torch.arange(3), 4))
-    with pytest.raises(ValueError, match=r"^batch_size should be at least 1, got 0"):
+    with pytest.raises(ValueError, match=r"^batch_size must be at least 1, got 0"):
         list(in_batches(never, torch.arange(3), 0))
     assert list(in_batches(never, torch.arange(0), 4)) == []
 
@@ -497,19 +497,19 @@ def test_the_pages_own_attack_runs(model: nn.Module, x: Tensor, y: Tensor) -> No
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"eps": -1 / 255}, ValueError, r"^eps should be 0 or more.* got -0.0039"),
-        ({"eps": float("nan")}, ValueError, r"^eps should be 0 or more.* got nan"),
-        ({"eps": float("inf")}, ValueError, r"^eps should be 0 or more.* got inf"),
-        ({"x": torch.full((2, 3, 8, 8), 1.5)}, ValueError, r"^x should lie in \[0, 1\], got values from 1.5 to 1.5"),
-        ({"x": torch.full((2, 3, 8, 8), -0.1)}, ValueError, r"^x should lie in \[0, 1\]"),
-        ({"x": torch.full((2, 3, 8, 8), float("nan"))}, ValueError, r"^x should lie in \[0, 1\]"),
-        ({"x": torch.zeros(2, 3, 8, 8, dtype=torch.uint8)}, TypeError, r"^x should be floats.* got torch.uint8"),
-        ({"x": torch.zeros(3, 8, 8)}, ValueError, r"^x should be images \(N, C, H, W\), got shape \(3, 8, 8\)"),
-        ({"y": torch.tensor([0])}, ValueError, r"^y should be \(2,\), a class for each image, got shape \(1,\)"),
-        ({"y": torch.tensor([0, 4])}, ValueError, r"^y should lie in 0…3 for a model of 4 classes, got 4"),
-        ({"y": torch.tensor([0, -1])}, ValueError, r"^y should be classes 0, 1, …, got -1"),
-        ({"y": torch.tensor([0.0, 1.0])}, TypeError, r"^y should be int64, got torch.float32"),
-        ({"indices": torch.arange(3)}, ValueError, r"^indices should be \(2,\), one for each image, got shape \(3,\)"),
+        ({"eps": -1 / 255}, ValueError, r"^eps must be 0 or more.* got -0.0039"),
+        ({"eps": float("nan")}, ValueError, r"^eps must be 0 or more.* got nan"),
+        ({"eps": float("inf")}, ValueError, r"^eps must be 0 or more.* got inf"),
+        ({"x": torch.full((2, 3, 8, 8), 1.5)}, ValueError, r"^x must lie in \[0, 1\], got values from 1.5 to 1.5"),
+        ({"x": torch.full((2, 3, 8, 8), -0.1)}, ValueError, r"^x must lie in \[0, 1\]"),
+        ({"x": torch.full((2, 3, 8, 8), float("nan"))}, ValueError, r"^x must lie in \[0, 1\]"),
+        ({"x": torch.zeros(2, 3, 8, 8, dtype=torch.uint8)}, TypeError, r"^x must be floats.* got torch.uint8"),
+        ({"x": torch.zeros(3, 8, 8)}, ValueError, r"^x must be images \(N, C, H, W\), got shape \(3, 8, 8\)"),
+        ({"y": torch.tensor([0])}, ValueError, r"^y must be \(2,\), a class for each image, got shape \(1,\)"),
+        ({"y": torch.tensor([0, 4])}, ValueError, r"^y must lie in 0…3 for a model of 4 classes, got 4"),
+        ({"y": torch.tensor([0, -1])}, ValueError, r"^y must be classes 0, 1, …, got -1"),
+        ({"y": torch.tensor([0.0, 1.0])}, TypeError, r"^y must be int64, got torch.float32"),
+        ({"indices": torch.arange(3)}, ValueError, r"^indices must be \(2,\), one for each image, got shape \(3,\)"),
     ],
 )  # fmt: skip
 def test_bad_input_is_named(change: dict[str, Any], error: type[Exception], message: str) -> None:
@@ -521,7 +521,7 @@ def test_bad_input_is_named(change: dict[str, Any], error: type[Exception], mess
 
 
 def test_a_model_that_returns_no_logits_is_named(x: Tensor, y: Tensor) -> None:
-    with pytest.raises(ValueError, match=r"^model should return logits \(6, classes\), got shape \(6, 3, 24, 24\)"):
+    with pytest.raises(ValueError, match=r"^model must return logits \(6, classes\), got shape \(6, 3, 24, 24\)"):
         PGD(2)(nn.Identity(), x, y, EPS)
 
 
@@ -534,11 +534,11 @@ def test_no_images_and_no_radius_are_fine(model: nn.Module, x: Tensor, y: Tensor
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"norm": "l1"}, "^norm should be 'linf' or 'l2' for this attack, got 'l1'"),
-        ({"schedule": "linear"}, "^schedule should be one of constant, cosine, halving, got 'linear'"),
-        ({"aim": "far"}, "^aim should be one of away, likeliest, given, got 'far'"),
-        ({"momentum": 1.0}, "^momentum should be 0 or more and less than 1, got 1"),
-        ({"draws": 0}, "^draws should be at least 1, got 0"),
+        ({"norm": "l1"}, "^norm must be 'linf' or 'l2' for this attack, got 'l1'"),
+        ({"schedule": "linear"}, "^schedule must be one of constant, cosine, halving, got 'linear'"),
+        ({"aim": "far"}, "^aim must be one of away, likeliest, given, got 'far'"),
+        ({"momentum": 1.0}, "^momentum must be 0 or more and less than 1, got 1"),
+        ({"draws": 0}, "^draws must be at least 1, got 0"),
     ],
 )
 def test_pgd_refuses_more_senseless_settings(setting: dict[str, Any], message: str) -> None:

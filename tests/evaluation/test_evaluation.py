@@ -88,7 +88,7 @@ def test_eps_is_read_exactly(text: str | float, value: Fraction, written: str) -
 
 @pytest.mark.parametrize("text", ["0", "-1/255", "two", "", "1/0", "8", "nan", float("nan"), float("inf"), "1/2/3"])
 def test_eps_that_is_none_is_refused(text: str | float) -> None:
-    with pytest.raises(ValueError, match=r"^eps should"):
+    with pytest.raises(ValueError, match=r"^eps must"):
         attacks.parse_eps(text)
 
 
@@ -357,7 +357,7 @@ def test_shards_make_the_report_of_one_process(network: Network, photographs: Im
     merged = small(network, photographs, merge=[tmp_path / "0", tmp_path / "1"], only_finished=True)
     assert outcomes(merged) == outcomes(whole)
     assert merged.html() == whole.html()
-    with pytest.raises(ValueError, match=r"merge should name folders of finished work, got .*none"):
+    with pytest.raises(ValueError, match=r"merge must name folders of finished work, got .*none"):
         small(network, photographs, merge=[tmp_path / "none"])
 
 
@@ -394,7 +394,7 @@ def test_a_run_stopped_at_any_point_goes_on_to_the_same_report(
 
 
 def test_a_part_of_a_run_can_be_read(network: Network, photographs: ImageSet, tmp_path) -> None:
-    with pytest.raises(ValueError, match="out should hold finished work where only that is reported"):
+    with pytest.raises(ValueError, match="out must hold finished work where only that is reported"):
         small(network, photographs, out=tmp_path, only_finished=True)
     small(network, photographs, out=tmp_path, checks=False)
     more = small(network, photographs, out=tmp_path, eps=["8/255", "9/255"], checks=False, only_finished=True)
@@ -449,7 +449,7 @@ def test_a_batch_that_does_not_fit_is_halved(photographs: ImageSet) -> None:
     expected = small(Network(Tiny().eval(), "tiny"), photographs, batch_size=6)
     assert report.settings.at_once == 1 or report.settings.at_once == 2
     assert [c.predicted for c in report.cells] == [c.predicted for c in expected.cells]
-    with pytest.raises(ValueError, match="batch_size should be one that fits into memory, but 1 does not"):
+    with pytest.raises(ValueError, match="batch_size must be one that fits into memory, but 1 does not"):
         small(Network(Full(0), "tiny"), photographs)
 
 
@@ -490,9 +490,9 @@ def test_a_defence_is_found_by_module_and_name(network: Network, photographs: Im
     names = [f"defences_of_mine:{name}" for name in ("Dark", "codec", "whole")]
     report = small(network, photographs, defenses=names)
     assert report.settings.defenses == dict(zip(names, (["own", "identity"], ["cubic"], ["own"]), strict=True))
-    with pytest.raises(ValueError, match="should return images of the shape that it gets, or logits"):
+    with pytest.raises(ValueError, match="must return images of the shape that it gets, or logits"):
         small(network, photographs, defenses=["defences_of_mine:cut"])
-    with pytest.raises(ValueError, match="defense should name something that can be imported"):
+    with pytest.raises(ValueError, match="defense must name something that can be imported"):
         small(network, photographs, defenses=["defences_of_mine:none"])
 
 
@@ -505,7 +505,7 @@ def test_a_saved_defence_is_loaded(network: Network, photographs: ImageSet, tmp_
     named = small(network, photographs, defenses=["feature-distillation:paper,passes=2,entry=after"])
     (saved,), (same,) = (r.select(threat="adaptive", gradient="cubic") for r in (report, named))
     assert (saved.predicted, saved.margin) == (same.predicted, same.margin)
-    with pytest.raises(ValueError, match="defense should name a saved defence that exists"):
+    with pytest.raises(ValueError, match="defense must name a saved defence that exists"):
         small(network, photographs, defenses=["saved:nowhere"])
 
 
@@ -519,7 +519,7 @@ def test_a_layer_keeps_its_forward_pass_whatever_its_gradient() -> None:
     x = images.clone().requires_grad_()
     differentiable(Rounded(), "identity")(x).backward(torch.full_like(x, 3.0))
     assert torch.equal(x.grad, torch.full_like(x, 3.0))  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="should be one of own, identity, got 'cubic'"):
+    with pytest.raises(ValueError, match="must be one of own, identity, got 'cubic'"):
         differentiable(Rounded(), "cubic")
 
 
@@ -529,28 +529,28 @@ def test_a_layer_keeps_its_forward_pass_whatever_its_gradient() -> None:
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"defenses": ["jpeg"]}, "defense should be"),
+        ({"defenses": ["jpeg"]}, "defense must be"),
         ({"defenses": ["jpeg:0"]}, "quality in a defense .* got 'jpeg:0'"),
         ({"defenses": ["jpeg:75,4:1:0"]}, "subsampling in a defense"),
-        ({"defenses": ["random-jpeg:75"]}, "defense should give qualities such as"),
+        ({"defenses": ["random-jpeg:75"]}, "defense must give qualities such as"),
         ({"defenses": ["random-jpeg:80-20"]}, "1 ≤ least ≤ greatest ≤ 100"),
-        ({"defenses": ["stochastic-jpeg:x"]}, "defense should give qualities such as"),
+        ({"defenses": ["stochastic-jpeg:x"]}, "defense must give qualities such as"),
         ({"defenses": ["feature-distillation:mine"]}, "preset must be"),
         ({"defenses": ["feature-distillation:paper,passes=3"]}, "options of a defense"),
         ({"defenses": ["feature-distillation:paper,entry=after"]}, "entry=after in a defense needs passes=2"),
-        ({"defenses": ["webp:75"]}, "defense should name something that can be imported, got 'webp:75'"),
-        ({"defenses": ["jpeg:75", "jpeg:75"]}, "defenses should be different"),
+        ({"defenses": ["webp:75"]}, "defense must name something that can be imported, got 'webp:75'"),
+        ({"defenses": ["jpeg:75", "jpeg:75"]}, "defenses must be different"),
         ({"gradients": ["quadratic"]}, "quadratic"),
-        ({"attacks": []}, "attacks should hold at least one"),
-        ({"attacks": ["pdg"]}, "attack should be one of"),
-        ({"attacks": ["pgd", "pgd-20"]}, "attacks should be different"),
-        ({"attacks": ["pgd", PGD(norm="l2", steps=3)]}, "attacks should share one norm"),
-        ({"norm": "l1"}, "norm should be"),
-        ({"eps": []}, "eps should hold at least one"),
-        ({"eps": ["0/255"]}, "eps should lie in"),
-        ({"batch_size": 0}, "batch_size should be at least 1"),
-        ({"draws": 0}, "draws should be at least 1"),
-        ({"pictures": -1}, "pictures should be at least 0"),
+        ({"attacks": []}, "attacks must hold at least one"),
+        ({"attacks": ["pdg"]}, "attack must be one of"),
+        ({"attacks": ["pgd", "pgd-20"]}, "attacks must be different"),
+        ({"attacks": ["pgd", PGD(norm="l2", steps=3)]}, "attacks must share one norm"),
+        ({"norm": "l1"}, "norm must be"),
+        ({"eps": []}, "eps must hold at least one"),
+        ({"eps": ["0/255"]}, "eps must lie in"),
+        ({"batch_size": 0}, "batch_size must be at least 1"),
+        ({"draws": 0}, "draws must be at least 1"),
+        ({"pictures": -1}, "pictures must be at least 0"),
     ],
 )
 def test_senseless_settings_are_refused(network: Network, photographs: ImageSet, setting, message: str) -> None:
@@ -563,9 +563,9 @@ def test_probabilities_and_wrong_classes_are_refused(photographs: ImageSet) -> N
         evaluation.evaluate(nn.Sequential(Tiny(), nn.Softmax(dim=1)), photographs)
     with pytest.raises(ValueError, match="for a model of 2 classes"):
         evaluation.evaluate(Tiny(2), replace(photographs, labels=photographs.labels + 2))
-    with pytest.raises(TypeError, match=r"model should be a torch.nn.Module, got function"):
+    with pytest.raises(TypeError, match=r"model must be a torch.nn.Module, got function"):
         evaluation.evaluate(lambda x: x, photographs)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"images should lie in \[0, 1\], got values from 0 to 255"):
+    with pytest.raises(ValueError, match=r"images must lie in \[0, 1\], got values from 0 to 255"):
         evaluation.evaluate(Tiny(), (photographs.images / photographs.images.max() * 255, photographs.labels))
     with pytest.raises(ValueError, match="at least one image"):
         evaluation.evaluate(Tiny(), [])
@@ -574,7 +574,7 @@ def test_probabilities_and_wrong_classes_are_refused(photographs: ImageSet) -> N
 def test_unwritable_folders_are_refused_before_any_work(network: Network, photographs: ImageSet, tmp_path) -> None:
     (tmp_path / "file").touch()
     attack = Stub()
-    with pytest.raises(ValueError, match="out should be a folder that can be written"):
+    with pytest.raises(ValueError, match="out must be a folder that can be written"):
         evaluation.evaluate(network, photographs, out=tmp_path / "file", attacks=[attack])
     assert attack.met == []  # type: ignore[attr-defined]
 
@@ -584,7 +584,7 @@ def test_a_shard_is_written_as_a_fraction() -> None:
     assert World(1, 2, True).shard("2/8") == World(3, 16, True)
     assert World().shard(None) == World()
     for text in ("0/8", "9/8", "2", "a/b", "1/0"):
-        with pytest.raises(ValueError, match="shard should be i/n"):
+        with pytest.raises(ValueError, match="shard must be i/n"):
             World().shard(text)
 
 
