@@ -12,7 +12,7 @@ from rich.console import Console
 
 from fdjpeg import defenses, sources
 from fdjpeg.defenses.recipes import RECIPES, recipe
-from fdjpeg.defenses.training.images import load as load_images
+from fdjpeg.defenses.training.images import load_training_images
 
 
 def train(
@@ -42,7 +42,7 @@ def train(
     network = None if model is None else sources.load_network(model)
     trained = defenses.train(
         defense,
-        load_images(data, size if network is None else size or network.size),
+        load_training_images(data, size if network is None else size or network.size),
         out,
         settings=config,
         network=network,

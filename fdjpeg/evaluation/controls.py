@@ -14,7 +14,7 @@ import fdjpeg
 from fdjpeg import attacks as attack_library
 from fdjpeg.attacks import PGD, format_eps, zero_gradients
 from fdjpeg.attacks.base import seeded
-from fdjpeg.defenses.defended import ZERO, Defended, SeedFixed, layer_defense
+from fdjpeg.defenses import ZERO, Defended, SeedFixed, layer_defense
 
 from .cells import Cell, rights
 from .judging import Batch, Evaluation, Job

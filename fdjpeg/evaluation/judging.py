@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from fdjpeg.attacks import Attack, AttackResult, distances, format_eps, margin
 from fdjpeg.attacks.base import image_seed, seeded
-from fdjpeg.defenses.defended import UNDEFENDED, Defended
+from fdjpeg.defenses import UNDEFENDED, Defended
 from fdjpeg.sources import ImageSet, Network
 from fdjpeg.sources.image_set import to_bytes
 

@@ -10,7 +10,7 @@ from typing import TypedDict
 from torch import nn
 
 from fdjpeg.attacks import Attack, Norm, from_name, parse_eps
-from fdjpeg.defenses.defended import GRADIENTS, Defended
+from fdjpeg.defenses import GRADIENTS, Defended
 from fdjpeg.sources import Network
 
 #: The forms of a defence that a plan accepts.

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from fdjpeg.attacks import format_eps
-from fdjpeg.defenses.defended import Defended, of_module, parse_defense
+from fdjpeg.defenses import Defended, of_module, parse_defense
 from fdjpeg.sources import ImageSet, Network
 from fdjpeg.sources.image_set import lattice_quality, to_bytes
 from fdjpeg.sources.networks import check_logits, evaluating

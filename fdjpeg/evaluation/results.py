@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import fdjpeg
-from fdjpeg.defenses.defended import GRADIENTS
+from fdjpeg.defenses import GRADIENTS
 from fdjpeg.sources import ImageSet
 
 from .cells import ATTACKERS, Cell, number, total, worst_case

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from fdjpeg.attacks import PGD, Attack, Boundary, HopSkipJump, Noise, Square, format_eps
-from fdjpeg.defenses.defended import UNDEFENDED, Defended
+from fdjpeg.defenses import UNDEFENDED, Defended
 from fdjpeg.sources.networks import Network, evaluating
 
 from .cells import Cell

@@ -17,7 +17,7 @@ import fdjpeg
 from fdjpeg import attacks, defenses, evaluation, sources
 from fdjpeg.attacks import PGD, Attack
 from fdjpeg.attacks.base import Counted, Found, Norm
-from fdjpeg.defenses.defended import differentiable
+from fdjpeg.defenses import differentiable
 from fdjpeg.evaluation import Report, World
 from fdjpeg.sources import ImageSet, Network
 from fdjpeg.sources.image_set import pillow_codec, to_bytes, to_pillow, to_tensor
@@ -154,24 +154,18 @@ def test_two_passes_are_attacked_before_or_after_the_first(network: Network, pho
 
 
 def test_a_defence_that_another_pass_would_judge_is_judged_as_deployed(photographs: ImageSet) -> None:
-    """What ``for_attack`` makes is climbed only; the verdict is ``wrap``'s, here the opposite one."""
+    """The result of ``attacked`` is climbed only; the verdict is that of ``deployed``, here the opposite one."""
 
     class Opposite(nn.Identity):
         gradients = ("soft",)
+        first = None
 
-        def prepare(self, images: Tensor) -> Tensor:
-            return images
+        def deployed(self, network: nn.Module) -> nn.Module:
+            return nn.Sequential(network, Negative())
 
-        def wrap(self, classifier: nn.Module) -> nn.Module:
-            return nn.Sequential(classifier, Negative())
-
-        def for_attack(self, gradient: str) -> Opposite:
+        def attacked(self, network: nn.Module, gradient: str) -> nn.Module:
             assert gradient in self.gradients
-            return _Soft()
-
-    class _Soft(Opposite):
-        def wrap(self, classifier: nn.Module) -> nn.Module:
-            return classifier
+            return network
 
     class Negative(nn.Module):
         def forward(self, logits: Tensor) -> Tensor:
@@ -537,7 +531,7 @@ def test_a_layer_keeps_its_forward_pass_whatever_its_gradient() -> None:
         ({"defenses": ["stochastic-jpeg:x"]}, "defense must give qualities such as"),
         ({"defenses": ["feature-distillation:mine"]}, "preset must be"),
         ({"defenses": ["feature-distillation:paper,passes=3"]}, "options of a defense"),
-        ({"defenses": ["feature-distillation:paper,entry=after"]}, "entry=after in a defense needs passes=2"),
+        ({"defenses": ["feature-distillation:paper,entry=after"]}, "passes must be 2 in a defense with entry=after"),
         ({"defenses": ["webp:75"]}, "defense must name something that can be imported, got 'webp:75'"),
         ({"defenses": ["jpeg:75", "jpeg:75"]}, "defenses must be different"),
         ({"gradients": ["quadratic"]}, "quadratic"),

@@ -207,7 +207,7 @@ def test_hidden_files_and_folders_are_no_classes(tmp_path) -> None:
     found = sources.load_images(str(tmp_path))
     assert found.names == ("ape/a.png", "zebra/a.png")
     assert found.labels.tolist() == [0, 1]
-    streamed = training_data.load(str(tmp_path), 8)
+    streamed = training_data.load_training_images(str(tmp_path), 8)
     assert streamed.labels.tolist() == [0, 1]
     assert "2 class folders" in streamed.source
 
@@ -225,7 +225,7 @@ def test_broken_images_are_named_whatever_pillow_says(name: str, content: bytes,
     (tmp_path / "class" / name).write_bytes(content)
     with pytest.raises(ValueError, match=rf"data must hold images that Pillow reads, got .*{name}") as caught:
         sources.load_images(str(tmp_path))
-    item = training_data.load(str(tmp_path), 8)[0]
+    item = training_data.load_training_images(str(tmp_path), 8)[0]
     assert str(item) == str(caught.value)
 
 
