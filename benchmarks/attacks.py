@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 import fdjpeg
+from fdjpeg._markdown import markdown_table
 from fdjpeg.attacks import Attack, Counted, Found, Norm, from_name, parse_eps, zero_gradients
 from fdjpeg.attacks.base import check_package
 from fdjpeg.bench.measure import describe_machine
@@ -152,7 +153,7 @@ def table(data: dict[str, Any]) -> str:
         "queries an image",
         "CPU s",
     ]
-    lines = ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
+    lines = []
     for key, row in rows.items():
         before, gradient, _ = key.split(" ")
         ours = rows[f"{before} cubic pgd-{STEPS}"]["margin"]
@@ -161,13 +162,18 @@ def table(data: dict[str, Any]) -> str:
         alone = f"{sum(not a and b for a, b in pairs)} / {sum(a and not b for a, b in pairs)}"
         images = row.get("images", count)
         low, high = wilson(sum(left), images)
-        through = before if gradient == "cubic" else f"{before}, plain rounding"
         lines.append(
-            f"| {through} | {row['attack']} | {sum(left)} of {images} | {100 * low:.1f} … {100 * high:.1f} % "
-            f"| {'' if row['margin'] is ours else alone} | {row['queries'] / max(len(left), 1):.1f} "
-            f"| {row['seconds']:.0f} |"
+            [
+                before if gradient == "cubic" else f"{before}, plain rounding",
+                row["attack"],
+                f"{sum(left)} of {images}",
+                f"{100 * low:.1f} … {100 * high:.1f} %",
+                "" if row["margin"] is ours else alone,
+                f"{row['queries'] / max(len(left), 1):.1f}",
+                f"{row['seconds']:.0f}",
+            ]
         )
-    return "\n".join(lines)
+    return "\n".join(markdown_table(titles, lines))
 
 
 def main() -> None:

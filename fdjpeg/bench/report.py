@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
+from fdjpeg._markdown import markdown_table
+
 from .measure import BACKWARD, BATCHES, FORWARD, Measurement, Results
 
 
@@ -53,15 +55,6 @@ def markdown(results: Results, plots: list[str] | None = None) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _table(header: list[str], rows: list[list[str]]) -> list[str]:
-    return [
-        "| " + " | ".join(header) + " |",
-        "|" + "---|" * len(header),
-        *("| " + " | ".join(row) + " |" for row in rows),
-        "",
-    ]
-
-
 def _peers_in(results: Results, direction: str, threads: int) -> list[str]:
     return list(dict.fromkeys(m.peer for m in results.measurements if (m.direction, m.threads) == (direction, threads)))
 
@@ -76,7 +69,7 @@ def _time_table(results: Results, direction: str, threads: int) -> list[str]:
     if not rows:
         return []
     title = f"## {direction.capitalize()}, {threads} thread{'s' if threads > 1 else ''}"
-    return [title, "", *_table(["batch", *peers], rows)]
+    return [title, "", *markdown_table(["batch", *peers], rows), ""]
 
 
 def _time(m: Measurement | None) -> str:
@@ -97,7 +90,7 @@ def _memory_table(results: Results) -> list[str]:
     if not rows:
         return []
     header = ["peer", "batch", "direction", "MiB beyond the input", "bytes a sample"]
-    return ["## Peak memory, results included", "", *_table(header, rows)]
+    return ["## Peak memory, results included", "", *markdown_table(header, rows), ""]
 
 
 def _fidelity_table(results: Results) -> list[str]:
@@ -113,7 +106,7 @@ def _fidelity_table(results: Results) -> list[str]:
             cells.append(f"{psnr} / {100 * row['equal']:.2f} / {row['largest']}")
         rows.append([peer, *cells])
     title = "## Fidelity to Pillow: PSNR in dB / % of samples equal / largest difference"
-    return [title, "", *_table(["peer", *(f"quality {q}" for q in qualities)], rows)]
+    return [title, "", *markdown_table(["peer", *(f"quality {q}" for q in qualities)], rows), ""]
 
 
 # ---------------------------------------------------------------------------------------------------------------------

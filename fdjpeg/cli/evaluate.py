@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from fdjpeg import attacks, defenses, evaluation, sources
-from fdjpeg._packages import optional
+from fdjpeg._packages import required
 from fdjpeg.evaluation.world import World, device_here
 
 console = Console()
@@ -221,7 +221,7 @@ def _read(config: Path | None) -> dict[str, Any]:
     """The settings of a YAML file, with single values made lists where lists are wanted."""
     if config is None:
         return {}
-    yaml = optional("yaml", "pyyaml")
+    yaml = required("yaml", "pyyaml", "train")
     try:
         found = yaml.safe_load(config.read_text(encoding="utf-8")) or {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from fdjpeg._packages import EXTRA, MissingPackage, optional, package_folder
+from fdjpeg._packages import EXTRA, MissingPackage, package_folder, required
 
 from .image_set import ImageSet, fit, to_tensor
 
@@ -186,7 +186,7 @@ def _torchvision(name: str, size: int | None, count: int | None, seed: int) -> I
     if split not in ("", "test", "train"):
         raise ValueError(f"split of a torchvision data set must be test or train, got {split!r}")
     split = split or "test"
-    sets = optional("torchvision.datasets", "torchvision")
+    sets = required("torchvision.datasets", "torchvision")
     make = getattr(sets, name, None)
     if make is None:
         raise ValueError(f"data must name a torchvision data set, got {name!r}")
@@ -205,7 +205,7 @@ def _torchvision(name: str, size: int | None, count: int | None, seed: int) -> I
 def _hugging_face(name: str, size: int | None, count: int | None, seed: int) -> ImageSet:
     """A split of a data set of the Hugging Face Hub: its column of images and its column of classes."""
     name, _, split = name.partition(":")
-    dataset = optional("datasets", "datasets").load_dataset(name, split=split or "test")
+    dataset = required("datasets", "datasets").load_dataset(name, split=split or "test")
     columns = {type(feature).__name__: column for column, feature in reversed(list(dataset.features.items()))}
     for kind in ("Image", "ClassLabel"):
         if kind not in columns:

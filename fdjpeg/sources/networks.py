@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fdjpeg._packages import EXTRA, MissingPackage, optional, package_folder
+from fdjpeg._packages import EXTRA, MissingPackage, package_folder, required
 
 
 class Normalized(nn.Module):
@@ -173,7 +173,7 @@ def load_network(name: str) -> Network:
 
 
 def _torchvision(name: str) -> Network:
-    library = optional("torchvision.models", "torchvision")
+    library = required("torchvision.models", "torchvision")
     try:
         weights = library.get_model_weights(name).DEFAULT
     except (ValueError, AttributeError) as error:
@@ -188,7 +188,7 @@ def _torchvision(name: str) -> Network:
 
 
 def _timm(name: str) -> Network:
-    library = optional("timm", "timm")
+    library = required("timm", "timm")
     if not library.is_model(name.split(".")[0]):
         raise ValueError(f"model must name a network of timm, got {name!r}")
     module = library.create_model(name, pretrained=True).eval()
@@ -215,7 +215,7 @@ class _Logits(nn.Module):
 
 
 def _hugging_face(name: str) -> Network:
-    library = optional("transformers", "transformers")
+    library = required("transformers", "transformers")
     try:
         module = library.AutoModelForImageClassification.from_pretrained(name).eval()
         expected = library.AutoImageProcessor.from_pretrained(name)
