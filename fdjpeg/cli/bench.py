@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.markdown import Markdown
 
 from fdjpeg import bench as benchmark
 from fdjpeg.bench.measure import BATCHES
 from fdjpeg.bench.report import markdown
+
+from .console import console
 
 
 def bench(
@@ -28,7 +29,6 @@ def bench(
     out: Annotated[Path, typer.Option(help="Folder for JSON, CSV, Markdown and plots.")] = Path("fdjpeg-bench"),
 ) -> None:
     """Time, memory and fidelity of fdjpeg and its peers on this machine's CPU, side by side in one run."""
-    console = Console()
     out.mkdir(parents=True, exist_ok=True)
     with console.status("starting") as status:
         results = benchmark.run(

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import torch
 from PIL import Image, UnidentifiedImageError
-from rich.console import Console
 from torch import Tensor
 
-complaints = Console(stderr=True)
+from .console import complaints
 
 
 def image_files(folder: Path) -> list[Path]:

@@ -9,7 +9,6 @@ from typing import Annotated
 
 import torch
 import typer
-from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
@@ -17,6 +16,7 @@ from fdjpeg import reference
 from fdjpeg._geometry import BLOCK
 from fdjpeg.tables import QuantTables
 
+from .console import complaints, console, say_written
 from .image_files import image_files, read_image
 from .table_picture import by_component, draw
 from .tables_learn import learn
@@ -25,8 +25,6 @@ app = typer.Typer(
     help="Quantization tables: show them, convert them, derive or learn them from images.", no_args_is_help=True
 )
 app.command()(learn)
-console = Console()
-complaints = Console(stderr=True)
 
 _SOURCE = "A quality 1…100, a JPEG file, a text file as `cjpeg -qtables` reads it, or a .json file of Pillow's qtables."
 _TARGET = "A text file as `cjpeg -qtables` reads it; or, if its name ends in .json, Pillow's qtables."
@@ -121,11 +119,7 @@ def write_tables(tables: QuantTables, target: Path) -> None:
             tables.save(target)
     except OSError as error:
         raise ValueError(f"target must be a file that can be written, got {str(target)!r}: {error}") from error
-    _say_written(target)
-
-
-def _say_written(file: Path) -> None:
-    console.print(f"Written: {file}", soft_wrap=True, markup=False, highlight=False)
+    say_written(target)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -147,7 +141,7 @@ def _save_picture(tables: QuantTables, target: Path) -> None:
         draw(tables).save(target)
     except OSError as error:
         raise ValueError(f"picture must be a file that can be written, got {str(target)!r}: {error}") from error
-    _say_written(target)
+    say_written(target)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

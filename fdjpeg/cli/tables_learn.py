@@ -12,7 +12,6 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
@@ -25,11 +24,9 @@ from fdjpeg.rate import bits
 from fdjpeg.sources.image_set import fit, to_bytes, to_pillow, to_tensor
 from fdjpeg.tables import QuantTables
 
+from .console import complaints, console
 from .image_files import image_files, read_image
 from .table_picture import draw
-
-console = Console()
-complaints = Console(stderr=True)
 
 #: The qualities of the standard tables between which their curve is interpolated.
 CURVE = (5, 10, 15, 20, 25, 30, 40, 50, 60, 70, 80, 85, 90, 95)

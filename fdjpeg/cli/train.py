@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from fdjpeg import defenses, sources
 from fdjpeg.defenses.recipes import RECIPES, recipe
 from fdjpeg.defenses.training.images import load_training_images
+
+from .console import console
 
 
 def train(
@@ -52,7 +53,6 @@ def train(
     )
     if os.environ.get("RANK", "0") != "0":
         return
-    console = Console()
     console.print(f"{trained.kind}: {trained.extra_repr()}", soft_wrap=True, markup=False, highlight=False)
     for stage, epochs in json.loads((out / "training.json").read_text())["history"].items():
         losses = ", ".join(f"{name} {value:.4g}" for name, value in epochs[-1].items())

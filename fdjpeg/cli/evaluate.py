@@ -1,0 +1,214 @@
+"""The command ``fdjpeg evaluate``: measures defences by presets, options or a YAML file."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich import box
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from fdjpeg import attacks, evaluation, sources
+from fdjpeg.evaluation.world import World, device_here
+
+from .console import complaints, console
+from .evaluate_settings import PRESETS, Settings, resolve
+
+
+def evaluate(
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help=f"Network: {', '.join(sources.PACKAGED)}, torchvision:NAME, timm:NAME, hf:NAME, or module:callable."
+        ),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Images: photographs, a folder of class folders, an .npz file of images and labels, "
+            "torchvision:NAME, or hf:NAME."
+        ),
+    ] = None,
+    size: Annotated[
+        int | None, typer.Option(min=1, help="Side of the resized square in pixels; by default the network's own.")
+    ] = None,
+    defense: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Defence, such as jpeg:75, jpeg:75,4:4:4, random-jpeg:30-95, stochastic-jpeg:20+40+60+80, "
+            "feature-distillation:paper,passes=2, saved:PATH or module:callable; repeatable."
+        ),
+    ] = None,
+    attack: Annotated[
+        list[str] | None,
+        typer.Option(
+            help=f"Attack, such as pgd-20x5 (steps × restarts) or square-5000: {', '.join(attacks.NAMES)}; repeatable."
+        ),
+    ] = None,
+    eps: Annotated[list[str] | None, typer.Option(help="Radius, such as 2/255; repeatable.")] = None,
+    norm: Annotated[str | None, typer.Option(help="Norm of the radius, linf or l2.")] = None,
+    gradient: Annotated[
+        list[str] | None, typer.Option(help="Gradient that an adaptive attacker tries on fdjpeg's layers; repeatable.")
+    ] = None,
+    transfer: Annotated[
+        list[str] | None, typer.Option(help="Another network, whose adversarial images are tried; repeatable.")
+    ] = None,
+    draws: Annotated[
+        int | None, typer.Option(help="Number of draws of a randomised defence for each gradient and verdict.")
+    ] = None,
+    checks: Annotated[
+        bool | None, typer.Option("--checks/--no-checks", help="Sanity checks that need their own attacks.")
+    ] = None,
+    images: Annotated[int | None, typer.Option(min=1, help="Number of images.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Number of images at once, in each process.")] = None,
+    pictures: Annotated[
+        int | None, typer.Option(help="Number of images that report.html shows for each defence.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Random seed.")] = None,
+    device: Annotated[str | None, typer.Option(help="Device of the network, such as cuda.")] = None,
+    preset: Annotated[str, typer.Option(help=f"Settings not given otherwise: {', '.join(PRESETS)}.")] = "quick",
+    config: Annotated[Path | None, typer.Option(help="YAML file with these options as keys.")] = None,
+    out: Annotated[
+        str | None, typer.Option(help="Folder of the report, and of finished work from which a run resumes.")
+    ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(help="Share i/n of the work, computed without a report; a run without --shard then makes it."),
+    ] = None,
+    merge: Annotated[
+        list[Path] | None, typer.Option(help="Another --out folder with finished work to use; repeatable.")
+    ] = None,
+    only_finished: Annotated[
+        bool, typer.Option("--only-finished", help="Report on finished work, without computing anything.")
+    ] = False,
+) -> None:
+    """Attacks a network behind JPEG, and without it, and measures how much of the robustness is real.
+
+    Without options it uses 20 photographs and an EfficientNet-Lite0 from installed packages; nothing is downloaded. It
+    writes report.html, report.md, results.json and results.csv. A run that was stopped resumes where it was. Under
+    torchrun the processes share the work; on a machine with several GPUs each uses its own.
+    """
+    options = locals()  # before any other name: the options as they are declared above, None where not given
+    names = {item.name for item in fields(Settings)}
+    given = {name: value for name, value in options.items() if name in names and value is not None}
+    settings = resolve(preset, config, given)
+    world = World.here()
+    share = world.shard(shard)
+    start = time.perf_counter()
+    with _progress(visible=world.rank == 0) as progress:
+        report = run(settings, share, merge or [], only_finished, progress)
+    if world.rank > 0:
+        return
+    minutes, seconds = divmod(round(time.perf_counter() - start), 60)
+    took = f"Took {minutes} min {seconds} s on {report.settings.device}, {torch.get_num_threads()} threads."
+    if shard is not None:
+        console.print(f"Shard {shard} is finished, {report.count} images, in {settings.out}. {took}", highlight=False)
+        return
+    files = report.save(settings.out)
+    show(report)
+    console.print(f"\n{took} Written:", highlight=False)
+    for file in files:
+        console.print(f"  {file}", soft_wrap=True, markup=False, highlight=False)
+
+
+def spread(arguments: Sequence[str]) -> list[str]:
+    """Returns the arguments of ``fdjpeg evaluate`` with "--eps 1/255 2/255" written as "--eps 1/255 --eps 2/255".
+
+    The command has options only, so values that follow a value belong to the same option. The arguments of other
+    commands stay as they are.
+    """
+    spread_out: list[str] = []
+    option = None
+    for number, argument in enumerate(arguments):
+        if argument.startswith("-"):
+            option = argument if argument in REPEATABLE else None
+        elif option is not None and arguments[number - 1] != option:
+            spread_out.append(option)
+        spread_out.append(argument)
+    return spread_out if list(arguments[:1]) == ["evaluate"] else list(arguments)
+
+
+#: Options that may have several values.
+REPEATABLE = ("--defense", "--attack", "--eps", "--gradient", "--transfer", "--merge")
+
+
+def run(
+    settings: Settings,
+    world: World,
+    merge: Sequence[Path],
+    only_finished: bool,
+    progress: Callable[[int, int, str], None] | None,
+) -> evaluation.Report:
+    """Runs this process's share of the evaluation that the settings describe."""
+    plan = settings.plan()  # first, so that mistakes are found before anything is loaded
+    device = device_here(settings.device)
+    network, *others = (sources.load_network(name) for name in (settings.model, *settings.transfer))
+    for each in (network, *others):
+        each.module.to(device)
+    images = sources.load_images(settings.data, settings.size or network.size, settings.images, settings.seed)
+    return evaluation.evaluate(
+        network,
+        images,
+        plan,
+        transfer=others,
+        out=settings.out,
+        merge=merge,
+        world=world,
+        only_finished=only_finished,
+        progress=progress,
+    )
+
+
+@contextmanager
+def _progress(visible: bool) -> Iterator[Callable[[int, int, str], None] | None]:
+    """Shows a progress bar on standard error; yields the function that ``evaluation.evaluate`` calls."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("images"))
+    with Progress(
+        *columns, TimeElapsedColumn(), TimeRemainingColumn(), console=complaints, disable=not visible
+    ) as bars:
+        task = bars.add_task("clean accuracy", total=None)
+        yield lambda done, total, doing: bars.update(task, completed=done, total=total, description=doing)
+
+
+def show(report: evaluation.Report) -> None:
+    """Prints the table, its findings and notes, and the checks."""
+    for sentence in report.summary():
+        console.print(f"[bold red]{escape(sentence)}[/]", highlight=False)
+    console.print(report.headline, markup=False, highlight=False)
+    console.print(_table(report.header, report.table))
+    if len(report.settings.attacks) > 1:
+        console.print("Each attack by itself, worst case over gradients:")
+        console.print(_table(report.attacks_header, report.attacks_table))
+    for sentence in report.findings:
+        console.print(sentence, markup=False, highlight=False)
+    console.print()
+    for note in report.notes:
+        console.print(note, style="dim", markup=False, highlight=False)
+    console.print()
+    for check in report.checks:
+        verdict = "passed" if check.passed else "[bold red]FAILED[/]"
+        console.print(f"{verdict}  {escape(f'{check.name} ({check.figure})')}", highlight=False)
+    console.print()
+    for origin in report.settings.origins:
+        console.print(origin, style="dim", markup=False, highlight=False)
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """Returns a table for the terminal, its titles broken so that it fits into 80 columns."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0) if console.width >= 90 else 0)
+    for number, title in enumerate(header):
+        # At hyphens and at the last space.
+        broken = "\n".join(title.replace("-", "-\n").rsplit(" ", 1))
+        table.add_column(broken, justify="left" if number < 2 else "right", overflow="fold")
+    for number, row in enumerate(rows):
+        last = number + 1 == len(rows) or rows[number + 1][0] != row[0]
+        table.add_row(*row, end_section=last)
+    return table
