@@ -1,7 +1,7 @@
 """AutoAttack's parts (Croce & Hein 2020, arXiv 2003.01690) through the package pyautoattack.
 
-The parts are called one by one with starts of our own, because pyautoattack seeds torch's global generators and draws
-for whole batches: an image's result would depend on the images around it.
+The parts are called one by one with our own starts. pyautoattack seeds torch's global generators and draws for whole
+batches, so an image's result would depend on the images around it.
 """
 
 from __future__ import annotations
@@ -108,12 +108,12 @@ class APGD(Attack):
 class FAB(Attack):
     """The fast adaptive boundary attack (Croce & Hein 2020, arXiv 1907.02044), towards the likeliest wrong classes.
 
-    It looks for the nearest misclassified image, and counts where that is within ``eps``. It has no random start.
+    It searches for the nearest misclassified image, and succeeds if that is within ``eps``. It has no random start.
 
     Attributes:
         steps: for each target class.
-        targets: wrong classes that it makes for, the likeliest first. Fewer where there are fewer classes.
-        seed: not used; every attack has one.
+        targets: number of wrong classes tried, the likeliest first. Fewer where there are fewer classes.
+        seed: not used; every attack has this field.
         norm: "linf" or "l2".
     """
 
@@ -165,7 +165,7 @@ class Square(Attack):
     """Square attack (Andriushchenko et al. 2020, arXiv 1912.00049): random search by queries, no gradient.
 
     Attributes:
-        queries: for each image at the most. An image is left alone once it is misclassified.
+        queries: at most, for each image. A misclassified image is not queried again.
         seed: of the search.
         norm: "linf" or "l2".
     """
@@ -212,7 +212,7 @@ class Square(Attack):
         if len(rows) == 0:
             return Found(x_adv)
         if self.norm == "linf":
-            # What is drawn for each image are the stripes to start from; the squares are the same for all.
+            # Each image has its own stripes to start from; the squares are the same for all.
             stripes = draw(torch.Size([x.shape[1], 1, x.shape[3]]), indices[rows.cpu()], self.seed, "stripes").to(x)
             theirs.random_choice = _first_then((2 * stripes - 1).sign(), theirs.random_choice)
             torch.manual_seed(image_seed(self.seed, "squares", 0))
@@ -222,7 +222,7 @@ class Square(Attack):
 
 
 def _check_tiles(height: int, width: int) -> None:
-    """Refuses sizes of images for which pyautoattack's first point in L2, tiles of a fifth of the height, fails."""
+    """Refuses images that pyautoattack's first point in L2, tiles of a fifth of the height, does not cover."""
     tile = height // 5
     border = (height - 5 * tile) // 2
     if tile == 0 or any(border + size // tile * tile > size for size in (height, width)):
@@ -233,7 +233,7 @@ def _check_tiles(height: int, width: int) -> None:
 
 
 def _first_then(first: Tensor, make: Callable[[Any], Tensor]) -> Callable[[Any], Tensor]:
-    """A function that gives ``first`` on its first call and what ``make`` makes on all others."""
+    """Returns a function whose first call returns ``first`` and whose other calls return the value of ``make``."""
     given = iter([first])
 
     def choice(shape: Any) -> Tensor:
@@ -251,7 +251,7 @@ class _Silent:
     """Takes pyautoattack's warnings about zero gradients, which our sanity checks report with their figure."""
 
     def warning(self, message: str) -> None:
-        """Says nothing."""
+        """Discards the warning."""
 
 
 def _check_positive(attack: Attack, *settings: str) -> None:

@@ -15,7 +15,7 @@ from .measure import BACKWARD, BATCHES, FORWARD, Measurement, Results
 
 
 def save(results: Results, folder: str | os.PathLike[str]) -> list[Path]:
-    """Writes ``cpu.json``, ``cpu.csv``, ``cpu.md`` and, where matplotlib is installed, three plots into ``folder``.
+    """Writes ``cpu.json``, ``cpu.csv``, ``cpu.md`` and, if matplotlib is installed, three plots into ``folder``.
 
     Returns:
         The files.
@@ -35,7 +35,7 @@ def save(results: Results, folder: str | os.PathLike[str]) -> list[Path]:
 
 
 def markdown(results: Results, plots: list[str] | None = None) -> str:
-    """The results as a page: a table for each number of threads and direction, then memory and fidelity."""
+    """Returns the results as a page: a table for each number of threads and direction, then memory and fidelity."""
     machine = results.machine
     lines = [
         "# fdjpeg and its peers on a CPU",
@@ -129,7 +129,7 @@ def _plots(results: Results, folder: Path) -> list[Path]:
 
 
 def _widest(results: Results, peer: str, batch: str) -> Measurement | None:
-    """A peer's measurement on one thread, with backward if it has one."""
+    """Returns a peer's measurement on one thread, with backward if it has one."""
     return results.find(peer, batch, BACKWARD, 1) or results.find(peer, batch, FORWARD, 1)
 
 

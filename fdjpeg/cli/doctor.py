@@ -19,7 +19,7 @@ from .console import complaints, console
 
 
 def doctor() -> None:
-    """Tells what is installed, and checks the codec's bits against the installed Pillow."""
+    """Shows what is installed, and checks the codec's bits against the installed Pillow."""
     table = Table(title="Versions", title_justify="left", show_header=False)
     for name, value in _versions():
         table.add_row(name, escape(value))
@@ -29,7 +29,7 @@ def doctor() -> None:
     for name, state in fdjpeg.backends().items():
         table.add_row(name, escape(state))
     if fdjpeg.backends()["cpu"] == "available":
-        # FDJPEG_ISA forces one.
+        # The environment variable FDJPEG_ISA forces one.
         table.add_row("instruction set of the CPU kernels", torch.ops.fdjpeg.cpu_instruction_set())
     console.print(table)
 
@@ -41,7 +41,7 @@ def doctor() -> None:
 
 
 def _versions() -> Iterator[tuple[str, str]]:
-    """Names and versions of all that has a say in the bits."""
+    """Yields names and versions of everything that may change the bits."""
     yield "fdjpeg", fdjpeg.__version__
     yield "Python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"
     yield "torch", str(torch.__version__)
@@ -52,11 +52,11 @@ def _versions() -> Iterator[tuple[str, str]]:
         except PackageNotFoundError:
             yield package, "not installed"
     turbo = features.version_feature("libjpeg_turbo")
-    yield "Pillow's codec", f"libjpeg-turbo {turbo}" if turbo else "not libjpeg-turbo: its bits may differ from ours"
+    yield "Pillow's codec", f"libjpeg-turbo {turbo}" if turbo else "not libjpeg-turbo: its bits may differ"
 
 
 def _self_check() -> tuple[int, int]:
-    """Random images through the codec and through Pillow: the samples compared, and those that differ."""
+    """Compares the codec with Pillow on random images; returns the numbers of compared and of differing samples."""
     generator = torch.Generator().manual_seed(0)
     samples = differing = 0
     for height, width in ((1, 1), (8, 8), (17, 23), (64, 48), (99, 101)):

@@ -22,15 +22,15 @@ LOSSLESS = (".png", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
 
 
 def roundtrip(
-    source: Annotated[Path, typer.Argument(help="Any 8-bit RGB or grey image that Pillow reads.")],
-    target: Annotated[Path, typer.Argument(help=f"Where the decoded image goes: {', '.join(LOSSLESS)}.")],
-    quality: Annotated[int, typer.Option(min=1, max=100)] = 75,
-    subsampling: Annotated[str, typer.Option(help="4:4:4, 4:2:2, 4:2:0, 4:4:0 or 4:1:1.")] = "4:2:0",
+    source: Annotated[Path, typer.Argument(help="Image file that Pillow reads, 8-bit RGB or grey.")],
+    target: Annotated[Path, typer.Argument(help=f"File for the decoded image: {', '.join(LOSSLESS)}.")],
+    quality: Annotated[int, typer.Option(min=1, max=100, help="JPEG quality, 1…100.")] = 75,
+    subsampling: Annotated[str, typer.Option(help="Subsampling, 4:4:4, 4:2:2, 4:2:0, 4:4:0 or 4:1:1.")] = "4:2:0",
 ) -> None:
-    """Compresses and decompresses one image, and measures what that cost."""
+    """Compresses and decompresses one image, and measures the loss."""
     if target.suffix.lower() not in LOSSLESS:
         raise ValueError(
-            f"target must end in one of {', '.join(LOSSLESS)}, which keep what the codec made, got {str(target)!r}"
+            f"target must end in one of {', '.join(LOSSLESS)}, which keep every sample, got {str(target)!r}"
         )
     original = _open(source)
     decoded = fdjpeg.jpeg(original, quality, subsampling=subsampling)
@@ -56,7 +56,7 @@ def roundtrip(
 
 
 def _open(source: Path) -> Tensor:
-    """An image file as uint8 ``(3, H, W)`` or ``(1, H, W)``, upright, without its alpha channel."""
+    """Reads an image file as uint8 ``(3, H, W)`` or ``(1, H, W)``, upright, without its alpha channel."""
     try:
         with Image.open(source) as image:
             image = ImageOps.exif_transpose(image)
@@ -70,13 +70,13 @@ def _open(source: Path) -> Tensor:
 
 
 def _psnr(a: Tensor, b: Tensor) -> str:
-    """Peak signal-to-noise ratio over all samples of two uint8 images, in decibels."""
+    """Returns the peak signal-to-noise ratio over all samples of two uint8 images, in decibels."""
     error = float((a.double() - b.double()).square().mean())
     return f"{10 * math.log10(255**2 / error):.2f} dB" if error > 0 else "∞ (no sample changed)"
 
 
 def _ssim(a: Tensor, b: Tensor) -> str:
-    """Structural similarity (Wang et al. 2004) of two uint8 images: Gaussian window of 11 × 11, mean over channels."""
+    """Returns structural similarity (Wang et al. 2004) of two uint8 images: Gaussian window of 11 × 11."""
     from pytorch_msssim import ssim
 
     if min(a.shape[-2:]) < 11:

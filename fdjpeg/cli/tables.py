@@ -26,12 +26,12 @@ app = typer.Typer(
 )
 app.command()(learn)
 
-_SOURCE = "A quality 1…100, a JPEG file, a text file as `cjpeg -qtables` reads it, or a .json file of Pillow's qtables."
-_TARGET = "A text file as `cjpeg -qtables` reads it; or, if its name ends in .json, Pillow's qtables."
+_SOURCE = "Quality 1…100, JPEG file, text file as `cjpeg -qtables` reads it, or .json file of Pillow's qtables."
+_TARGET = "Text file as `cjpeg -qtables` reads it; if its name ends in .json, Pillow's qtables."
 
 Source = Annotated[str, typer.Argument(help=_SOURCE)]
 Target = Annotated[Path, typer.Argument(help=_TARGET)]
-Picture = Annotated[Path | None, typer.Option(help="Draws the tables into this PNG file.")]
+Picture = Annotated[Path | None, typer.Option(help="PNG file for a picture of the tables.")]
 
 
 @app.command()
@@ -52,18 +52,18 @@ def convert(source: Source, target: Target) -> None:
 
 @app.command()
 def derive(
-    folder: Annotated[Path, typer.Argument(help="A folder of images, searched with all its folders.")],
+    folder: Annotated[Path, typer.Argument(help="Folder of images, searched with all its folders.")],
     target: Target,
-    n: Annotated[int, typer.Option(min=0, max=64, help="How many bands get the fine step.")] = 15,
-    fine: Annotated[int, typer.Option(min=1, max=255, help="Their step.")] = 1,
-    coarse: Annotated[int, typer.Option(min=1, max=255, help="The step of the others.")] = 40,
+    n: Annotated[int, typer.Option(min=0, max=64, help="Number of bands with the fine step.")] = 15,
+    fine: Annotated[int, typer.Option(min=1, max=255, help="Step of those bands.")] = 1,
+    coarse: Annotated[int, typer.Option(min=1, max=255, help="Step of the other bands.")] = 40,
     picture: Picture = None,
 ) -> None:
     """Derives the table of feature distillation: fine steps in the bands where these images vary most.
 
     Source: Liu et al., "Feature Distillation: DNN-Oriented JPEG Compression Against Adversarial Examples", arXiv
     1803.05787v1, eq. 11: the standard deviation of each band of the 8×8 DCT over all images, their channels pooled.
-    Images are read one at a time, at their own size; blocks that are not whole are left out, which is our choice.
+    Images are read one at a time, at their own size. Incomplete blocks are left out, which is our choice.
     """
     files = image_files(folder)
     images = (read_image(file) for file in track(files, "reading", console=complaints, transient=True))
@@ -81,10 +81,10 @@ def derive(
 
 
 def read_tables(source: str) -> QuantTables:
-    """The tables of a quality or a file.
+    """Reads the tables of a quality or a file.
 
     Raises:
-        ValueError: it is neither, or the file holds no tables.
+        ValueError: if it is neither, or the file holds no tables.
     """
     try:
         quality = float(source)
@@ -107,10 +107,10 @@ def read_tables(source: str) -> QuantTables:
 
 
 def write_tables(tables: QuantTables, target: Path) -> None:
-    """Writes a text file for ``cjpeg -qtables``, or a ``.json`` file of Pillow's ``qtables``, and says so.
+    """Writes a text file for ``cjpeg -qtables``, or a ``.json`` file of Pillow's ``qtables``, and prints its name.
 
     Raises:
-        ValueError: it cannot be written, or a step is outside 1…255.
+        ValueError: if it cannot be written, or a step is outside 1…255.
     """
     try:
         if target.suffix.lower() == ".json":
@@ -123,7 +123,7 @@ def write_tables(tables: QuantTables, target: Path) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Tables to look at
+# Printing and drawing
 
 
 def print_table(title: str, table: Tensor) -> None:
@@ -153,16 +153,16 @@ _STRIP = 32 * BLOCK
 
 
 def band_deviation(images: Iterable[Tensor]) -> Tensor:
-    """The standard deviation of each band of the 8×8 DCT over images, all channels pooled.
+    """Returns the standard deviation of each band of the 8×8 DCT over images, all channels pooled.
 
     Args:
-        images: uint8 ``(C, H, W)`` each; taken one at a time. Rows and columns beyond whole blocks are left out.
+        images: uint8 ``(C, H, W)`` each; read one at a time. Rows and columns beyond whole blocks are left out.
 
     Returns:
         float64 ``(8, 8)``, in units of 0…255: the coefficients are those of the orthonormal DCT.
 
     Raises:
-        ValueError: there is no whole block.
+        ValueError: if there is not a single whole block.
     """
     count = 0
     total, squares = torch.zeros(2, BLOCK, BLOCK, dtype=torch.float64)
@@ -170,7 +170,7 @@ def band_deviation(images: Iterable[Tensor]) -> Tensor:
         _, height, width = image.shape
         whole = image[:, : height - height % BLOCK, : width - width % BLOCK]
         for strip in whole.split(_STRIP, dim=1):
-            # Less 128, so that squares stay small beside their variance.
+            # Less 128, so that squares stay small compared with their variance.
             coefficients = reference.real_dct(reference.to_blocks(strip.double() - 128)).flatten(0, 2)
             count += len(coefficients)
             total += coefficients.sum(0)

@@ -1,4 +1,4 @@
-"""Sanity checks: what must hold in an evaluation that is worth reading, each with its figure."""
+"""Sanity checks: conditions of an evaluation that can be trusted, each with its figure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from fractions import Fraction
 from .cells import Cell, number, total
 from .results import Results, Row
 
-#: Share of exactly zero gradients above which a gradient leads nowhere. Clamps make some on any photograph.
+#: Share of exactly zero gradients above which a gradient is useless. Clamps make some on any photograph.
 MASKED = 0.5
 
 #: Share of the whole gain in loss that the last tenth of the steps may bring. Steps shrink towards the end, so an
@@ -22,11 +22,11 @@ class Check:
     """One sanity check of a run.
 
     Attributes:
-        name: what must hold.
+        name: the condition that must hold.
         passed: whether it does.
-        figure: what was measured.
-        masked: the defences of which a failure says that their gradients are masked: that they look robust only
-            because the attacks lose their way.
+        figure: the measurement.
+        masked: the defences whose gradients a failure shows to be masked: they look robust only because the attacks
+            follow useless gradients.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Check:
 
 
 def run_checks(results: Results) -> list[Check]:
-    """All checks that the cells of a report allow."""
+    """Runs all checks that the cells allow."""
     made: list[Check | None] = [
         _pillow(results),
         _lossless(results),
@@ -58,7 +58,7 @@ def run_checks(results: Results) -> list[Check]:
 
 
 def allowed(count: int) -> float:
-    """Images that a comparison of two attacks may differ by: one point, or one image where that is more."""
+    """Returns by how many images two attacks may differ: one point, or one image if that is more."""
     return max(1.0, count / 100)
 
 
@@ -69,7 +69,7 @@ def _named(failures: Iterable[str], otherwise: str) -> str:
 
 
 def _complete(results: Results) -> list[Row]:
-    """The rows of which all attacks are finished."""
+    """Returns the rows whose attacks are all finished."""
     return [row for row in results.rows if row.complete]
 
 
@@ -93,7 +93,7 @@ def _inside(results: Results) -> Check:
     far = max(
         (max(cell.distance, default=0.0) / float(Fraction(cell.eps)) for cell in results.cells if cell.eps), default=0.0
     )
-    # What rounding in float32 may add.
+    # The tolerance is for rounding in float32.
     return Check("Adversarial images stay within their radius", far < 1 + 1e-4, f"at most {far:.5f} of it")
 
 
@@ -145,7 +145,7 @@ def _black_box(results: Results) -> Check | None:
 
 
 def _adaptive(row: Row, results: Results) -> float | None:
-    """What the best of the adaptive attacks leaves right, each gradient for itself."""
+    """Returns the number of images right under the best gradient, each gradient taken separately."""
     counts = [row.attacks[name] for name in results.gradients if name in row.attacks]
     return min(counts) if counts else None
 
@@ -278,7 +278,7 @@ def _ones(results: Results) -> Check | None:
 
 
 def masked(checks: Iterable[Check]) -> Iterator[tuple[str, list[Check]]]:
-    """Defences whose gradients are masked, with the failed checks that say so."""
+    """Yields the defences whose gradients are masked, with the failed checks that show it."""
     checks = [check for check in checks if not check.passed]
     for defense in dict.fromkeys(name for check in checks for name in check.masked):
         yield defense, [check for check in checks if defense in check.masked]

@@ -102,10 +102,10 @@ class _Chart:
     """A small drawing with axes, as an SVG inside the page.
 
     Args:
-        title: above it.
+        title: text above it.
         across: labels under the horizontal axis at their places.
         up: the least and the greatest value.
-        ticks: labels beside the vertical axis at their values.
+        ticks: labels of the vertical axis at their values.
         below: name of the horizontal axis.
     """
 
@@ -136,15 +136,15 @@ class _Chart:
         )
 
     def x(self, place: float) -> float:
-        """Pixels from the left."""
+        """Returns pixels from the left."""
         return self.LEFT + self.WIDTH * place / self.last
 
     def y(self, value: float) -> float:
-        """Pixels from the top."""
+        """Returns pixels from the top."""
         return self.TOP + self.HEIGHT * (1 - (value - self.low) / ((self.high - self.low) or 1.0))
 
     def line(self, points: Sequence[tuple[float, float]], colour: str, kind: str = "", dots: bool = False) -> None:
-        """A line through points of place and value."""
+        """Draws a line through points of place and value."""
         path = " ".join(f"{self.x(place):.1f},{self.y(value):.1f}" for place, value in points)
         self.parts.append(f'<polyline class="{kind}" points="{path}" stroke="{colour}"/>')
         if dots:
@@ -154,19 +154,19 @@ class _Chart:
             ]
 
     def bar(self, place: float, low: float, high: float, colour: str) -> None:
-        """An interval of values."""
+        """Draws an interval of values."""
         path = f"M{self.x(place):.1f} {self.y(low):.1f}V{self.y(high):.1f}"
         self.parts.append(f'<path class="bar" d="{path}" stroke="{colour}"/>')
 
     def html(self) -> str:
-        """The drawing under its title."""
+        """Returns the drawing under its title."""
         width, height = self.LEFT + self.WIDTH + self.RIGHT, self.TOP + self.HEIGHT + self.BOTTOM
         drawing = f'<svg viewBox="0 0 {width} {height}" width="{width}" role="img">{"".join(self.parts)}</svg>'
         return f'<div class="chart"><p>{escape(self.title)}</p>{drawing}</div>'
 
 
 def _radius_charts(results: Results) -> str:
-    """For each defence the share of images right against the radius: worst case, and dashed gray-box."""
+    """Draws the share of images right against the radius for each defence: worst case, and dashed gray-box."""
     radii = [float(Fraction(eps)) for eps in results.settings.eps]
     across = [(0.0, "0"), *zip(radii, results.settings.eps, strict=True)]
     ticks = [(0.0, "0"), (0.5, "50 %"), (1.0, "100 %")]
@@ -190,12 +190,12 @@ def _radius_charts(results: Results) -> str:
 def _shares(
     results: Results, rows: Sequence[Row], radii: Sequence[float], counts: Sequence[float]
 ) -> list[tuple[float, float]]:
-    """Points of radius and share of images right, from the clean one on."""
+    """Returns points of radius and share of images right; the first is without an attack."""
     return [(r, n / results.count) for r, n in zip([0.0, *radii], [rows[0].clean, *counts], strict=True)]
 
 
 def _loss_charts(results: Results) -> str:
-    """For each defence and attack at the largest radius the loss at each step, a line for each gradient."""
+    """Draws the loss at each step for each defence and attack at the largest radius, a line for each gradient."""
     eps = results.settings.eps[-1]
     charts = []
     for defense in results.defenses:
@@ -214,7 +214,7 @@ def _loss_charts(results: Results) -> str:
 
 
 def _colour(gradient: str | None, gradients: Sequence[str]) -> str:
-    """The colour of a gradient in all drawings; the bare network's is the first."""
+    """Returns the colour of a gradient in all drawings; the bare network's is the first."""
     return COLOURS[0] if gradient is None else COLOURS[1 + gradients.index(gradient) % (len(COLOURS) - 1)]
 
 
@@ -234,20 +234,20 @@ def _loss_chart(cells: Sequence[Cell], defense: str, attack: str, gradients: Seq
 
 
 def _gallery(results: Results) -> str:
-    """For each defence at the largest radius: clean, adversarial, difference × 10, defended."""
+    """Returns the pictures of each defence at the largest radius: clean, adversarial, difference × 10, defended."""
     eps = results.settings.eps[-1]
     parts = []
     for defense in results.defenses:
         cells = [cell for cell in results.select(defense, eps) if cell.pictures]
         strips = []
         for place in range(len(cells[0].pictures) if cells else 0):
-            # The attack that got furthest with this image.
+            # The attack with the largest margin on this image.
             index = cells[0].pictures[place].index
             cell = max(cells, key=lambda cell, index=index: cell.margin[index])  # type: ignore[misc]
             strips.append(_strip(results, cell, cell.pictures[place]))
         if strips:
             parts.append(f"<h3>{escape(defense)}, ε = {eps}</h3>" + "".join(strips))
-    return "\n".join(parts) or "<p>None were asked for.</p>"
+    return "\n".join(parts) or "<p>None were requested.</p>"
 
 
 def _strip(results: Results, cell: Cell, picture: Picture) -> str:

@@ -22,7 +22,7 @@ from .image_set import ImageSet, fit, to_tensor
 
 
 def load_images(name: str, size: int | None = None, count: int | None = None, seed: int = 0) -> ImageSet:
-    """Images by the name that the command line takes.
+    """Loads images by the name that the command line accepts.
 
     Args:
         name: one of
@@ -30,20 +30,20 @@ def load_images(name: str, size: int | None = None, count: int | None = None, se
             - "photographs": see ``photographs``;
             - a folder with one folder of image files for each class, see ``folder``;
             - an ``.npz`` file with the arrays ``images`` (uint8, or floats in [0, 1]; channels second or last) and
-              ``labels``; after a colon, what the names of the arrays begin with: "cifar.npz:test" reads ``test_images``
+              ``labels``; after a colon, a prefix of the arrays' names: "cifar.npz:test" reads ``test_images``
               and ``test_labels``;
             - "torchvision:CIFAR10" or "torchvision:CIFAR10:train", or another of its data sets, where torchvision is
-              installed: the test split if none is named;
-            - "hf:ylecun/mnist" or "hf:ylecun/mnist:train", where the package ``datasets`` is installed: the split
-              "test" if none is named.
+              installed: by default the test split;
+            - "hf:ylecun/mnist" or "hf:ylecun/mnist:train", where the package ``datasets`` is installed: by
+              default the split "test".
         size: pixels of the square to which images are resized and cut, see ``fit``; arrays stay as they are. If None,
             photographs become 224 × 224 and all else keeps its size.
-        count: how many; of a file of arrays and of the photographs the first, of all else a random sample, since such
-            sets often stand in the order of their classes. All, if None or more than there are.
+        count: number of images: the first ones of a file of arrays or of the photographs, else a random sample, since
+            such sets are often sorted by class. All, if None or more than there are.
         seed: of that sample.
 
     Raises:
-        ValueError: if there is no such thing, it holds no images, or images of several sizes where ``size`` is None.
+        ValueError: if the name is unknown, or its images are none, or of several sizes where ``size`` is None.
         MissingPackage: if a package that the name asks for is not installed.
     """
     if count is not None and count < 1:
@@ -69,10 +69,10 @@ def load_images(name: str, size: int | None = None, count: int | None = None, se
 
 
 def photographs(size: int = 224) -> ImageSet:
-    """The 20 photographs with ImageNet labels that the package foolbox carries, ``size`` × ``size`` pixels.
+    """Returns the 20 photographs with ImageNet labels of the package foolbox, ``size`` × ``size`` pixels.
 
-    The files are JPEGs of about 512 × 512 pixels. Resizing takes them off the lattice of their own compression, so that
-    an evaluation starts from images that are lossless in its sense.
+    The files are JPEGs of about 512 × 512 pixels. Resizing takes them off the lattice of their own compression, so an
+    evaluation starts from images that are lossless in its sense.
 
     Raises:
         MissingPackage: if foolbox is not installed.
@@ -92,10 +92,10 @@ def photographs(size: int = 224) -> ImageSet:
 
 
 def class_indices(folders: Sequence[str]) -> list[int]:
-    """The class of each class folder, from the sorted names of all.
+    """Returns the class of each class folder, from the sorted names of all.
 
-    WordNet ids ("n01440764") get their index in ImageNet's list of 1,000, names that are all integers that integer,
-    any others their place among the names; so a subset of ImageNet's folders keeps the network's indices.
+    WordNet ids ("n01440764") get their index in ImageNet's list of 1,000. Names that are all integers get that integer,
+    and any others their place among the names. So a subset of ImageNet's folders keeps the network's indices.
 
     Raises:
         ValueError: for a WordNet id that ImageNet's 1,000 classes do not have.
@@ -107,20 +107,20 @@ def class_indices(folders: Sequence[str]) -> list[int]:
         index = {wnid: number for number, wnid in enumerate(listed)}
         for name in folders:
             if name not in index:
-                raise ValueError(f"data has a class folder {name!r}, which is none of ImageNet's 1,000 classes")
+                raise ValueError(f"data must have class folders of ImageNet's 1,000 classes, got {name!r}")
         return [index[name] for name in folders]
     return list(range(len(folders)))
 
 
 def folder(root: Path, size: int | None = None, count: int | None = None, seed: int = 0) -> ImageSet:
-    """Images from a tree with one folder of files for each class, whose numbers ``class_indices`` gives.
+    """Loads images from a tree with one folder of files for each class, numbered by ``class_indices``.
 
     Args:
         root: the folder of class folders.
-        size, count, seed: as for ``load``.
+        size, count, seed: as for ``load_images``.
 
     Raises:
-        ValueError: if it holds no images, or a file that is none though its name says so.
+        ValueError: if it holds no images, or a file named like an image that Pillow does not read.
     """
     files, classes = class_files(root)
     chosen = [files[i] for i in sample(len(files), count, seed)]
@@ -133,13 +133,13 @@ def folder(root: Path, size: int | None = None, count: int | None = None, seed: 
 
 
 def class_files(root: Path) -> tuple[list[tuple[Path, int]], int]:
-    """The image files of a tree with one folder for each class, with their classes, and the number of classes.
+    """Returns the image files of a tree with one folder for each class, with their classes, and the number of classes.
 
-    Files and folders whose names begin with a dot are left out: other programs put them there, and a folder of them
-    would shift the classes.
+    Files and folders whose names begin with a dot are left out: other programs make them, and such a folder would
+    shift the classes.
 
     Raises:
-        ValueError: if there are no images, or as ``class_indices`` says.
+        ValueError: if there are no images, or as in ``class_indices``.
     """
     folders = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     known = Image.registered_extensions()
@@ -155,10 +155,10 @@ def class_files(root: Path) -> tuple[list[tuple[Path, int]], int]:
 
 
 def arrays(file: Path, prefix: str = "") -> ImageSet:
-    """Images and labels from the arrays ``{prefix}images`` and ``{prefix}labels`` of an ``.npz`` file.
+    """Loads images and labels from the arrays ``{prefix}images`` and ``{prefix}labels`` of an ``.npz`` file.
 
     Raises:
-        ValueError: if the file cannot be read, lacks an array, or holds one that is no image set's.
+        ValueError: if the file cannot be read, lacks an array, or holds one that is not an image set's.
     """
     keys = [f"{prefix}images", f"{prefix}labels"]
     try:
@@ -181,7 +181,7 @@ def arrays(file: Path, prefix: str = "") -> ImageSet:
 
 
 def _torchvision(name: str, size: int | None, count: int | None, seed: int) -> ImageSet:
-    """A split of a torchvision data set, downloaded if need be to where torch keeps such files."""
+    """Loads a split of a torchvision data set, downloaded if needed to torch's folder of such files."""
     name, _, split = name.partition(":")
     if split not in ("", "test", "train"):
         raise ValueError(f"split of a torchvision data set must be test or train, got {split!r}")
@@ -203,7 +203,7 @@ def _torchvision(name: str, size: int | None, count: int | None, seed: int) -> I
 
 
 def _hugging_face(name: str, size: int | None, count: int | None, seed: int) -> ImageSet:
-    """A split of a data set of the Hugging Face Hub: its column of images and its column of classes."""
+    """Loads a split of a data set of the Hugging Face Hub: its column of images and its column of classes."""
     name, _, split = name.partition(":")
     dataset = required("datasets", "datasets").load_dataset(name, split=split or "test")
     columns = {type(feature).__name__: column for column, feature in reversed(list(dataset.features.items()))}
@@ -226,7 +226,7 @@ def _items(
     count: int | None,
     seed: int,
 ) -> ImageSet:
-    """A sample of a data set whose items are images of Pillow's and their classes."""
+    """Returns a sample of a data set whose items are Pillow images and their classes."""
     chosen = sample(total, count, seed)
     pairs = [item(index) for index in chosen]
     return _stack(
@@ -238,7 +238,7 @@ def _items(
 
 
 def sample(total: int, count: int | None, seed: int) -> list[int]:
-    """Sorted indices of all items, or of ``count`` drawn at random."""
+    """Returns the sorted indices of all items, or of ``count`` drawn at random."""
     if count is None or count >= total:
         return list(range(total))
     return sorted(torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:count].tolist())
@@ -252,7 +252,7 @@ def _described(count: int, total: int, origin: str, size: int | None, seed: int)
 
 
 def open_image(file: Path, size: int | None) -> torch.Tensor:
-    """Bytes ``(3, H, W)`` of an image file in RGB, fitted to ``size`` if that is given.
+    """Reads an image file as uint8 ``(3, H, W)``, RGB, fitted to ``size`` if that is given.
 
     Raises:
         ValueError: if Pillow does not read it.
@@ -260,14 +260,14 @@ def open_image(file: Path, size: int | None) -> torch.Tensor:
     try:
         with Image.open(file) as image:
             return _prepare(image, size)
-    # Pillow's answers to broken files: a SyntaxError to some PNGs, a ValueError to text where a number must be, and
-    # a DecompressionBombError to a header with a size beyond reason.
+    # Pillow's errors for broken files: SyntaxError for some PNGs, ValueError for text in place of a number, and
+    # DecompressionBombError for a header with an unreasonable size.
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"data must hold images that Pillow reads, got {str(file)!r}: {error}") from error
 
 
 def _prepare(image: Image.Image, size: int | None) -> torch.Tensor:
-    """Bytes ``(3, H, W)`` of an image in RGB, fitted to ``size`` if that is given."""
+    """Returns an image as uint8 ``(3, H, W)``, RGB, fitted to ``size`` if that is given."""
     image = image.convert("RGB")
     return to_tensor(image if size is None else fit(image, size))
 
@@ -279,5 +279,5 @@ def _stack(
         raise ValueError("data must hold at least one image, got none")
     sizes = {tuple(image.shape[1:]) for image in images}
     if len(sizes) > 1:
-        raise ValueError(f"data must hold images of one size, or size be given, got {len(sizes)} sizes")
+        raise ValueError(f"data must hold images of one size, or a size be given, got {len(sizes)} sizes")
     return ImageSet(torch.stack(images).float() / 255, torch.tensor(labels), tuple(names), source, terms)

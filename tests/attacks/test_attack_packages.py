@@ -216,8 +216,8 @@ def test_names_carry_budgets() -> None:
         ("pdg", {}, "^attack must be one of fgsm, bim, pgd, .* got 'pdg'"),
         ("pgd-", {}, "^attack must be one of"),
         ("", {}, "^attack must be one of"),
-        ("noise-3", {}, "^attack noise takes no numbers after its name, got 'noise-3'"),
-        ("square-10x2", {}, "^attack square takes queries after its name"),
+        ("noise-3", {}, "^attack noise must have no numbers after its name, got 'noise-3'"),
+        ("square-10x2", {}, "^attack square must have queries after its name"),
         ("square", {"draws": 3}, "^settings of square must be among norm, queries, seed, got draws"),
         ("pgd-0", {}, "^steps must be at least 1, got 0"),
         ("square-0", {}, "^queries must be at least 1, got 0"),
@@ -237,7 +237,7 @@ def test_names_and_settings_that_mean_nothing_are_refused(name: str, settings: d
 def test_too_few_classes_for_a_loss_are_said(x: Tensor) -> None:
     model, y = Tiny(2).eval(), torch.zeros(5, dtype=torch.int64)
     size = torch.nn.functional.interpolate(x, size=(16, 16))
-    with pytest.raises(ValueError, match="at least 3 classes, got 2"):
+    with pytest.raises(ValueError, match="at least 3 classes for the loss dlr, got 2"):
         PGD(loss="dlr")(model, size, y, 0.1)
     with pytest.raises(ValueError, match=r"model must have at least 4 classes for APGD-T.*, got 2"):
         from_name("apgd-t-5")(model, size, y, 0.1)

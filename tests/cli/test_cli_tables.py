@@ -252,7 +252,7 @@ def test_mistakes_of_learn_are_told_in_a_sentence(
     assert "loss must be one of psnr, mse, ms-ssim or classifier" in complaint(folder, out, "--loss", "lpips")
     assert "model must name a classifier where the loss is one's" in complaint(folder, out, "--loss", "classifier")
     assert "subsampling must be one of 4:4:4, 4:2:2, 4:2:0" in complaint(folder, out, "--subsampling", "4:4:0")
-    assert "images must be at least four" in complaint(folder, out, "--size", 16)
+    assert "images must be at least 4" in complaint(folder, out, "--size", 16)
     assert "share must be one of" in complaint(folder, out, "--held-out", folder, "--size", 16, "--share", "luma")
     assert "data must be" in complaint(tmp_path / "nowhere", out)
 

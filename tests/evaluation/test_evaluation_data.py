@@ -69,7 +69,7 @@ def test_pillow_images_and_tensors_are_each_others_inverse() -> None:
 def test_outputs_that_cannot_be_logits_are_refused() -> None:
     logits, labels = torch.randn(4, 3, generator=torch.Generator().manual_seed(SEED)), torch.tensor([0, 1, 2, 1])
     check_logits(logits, labels)
-    with pytest.raises(ValueError, match=r"got probabilities .* leave out the final softmax"):
+    with pytest.raises(ValueError, match=r"got probabilities .* remove the final softmax"):
         check_logits(logits.softmax(dim=1), labels)
     with pytest.raises(ValueError, match="labels must lie in 0…2 for a model of 3 classes, got 0…7"):
         check_logits(logits, torch.tensor([0, 7]))
@@ -177,7 +177,7 @@ def test_wordnet_folders_keep_imagenets_classes(tree) -> None:
     (tree / "n01440764").rename(tree / "n15075141")
     assert sorted(set(sources.load_images(str(tree)).labels.tolist())) == [1, 999]
     (tree / "n15075141").rename(tree / "n00000001")
-    with pytest.raises(ValueError, match="'n00000001', which is none of ImageNet's 1,000 classes"):
+    with pytest.raises(ValueError, match="class folders of ImageNet's 1,000 classes, got 'n00000001'"):
         sources.load_images(str(tree))
 
 

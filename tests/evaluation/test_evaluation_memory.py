@@ -42,7 +42,7 @@ def test_what_is_no_lack_of_memory_is_raised_and_one_image_that_does_not_fit_is_
 
     with pytest.raises(RuntimeError, match="shapes do not match"):
         list(in_batches(fail, torch.arange(3), 2))
-    with pytest.raises(ValueError, match=r"^batch_size must be one that fits into memory, but 1 does not"):
+    with pytest.raises(ValueError, match=r"^batch_size must fit into memory, got 1, which does not"):
         list(in_batches(never, torch.arange(3), 4))
     with pytest.raises(ValueError, match=r"^batch_size must be at least 1, got 0"):
         list(in_batches(never, torch.arange(3), 0))

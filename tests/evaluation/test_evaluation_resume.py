@@ -110,7 +110,7 @@ def test_a_batch_that_does_not_fit_is_halved(photographs: ImageSet) -> None:
     expected = small(Network(Tiny().eval(), "tiny"), photographs, batch_size=6)
     assert report.settings.at_once == 1 or report.settings.at_once == 2
     assert [c.predicted for c in report.cells] == [c.predicted for c in expected.cells]
-    with pytest.raises(ValueError, match="batch_size must be one that fits into memory, but 1 does not"):
+    with pytest.raises(ValueError, match="batch_size must fit into memory, got 1, which does not"):
         small(Network(Full(0), "tiny"), photographs)
 
 
