@@ -236,7 +236,7 @@ def main() -> None:
         reports.append(report)
     attacked, minimal = reports
     by_least = [cell for cell in minimal.cells if cell.attack == "DeepFool-20"]
-    write(out, network, replace(attacked, cells=[*attacked.cells, *by_least]), attacked.settings["open"])
+    write(out, network, replace(attacked, cells=[*attacked.cells, *by_least]), attacked.settings.open)
     print((out / "table.md").read_text())
 
 
@@ -278,7 +278,7 @@ def hidden(network: Network, images: sources.ImageSet, made: dict[str, Defense],
     )
     rows = []
     for threat in ("gray-box", "transfer", "adaptive", "black-box"):
-        for eps in report.settings["eps"]:
+        for eps in report.settings.eps:
             cells = report.select("s2snet", eps, threat=threat)
             for gradient in dict.fromkeys(cell.gradient for cell in cells):
                 chosen = [cell for cell in cells if cell.gradient == gradient]
@@ -289,7 +289,7 @@ def hidden(network: Network, images: sources.ImageSet, made: dict[str, Defense],
 
 def write(out: Path, network: Network, report: Report, unfinished: list[str]) -> None:
     """Writes table.md and table.json."""
-    pairs = [(name, eps) for name in report.defenses for eps in report.settings["eps"]]
+    pairs = [(name, eps) for name in report.defenses for eps in report.settings.eps]
     rows = [row(report, name, eps) for name, eps in pairs]
     details = [line for name, eps in pairs for line in through(report, name, eps)]
     named = sorted({attack for line in details for attack in line[3]})

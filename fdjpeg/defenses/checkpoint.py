@@ -56,7 +56,7 @@ def remove_drafts(*folders: Path) -> None:
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
     """Writes a safetensors file; each value of ``metadata`` is kept as JSON."""
-    save_file = required("safetensors.torch", "safetensors").save_file
+    save_file = required("safetensors.torch", "safetensors", "train").save_file
     # Copies, because safetensors refuses tensors that share memory.
     stored = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     with whole_file(path) as draft:
@@ -69,7 +69,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         ValueError: there is no such file, or it is not one of these.
     """
-    library = required("safetensors", "safetensors")
+    library = required("safetensors", "safetensors", "train")
     if not path.is_file():
         raise ValueError(f"path must be a safetensors file, got {str(path)!r}, which does not exist")
     try:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 import fdjpeg
-from fdjpeg.sources.image_set import SUBSAMPLINGS, pillow_codec, to_pillow, to_tensor
+from fdjpeg._geometry import PILLOW_SUBSAMPLINGS
+from fdjpeg.sources.image_set import pillow_codec, to_pillow, to_tensor
 from fdjpeg.sources.networks import imported
 
 from .defended import UNDEFENDED, Defended, layer_defense, of_module
@@ -160,8 +161,8 @@ def _parse_jpeg(text: str, value: str, options: list[str], gradients: Sequence[s
     subsampling = options[0] if options else "4:2:0"
     if not value.isdecimal() or not 1 <= int(value) <= 100:
         raise ValueError(f'quality in a defense such as "jpeg:75" must be an integer 1…100, got {text!r}')
-    if subsampling not in SUBSAMPLINGS or len(options) > 1:
-        raise ValueError(f"subsampling in a defense must be one of {', '.join(SUBSAMPLINGS)}, got {text!r}")
+    if subsampling not in PILLOW_SUBSAMPLINGS or len(options) > 1:
+        raise ValueError(f"subsampling in a defense must be one of {', '.join(PILLOW_SUBSAMPLINGS)}, got {text!r}")
     return jpeg_defense(int(value), subsampling, gradients)
 
 

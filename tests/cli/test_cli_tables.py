@@ -248,13 +248,13 @@ def test_mistakes_of_learn_are_told_in_a_sentence(
         assert run("learn", *arguments) == 2
         return " ".join(capsys.readouterr().err.split())
 
-    assert "quality should be whole numbers in 5…95" in complaint(folder, out, "--quality", "50,99")
-    assert "loss should be one of psnr, mse, ms-ssim or classifier" in complaint(folder, out, "--loss", "lpips")
-    assert "model should name a classifier where the loss is one's" in complaint(folder, out, "--loss", "classifier")
-    assert "subsampling should be one of 4:4:4, 4:2:2, 4:2:0" in complaint(folder, out, "--subsampling", "4:4:0")
-    assert "images should be at least four" in complaint(folder, out, "--size", 16)
+    assert "quality must be whole numbers in 5…95" in complaint(folder, out, "--quality", "50,99")
+    assert "loss must be one of psnr, mse, ms-ssim or classifier" in complaint(folder, out, "--loss", "lpips")
+    assert "model must name a classifier where the loss is one's" in complaint(folder, out, "--loss", "classifier")
+    assert "subsampling must be one of 4:4:4, 4:2:2, 4:2:0" in complaint(folder, out, "--subsampling", "4:4:0")
+    assert "images must be at least 4" in complaint(folder, out, "--size", 16)
     assert "share must be one of" in complaint(folder, out, "--held-out", folder, "--size", 16, "--share", "luma")
-    assert "data should be" in complaint(tmp_path / "nowhere", out)
+    assert "data must be" in complaint(tmp_path / "nowhere", out)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -270,19 +270,19 @@ def test_mistakes_are_told_in_a_sentence(tmp_path: Path, capsys: pytest.CaptureF
     (tmp_path / "bad.json").write_text("{")
     (tmp_path / "number.json").write_text("3")
     (tmp_path / "empty").mkdir()
-    assert "source should be a quality or a file that can be read" in complaint("show", "nowhere")
+    assert "source must be a quality or a file that can be read" in complaint("show", "nowhere")
     assert "quality must be in 1…100, got 0\n" in complaint("show", "0")
     assert "quality must be in 1…100, got 100.5\n" in complaint("show", "100.5")
     assert "file must hold integers" in complaint("show", tmp_path / "words.txt")
-    assert "source should hold a list of tables" in complaint("show", tmp_path / "bad.json")
-    assert "source should hold a list of tables" in complaint("show", tmp_path / "number.json")
-    assert "picture should be a .png file" in complaint("show", 75, "--picture", tmp_path / "picture.jpg")
-    assert "picture should be a file that can be written" in complaint(
+    assert "source must hold a list of tables" in complaint("show", tmp_path / "bad.json")
+    assert "source must hold a list of tables" in complaint("show", tmp_path / "number.json")
+    assert "picture must be a .png file" in complaint("show", 75, "--picture", tmp_path / "picture.jpg")
+    assert "picture must be a file that can be written" in complaint(
         "show", 75, "--picture", tmp_path / "nowhere" / "picture.png"
     )
-    assert "target should be a file that can be written" in complaint("convert", 75, tmp_path / "nowhere" / "a.txt")
-    assert "folder should hold images" in complaint("derive", tmp_path / "empty", tmp_path / "a.txt")
-    assert "folder should hold images" in complaint("derive", tmp_path / "nowhere", tmp_path / "a.txt")
+    assert "target must be a file that can be written" in complaint("convert", 75, tmp_path / "nowhere" / "a.txt")
+    assert "folder must hold images" in complaint("derive", tmp_path / "empty", tmp_path / "a.txt")
+    assert "folder must hold images" in complaint("derive", tmp_path / "nowhere", tmp_path / "a.txt")
     Image.new("L", (7, 30)).save(tmp_path / "empty" / "small.png")
-    assert "images should hold at least one block" in complaint("derive", tmp_path / "empty", tmp_path / "a.txt")
+    assert "images must hold at least one block" in complaint("derive", tmp_path / "empty", tmp_path / "a.txt")
     assert not (tmp_path / "a.txt").exists()

@@ -141,7 +141,7 @@ def test_mistakes_on_the_command_line_are_sentences(
     out, model = str(tmp_path / "out"), "support.defense_data:network"
     small = ("--config", "small", "--out", out)
     assert "defense must be one of feature-distillation" in fails(capsys, "magic", "--data", npz, *small)
-    assert "data should be" in fails(capsys, "purifier", "--data", str(tmp_path / "none"), "--model", model, *small)
+    assert "data must be" in fails(capsys, "purifier", "--data", str(tmp_path / "none"), "--model", model, *small)
     assert "model must be given" in fails(capsys, "purifier", "--data", npz, *small)
     (tmp_path / "empty").mkdir()
     said = fails(capsys, "feature-distillation", "--data", str(tmp_path / "empty"), *small)
@@ -149,7 +149,7 @@ def test_mistakes_on_the_command_line_are_sentences(
     images, labels = patterns(64, seed=0)
     np.savez(tmp_path / "wrong.npz", images=images.numpy(), labels=labels.numpy() + 1)
     said = fails(capsys, "purifier", "--data", str(tmp_path / "wrong.npz"), "--model", model, *small)
-    assert "labels should lie in 0…3 for a model of 4 classes, got 1…4" in said
+    assert "labels must lie in 0…3 for a model of 4 classes, got 1…4" in said
     np.savez(tmp_path / "negative.npz", images=images.numpy(), labels=labels.numpy() - 1)
     said = fails(capsys, "defensive-distillation", "--data", str(tmp_path / "negative.npz"), *small)
     assert "labels must be at least 0, got -1" in said

@@ -102,7 +102,7 @@ def read(cls: type[Config], name: str, defense: str) -> Config:
 
         config.read(purifier.Config, "cifar10", "purifier")
     """
-    yaml = required("yaml", "pyyaml")
+    yaml = required("yaml", "pyyaml", "train")
     packaged = importlib.resources.files("fdjpeg.defenses") / "configs" / defense
     names = sorted(entry.name.removesuffix(".yaml") for entry in packaged.iterdir() if entry.name.endswith(".yaml"))
     try:

@@ -452,8 +452,8 @@ def _flat(settings: Mapping[str, Any], before: str = "") -> dict[str, Any]:
 
 def _fabric(device: str, precision: str) -> Any:
     """Returns Lightning Fabric for this process: one of those that torchrun started, or the only one."""
-    lightning = required("lightning_fabric", "lightning-fabric")
-    strategies = required("lightning_fabric.strategies", "lightning-fabric")
+    lightning = required("lightning_fabric", "lightning-fabric", "train")
+    strategies = required("lightning_fabric.strategies", "lightning-fabric", "train")
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
     if device not in ("auto", "cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
