@@ -137,18 +137,19 @@ constexpr int kMaxQuality = 100;
    99, 99, 47, 66, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, \
    99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99}
 
-// libjpeg's percentage by which a quality of 1 … 100 scales the standard tables. A number outside acts as the nearer
-// end, NaN as 1. (Written so that a comparison with NaN chooses the 1.)
-inline int quality_scale(double quality) {
-  double q = quality > 1.0 ? quality : 1.0;
-  q = q < 100.0 ? q : 100.0;
-  return static_cast<int>(q < 50.0 ? 5000.0 / q : 200.0 - 2.0 * q);
+// libjpeg's percentage by which a quality of 1 … 100 scales the standard tables: rounded down where the quality is an
+// int, as a double not rounded. A number outside acts as the nearer end, NaN as 1. (Written so that a comparison with
+// NaN chooses the 1.)
+template <class Number>
+FDJPEG_INLINE Number quality_percentage(Number quality) {
+  Number q = quality > 1 ? quality : Number(1);
+  q = q < kMaxQuality ? q : Number(kMaxQuality);
+  return q < 50 ? 5000 / q : 200 - 2 * q;
 }
 
-// The same of a whole number.
-FDJPEG_INLINE int quality_scale_of(int quality) {
-  const int q = clamp(quality, 1, kMaxQuality);
-  return q < 50 ? 5000 / q : 200 - 2 * q;
+// The whole percentage of any quality, which libjpeg scales by.
+inline int quality_scale(double quality) {
+  return static_cast<int>(quality_percentage(quality));
 }
 
 FDJPEG_INLINE int standard_step(int base, int scale) {

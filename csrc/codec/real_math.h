@@ -317,6 +317,30 @@ FDJPEG_INLINE Stair<X> stair(X t, const Rounding& rounding) {
   return {X{}, X{} + S(surrogate == Surrogate::straight_through ? 1 : 0)};
 }
 
+// Calls body.template operator()<surrogate>() for the surrogate in use; all threads of a GPU take the same branch.
+#if defined(__CUDACC__)
+#pragma nv_exec_check_disable  // `body` runs where its caller runs
+#endif
+template <class Body>
+FDJPEG_INLINE void with_surrogate(Surrogate surrogate, Body&& body) {
+  switch (surrogate) {
+    case Surrogate::straight_through:
+      return body.template operator()<Surrogate::straight_through>();
+    case Surrogate::zero:
+      return body.template operator()<Surrogate::zero>();
+    case Surrogate::cubic:
+      return body.template operator()<Surrogate::cubic>();
+    case Surrogate::sine:
+      return body.template operator()<Surrogate::sine>();
+    case Surrogate::fourier:
+      return body.template operator()<Surrogate::fourier>();
+    case Surrogate::tanh:
+      return body.template operator()<Surrogate::tanh>();
+    case Surrogate::softmax:
+      return body.template operator()<Surrogate::softmax>();
+  }
+}
+
 // What stands for c in forward.
 template <Surrogate surrogate, class X>
 FDJPEG_INLINE X rounded_or_soft(X c, const Rounding& rounding) {

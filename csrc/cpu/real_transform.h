@@ -94,7 +94,7 @@ void transform_row_as(const BlockTransform& job, int64_t row, void* memory) {
 
 template <bool inverse>
 FDJPEG_INLINE void transform_row(const BlockTransform& job, int64_t row, void* memory) {
-  with_type(job.type, 1, [&]<SampleType type, int>() {
+  with_type_and_channels(job.type, 1, [&]<SampleType type, int>() {
     if constexpr (type != SampleType::uint8) transform_row_as<type, inverse>(job, row, memory);
   });
 }

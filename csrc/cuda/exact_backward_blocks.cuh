@@ -46,10 +46,10 @@ struct ThroughTile {
   static constexpr int kWide = kWarpsAcross * L::kMcus * kBlock * L::kHorizontal;
   static constexpr int kTall = kWarpsDown * kBlock * L::kVertical;
   // What a thread handles of it: its rows of luma are neighbours.
-  static constexpr int kPatchWide = L::kHorizontal == 4 ? 2 * kBlock : kBlock;
+  static constexpr int kPatchWide = L::kPatchWide;
   static constexpr int kPatchTall = L::kVertical;
   static_assert(kPatchWide * kPatchTall == kBlock * L::kLumaRows);
-  static constexpr int kCells = kPatchWide / L::kHorizontal;  // samples of either chroma in the patch
+  static constexpr int kCells = L::kCells;
 
   // Half a warp has two patches side by side and eight below each other, of one row or two. An odd length of rows that
   // are two apart, or an even one that is no multiple of four of those that follow each other, gives these eight every
@@ -138,7 +138,7 @@ FDJPEG_DEVICE void gather_chroma(
 // Sample i of the thread's luma row v, in a patch of which each row is one, or two where it is 16 pixels wide.
 template <class L, class Real, int wide, int tall>
 FDJPEG_DEVICE Real& luma_of(PixelGradient<Real> (&pixel)[tall][wide], int v, int i) {
-  return L::kHorizontal == 4 ? pixel[0][v * kBlock + i].y : pixel[v][i].y;
+  return L::kPatchWide > kBlock ? pixel[0][v * kBlock + i].y : pixel[v][i].y;
 }
 
 // Transforms along the rows. A thread has whole rows of luma, parts of rows of chroma. The columns may be read after a
@@ -242,18 +242,6 @@ FDJPEG_DEVICE ChromaGradient<Real> restore_gradient_rows(
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Sums of the tables' gradients
-
-// A thread's columns are of so many components: luma, and each of chroma or, where it is subsampled across, one of
-// them.
-template <class L>
-constexpr int kSlots = L::kGrey ? 1
-    : L::kHorizontal == 1       ? 3
-                                : 2;
-
-template <class L>
-FDJPEG_DEVICE int slot_of_pass(int pass) {
-  return pass < L::kLumaRows ? 0 : L::kHorizontal == 1 ? 1 + pass - L::kLumaRows : 1;
-}
 
 // Adds up the sums of a warp's threads with the same column and component, then those of the warps, always in the same
 // order, into partial[3][8][8]. They lie where each warp's gradients were. All threads of a block must call this.

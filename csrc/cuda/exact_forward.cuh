@@ -1,4 +1,14 @@
-// Forward: an image to decoded 8-bit planes, or to quantized coefficients, and back.
+// The GPU's forward kernels of the exact codec: an image to decoded 8-bit planes, or to quantized coefficients, and
+// back. Like all kernels they map the arithmetic of codec/ to threads and launch nothing, so that a CPU can run them in
+// tests.
+//
+//   code_blocks     image -> decoded 8-bit planes, or quantized coefficients
+//   decode_blocks   quantized coefficients -> decoded 8-bit planes
+//   emit_image      planes -> image: upsampling and colour
+//
+// Forward is two kernels with 8-bit planes between them: fused, the triangle upsampling would need a halo of whole
+// MCUs, while the planes cost an eighth of the float32 image's bytes and show backward where the last clamp had an
+// effect.
 #pragma once
 
 #include "cuda/upsampling.cuh"
@@ -35,7 +45,7 @@ FDJPEG_DEVICE int scale_of_block(
   const int row = smaller(mcu_row * L::kVertical + L::row_in_mcu(block), sizes.luma_rows - 1);
   const int column =
       smaller((first_mcu + L::mcu_of(block)) * L::kHorizontal + L::column_in_mcu(block), sizes.luma_columns - 1);
-  return quality_scale_of(qualities[(n * sizes.luma_rows + row) * sizes.luma_columns + column]);
+  return quality_percentage<int>(qualities[(n * sizes.luma_rows + row) * sizes.luma_columns + column]);
 }
 
 template <class L, SampleType type, Make make>

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "cuda/exact_launch.h"
-#include "cuda/real_forward.cuh"
+#include "cuda/real_backward.cuh"
 
 namespace fdjpeg {
 
@@ -18,9 +18,7 @@ struct RealOp {
 
 // What makes the standard tables; the numbers are checked by the caller.
 inline RealStepTables real_standard_tables(double quality, bool soft) {
-  double q = quality > 1.0 ? quality : 1.0;
-  q = q < 100.0 ? q : 100.0;
-  return {nullptr, false, 0, soft ? (q < 50 ? 5000 / q : 200 - 2 * q) : quality_scale(q), !soft};
+  return {nullptr, false, 0, soft ? quality_percentage(quality) : quality_scale(quality), !soft};
 }
 
 // Whether `count` neighbours in a row of both may be accessed as words.

@@ -25,7 +25,9 @@ struct Layout {
   static constexpr int kChromaRows = grey ? 0 : 2 * kBlock / kThreads;
   static constexpr int kLumaBlocks = kMcus * horizontal * vertical;
   static constexpr int kBlocks = kLumaBlocks + (grey ? 0 : 2 * kMcus);
-  static constexpr int kPasses = kBlocks / 4;  // a warp has 32 threads for the rows of four blocks
+  static constexpr int kPatchWide = horizontal == 4 ? 2 * kBlock : kBlock;  // pixels across that a thread handles
+  static constexpr int kCells = kPatchWide / horizontal;  // samples of either chroma under a row of them
+  static constexpr int kPasses = kBlocks / 4;             // a warp has 32 threads for the rows of four blocks
   static_assert(kThreads == 8 || kThreads == 16, "a shuffle by 8 joins the two halves of a row of chroma");
   static_assert(kLumaBlocks == 4 * kLumaRows && kBlocks == 4 * (kLumaRows + kChromaRows));
 
@@ -117,6 +119,18 @@ template <class L>
 FDJPEG_INLINE int component_of_pass(int pass, int lane) {
   if (pass < L::kLumaRows) return 0;
   return 1 + (L::kHorizontal == 1 ? pass - L::kLumaRows : lane / kBlock % 2);
+}
+
+// A thread's columns are of so many components: luma, and each of chroma or, where it is subsampled across, one of
+// them.
+template <class L>
+constexpr int kSlots = L::kGrey ? 1
+    : L::kHorizontal == 1       ? 3
+                                : 2;
+
+template <class L>
+FDJPEG_DEVICE int slot_of_pass(int pass) {
+  return pass < L::kLumaRows ? 0 : L::kHorizontal == 1 ? 1 + pass - L::kLumaRows : 1;
 }
 
 static __constant__ uint8_t kStandardSteps[2][kBlockSize] = {FDJPEG_STANDARD_LUMA, FDJPEG_STANDARD_CHROMA};
