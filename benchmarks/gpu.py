@@ -141,7 +141,10 @@ def _pytest(kept: Kept, name: str, arguments: list[str], limit: float, *before: 
 
 
 #: Without conftest.py, whose packages a machine with a GPU may lack.
-_GPU_TESTS = ["--noconftest", "-m", "gpu", "tests/kernels/test_gpu.py"]
+_GPU_TESTS = [
+    *("--noconftest", "-m", "gpu"),
+    *sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("tests/kernels/test_gpu*.py")),
+]
 
 
 def run_tests(kept: Kept) -> None:

@@ -312,7 +312,7 @@ def test_tests_of_gpus_run_where_a_cpu_stands_for_one() -> None:
         "-q",
         "-m",
         "gpu",
-        "tests/kernels/test_gpu.py",
+        *sorted(str(path) for path in ROOT.glob("tests/kernels/test_gpu*.py")),
     ]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *arguments],

@@ -160,7 +160,7 @@ def disassembler() -> str | None:
 # The budget
 
 
-#: As in csrc/codec/exact_jobs.h and csrc/cuda/exact_forward.cuh.
+#: As in csrc/codec/geometry.h and csrc/cuda/exact_forward.cuh.
 _ENUMERATIONS = {
     "SampleType": ("uint8", "float16", "bfloat16", "float32", "float64"),
     "Make": ("planes", "planes_by_block", "coefficients"),
