@@ -12,8 +12,9 @@ struct Steps {
   int64_t image_stride;  // 192, or 0 where one set serves all images
   int scale;             // libjpeg's percentage for a quality
 
-  // The standard tables at a quality of each block's own instead: [images][luma_rows][luma_columns] of 1 … 100, others
-  // acting as the nearer end; a block of chroma takes the top-left block of luma that it covers. Null where unused.
+  // Instead, the standard tables at a separate quality for each block: [images][luma_rows][luma_columns] of 1 … 100,
+  // others acting as the nearer end; a block of chroma takes the top-left block of luma that it covers. Null where
+  // unused.
   const uint8_t* qualities;
 };
 

@@ -49,14 +49,15 @@ struct Image {
   int64_t stride[4];  // in samples, along image, channel, row, column; 0 in an expanded gradient
 };
 
-// The sampling factors of luma against chroma that the codec has; fdjpeg/_geometry.py has the same list. What each of
-// them makes of samples is in exact_math.h (average_bias), cpu/resampling.h and cuda/warp_blocks.cuh.
+// The sampling factors of luma against chroma that the codec has; fdjpeg/_geometry.py has the same list. The code for
+// each of them is in exact_math.h (average_bias), cpu/resampling.h and cuda/warp_blocks.cuh.
 struct Sampling {
   int horizontal, vertical;
 };
 constexpr Sampling kSamplings[] = {{1, 1}, {2, 1}, {2, 2}, {1, 2}, {4, 1}};
 
-// Sizes that follow from an image's height, width, channels and sampling factors; fdjpeg/_geometry.py says the same.
+// Sizes that follow from an image's height, width, channels and sampling factors; fdjpeg/_geometry.py computes the
+// same.
 struct Geometry {
   int64_t images;
   int channels;                         // 1 (grey) or 3

@@ -10,8 +10,8 @@
 
 namespace fdjpeg {
 
-// What C++ cannot spell alike for every lane type: `Scalar`, the type of one lane; `Bits`, integers of the same width;
-// and round(), to the nearest whole number, half to even.
+// Operations that C++ spells differently for each lane type: `Scalar`, the type of one lane; `Bits`, integers of the
+// same width; and round(), to the nearest whole number, half to even.
 template <class X>
 struct RealLane;
 
@@ -341,15 +341,15 @@ FDJPEG_INLINE void with_surrogate(Surrogate surrogate, Body&& body) {
   }
 }
 
-// What stands for c in forward.
+// The number that forward uses for c.
 template <Surrogate surrogate, class X>
 FDJPEG_INLINE X rounded_or_soft(X c, const Rounding& rounding) {
   const X k = RealLane<X>::round(c);
   return rounding.soft ? k + stair<surrogate>(c - k, rounding).offset : k;
 }
 
-// What a coefficient's gradient is multiplied by to become that of the coefficient before (r') and of its step (what
-// forward used, less c r').
+// Factors that turn a coefficient's gradient into that of the coefficient before rounding (r') and into that of its
+// step (the number that forward used, less c r').
 template <class X>
 struct Derivatives {
   X of_coefficient, of_step;

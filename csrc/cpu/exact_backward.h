@@ -1,7 +1,7 @@
 // Backward, straight through every rounding: the adjoint of colour and resampling, behind the last clamp's mask. In
 // plain loops over rows of R, float or double, which compilers turn into vectors by themselves.
 //
-// Part of exact_table.h, which says how it is compiled.
+// Part of exact_table.h, which describes how it is compiled.
 #pragma once
 
 #include "cpu/exact_emit.h"
@@ -129,7 +129,7 @@ FDJPEG_INLINE void gradients_of_samples(
   }
 }
 
-// What chroma's gradients add to those of R, G and B, by the adjoint of the conversion to YCbCr.
+// Computes what chroma's gradients add to those of R, G and B, by the adjoint of the conversion to YCbCr.
 template <class R>
 FDJPEG_INLINE void chroma_in_rgb(
     const R* __restrict cb, const R* __restrict cr, R weight, int64_t count, R* __restrict red, R* __restrict green,

@@ -1,6 +1,6 @@
 // From decoded samples to pixels: upsampling, colour, the last clamp.
 //
-// Part of exact_table.h, which says how it is compiled.
+// Part of exact_table.h, which describes how it is compiled.
 #pragma once
 
 #include "cpu/exact_forward.h"

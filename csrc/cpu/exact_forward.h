@@ -1,6 +1,6 @@
 // From pixels to the decoded samples of a row of MCUs, or to its coefficients, and from those to samples.
 //
-// Part of exact_table.h, which says how it is compiled.
+// Part of exact_table.h, which describes how it is compiled.
 #pragma once
 
 #include "cpu/exact_kernels.h"
@@ -209,7 +209,7 @@ bool read_mcu_row(const Geometry& g, const Image& input, int64_t n, int64_t mcu_
 // Some blocks side by side within a row of MCUs.
 struct BlockGroup {
   int component;
-  int64_t block_row, column, count;  // in the component; `count` is how many of them lie inside it
+  int64_t block_row, column, count;  // in the component; `count` is how many of them are inside it
   const uint8_t* samples;
   int64_t stride;  // of the samples
 };

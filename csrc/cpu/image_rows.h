@@ -71,7 +71,7 @@ FDJPEG_INLINE bool is_interleaved(const Image& image) {
   return channels == 3 && image.stride[3] == 3 && image.stride[1] == 1;
 }
 
-// The channels of a pixel row as contiguous samples: where they lie, or gathered where their stride is not 1.
+// The channels of a pixel row as contiguous samples: in place, or gathered where their stride is not 1.
 template <int channels, class T>
 FDJPEG_INLINE void gather_row(
     const Image& image, int64_t n, int64_t y, int64_t width, T* const gathered[channels], const T* rows[channels]) {
@@ -146,7 +146,7 @@ FDJPEG_INLINE void for_each_step(const T* const sources[rows], int64_t width, in
   }
 }
 
-// Stores a step of samples by store(target) where only `count` of them lie inside the image.
+// Stores a step of samples by store(target) where only `count` of them are inside the image.
 template <int step, class T, class Store>
 FDJPEG_INLINE void store_some(T* target, int64_t count, Store store_all) {
   if (count >= step) {

@@ -1,6 +1,6 @@
 // Backward: the adjoint of all that forward does, rounding by its surrogate's derivative.
 //
-// Part of real_table.h, which says how it is compiled.
+// Part of real_table.h, which describes how it is compiled.
 #pragma once
 
 #include "cpu/real_emit.h"

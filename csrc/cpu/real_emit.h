@@ -1,6 +1,6 @@
 // From components to pixels: upsampling, colour, the last clamp; and the whole of forward.
 //
-// Part of real_table.h, which says how it is compiled.
+// Part of real_table.h, which describes how it is compiled.
 #pragma once
 
 #include "cpu/real_forward.h"

@@ -1,6 +1,6 @@
 // From pixels to the components of a row of MCUs, and through the transform, rounding and back.
 //
-// Part of real_table.h, which says how it is compiled.
+// Part of real_table.h, which describes how it is compiled.
 #pragma once
 
 #include "cpu/real_kernels.h"
@@ -15,7 +15,7 @@ namespace {
 // The components of a row of MCUs
 
 // Y, Cb and Cr in units of 0 … 255, Y less 128, at their coded size; or gradients by them. A row of samples is as long
-// as whole vectors are, and what lies beyond the coded size is finite wherever the image is.
+// as whole vectors are, and the numbers beyond the coded size are finite wherever the image is.
 template <class R>
 struct Components {
   R* samples[3];
@@ -43,7 +43,7 @@ FDJPEG_INLINE void repeat_last(R* line, int64_t width, int64_t padded) {
 // ---------------------------------------------------------------------------------------------------------------------
 // Between the stored type and R
 
-// Stores a vector of numbers as samples, `count` of which lie inside the image; bytes are rounded half to even.
+// Stores a vector of numbers as samples, `count` of which are inside the image; bytes are rounded half to even.
 template <SampleType type, class R, class T>
 FDJPEG_INLINE void store_reals(T* target, int64_t count, Reals<R> x) {
   constexpr int kLanesOfReals = kRealLanes<R>;

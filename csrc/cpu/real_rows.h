@@ -15,7 +15,7 @@ namespace {
 template <SampleType type>
 using RealOf = std::conditional_t<type == SampleType::float64, double, float>;
 
-// Rows of samples as numbers: where they lie, or converted into `converted`.
+// Rows of samples as numbers: in place, or converted into `converted`.
 template <SampleType type, int channels, class T, class R>
 FDJPEG_INLINE void as_reals(
     const T* const rows[channels], int64_t width, R* const converted[channels], const R* reals[channels]) {
@@ -78,7 +78,7 @@ FDJPEG_INLINE int64_t fine_width(const Geometry& g) {
 }
 
 // Adds the gradients of rows and columns of a row of MCUs that edges were replicated to onto those that they were
-// replicated from. (The columns right of chroma's last one stay: each stands for several columns of pixels, which
+// replicated from. (The columns right of chroma's last one stay: each represents several columns of pixels, which
 // spread_across knows.)
 template <class R>
 FDJPEG_INLINE void fold_edges(

@@ -80,7 +80,7 @@ FDJPEG_INLINE void average_row(
 // ---------------------------------------------------------------------------------------------------------------------
 // Upsampling
 
-// The rows of chroma that pixel row y blends: it lies in the first, the second is the nearer neighbour.
+// The rows of chroma that pixel row y blends: it is in the first, the second is the nearer neighbour.
 struct ChromaRows {
   int64_t near, far;
 };
@@ -103,7 +103,7 @@ FDJPEG_INLINE void widen_row(const int16_t* s, int64_t width, uint8_t* target) {
   }
 }
 
-// Cb or Cr along pixel row y at full resolution. Returns where it lies: in the plane itself at 4:4:4, else in `target`.
+// Cb or Cr along pixel row y at full resolution. Returns where it is: in the plane itself at 4:4:4, else in `target`.
 FDJPEG_INLINE const uint8_t* chroma_line(
     const Geometry& g, const uint8_t* plane, int64_t y, int16_t* blend, uint8_t* target) {
   const int64_t stride = g.chroma_columns * kBlock, width = g.chroma_width;
@@ -141,7 +141,7 @@ FDJPEG_INLINE const uint8_t* chroma_line(
   return target;
 }
 
-// Cb or Cr along a pixel row from the two rows of chroma that it blends. Returns where it lies: in `near` itself at
+// Cb or Cr along a pixel row from the two rows of chroma that it blends. Returns where it is: in `near` itself at
 // 4:4:4, else in `fine`. `blend` may be written one before its begin and one beyond its end.
 template <class R>
 FDJPEG_INLINE const R* upsampled_row(
@@ -178,7 +178,7 @@ FDJPEG_INLINE const R* upsampled_row(
 // A line of chroma's gradient may be read and written this far before its begin and beyond its end.
 constexpr int64_t kMargin = kLanes;
 
-// A line of chroma's gradient at full resolution. Where chroma has half the columns, the even and the odd columns stand
+// A line of chroma's gradient at full resolution. Where chroma has half the columns, the even and the odd columns are
 // apart, so that what blends them runs along contiguous samples; else all columns are in `even`.
 template <class R>
 struct FineLine {
@@ -230,7 +230,7 @@ FDJPEG_INLINE void gather_across(const Geometry& g, R* __restrict fine, R* __res
 }
 
 // The adjoint of blending rows of chroma: adds `coarse`, the gradient of pixel row y's chroma, to the rows of chroma
-// that y blends, as far as they belong to a row of MCUs, whose gradients stand from `target` on.
+// that y blends, as far as they belong to a row of MCUs, whose gradients start at `target`.
 template <class R>
 FDJPEG_INLINE void add_to_chroma_rows(
     const Geometry& g, int64_t mcu_row, int64_t y, const R* coarse, int64_t stride, R* target) {

@@ -1,4 +1,5 @@
-// What the launches of all kernels share: which instance of a template serves an image, and how many threads of it.
+// The parts that the launches of all kernels share: which instance of a template serves an image, and how many threads
+// of it.
 #pragma once
 
 #include <algorithm>
@@ -23,7 +24,7 @@ void with_float_type(SampleType type, Body&& body) {
   });
 }
 
-// Whether `count` neighbours in a row lie together and start at a multiple of their bytes, or of 16.
+// Whether `count` neighbours in a row are contiguous and start at a multiple of their bytes, or of 16.
 inline bool allows_vectors(const Image& image, int count) {
   const int64_t size = bytes_of(image.type), word = std::min<int64_t>(16, count * size);
   bool aligned = image.stride[3] == 1 && reinterpret_cast<uintptr_t>(image.data) % word == 0;

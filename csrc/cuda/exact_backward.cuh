@@ -34,7 +34,7 @@ FDJPEG_DEVICE PixelGradient<Real> to_ycbcr_gradient(int luma, Twin chroma, Real 
   return {gradient.y, {gradient.cb, gradient.cr}};
 }
 
-// The gradients of a patch's pixels whose corner lies in the image; 0 for those beyond its edges.
+// The gradients of a patch's pixels whose corner is in the image; 0 for those beyond its edges.
 template <class U, SampleType type, int wide, int tall, class Real>
 FDJPEG_DEVICE void differentiate_patch(
     const Differentiate& job, const uint8_t* planes, int64_t n, int y0, int x0,
@@ -94,8 +94,8 @@ FDJPEG_DEVICE ChromaGradient<typename Sample<type>::Real> chroma_gradient_at(
 }
 
 // Writes the gradients of a patch's pixels from those of its samples: the adjoint of subsampling and of the conversion
-// to YCbCr. NaN samples get none, of which the planes' flags tell, if not null. `replicas`, if not null, is what the
-// samples of chroma right of the component's last add up to.
+// to YCbCr. NaN samples get none: the planes' flags, if not null, show where they are. `replicas`, if not null, is what
+// the samples of chroma right of the component's last add up to.
 template <class U, SampleType type, int wide, int tall, int down, int across, class Real>
 FDJPEG_DEVICE void write_patch(
     const Differentiate& job, const uint8_t* planes, int64_t n, int y0, int x0,
@@ -170,7 +170,7 @@ static_assert(2 * (kTileWide + 2) + 2 * kTileTall <= kGradientThreads);
 constexpr int kGradientBlocksPerProcessor = 3;
 static_assert(registers_left(kGradientThreads, kGradientBlocksPerProcessor) == 80);
 
-// Half a warp has a row of patches, which lie side by side. The row's length is odd for the sides of the ring, where
+// Half a warp has a row of patches, which are side by side. The row's length is odd for the sides of the ring, where
 // threads below each other write.
 constexpr int kGradientRow = (kGradientWide - 1) * (kTileAcross + 1) + kTileAcross;
 static_assert(kGradientRow % 2 == 1);

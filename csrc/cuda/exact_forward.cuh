@@ -16,7 +16,7 @@
 
 namespace fdjpeg {
 
-// What code_blocks makes: decoded planes by the steps of the image, or of each block; or quantized coefficients.
+// The result of code_blocks: decoded planes by the steps of the image, or of each block; or quantized coefficients.
 enum class Make { planes, planes_by_block, coefficients };
 
 // Each warp codes a few MCUs side by side.
@@ -29,7 +29,7 @@ struct CodeBlocks {
   int16_t* coefficients[3];  // [images][rows][columns][8][8]
   int first_image;           // of this launch
   int warps;                 // of work in each image
-  Divider warps_across;      // how many of them lie side by side
+  Divider warps_across;      // how many of them are side by side
 };
 
 constexpr int kCodeWarps = 8;
@@ -237,7 +237,7 @@ __global__ void __launch_bounds__(kEmitThreads, kResident<type, kEmitBlocksPerPr
 
   ChromaPatch<U, kWide, kTall> chroma;
   if constexpr (!U::kGrey) chroma.load(sizes, planes, y0 / U::kVertical, x0 / U::kHorizontal);
-  uint8_t luma[kTall][kWide];  // rows of blocks go on below the image, so that all of these are there
+  uint8_t luma[kTall][kWide];  // rows of blocks continue below the image, so that all of these are there
   FDJPEG_UNROLL
   for (int y = 0; y < kTall; ++y) {
     read_bytes(planes + ((y0 + y) * luma_stride + x0), luma[y]);

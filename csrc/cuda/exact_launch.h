@@ -117,7 +117,8 @@ int parts_of(const Geometry& g) {
 }
 
 // Numbers of scratch memory for the gradient of the tables, [images][parts][3][8][8]: none where an image is one part,
-// as its sums then lie where the gradient comes. So they are few beside the images' samples, however small these are.
+// as its sums are then where the gradient comes. So they are few compared with the images' samples, however small these
+// are.
 template <int warps = kThroughWarps>
 int64_t partials_of(const Geometry& g) {
   const int64_t parts = parts_of<warps>(g);
@@ -166,7 +167,7 @@ void launch_differentiate_blocks(const Geometry& g, DifferentiateBlocks job, Lau
   });
 }
 
-// Adds the parts up. They may lie where the sums do, if each image is one part.
+// Adds the parts up. They may be where the sums are, if each image is one part.
 template <class Real, class Launcher>
 void launch_add_partials(const Geometry& g, const Real* partials, int parts, Real* table_sums, Launcher& launch) {
   const AddPartials<Real> job{partials, table_sums, parts};

@@ -20,7 +20,7 @@ struct RealDifferentiate {
   int tiles;       // in each image
 };
 
-// The gradient of a pixel's Y, Cb and Cr where the clamp, as its mask tells, let those of its R, G and B pass.
+// The gradient of a pixel's Y, Cb and Cr where the clamp, by its mask, let those of its R, G and B pass.
 template <bool grey, class Real>
 FDJPEG_DEVICE PixelGradient<Real> real_pixel_gradient(unsigned inside, const Real (&value)[grey ? 1 : 3]) {
   const auto channel = [&](int c) { return inside >> c & 1 ? value[c] : Real(0); };
@@ -32,7 +32,7 @@ FDJPEG_DEVICE PixelGradient<Real> real_pixel_gradient(unsigned inside, const Rea
   }
 }
 
-// Those of neighbours in a row, as many as lie in the image.
+// Those of neighbours in a row, as many as are in the image.
 template <class U, SampleType type, int wide>
 FDJPEG_DEVICE void real_differentiate_row(
     const RealDifferentiate& job, int64_t n, int y, int x0, PixelGradient<RealOf<type>> (&pixel)[wide]) {

@@ -56,7 +56,7 @@ FDJPEG_DEVICE RealOf<type> real_of(typename Sample<type>::Stored x) {
 }
 
 // The real steps of an image in shared memory, row-major. Eight threads read a row's and the next eight perhaps those
-// of the other chroma: a component takes eight more, so that these lie in the other banks.
+// of the other chroma: a component takes eight more, so that these are in the other banks.
 template <class Real>
 struct SharedRealSteps {
   struct Step {

@@ -25,7 +25,7 @@ void with_upsampling(const Geometry& g, Body&& body) {
   });
 }
 
-// One value of full resolution from the four samples around it, as Place in a pixel pair tells: `late` columns look to
+// One value of full resolution from the four samples around it, by its place in a pixel pair: `late` columns look to
 // the right, `lower` rows below.
 template <class U, bool late, bool lower>
 FDJPEG_INLINE Twin upsampled(Twin near, Twin beside, Twin vertical, Twin diagonal) {
@@ -64,13 +64,13 @@ struct ChromaPatch {
     for (int i = 0; i < kRows + 2 * kHaloDown; ++i) {
       const unsigned at = static_cast<unsigned>(clamp(row + i - kHaloDown, 0, last_row)) * stride + column;
       uint8_t near[2][kColumns];
-      // A row of blocks goes on to a multiple of eight, so that all of these are there.
+      // A row of blocks continues to a multiple of eight, so that all of these are there.
       read_bytes(cb + at, near[0]);
       read_bytes(cr + at, near[1]);
       FDJPEG_UNROLL
       for (int k = 0; k < kColumns; ++k) sample[i][kHaloAcross + k] = Twin::of(near[0][k], near[1][k]);
       if constexpr (U::kAcross) {
-        // The bytes beside these are those of another row or plane at an edge, and not meant.
+        // At an edge the bytes next to these belong to another row or plane, and must not count.
         sample[i][0] = column == 0 ? sample[i][1] : Twin::of(cb[at - 1], cr[at - 1]);
         sample[i][kColumns + 1] = Twin::of(cb[at + kColumns], cr[at + kColumns]);
         if (column + kColumns > last_column) {
@@ -121,7 +121,7 @@ FDJPEG_DEVICE void unrolled(Body&& body) {
   }
 }
 
-// Chroma of those pixels from the rows of a plane that lie nearest and next to them.
+// Chroma of those pixels from the nearest and the next rows of a plane.
 template <class U, class Real>
 FDJPEG_DEVICE void real_upsample(
     const Sizes& sizes, const Real* near, const Real* far, int first_column, Real (&chroma)[kBlock]) {
@@ -154,13 +154,13 @@ struct PixelGradient {
   ChromaGradient<Real> chroma;
 };
 
-// What a sample of chroma gives to the pixels that it reaches in a direction: by the triangle to the one before its own
+// A sample of chroma's weights on the pixels that it reaches in a direction: by the triangle to the one before its own
 // two, these, and the one after; else to its own. At an edge of the component its last sample stands in for the
 // neighbour that is missing.
 template <bool triangle, class Real>
 struct Reach {
   static constexpr int kPixels = triangle ? 4 : 1;
-  static constexpr int kBefore = triangle ? 1 : 0;  // the first of them lies so many before the sample's own
+  static constexpr int kBefore = triangle ? 1 : 0;  // the first of them is so many before the sample's own
   Real weight[kPixels];
 
   FDJPEG_DEVICE Reach(int sample, int samples) {
@@ -177,7 +177,7 @@ struct Reach {
 
 // The gradients of upsampled chroma in a tile of pixels and the ring around it, which the triangle reaches, in shared
 // memory: those beyond the image are 0. Threads side by side have patches of `patch` columns, each of which is kept
-// apart: so they lie side by side in memory as well, and the threads of a warp out of each other's banks. `row` is the
+// apart: so they are side by side in memory as well, and the threads of a warp out of each other's banks. `row` is the
 // length of a row, for those below each other.
 template <class U, class Real, int wide, int tall, int patch, int row>
 struct FineChroma {

@@ -154,7 +154,7 @@ inline void check_slopes(const Tensor& slopes) {
       torch::headeronly::toString(slopes.scalar_type()), " of ", shape_of(slopes));
 }
 
-// What a backward op takes, checked, but for where its gradient goes. `tables` must be contiguous; the caller keeps
+// A backward op's arguments, checked, but for where its gradient goes. `tables` must be contiguous; the caller keeps
 // them and the planes alive. `slopes` are null where straight through.
 inline RoundTripBackward backward_of(
     const Tensor& grad, const Tensor& planes, const Tensor& image, const std::optional<Tensor>& tables, double quality,

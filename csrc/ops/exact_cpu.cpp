@@ -36,7 +36,7 @@ StepTables step_tables(const Steps& steps, int64_t image) {
   return tables;
 }
 
-// The standard tables of every quality, by quality; nothing is at 0.
+// Returns the standard tables of every quality, by quality; entry 0 is unused.
 const StepTables* palette() {
   static const std::vector<StepTables> tables = [] {
     std::vector<StepTables> of_quality(kMaxQuality + 1);
@@ -50,7 +50,7 @@ const StepTables* palette() {
   return tables.data();
 }
 
-// What one thread keeps while it works on its share: scratch memory, and the tables of its last image.
+// A thread's state while it works on its share: scratch memory, and the tables of its last image.
 class Worker {
  public:
   Worker(const Geometry& g, const Steps& steps) : steps_(steps), memory_(exact_kernels().scratch_bytes(g)) {}
@@ -168,7 +168,7 @@ std::tuple<Tensor, Tensor> round_trip_by_block(
   return round_trip_with(image, g, steps_by_block(contiguous_qualities, g));
 }
 
-// Straight through where there are no slopes.
+// Runs either backward op: straight through where there are no slopes.
 std::tuple<Tensor, Tensor> backward(
     const Tensor& grad, const Tensor& planes, const Tensor& image, const std::optional<Tensor>& tables, double quality,
     int64_t horizontal, int64_t vertical, bool fancy, bool table_gradient, const Tensor* slopes) {

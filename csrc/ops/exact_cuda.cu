@@ -46,7 +46,7 @@ std::tuple<Tensor, Tensor> round_trip_by_block(
   return round_trip_with(image, g, steps_by_block(dense_qualities, g));
 }
 
-// Straight through where there are no slopes.
+// Runs either backward op: straight through where there are no slopes.
 std::tuple<Tensor, Tensor> backward(
     const Tensor& grad, const Tensor& planes, const Tensor& image, const std::optional<Tensor>& tables, double quality,
     int64_t horizontal, int64_t vertical, bool fancy, bool table_gradient, const Tensor* slopes) {

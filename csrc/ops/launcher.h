@@ -1,4 +1,4 @@
-// What the ops on a GPU share: allocation, launches on the current stream, limits.
+// The parts that the ops on a GPU share: allocation, launches on the current stream, limits.
 #pragma once
 
 #include <torch/csrc/stable/accelerator.h>
@@ -13,7 +13,7 @@
 #include "cuda/dispatch.h"
 #include "ops/arguments.h"
 
-// In a CUDA build of torch only, hence weak: beside a CPU build the library loads, and no tensor comes here.
+// In a CUDA build of torch only, hence weak: with a CPU build of torch the library loads, and no tensor comes here.
 extern "C" __attribute__((weak)) AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device, void** stream);
 
 namespace fdjpeg {
