@@ -360,7 +360,7 @@ def test_backends_that_cannot_serve_are_refused(checkout: Path) -> None:
     assert result.stderr.splitlines()[-1].startswith("ImportError: FDJPEG_BACKEND=cuda, but this backend is missing: ")
     result = report_of_import(checkout, FDJPEG_BACKEND="gpu")
     assert result.stderr.splitlines()[-1] == (
-        "ValueError: FDJPEG_BACKEND should be cuda, triton, reference or unset, got 'gpu'"
+        "ValueError: FDJPEG_BACKEND must be cuda, triton, reference or unset, got 'gpu'"
     )
 
 

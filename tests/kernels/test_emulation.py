@@ -65,7 +65,7 @@ def _assert_close(actual: Tensor, expected: Tensor, tolerance: float) -> None:
 
 
 def _channels_and_upsamplings(subsampling: str) -> list[tuple[int, bool]]:
-    """What makes a difference: greyscale for one subsampling, the triangle where there is one."""
+    """The combinations that differ: greyscale for one subsampling, the triangle where there is one."""
     if subsampling == "4:4:4":
         return [(3, True), (1, True)]
     return [(3, True)] if subsampling == "4:1:1" else [(3, True), (3, False)]
@@ -177,7 +177,7 @@ def test_block_transforms_in_each_order(dtype: torch.dtype, rng: np.random.Gener
 
 
 @SUBSAMPLINGS
-def test_scratch_memory_is_small_beside_the_images(subsampling: str) -> None:
+def test_scratch_memory_is_small_compared_with_the_images(subsampling: str) -> None:
     """With the 8-bit planes at most half of float32 images; real planes take 25 MB or are those of one image."""
     factors = FACTORS[subsampling]
     for shape in [(1, 3, 8, 8), (70000, 3, 8, 8), (256, 3, 224, 224), (3, 3, 1000, 1500), (1, 3, 16384, 16384)]:
@@ -211,7 +211,7 @@ def test_integer_division_is_exact(rng: np.random.Generator) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Sanitizers and planted bugs: a program of its own reads cases from a file
+# Sanitizers and planted bugs: a separate program reads cases from a file
 
 
 #: Each of them, rounded and soft.
@@ -256,7 +256,7 @@ def _cases(ops: str, subsamplings: dict[str, tuple[int, int]], dtypes: list[torc
     return blob
 
 
-#: What the kernels are compiled for where they run under sanitizers, and where bugs are planted in them.
+#: The dtypes that the kernels are compiled for under sanitizers, and with planted bugs.
 SANITIZED = {
     "forward": [torch.uint8, torch.float32],
     "backward": [torch.float32],
@@ -322,7 +322,7 @@ def _holding(headers: Path, mutant: Mutant, ops: str) -> list[Path]:
 
 
 def _planted(folder: Path, number: int, mutant: Mutant | None, run: _Run) -> tuple[str, int | None, str]:
-    """Compiles a mutant (or none) and runs the cases of one subsampling: its name, the exit status, what it said."""
+    """Compiles a mutant (or none) and runs the cases of one subsampling: returns its name, the exit status and its output."""
     name = "none" if mutant is None else mutant.name
     headers = folder / f"headers-{number}"
     types = [str(dtype).removeprefix("torch.") for dtype in PLANTED[run.ops]]
@@ -330,7 +330,7 @@ def _planted(folder: Path, number: int, mutant: Mutant | None, run: _Run) -> tup
     if mutant is not None:
         holding = _holding(headers, mutant, run.ops)
         if len(holding) != 1:
-            return name, None, f"{mutant.old!r} stands {len(holding)} times in the kernels, not once"
+            return name, None, f"{mutant.old!r} is {len(holding)} times in the kernels, not once"
         holding[0].write_text(holding[0].read_text().replace(mutant.old, mutant.new))
     program = folder / f"program-{number}"
     try:
@@ -348,7 +348,7 @@ def _planted(folder: Path, number: int, mutant: Mutant | None, run: _Run) -> tup
 
 
 class _Run(NamedTuple):
-    """What a mutant is run with."""
+    """The program and the cases that a mutant runs with."""
 
     runner: emulation.Runner
     ops: str

@@ -75,7 +75,7 @@ def test_the_layer_never_waits_for_the_gpu(strength: str) -> None:
 
 
 def _replayed(call: Call, image: Tensor) -> tuple[Tensor, ...]:
-    """What a captured call makes of an image that has changed since."""
+    """Returns the results of a captured call on an image that has changed since."""
     call(image)  # what is compiled or copied once
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
@@ -140,7 +140,7 @@ def test_each_stream_has_its_own_table_of_slopes() -> None:
 
 
 def test_a_surrogate_can_be_captured_in_a_graph() -> None:
-    """What is captured holds a table of its own: one that is kept may be dropped before the graph is."""
+    """A captured graph holds its own table: one that is kept may be dropped before the graph is."""
     image = torch.rand(2, 3, 64, 64, device=DEVICE)
     _surrogate_gradient(image, "sine")
     kept = fdjpeg.surrogates._kept_slope_table.cache_info().currsize

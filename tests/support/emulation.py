@@ -71,7 +71,7 @@ class Runner:
 
     def __init__(self, folder: Path, *flags: str) -> None:
         self._folder, self._flags = folder, flags
-        # A compiled header serves only what lies beside it.
+        # A compiled header serves only files in the same folder.
         for source in (_HERE / "emulation.h", _HERE / "cases.h", *_HERE.glob("run_*.cpp")):
             shutil.copy(source, folder)
         _compile(*flags, "-x", "c++-header", folder / "emulation.h", "-o", folder / "emulation.h.gch")
@@ -406,7 +406,7 @@ def real_scratch_of(shape: Sequence[int], horizontal: int, vertical: int, dtype:
 
 
 def fraction_of(byte: int) -> float:
-    """What the kernels make of a byte for a float32 image."""
+    """Returns the float32 sample that the kernels make of a byte."""
     function = _library("forward").fraction_of
     function.restype = ctypes.c_float
     return float(function(byte))

@@ -15,7 +15,7 @@ from support.emulation import TYPES, rounding_struct
 def _array(tensor: Tensor | None) -> bytes:
     if tensor is None:
         return struct.pack("<q", 0)
-    # The memory that the tensor's strides reach, as it lies there.
+    # The memory that the tensor's strides reach, in its order.
     dense = torch.as_strided(tensor, (tensor.untyped_storage().size() // tensor.element_size(),), (1,), 0)
     data = bytes(dense.view(torch.uint8).numpy().tobytes())
     return struct.pack("<q", len(data)) + data

@@ -15,7 +15,7 @@ import torch
 import fdjpeg
 from support import gpu_cases
 
-#: What a CPU cannot stand in for, or takes long for: parts of the tests' names.
+#: Parts of the names of tests that need a GPU, or take long on a CPU.
 _NOT_HERE = ("graph", "each_stream", "memory", "larger", "more_images")
 
 
