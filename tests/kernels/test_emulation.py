@@ -322,7 +322,7 @@ def _holding(headers: Path, mutant: Mutant, ops: str) -> list[Path]:
 
 
 def _planted(folder: Path, number: int, mutant: Mutant | None, run: _Run) -> tuple[str, int | None, str]:
-    """Compiles a mutant (or none) and runs the cases of one subsampling: returns its name, the exit status and its output."""
+    """Compiles a mutant (or none) and runs the cases of one subsampling; returns its name, exit status and output."""
     name = "none" if mutant is None else mutant.name
     headers = folder / f"headers-{number}"
     types = [str(dtype).removeprefix("torch.") for dtype in PLANTED[run.ops]]
