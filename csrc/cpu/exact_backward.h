@@ -120,7 +120,7 @@ FDJPEG_INLINE void gradients_of_samples(
       // Grey samples are limited inside the inverse transform, which straight-through passes.
       std::memcpy(luma, grads[0], sizeof(R) * static_cast<size_t>(g.width));
     } else {
-      gradients_of_ycbcr(plane_line<3>(g, planes, y, scratch), grads, g.width, g.horizontal == 2, luma, fine);
+      gradients_of_ycbcr(plane_line<3>(g, planes, y, scratch), grads, g.width, keeps_columns_apart(g), luma, fine);
       for (int c = 0; c < 2; ++c) {
         gather_across(g, fine[c], coarse);
         add_to_chroma_rows(g, mcu_row, y, coarse, chroma_width, gradients.samples[c + 1]);

@@ -185,6 +185,10 @@ struct FineLine {
   R *even, *odd;
 };
 
+FDJPEG_INLINE bool keeps_columns_apart(const Geometry& g) {
+  return g.horizontal == 2;
+}
+
 // The adjoint of upsampling along a row: `fine` (written beyond its ends) onto `coarse`.
 template <class R>
 FDJPEG_INLINE void gather_across(const Geometry& g, const FineLine<R>& fine, R* __restrict coarse) {
