@@ -201,7 +201,7 @@ def test_cpu_nan_stays_in_its_block() -> None:
             ("cosine", 0.0, 0.0, False),
             "surrogate must be straight-through, zero, cubic, sine, fourier, tanh or softmax",
         ),
-        (("zero", 0.0, 0.0, True), "soft needs a surrogate with a smooth forward, got zero"),
+        (("zero", 0.0, 0.0, True), "surrogate must have a smooth forward where soft is true, got zero"),
     ],
 )
 def test_cpu_refuses_unknown_surrogates(arguments: Any, message: str) -> None:
