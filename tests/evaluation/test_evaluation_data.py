@@ -304,7 +304,7 @@ def installed(monkeypatch):
 
 
 class Named(nn.Module):
-    """What libraries give: a network of normalised images that says what it expects."""
+    """A network of normalised images, with the statistics it expects, as libraries provide it."""
 
     pretrained_cfg = {"mean": (0.5,) * 3, "std": (0.25,) * 3, "input_size": (3, 20, 20), "license": "mit"}  # noqa: RUF012
 
