@@ -177,7 +177,7 @@ class Counted(nn.Module):
         self.training = model.training  # `train()` would reach into the caller's model
 
     def forward(self, images: Tensor) -> Tensor:
-        """The model's logits."""
+        """Returns the model's logits."""
         self.queries += len(images)
         logits: Tensor = self.model(images)
         if logits.ndim != 2 or len(logits) != len(images):

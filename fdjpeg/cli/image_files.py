@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
+
+from fdjpeg.sources.image_set import to_tensor
 
 from .console import complaints
 
@@ -28,9 +29,7 @@ def read_image(file: Path) -> Tensor | None:
     """Reads an image as uint8 ``(3, H, W)``, or ``(1, H, W)`` if grey; complains and returns None if it cannot."""
     try:
         with Image.open(file) as image:
-            converted = image.convert("L" if image.mode in ("1", "L", "LA") else "RGB")
+            return to_tensor(image.convert("L" if image.mode in ("1", "L", "LA") else "RGB"))
     except (OSError, UnidentifiedImageError, SyntaxError) as error:
         complaints.print(f"Left out: {file}: {error}", soft_wrap=True, markup=False, highlight=False)
         return None
-    samples = torch.frombuffer(bytearray(converted.tobytes()), dtype=torch.uint8)
-    return samples.view(converted.height, converted.width, -1).permute(2, 0, 1)

@@ -279,5 +279,5 @@ def _stack(
         raise ValueError("data must hold at least one image, got none")
     sizes = {tuple(image.shape[1:]) for image in images}
     if len(sizes) > 1:
-        raise ValueError(f"data must hold images of one size, or a size be given, got {len(sizes)} sizes")
+        raise ValueError(f"data must hold images of one size, or size must be given, got {len(sizes)} sizes")
     return ImageSet(torch.stack(images).float() / 255, torch.tensor(labels), tuple(names), source, terms)

@@ -1,4 +1,4 @@
-"""The command ``fdjpeg evaluate``: options, presets and files, several processes, and what it says about mistakes."""
+"""The command ``fdjpeg evaluate``: options, presets and files, several processes, and messages about mistakes."""
 
 from __future__ import annotations
 
@@ -208,7 +208,7 @@ def test_two_processes_and_a_killed_run_give_the_report_of_one(tmp_path, options
     assert results("killed") == results("one")
 
 
-# --- what the documentation says --------------------------------------------------------------------------------------
+# --- the documentation ----------------------------------------------------------------------------------------------
 
 PAGE = (TESTS.parent / "docs" / "evaluation.md").read_text(encoding="utf-8")
 CONFIGS = sorted((TESTS.parent / "benchmarks" / "evaluation").glob("*.yaml"))

@@ -192,7 +192,7 @@ def test_a_part_of_a_folder_is_a_sample_with_a_seed(tree) -> None:
 
 def test_mistakes_in_a_folder_are_named(tree) -> None:
     Image.new("RGB", (20, 21)).save(tree / "n01440764" / "0.png")
-    with pytest.raises(ValueError, match="images of one size, or size be given, got 2 sizes"):
+    with pytest.raises(ValueError, match="images of one size, or size must be given, got 2 sizes"):
         sources.load_images(str(tree))
     (tree / "n01440764" / "0.png").write_text("no image")
     with pytest.raises(ValueError, match=r"data must hold images that Pillow reads, got .*n01440764/0.png"):
@@ -304,7 +304,7 @@ def installed(monkeypatch):
 
 
 class Named(nn.Module):
-    """What libraries give: a network of normalised images that says what it expects."""
+    """A network of normalised images, with the statistics it expects, as libraries provide it."""
 
     pretrained_cfg = {"mean": (0.5,) * 3, "std": (0.25,) * 3, "input_size": (3, 20, 20), "license": "mit"}  # noqa: RUF012
 

@@ -63,7 +63,7 @@ SETTINGS = RunSettings(
 
 
 def made(*more: Cell, **settings: Any) -> Report:
-    """Four images of class 0, right where the cells above say so: the table is known."""
+    """Four images of class 0, right as in the cells above, so that the table is known."""
     images = ImageSet(torch.rand(4, 3, 8, 8), torch.zeros(4, dtype=torch.int64), ("a", "b", "c", "d"))
     return Report(replace(SETTINGS, **settings), [*CELLS, *more], images)
 
@@ -155,7 +155,7 @@ def test_every_check_can_fail(name: str) -> None:
     assert ("jpeg:75" in check.masked) == (name in MASKED)
 
 
-#: Checks whose failure says that gradients are masked.
+#: Checks whose failure shows that gradients are masked.
 MASKED = ("Knowing the layer", "Queries alone", "Gradients are not zero", "A radius that allows any image")
 
 
@@ -195,7 +195,7 @@ def test_report_files_can_be_read_back(tmp_path) -> None:
 def test_report_shows_pictures_and_curves_of_each_defence() -> None:
     chosen = {"defenses": ["jpeg:75"], "eps": ["2/255"], "gradients": ["cubic"], "attacks": ["pgd-3"], "checks": False}
     report = evaluation.evaluate(tiny(), smooth(), pictures=2, **chosen)  # type: ignore[arg-type]
-    # Two images: clean, adversarial and difference on the bare network; behind the layer the defended one beside them.
+    # Two images: clean, adversarial and difference on the bare network; behind the layer also the defended one.
     assert report.html().count("<img ") == 2 * 3 + 2 * 4
     assert report.html().count("<svg ") == 2 + 2
     (adaptive,) = report.select(threat="adaptive")

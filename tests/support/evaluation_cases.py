@@ -62,7 +62,7 @@ class Stub(Attack):
 
 
 def outcomes(report: Report) -> list[tuple]:
-    """All that a cell says of images."""
+    """Returns everything that the cells hold about images."""
     return [(c.key, c.predicted, c.right, c.margin, c.distance, c.zeros, c.loss) for c in report.cells]
 
 
