@@ -219,5 +219,6 @@ BUDGET = _budget()
 def instantiations(kernels: Sequence[Kernel]) -> str:
     """The source of just these kernels."""
     lines = [f"template __global__ void fdjpeg::{one.name}(const __grid_constant__ {one.job});" for one in kernels]
-    headers = [f'#include "cuda/{name}_launch.h"' for name in ("exact", "real", "block")]
+    launches = (Path(__file__).resolve().parents[2] / "csrc" / "cuda").glob("*_launch.h")
+    headers = [f'#include "cuda/{path.name}"' for path in sorted(launches)]
     return "\n".join([*headers, "using namespace fdjpeg;", *lines, ""])
