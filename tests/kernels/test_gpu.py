@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.settings import FACTORS, TOLERANCE
 from torch import Tensor
 
 import fdjpeg
@@ -21,10 +22,7 @@ from fdjpeg import _slopes, reference
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")]
 
 DEVICE = "cuda"
-FACTORS = [(1, 1), (2, 1), (2, 2), (1, 2), (4, 1)]
 DTYPES = [torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64]
-#: Of the largest gradient: what summing in another order costs, and rounding to the dtype.
-TOLERANCE = {torch.float16: 2e-3, torch.bfloat16: 1.6e-2, torch.float32: 2e-5, torch.float64: 1e-12}
 
 
 @pytest.fixture(params=["cuda", "triton"])
@@ -82,14 +80,14 @@ def _assert_same_bits(ops: Any, image: Tensor, tables: Tensor | None, factors: t
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("factors", FACTORS, ids=str)
+@pytest.mark.parametrize("factors", FACTORS.values(), ids=str)
 def test_small_images_give_the_bits_of_the_cpu(ops: Any, factors: tuple[int, int], dtype: torch.dtype) -> None:
     for fancy, channels, (height, width) in itertools.product((True, False), (3, 1), ((1, 1), (21, 37), (48, 64))):
         tables = torch.rand(2, 3, 8, 8) * 40 if fancy else None
         _assert_same_bits(ops, _images(dtype, 2, channels, height, width), tables, factors, fancy)
 
 
-@pytest.mark.parametrize("factors", FACTORS, ids=str)
+@pytest.mark.parametrize("factors", FACTORS.values(), ids=str)
 def test_larger_images_give_the_bits_of_the_cpu(ops: Any, factors: tuple[int, int]) -> None:
     for height, width in ((257, 389), (224, 224), (1000, 1504)):
         _assert_same_bits(ops, _images(torch.float32, 3, 3, height, width), None, factors, True)
@@ -116,7 +114,7 @@ def test_small_bits_of_pillow(ops: Any, dtype: torch.dtype) -> None:
                 assert torch.equal(actual, decoded.permute(2, 0, 1))
 
 
-@pytest.mark.parametrize("factors", FACTORS, ids=str)
+@pytest.mark.parametrize("factors", FACTORS.values(), ids=str)
 def test_small_coefficients_are_those_of_the_cpu(factors: tuple[int, int]) -> None:
     for channels in (3, 1):
         image = _images(torch.float32, 2, channels, 45, 67)
@@ -131,7 +129,7 @@ def test_small_coefficients_are_those_of_the_cpu(factors: tuple[int, int]) -> No
 
 
 @pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
-@pytest.mark.parametrize("factors", FACTORS, ids=str)
+@pytest.mark.parametrize("factors", FACTORS.values(), ids=str)
 def test_small_surrogates_give_the_gradients_of_the_cpu(factors: tuple[int, int], dtype: torch.dtype) -> None:
     slopes = _slopes.slope_table(fdjpeg.surrogates.resolve("sine"), torch.device("cpu"))
     for channels, fancy, (height, width) in itertools.product((3, 1), (True, False), ((21, 37), (100, 130))):
@@ -149,7 +147,7 @@ def test_small_surrogates_give_the_gradients_of_the_cpu(factors: tuple[int, int]
             assert difference <= tolerance * other.double().abs().max()
 
 
-@pytest.mark.parametrize("factors", FACTORS, ids=str)
+@pytest.mark.parametrize("factors", FACTORS.values(), ids=str)
 def test_small_maps_of_qualities_give_the_bits_of_the_cpu(factors: tuple[int, int]) -> None:
     for dtype, channels in itertools.product(DTYPES, (3, 1)):
         image = _images(dtype, 2, channels, 45, 67)
@@ -175,7 +173,7 @@ def _real(setting: tuple[Any, ...], image: Tensor, grad: Tensor) -> tuple[Tensor
 
 
 @pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
-@pytest.mark.parametrize("factors", FACTORS, ids=str)
+@pytest.mark.parametrize("factors", FACTORS.values(), ids=str)
 def test_small_real_numbers_are_close_to_those_of_the_cpu(factors: tuple[int, int], dtype: torch.dtype) -> None:
     """Softly, as nothing jumps there."""
     tolerance = {torch.float16: 2e-3, torch.bfloat16: 1.6e-2, torch.float32: 1e-4, torch.float64: 1e-10}[dtype]
