@@ -1,4 +1,4 @@
-"""The cost of compression and the quality that it keeps: bits, file sizes, PSNR, MS-SSIM, accuracy, and curves compared."""
+"""The cost of compression and the quality it keeps: bits, file sizes, PSNR, MS-SSIM, accuracy, and curves compared."""
 
 from __future__ import annotations
 
