@@ -292,7 +292,10 @@ def _may_want_gradient(tensor: Tensor) -> bool:
     """Whether a tensor is differentiated, or may be by a transformation of ``torch.func``."""
     if not tensor.is_floating_point():
         return False
-    return torch._C._functorch.is_functorch_wrapped_tensor(tensor) or _requires_gradient(tensor, None)
+    if _requires_gradient(tensor, None):
+        return True
+    # torch.compile cannot trace this question, and answers the one before inside of transformations too.
+    return not torch.compiler.is_compiling() and torch._C._functorch.is_functorch_wrapped_tensor(tensor)
 
 
 def _requires_gradient(tensor: Tensor, other: Tensor | None) -> bool:

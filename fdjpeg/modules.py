@@ -20,7 +20,7 @@ class JPEG(nn.Module):
     """A layer that compresses its input by JPEG and decompresses it: `fdjpeg.jpeg` with its arguments fixed.
 
     It goes wherever images in [0, 1] (or bytes) pass, usually in front of a model's normalisation, and holds no
-    parameters. A quality tensor and the tables are buffers: they move with the module and stand in its state dict.
+    parameters. A quality tensor and the tables are buffers: they move with the module and are in its state dict.
 
     Args:
         quality, tables, subsampling, upsampling, gradient, arithmetic, soft: as for `fdjpeg.jpeg`.
@@ -94,7 +94,7 @@ class JPEG(nn.Module):
 
 
 class RandomJPEG(nn.Module):
-    """Compresses each image at a quality of its own, drawn anew in every call, in training and in evaluation.
+    """Compresses each image at its own quality, drawn again in every call, in training and in evaluation.
 
     Args:
         quality: the least and the greatest integer quality, both drawn; uniform between them.
@@ -157,7 +157,7 @@ class RandomJPEG(nn.Module):
 
 
 class StochasticJPEG(nn.Module):
-    """Compresses each 8×8 block at a quality of its own, drawn anew in every call, in training and in evaluation.
+    """Compresses each 8×8 block at its own quality, drawn again in every call, in training and in evaluation.
 
     Source: stochastic local quantization, Das et al., "SHIELD", KDD 2018, arXiv 1802.06816. There each block of pixels
     is copied from one of several compressed images; here the codec itself quantizes block by block, which differs
@@ -218,7 +218,7 @@ class StochasticJPEG(nn.Module):
 
 
 def _said(layer: JPEG | RandomJPEG | StochasticJPEG | LearnableJPEG) -> str:
-    """What the ``extra_repr`` of these layers have in common."""
+    """Returns the part that the ``extra_repr`` of these layers have in common."""
     return f"subsampling={layer.subsampling!r}, gradient={surrogates.written(layer.gradient)}"
 
 
@@ -332,13 +332,13 @@ class FeatureDistillation(nn.Module):
 
     Source: Liu et al., CVPR 2019, arXiv 1803.05787.
 
-    Three tables carry that name, so each is a preset of its own:
+    Three tables carry that name, so each is a separate preset:
 
     - "paper": step 1 in the 15 low bands (i + j ≤ 4), 40 in the others (version 1, eq. 11);
     - "uniform(s)", such as "uniform(30)": step s in every band, 1…255 (version 1's sweep);
     - "code": step 25 in the top-left 4×4 bands, 30 elsewhere (the authors' release).
 
-    "code" is as released: each of R, G and B for itself, an orthonormal DCT of 0…255 without level shift, rounding half
+    "code" is as released: each of R, G and B separately, an orthonormal DCT of 0…255 without level shift, rounding half
     to even, no bytes after it, a clip to [0, 1]. Edges are replicated to whole blocks, which is our choice. The others
     run in libjpeg's arithmetic, YCbCr at 4:4:4, one table for all components: our choice too, the paper leaves it open.
 

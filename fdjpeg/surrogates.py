@@ -1,4 +1,4 @@
-"""Surrogates of rounding: what stands in for the derivative of ``k = round(c)``, c a DCT coefficient in steps.
+"""Surrogates of rounding, which take the place of the derivative of ``k = round(c)``, c a DCT coefficient in steps.
 
 Each is a small frozen object with ``forward(c)``, the surrogate r(c) itself, and ``derivative(c)``, its derivative
 r′(c), both elementwise and for floating tensors of any shape. `resolve` turns a name or such an object, a user's own
@@ -37,7 +37,7 @@ __all__ = [
 
 @runtime_checkable
 class Surrogate(Protocol):
-    """What ``gradient=`` takes beside a name: any object with these two methods, elementwise on floating tensors.
+    """The objects that ``gradient=`` takes besides names: any with these two methods, elementwise on floating tensors.
 
     Three attributes are looked at where they are there, and False if missing: ``smooth``, whether ``forward`` may be
     used with ``soft=True``; ``only_soft``, whether it may be used in no other way; and ``periodic``, whether
@@ -45,10 +45,10 @@ class Surrogate(Protocol):
     """
 
     def forward(self, c: Tensor) -> Tensor:
-        """What stands in for ``round(c)``."""
+        """Returns the surrogate of ``round(c)``."""
 
     def derivative(self, c: Tensor) -> Tensor:
-        """What stands in for its derivative."""
+        """Returns the surrogate of its derivative."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ class Floored(ABC):
 
     @abstractmethod
     def forward(self, c: Tensor) -> Tensor:
-        """What stands in for ``round(c)``."""
+        """Returns the surrogate of ``round(c)``."""
 
     @abstractmethod
     def _slope(self, c: Tensor) -> Tensor:
@@ -308,7 +308,7 @@ class Softmax(Floored):
 
 @dataclass(frozen=True)
 class Noise:
-    """Rounding's error as noise: r(c) = c + u, u uniform in [−½, ½), drawn anew at each call; r′(c) = 1.
+    """Rounding's error as noise: r(c) = c + u, u uniform in [−½, ½), drawn again at each call; r′(c) = 1.
 
     Only for ``soft=True``: with an exact forward it would be `StraightThrough`.
 

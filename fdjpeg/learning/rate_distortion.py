@@ -1,4 +1,4 @@
-"""What compression costs and what it keeps: bits and file sizes, PSNR, MS-SSIM and accuracy, and curves compared."""
+"""The cost of compression and the quality it keeps: bits, file sizes, PSNR, MS-SSIM, accuracy, and curves compared."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def bits_ratio(
         curve_bits, curve_kept: ``(K, N)``, of the curve's points, in the order of their bits.
         sources: int64 ``(N,)``, where images are cut out of fewer ones: the number of each one's source, from 0 on.
             Sources are then what is drawn, with all their images, since those are alike.
-        resamples: how often the images are drawn anew.
+        resamples: how often the images are drawn again.
         seed: of the draws.
 
     Returns:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from support import cases, oracles
 from support.backends import BACKENDS, Backend
-from support.oracles import FACTORS
+from support.settings import FACTORS
 from torch import Tensor
 
 from fdjpeg import _slopes, reference, surrogates

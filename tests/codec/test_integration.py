@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from support.no_reading import NoReading
-from support.oracles import FACTORS
+from support.settings import FACTORS
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.data import DataLoader, Dataset

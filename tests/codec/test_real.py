@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from support.backends import Backend
-from support.oracles import FACTORS
+from support.settings import FACTORS
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 

@@ -12,13 +12,13 @@ from torch import Tensor
 
 import fdjpeg
 from fdjpeg import _slopes
+from support import settings
 
 #: `gpu_on_cpu` changes it before a test reads it.
 DEVICE = "cuda"
-FACTORS = [(1, 1), (2, 1), (2, 2), (1, 2), (4, 1)]
+FACTORS = list(settings.FACTORS.values())
 DTYPES = [torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64]
-#: Of the largest gradient: what summing in another order costs, and rounding to the dtype.
-TOLERANCE = {torch.float16: 2e-3, torch.bfloat16: 1.6e-2, torch.float32: 2e-5, torch.float64: 1e-12}
+TOLERANCE = settings.TOLERANCE
 
 
 @pytest.fixture(params=["cuda", "triton"])
