@@ -345,7 +345,7 @@ def test_surrogate_gradients(
         slopes = _slopes.slope_table(surrogate, image.device)
         _, planes = backend.round_trip(image, steps, 0.0, *setting)
         actual = backend.surrogate_backward(grad.to(backend.device), planes, image, steps, 0.0, *setting, True, slopes)
-        # Where a gradient vanishes, the error is relative to the incoming one: interpolated slopes do not cancel exactly.
+        # Where a gradient vanishes, the error is relative to the incoming one: interpolated slopes do not quite cancel.
         smallest = 0.02 * float(grad.abs().max())
         for one, other in zip(actual, expected, strict=True):
             _assert_close(one, other, 1e-4, batch, smallest)
