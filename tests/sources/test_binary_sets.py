@@ -22,8 +22,6 @@ def _idx(array: np.ndarray) -> bytes:
 def _write_mnist(
     folder: Path, images: np.ndarray, labels: np.ndarray, prefix: str = "t10k", packed: bool = True
 ) -> None:
-    folder: Path, images: np.ndarray, labels: np.ndarray, prefix: str = "t10k", packed: bool = True
-) -> None:
     for name, array in ((f"{prefix}-images-idx3-ubyte", images), (f"{prefix}-labels-idx1-ubyte", labels)):
         content = _idx(array)
         if packed:
