@@ -31,6 +31,7 @@ SENTENCES = {
     "tests/house": "Packaging, documents, kept results, and the walls between rooms.",
     "tests/kernels": "The kernels without a GPU (emulated, interpreted, compiled), and on one.",
     "tests/learning": "Learned tables, rate and distortion.",
+    "tests/sources": "The reader of image files, and data sets in the files in which they are published.",
     "tests/support": "Backends, oracles, cases and emulation that tests of several rooms share.",
 }
 
