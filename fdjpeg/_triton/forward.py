@@ -115,7 +115,7 @@ def code_planes(planes: Components, steps, tables, count, size: tl.constexpr):
     in_plane = tl.where(is_luma, block, in_chroma % chroma_blocks)
     columns = tl.where(is_luma, planes.luma_columns, planes.chroma_columns)
     column = in_plane % columns
-    # Before a block are the whole planes before its own, the rows of blocks above it, and 8 samples a block to its left.
+    # Before a block are the whole planes before its own, the rows of blocks above, and 8 samples a block to its left.
     start = (block - column).to(tl.int64) * 64 + column * 8
     at, stride = planes.address + n.to(tl.int64) * planes.bytes + start, 8 * columns[:, None]
     q, reciprocal, half = load_steps(steps, n % tables * 3 + component)
