@@ -31,7 +31,7 @@ def constant(values: tuple[Any, ...], dtype: torch.dtype, like: Tensor) -> Tenso
 
 
 def _outlives_this_call(tensor: Tensor) -> bool:
-    """Returns whether a new tensor is a plain one: not fake, traced, or wrapped by a transformation of ``torch.func``."""
+    """Returns whether a new tensor is a plain one: not fake, traced, or wrapped by a transform of ``torch.func``."""
     return (
         type(tensor) is Tensor
         and not torch.compiler.is_compiling()

@@ -52,7 +52,7 @@ def test_ms_ssim_takes_the_scales_that_there_is_room_for(rng: np.random.Generato
     decoded = (0.5 * original + 0.2).flip(0) * 0.3 + 0.7 * original
     one = ssim(decoded, original, data_range=1, size_average=False)
     torch.testing.assert_close(ms_ssim(decoded, original), one)  # one scale is SSIM
-    with pytest.raises(ValueError, match="MS-SSIM needs images of at least 11 × 11 pixels, got 10 × 40"):
+    with pytest.raises(ValueError, match="decoded and original must have at least 11 × 11 pixels, got 10 × 40"):
         ms_ssim(original[:, :, :10], original[:, :, :10])
 
 
@@ -144,5 +144,5 @@ def test_measure_says_what_is_wrong() -> None:
         measure(images, 50)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="subsampling must be one of 4:4:4, 4:2:2, 4:2:0, got '4:4:0'"):
         measure(images, QuantTables.flat(9), subsampling="4:4:0")
-    with pytest.raises(ValueError, match="labels must be given where a model is"):
+    with pytest.raises(ValueError, match="labels must be a tensor where a model is given, got None"):
         measure(images, QuantTables.flat(9), model=torch.nn.Flatten())
