@@ -107,9 +107,9 @@ class Geometry(NamedTuple):
     def plane_bytes(self) -> int:
         """The bytes of each image that forward leaves for backward.
 
-        The decoded 8-bit components at their coded size, Y then Cb then Cr, row-major; then one flag for each
-        MCU, row-major: 0 if none of the MCU's input samples is NaN or above 1 (if not 0, some may be);
-        then zeros to a multiple of 16, so that the planes of every image are aligned.
+        First come the decoded 8-bit components at their coded size, Y then Cb then Cr, row-major. Then comes one flag
+        for each MCU, row-major: 0 if none of the MCU's input samples is NaN or above 1; if not 0, some may be. Zeros
+        follow up to a multiple of 16, so that the planes of every image are aligned.
         """
         return ceil_div(self.flag_offset + self.mcu_rows * self.mcu_columns, 16) * 16
 

@@ -51,7 +51,7 @@ def rgb_to_ycbcr(image: Tensor) -> Tensor:
 
 
 def ycbcr_to_rgb(image: Tensor) -> Tensor:
-    """Inverts `rgb_to_ycbcr`; values that no RGB image has come out beyond [0, 1].
+    """Inverts `rgb_to_ycbcr`; values that no RGB image has give numbers beyond [0, 1].
 
     Args:
         image: ``(..., 3, H, W)``, floating: Y, Cb and Cr as `rgb_to_ycbcr` returns them.

@@ -1,4 +1,4 @@
-"""The container of coefficients: shapes, devices, images, trees. What fills it is tested with `encode` and `decode`."""
+"""The container of coefficients: shapes, devices, images, trees. `encode` and `decode` have tests elsewhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files measured, and curves compared: against Pillow, pytorch-msssim and ratios that are known beforehand."""
+"""Measured files and compared curves: against Pillow, pytorch-msssim and ratios that are known beforehand."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_measured_is_what_pillow_writes_and_reads(rng: np.random.Generator, chan
     tables = QuantTables.standard(40)
     labels = torch.tensor([0, 1, 0])
 
-    def model(x: Tensor) -> Tensor:  # says 0 of everything
+    def model(x: Tensor) -> Tensor:  # answers 0 for every image
         return torch.tensor([1.0, 0.0]).expand(len(x), 2)
 
     found = measure(images, tables, subsampling="4:2:2", model=model, labels=labels)  # type: ignore[arg-type]
@@ -88,7 +88,7 @@ def test_measured_is_what_pillow_writes_and_reads(rng: np.random.Generator, chan
 
 
 def test_a_ratio_that_is_known_is_found_with_its_interval(rng: np.random.Generator) -> None:
-    images = torch.from_numpy(rng.uniform(0.5, 1.5, 300))  # how dear each image is
+    images = torch.from_numpy(rng.uniform(0.5, 1.5, 300))  # the cost of each image
     curve_bits = torch.stack([images * 2.0**k for k in range(8, 14)])
     curve_kept = torch.stack([30 + images + 6 * k for k in range(6)])
     # Halfway between two points the curve's bits are their geometric mean: 2^10.5 times 1.
@@ -130,7 +130,7 @@ def test_where_a_curve_falls_its_highest_so_far_stands() -> None:
 @pytest.mark.parametrize("likeness", [psnr, ms_ssim])
 @pytest.mark.parametrize("shape", [(1, 3, 16, 16), (2, 1, 16, 16), (3, 16, 16)], ids=str)
 def test_likeness_is_of_images_of_one_shape(likeness: Callable[..., Tensor], shape: tuple[int, ...]) -> None:
-    """Broadcast, they would give a figure of something else."""
+    """Broadcasting would give a figure of other images."""
     wanted = f"decoded and original must have one shape, (N, C, H, W), got {shape} and (2, 3, 16, 16)"
     with pytest.raises(ValueError, match=re.escape(wanted)):
         likeness(torch.zeros(shape), torch.zeros(2, 3, 16, 16))
