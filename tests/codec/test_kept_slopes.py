@@ -166,7 +166,7 @@ def test_a_layer_is_pickled_and_copied_after_use(surrogate: Surrogate) -> None:
     layer = fdjpeg.JPEG(50, gradient=surrogate)
     before = pickle.dumps(layer)
     wanted = layer(picture())
-    assert len(pickle.dumps(layer)) == len(before), "the table is no part of the layer"
+    assert len(pickle.dumps(layer)) == len(before), "the table must not be part of the layer"
     for other in (pickle.loads(pickle.dumps(layer)), copy.deepcopy(layer)):
         assert torch.equal(other(picture()), wanted)
         assert other.gradient == surrogate

@@ -65,7 +65,7 @@ class Runner:
     """Compiles ``run_*.cpp`` against several versions of the kernels, the parts that never change only once.
 
     Args:
-        folder: where to put what is compiled.
+        folder: the place of the compiled programs.
         flags: of the compiler.
     """
 

@@ -101,7 +101,7 @@ def _path(instructions: Sequence[Instruction]) -> list[int]:
     """
     place = {instruction.address: i for i, instruction in enumerate(instructions)}
 
-    # Backwards, so that what follows is known: no recursion, and branches back are left out.
+    # Backwards, so that the rest of the path is known, without recursion; branches back are left out.
     best: list[_Step | None] = [None] * (len(instructions) + 1)
     for i in range(len(instructions) - 1, -1, -1):
         instruction = instructions[i]
