@@ -23,8 +23,9 @@ def open_jpeg(file: JpegFile) -> PIL.JpegImagePlugin.JpegImageFile:
 
     if isinstance(file, Image.Image):
         return _opened_jpeg(file)
+    content = content_of(file)
     try:
-        return JpegImagePlugin.JpegImageFile(io.BytesIO(content_of(file)))
+        return JpegImagePlugin.JpegImageFile(io.BytesIO(content))
     except (SyntaxError, OSError) as error:
         raise ValueError(f"file must be a JPEG file of 8-bit samples, got one that Pillow refuses: {error}") from error
 
