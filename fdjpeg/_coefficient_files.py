@@ -6,17 +6,22 @@ import os
 import tempfile
 from pathlib import Path
 from types import ModuleType
-from typing import IO, NamedTuple, TypeAlias
+from typing import IO, TYPE_CHECKING, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
 from fdjpeg._geometry import SAMPLING_FACTORS
-from fdjpeg._table_files import open_jpeg
+from fdjpeg._table_files import content_of, open_jpeg
 from fdjpeg.tables import QuantTables
 
+if TYPE_CHECKING:
+    import PIL.JpegImagePlugin
+
+    from fdjpeg._table_files import JpegFile
+
 #: The source and the target of one image's file.
-Source: TypeAlias = str | os.PathLike[str] | bytes | IO[bytes]
+Source: TypeAlias = "JpegFile"
 Target: TypeAlias = str | os.PathLike[str] | IO[bytes]
 
 #: libjpeg's largest height and width (JPEG_MAX_DIMENSION).
@@ -76,39 +81,51 @@ def read(source: Source) -> Contents:
 
     Raises:
         ImportError: jpeglib is not installed.
-        TypeError: ``source`` is not a path, bytes or a binary file.
+        TypeError: ``source`` is not a path, bytes, a binary file or an opened image.
         ValueError: as `QuantTables.from_image`; the file is cut off or damaged; or its sampling factors are not in
             `SAMPLING_FACTORS`.
         OSError: ``source`` cannot be read.
     """
     jpeglib = _library()
-    content = _content(source)
+    content = content_of(source)
     image = open_jpeg(content)
     tables = QuantTables.from_image(image)
     subsampling = _subsampling([(horizontal, vertical) for _, horizontal, vertical, _ in image.layer])
     width, height = image.size
-    try:
-        # libjpeg would read missing data as zeros, and only warn.
-        image.load()
-        with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder, "image.jpg")
-            file.write_bytes(content)
+    _check_whole(image)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "image.jpg")
+        file.write_bytes(content)
+        try:
             jpeg = jpeglib.read_dct(str(file))
-            arrays = [jpeg.Y, jpeg.Cb, jpeg.Cr][: len(image.layer)]
-    except OSError as error:
-        raise ValueError(f"file must be a whole JPEG file, got one that cannot be decoded: {error}") from error
+        except OSError as error:
+            raise _damaged(error) from error
+        arrays = [jpeg.Y, jpeg.Cb, jpeg.Cr][: len(image.layer)]
     # A copy, because jpeglib owns the memory of its arrays.
     return Contents([torch.tensor(array) for array in arrays], tables, (height, width), subsampling)
 
 
-def _content(source: Source) -> bytes:
-    if isinstance(source, (str, os.PathLike)):
-        return Path(source).read_bytes()
-    if isinstance(source, bytes):
-        return source
-    if not hasattr(source, "read"):
-        raise TypeError(f"file must be a path, bytes or a binary file, got {type(source).__name__}")
-    return source.read()
+def _check_whole(image: PIL.JpegImagePlugin.JpegImageFile) -> None:
+    """Raises if the file is cut off or damaged, whatever ``PIL.ImageFile.LOAD_TRUNCATED_IMAGES`` is.
+
+    libjpeg would take what is missing for zeros, and only warn.
+    """
+
+    def load_read(read_bytes: int) -> bytes:
+        piece: bytes = image.fp.read(read_bytes)  # type: ignore[union-attr]
+        if not piece:  # Pillow's own method pretends that the file ends here if that switch is on
+            raise OSError("image file is truncated")
+        return piece
+
+    image.load_read = load_read  # type: ignore[method-assign]
+    try:
+        image.load()
+    except OSError as error:
+        raise _damaged(error) from error
+
+
+def _damaged(error: OSError) -> ValueError:
+    return ValueError(f"file must be a whole JPEG file, got one that cannot be decoded: {error}")
 
 
 def _subsampling(factors: list[tuple[int, int]]) -> str:

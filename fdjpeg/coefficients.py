@@ -13,6 +13,7 @@ from torch.utils import _pytree
 from fdjpeg import _coefficient_files as _files
 from fdjpeg._geometry import SAMPLING_FACTORS, Geometry, Plane
 from fdjpeg._huffman import count_bits
+from fdjpeg._numbers import is_whole
 from fdjpeg.tables import QuantTables, check_count
 
 
@@ -83,7 +84,7 @@ class Coefficients:
         if (
             not isinstance(self.size, tuple)
             or len(self.size) != 2
-            or not all(isinstance(side, (int, torch.SymInt)) and side >= 1 for side in self.size)
+            or not all(is_whole(side) and side >= 1 for side in self.size)
         ):
             raise ValueError(f"size must be a tuple (H, W) of integers of at least 1, got {self.size}")
         height, width = self.size
@@ -149,7 +150,8 @@ class Coefficients:
         They are read by the package jpeglib (``pip install "fdjpeg[files]"``).
 
         Args:
-            file: a path, a file's bytes or a binary file; or a list of them, all of one size and subsampling.
+            file: a path, a file's bytes, a binary file or an image as ``PIL.Image.open`` returned it; or a list of
+                them, all of one size and subsampling.
 
         Returns:
             A batch with an image for each file, on the CPU. It has one set of tables if those of all files are equal,

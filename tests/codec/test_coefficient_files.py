@@ -155,7 +155,7 @@ def test_load_says_what_is_wrong(rng: np.random.Generator) -> None:
 
     with pytest.raises(ValueError, match="file must be a file or a list of at least one, got an empty list"):
         Coefficients.load([])
-    with pytest.raises(TypeError, match="file must be a path, bytes or a binary file, got int"):
+    with pytest.raises(TypeError, match=r"file must be a path, bytes, a binary file or a PIL\.Image\.Image, got int"):
         Coefficients.load(3)  # type: ignore[arg-type]
     with pytest.raises(FileNotFoundError):
         Coefficients.load("nowhere.jpg")
