@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support.defense_data import SEED, patterns, stored
+from support.defense_data import SEED, full_disk, patterns, stored
 from torch import Tensor, nn
 
 from fdjpeg.defenses import checkpoint
@@ -291,6 +291,21 @@ def test_an_interrupted_run_resumes_to_the_same_bits(
     # Nothing is done twice beyond the last checkpoint.
     done = at // 3 * 3 if seconds else at // 3 * 3 + min(at % 3, 2)
     assert resumed.taken == 3 * len(whole[1]["stage"]) - done
+
+
+def test_a_disk_that_fills_in_training_leaves_a_run_that_resumes(
+    whole: tuple[dict[str, Tensor], Any], tmp_path: Path
+) -> None:
+    broken = Dropping()
+    Run(tmp_path / "out", {}, quiet=True)
+    with full_disk(), pytest.raises(ValueError, match=r"out must be a folder that can be written, got .*stages'"):
+        runs(tmp_path / "out", broken, RESUMED, validation=0.25)
+    assert broken.taken == 3
+    assert os.listdir(tmp_path / "out" / "stages") == []
+    resumed = Dropping()
+    runs(tmp_path / "out", resumed, RESUMED, validation=0.25)
+    for name, value in whole[0].items():
+        assert torch.equal(resumed.trained.state_dict()[name], value)
 
 
 def test_a_finished_stage_is_not_trained_again(whole: tuple[dict[str, Tensor], Any], tmp_path: Path) -> None:
