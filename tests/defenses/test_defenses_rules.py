@@ -18,11 +18,9 @@ from torch import Tensor, nn
 import fdjpeg
 from fdjpeg import QuantTables, defenses
 from fdjpeg.defenses import (
-    UNDEFENDED,
     Defended,
     checkpoint,
     defensive_distillation,
-    differentiable,
     feature_distillation,
     jpeg_ensemble,
     names,
@@ -33,12 +31,11 @@ from fdjpeg.defenses import (
     s2snet,
 )
 from fdjpeg.defenses.base import Weights, device_of, load_state, straight_through
-from fdjpeg.defenses.defended import layer_defense
-from fdjpeg.defenses.defensive_distillation import Centred, DistillationNet, Tempered
+from fdjpeg.defenses.defensive_distillation import DistillationNet
 from fdjpeg.defenses.feature_distillation import BandStatistics, derive
 from fdjpeg.defenses.jpeg_ensemble import analyse, favoured_tables, squares_of_coefficients
 from fdjpeg.defenses.purifier import ConvAutoencoder
-from fdjpeg.defenses.s2snet import ARCHITECTURES, SegNetAutoencoder
+from fdjpeg.defenses.s2snet import SegNetAutoencoder
 from fdjpeg.defenses.training.config import Schedule, Settings
 from fdjpeg.defenses.training.run import Run
 
@@ -222,101 +219,6 @@ def test_values_at_the_ends_of_their_ranges_are_taken() -> None:
     DistillationNet((1, 1, 1), size=16)
 
 
-# --- layers of networks -----------------------------------------------------------------------------------------------
-
-
-def test_the_purifiers_autoencoder_has_a_bottleneck_of_a_quarter() -> None:
-    net = ConvAutoencoder(3, (4, 6, 8))
-    sizes = []
-    x = torch.rand(2, 3, 16, 24)
-    for part in (*net.encoder, *net.decoder):
-        x = part(x)
-        sizes.append(tuple(x.shape[1:]))
-    assert sizes[1::2] == [(4, 16, 24), (6, 8, 12), (8, 4, 6), (6, 8, 12), (4, 16, 24), (3, 16, 24)]
-    kinds = [type(part) for part in (*net.encoder, *net.decoder)]
-    assert kinds[1::2] == [nn.ReLU] * 5 + [nn.Sigmoid]
-    assert kinds[::2] == [nn.Conv2d] * 3 + [nn.ConvTranspose2d] * 2 + [nn.Conv2d]
-    sides = [part.kernel_size[0] for part in (*net.encoder[::2], *net.decoder[::2])]
-    assert sides == [3, 3, 3, 4, 4, 3]
-
-
-@pytest.mark.parametrize("make", [lambda: ConvAutoencoder(3, (4, 6, 8)), lambda: SegNetAutoencoder([[4, 4], [6, 6]])])
-def test_autoencoders_replicate_the_edge_to_the_next_size(make: Any) -> None:
-    net = make().eval()
-    x = torch.rand(1, 3, 10, 13, generator=torch.Generator().manual_seed(SEED))
-    padded = torch.from_numpy(np.pad(x.numpy(), ((0, 0), (0, 0), (0, 2), (0, 3)), mode="edge").copy())
-    with torch.no_grad():
-        torch.testing.assert_close(net(x), net(padded)[..., :10, :13])
-        whole = torch.rand(1, 3, 12, 16)
-        assert net(whole).shape == whole.shape
-
-
-def test_segnet_mirrors_its_encoder() -> None:
-    net = SegNetAutoencoder([[4, 5], [6, 7, 8]], channels=1)
-    assert [(part.in_channels, part.out_channels) for part in net.encoder.modules() if isinstance(part, nn.Conv2d)] == [
-        (1, 4),
-        (4, 5),
-        (5, 6),
-        (6, 7),
-        (7, 8),
-    ]
-    assert [(part.in_channels, part.out_channels) for part in net.decoder.modules() if isinstance(part, nn.Conv2d)] == [
-        (8, 7),
-        (7, 6),
-        (6, 5),
-        (5, 4),
-        (4, 4),
-    ]
-    assert (net.last.in_channels, net.last.out_channels) == (4, 1)
-    assert all(
-        part.bias is None and part.padding == (1, 1)
-        for part in net.encoder.modules()
-        if hasattr(part, "stride") and isinstance(part, nn.Conv2d)
-    )
-    assert [type(part) for part in net.encoder[0]] == [nn.Conv2d, nn.BatchNorm2d, nn.ReLU] * 2  # type: ignore[arg-type]
-    assert ARCHITECTURES["small"] == ((32, 32), (64, 64))
-    assert [part.num_features for part in net.encoder.modules() if isinstance(part, nn.BatchNorm2d)] == [4, 5, 6, 7, 8]
-
-
-def test_pooling_indices_return_to_their_places() -> None:
-    net = SegNetAutoencoder([[2, 2]], channels=1)
-    net.encoder[0] = nn.Identity()
-    net.decoder[0] = nn.Identity()
-    net.last = nn.Identity()  # type: ignore[assignment]
-    x = torch.tensor([[1.0, 2, 3, 4], [5, 6, 7, 8], [16, 15, 14, 13], [9, 10, 11, 12]])[None, None]
-    expected = torch.tensor([[0.0, 0, 0, 0], [0, 6, 0, 8], [16, 0, 14, 0], [0, 0, 0, 0]])
-    assert torch.equal(net(x)[0, 0], expected)
-
-
-def test_the_s2snet_limits_its_images() -> None:
-    defense = defenses.S2SNet("small").eval()
-    nn.init.constant_(defense.autoencoder.last.bias, 5.0)  # type: ignore[arg-type]
-    assert float(defense(IMAGES).detach().max()) == 1
-    nn.init.constant_(defense.autoencoder.last.bias, -5.0)  # type: ignore[arg-type]
-    assert float(defense(IMAGES).detach().min()) == 0
-
-
-def test_the_papers_network_is_built_as_documented() -> None:
-    torch.manual_seed(SEED)
-    net = DistillationNet((8, 12, 40), channels=3, size=20, classes=5, dropout=0.25)
-    expected = [(3, 8), (8, 8), (8, 12), (12, 12)]
-    assert [(part.in_channels, part.out_channels) for part in net if isinstance(part, nn.Conv2d)] == expected
-    assert all(part.kernel_size == (3, 3) and part.padding == (0, 0) for part in net if isinstance(part, nn.Conv2d))
-    linear = [(part.in_features, part.out_features) for part in net if isinstance(part, nn.Linear)]
-    assert linear == [(12 * 2 * 2, 40), (40, 40), (40, 5)]  # 20 → 18 → 16 → 8 → 6 → 4 → 2
-    assert [part.p for part in net if isinstance(part, nn.Dropout)] == [0.25]
-    kinds = [type(part) for part in net]
-    assert kinds.index(nn.Dropout) == kinds.index(nn.Linear) + 2
-    assert net(torch.rand(2, 3, 20, 20)).shape == (2, 5)
-    for part in net:
-        if isinstance(part, (nn.Conv2d, nn.Linear)):
-            deviation = (2 / part.weight[0].numel()) ** 0.5  # He's
-            assert float(part.weight.std()) == pytest.approx(deviation, rel=0.35)
-            assert float(part.bias.abs().max()) == 0  # type: ignore[union-attr]
-    assert Centred()(torch.tensor([0.0, 0.5, 1.0])).tolist() == [-2, 0, 2]
-    assert Tempered(4.0)(torch.tensor([2.0, -8.0])).tolist() == [0.5, -2.0]
-
-
 # --- tables -----------------------------------------------------------------------------------------------------------
 
 
@@ -477,140 +379,6 @@ def test_weights_are_loaded_all_or_none(change: str) -> None:
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
 
 
-# --- an evaluation's defence ------------------------------------------------------------------------------------------
-
-
-class Dark(nn.Module):
-    """Squares its images: another order of layer and network gives another result."""
-
-    def forward(self, images: Tensor) -> Tensor:
-        return images.square()
-
-
-def test_a_layer_is_before_the_network(classifier: nn.Module) -> None:
-    layer = Dark().eval()
-    made = layer_defense("dark", layer, ("own", "identity"), first=nn.Identity(), oracle=torch.neg)
-    expected = classifier(IMAGES.square())
-    assert torch.equal(made.deployed(classifier)(IMAGES), expected)
-    assert made.layer is made.module is layer
-    assert made.exact
-    assert made.oracle is torch.neg
-    assert isinstance(made.first, nn.Identity)
-    grads = {}
-    for gradient in made.gradients:
-        x = IMAGES.clone().requires_grad_()
-        logits = made.attacked(classifier, gradient)(x)
-        assert torch.equal(logits, expected)
-        (grads[gradient],) = torch.autograd.grad(logits[:, 0].sum(), x)
-    torch.testing.assert_close(grads["own"], grads["identity"] * 2 * IMAGES)
-    assert not any(part.training for part in made.deployed(classifier).modules())
-    assert not any(part.training for part in made.attacked(classifier, "identity").modules())
-    with pytest.raises(ValueError, match="must be one of own, identity, got 'cubic'"):
-        layer_defense("dark", layer, ("own", "cubic"))
-
-
-def test_a_whole_classifier_stands_in_for_the_network(classifier: nn.Module) -> None:
-    made = of_module(classifier, "mine", image=IMAGES[:1])
-    assert made.deployed(nn.Identity()) is classifier
-    assert made.attacked(nn.Identity(), "own") is classifier
-    assert made.layer is None
-    assert made.module is classifier
-    own = nn.Sequential(fdjpeg.JPEG(75), classifier).eval()
-    made = of_module(own, "mine", ("cubic", "zero"), image=IMAGES[:1])
-    assert made.gradients == ("cubic", "zero")
-    attacked = made.attacked(nn.Identity(), "zero")
-    assert attacked is not own
-    x = IMAGES.clone().requires_grad_()
-    (gradient,) = torch.autograd.grad(attacked(x).sum(), x)
-    assert float(gradient.abs().max()) == 0
-    assert torch.equal(attacked(IMAGES), own(IMAGES))
-
-
-def test_a_saved_defence_is_passed_on_with_its_layer() -> None:
-    defense = defenses.FeatureDistillation("uniform(30)", passes=2)
-    made = of_module(defense, "twice")
-    assert made.layer is made.module is defense
-    assert made.oracle is None
-    assert UNDEFENDED.deployed(defense) is UNDEFENDED.attacked(defense, "") is defense
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "jpeg:60",
-        "jpeg:60,4:2:2",
-        "feature-distillation:uniform(30)",
-        "feature-distillation:uniform(30),passes=2",
-        "feature-distillation:uniform(30),passes=2,entry=after",
-    ],
-)
-def test_oracles_are_the_same_layers_by_pillow(name: str) -> None:
-    made = parse_defense(name)
-    assert made.oracle is not None
-    assert made.layer is not None
-    pixels = (IMAGES * 255).round()
-    assert torch.equal(made.oracle(pixels.byte()), (made.layer(pixels / 255) * 255).round().byte())
-
-
-def test_entry_and_passes_place_the_attacker() -> None:
-    pixels = (IMAGES * 255).round() / 255
-    once = fdjpeg.FeatureDistillation("uniform(30)")
-    before = parse_defense("feature-distillation:uniform(30),passes=2")
-    after = parse_defense("feature-distillation:uniform(30),passes=2,entry=after")
-    single = parse_defense("feature-distillation:uniform(30)")
-    assert before.first is None
-    assert single.first is None
-    assert torch.equal(after.entered(pixels), once(pixels))
-    assert before.layer is not None
-    assert torch.equal(before.layer(pixels), once(once(pixels)))
-    assert after.layer is not None
-    assert torch.equal(after.layer(pixels), once(pixels))
-    assert before.name == "feature-distillation:uniform(30),passes=2,entry=before"
-    assert parse_defense("feature-distillation:code").oracle is None
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("jpeg", 'defense must be "none"'),
-        ("jpeg:0", "must be an integer 1…100"),
-        ("jpeg:101", "must be an integer 1…100"),
-        ("jpeg:7.5", "must be an integer 1…100"),
-        ("jpeg:75,4:1:0", "subsampling in a defense must be one of"),
-        ("jpeg:75,4:4:4,4:4:4", "subsampling in a defense must be one of"),
-        ("random-jpeg:30", "must give qualities such as"),
-        ("random-jpeg:30-95,4:4:4", "must give qualities such as"),
-        ("stochastic-jpeg:20+x", "must give qualities such as"),
-        ("stochastic-jpeg:20,30", "must give qualities such as"),
-        ("feature-distillation:paper,passes=3", "must be passes=1 or 2"),
-        ("feature-distillation:paper,pass=2", "must be passes=1 or 2"),
-        ("feature-distillation:paper,entry=after", "passes must be 2 in a defense with entry=after"),
-        ("saved:nowhere", "must name a saved defence that exists, got 'saved:nowhere'"),
-        ("math:pi", "callable|defense"),
-    ],
-)
-def test_wrong_names_are_refused(name: str, message: str) -> None:
-    with pytest.raises((ValueError, TypeError), match=message):
-        parse_defense(name)
-
-
-def test_a_defence_is_moved_to_the_images_device() -> None:
-    image = torch.zeros(1, 3, 16, 16, device="meta")
-    made = parse_defense("feature-distillation:paper,passes=2,entry=after", image=image)
-    assert all(part.device.type == "meta" for part in (*made.module.buffers(), *made.first.buffers()))  # type: ignore[union-attr]
-
-
-def test_differentiable_changes_all_layers_of_a_copy() -> None:
-    inner = nn.Sequential(fdjpeg.JPEG(75), nn.Sequential(fdjpeg.RandomJPEG((30, 90)), nn.ReLU()))
-    changed = differentiable(inner, "cubic")
-    of_copy = [type(part.gradient).__name__ for part in changed.modules() if hasattr(part, "gradient")]
-    of_given = [type(part.gradient).__name__ for part in inner.modules() if hasattr(part, "gradient")]
-    assert of_copy == ["Cubic", "Cubic"]
-    assert "Cubic" not in of_given
-    relu = nn.ReLU()
-    assert differentiable(relu, "own") is relu
-
-
 # --- files ------------------------------------------------------------------------------------------------------------
 
 
@@ -645,34 +413,3 @@ def test_tensors_that_share_memory_and_are_strided_are_written(tmp_path: Path) -
     tensors, metadata = checkpoint.read_tensors(tmp_path / "x.safetensors")
     assert all(torch.equal(tensors[name], value) for name, value in given.items())
     assert metadata == {"n": [1, None, {"a": "b"}]}
-
-
-def test_the_cosine_is_between_the_losss_gradients() -> None:
-    bare = nn.Sequential(nn.Flatten(), nn.Linear(768, 4))
-    turned = nn.Sequential(Turned(), bare)
-    assert s2snet.gradient_cosine(turned, bare, IMAGES, LABELS).shape == (6,)
-    torch.testing.assert_close(s2snet.gradient_cosine(bare, bare, IMAGES, LABELS), torch.ones(6))
-    flipped = s2snet.gradient_cosine(turned, bare, IMAGES, LABELS)
-    a, b = (
-        torch.autograd.grad(
-            nn.functional.cross_entropy(model(x := IMAGES.clone().requires_grad_()), LABELS, reduction="sum"), x
-        )[0].flatten(1)
-        for model in (bare, turned)
-    )
-    expected = (a * b).sum(dim=1) / a.norm(dim=1) / b.norm(dim=1)
-    torch.testing.assert_close(flipped, expected)
-    assert float(s2snet.gradient_cosine(nn.Sequential(Zeroed(), bare), bare, IMAGES, LABELS).abs().max()) == 0
-
-
-class Turned(nn.Module):
-    """Turns images around."""
-
-    def forward(self, images: Tensor) -> Tensor:
-        return images.flip(-1)
-
-
-class Zeroed(nn.Module):
-    """Makes images black."""
-
-    def forward(self, images: Tensor) -> Tensor:
-        return images * 0
