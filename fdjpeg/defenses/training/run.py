@@ -216,6 +216,14 @@ class Run:
             torch.distributed.all_reduce(tensor)
         return tensor.cpu()
 
+    def _mean(self, tensor: Tensor) -> Tensor:
+        """Returns the mean of a tensor over all processes, on the device."""
+        if self.fabric.world_size > 1:
+            tensor = tensor.clone()
+            torch.distributed.all_reduce(tensor)
+            tensor /= self.fabric.world_size
+        return tensor
+
     # --- training ------------------------------------------------------------------------------------------------
 
     def fit(self, name: str, objective: Objective, images: Images, schedule: Schedule) -> None:
@@ -280,14 +288,14 @@ class Run:
             optimizer.zero_grad()
             self.fabric.backward(loss)
             optimizer.step()
-            loss_sum += loss.detach()
+            loss_sum += self._mean(loss.detach())
             position.step += 1
             advance(f"epoch {position.epoch + 1}")
             if time.monotonic() - saved > CHECKPOINT_SECONDS:
                 position.loss, saved = float(loss_sum), time.monotonic()
                 stage.check_losses({"loss": position.loss})
                 self._store(stage)
-        return float(self.total(loss_sum)) / steps / int(self.fabric.world_size)
+        return float(loss_sum) / steps
 
     def _check(self, count: int, held_out: int, schedule: Schedule) -> None:
         world = self.fabric.world_size

@@ -20,7 +20,7 @@ class Position:
 
     Attributes:
         epoch, step: the next ones, from 0.
-        loss: the sum of the losses of this epoch's steps, in the first process.
+        loss: the sum of the losses of this epoch's steps.
         history: one entry for each finished epoch.
         best: the least loss on the images held out; infinite before the first.
         stale: number of epochs since then.
