@@ -14,6 +14,7 @@ from fdjpeg import surrogates
 from .gradients import GRADIENTS
 
 Self = TypeVar("Self", bound="Defense")
+Module = TypeVar("Module", bound=nn.Module)
 
 
 class Defense(nn.Module):
@@ -198,6 +199,22 @@ def load_state(module: nn.Module, tensors: Mapping[str, Tensor], wanted: str) ->
                 f"{tuple(tensors[name].shape)}: it is of another architecture"
             )
     module.load_state_dict(dict(tensors))
+
+
+def copied(module: Module) -> Module:
+    """Returns a deep copy, in which tensors that were computed from others are detached.
+
+    torch copies no tensor with a history, such as a buffer that was made from a parameter.
+
+    Raises:
+        ValueError: the module holds something that cannot be copied.
+    """
+    held = (value for part in module.modules() for value in (*part._buffers.values(), *vars(part).values()))
+    computed = [value for value in held if isinstance(value, Tensor) and not value.is_leaf]
+    try:
+        return copy.deepcopy(module, {id(value): value.detach().clone() for value in computed})
+    except Exception as error:  # a user's module may raise anything
+        raise ValueError(f"module must be one that can be copied, got {type(module).__name__}: {error}") from error
 
 
 def device_of(module: nn.Module) -> torch.device:

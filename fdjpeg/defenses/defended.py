@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +13,7 @@ from fdjpeg import surrogates
 from fdjpeg.attacks.base import seeded
 from fdjpeg.sources.networks import digest, evaluating
 
+from .base import copied
 from .gradients import GRADIENTS, OPAQUE
 
 
@@ -143,8 +143,7 @@ def of_module(
         return _of_defense(module, name)
     named = any(_takes_gradient(part) for part in module.modules())
     if image is not None:
-        with evaluating(module), torch.no_grad():
-            out = module(image)
+        out = _tried(module, name, image)
         if out.ndim == 2 and len(out) == len(image):
             return Defended(
                 name,
@@ -159,6 +158,27 @@ def of_module(
                 f"{tuple(out.shape)} for {tuple(image.shape)}"
             )
     return layer_defense(name, module, gradients if named else OPAQUE)
+
+
+def _tried(module: nn.Module, name: str, image: Tensor) -> Tensor:
+    """Returns the module's output for an image.
+
+    Raises:
+        ValueError: naming the defence, which fails, changes the image, or returns no tensor or logits of one class.
+    """
+    given = image.clone()
+    try:
+        with evaluating(module), torch.no_grad():
+            out = module(given)
+    except Exception as error:  # a user's module may raise anything
+        raise ValueError(f"defense {name} must take images {tuple(image.shape)}, got {error!r} from it") from error
+    if not isinstance(out, Tensor):
+        raise ValueError(f"defense {name} must return images or logits, got a {type(out).__name__}")
+    if not torch.equal(given, image):
+        raise ValueError(f"defense {name} must leave its images as they are, got one that changes them in place")
+    if out.ndim == 2 and out.shape[1] < 2:
+        raise ValueError(f"defense {name} must have at least two classes, got logits {tuple(out.shape)}")
+    return out
 
 
 def _of_defense(defense: Any, name: str) -> Defended:
@@ -195,7 +215,7 @@ def differentiable(module: nn.Module, gradient: str) -> nn.Module:
         differentiable(torch.nn.AvgPool2d(3, 1, 1), "identity")
     """
     if any(_takes_gradient(part) for part in module.modules()):
-        module = copy.deepcopy(module)
+        module = copied(module)
         for part in module.modules():
             if _takes_gradient(part):
                 setattr(part, "gradient", surrogates.resolve(gradient))  # noqa: B010 (nn.Module is typed otherwise)

@@ -25,7 +25,7 @@ import fdjpeg
 from fdjpeg import QuantTables
 from fdjpeg.sources.images import sample
 
-from .base import JPEGDefense, Weights, device_of, load_state
+from .base import JPEGDefense, Weights, copied, device_of, load_state
 from .gradients import GRADIENTS, distinct
 from .training.config import Schedule, Settings, at_least, positive
 from .training.images import Images
@@ -87,7 +87,7 @@ class JPEGEnsemble(JPEGDefense):
         for number, level in enumerate(self.levels):
             member = network
             if self.members:
-                member = copy.deepcopy(network)
+                member = copied(network)
                 state = self.members[number].state_dict()
                 load_state(member, state, f"the classifier given, for member {number + 1} of the ensemble")
             branches.append(nn.Sequential(self.layer(level).to(device), member))
@@ -231,7 +231,11 @@ class Tuning(Objective):
 
 
 def analyse(run: Run, images: Images, classifier: nn.Module, config: Config) -> Tensor:
-    """Returns the importance of each band, ``(2, 8, 8)`` float64, luma and chroma; any number of processes agree."""
+    """Returns the importance of each band, ``(2, 8, 8)`` float64, luma and chroma; any number of processes agree.
+
+    Raises:
+        ValueError: the classifier's gradient is not finite.
+    """
     # At random, because folders come in the order of their classes.
     chosen = images.select(sample(len(images), config.analysed, config.seed))
     parts = torch.zeros(-(-len(chosen) // config.tuning.batch_size), 2, 8, 8, dtype=torch.float64)
@@ -241,7 +245,10 @@ def analyse(run: Run, images: Images, classifier: nn.Module, config: Config) -> 
         else:
             parts[batch] = squares_of_coefficients(pixels).cpu()
     # Each batch's part comes from one process, so adding the zeros of the others changes no bit.
-    return run.total(parts).sum(dim=0)
+    importance = run.total(parts).sum(dim=0)
+    if not bool(importance.isfinite().all()):
+        raise ValueError("model must have a finite gradient for every image analysed, got NaN or infinity")
+    return importance
 
 
 def squares_of_coefficients(images: Tensor) -> Tensor:

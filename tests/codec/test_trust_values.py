@@ -1,4 +1,4 @@
-"""Values are read only where they are, and judged as they act: tracers and modes, rounding errors, NaN, shapes of one."""
+"""Values are read only where they exist, and judged as they act: tracers, modes, rounding, NaN, shapes of one."""
 
 from __future__ import annotations
 
