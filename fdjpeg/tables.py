@@ -112,6 +112,10 @@ class QuantTables:
         """For how many images there are tables; None if one set serves all images."""
         return next((table.shape[0] for table in self._tables if table.dim() == 3), None)
 
+    def __fx_create_arg__(self, tracer: Any) -> Any:
+        """The node that makes these tables in a graph of `torch.fx`."""
+        return tracer.create_node("call_function", QuantTables, tuple(map(tracer.create_arg, self._tables)), {})
+
     def stacked(self) -> Tensor:
         """All tables in one tensor, as the ops take them; differentiable.
 
