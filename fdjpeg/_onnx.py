@@ -1,15 +1,10 @@
-"""JPEG as a graph of standard operators, so that an exported model runs where fdjpeg is not installed.
+"""JPEG as a graph of standard operators, so that a model exported to ONNX runs where fdjpeg is not installed.
 
-``torch.onnx.export(model, inputs, "model.onnx", dynamo=True)`` needs nothing else: while it traces, the layers and
-`fdjpeg.jpeg` use the functions of this module. A program from `torch.export.export` holds fdjpeg's ops instead, and
-`decompositions` replaces them::
-
-    program = torch.export.export(model, inputs).run_decompositions(fdjpeg.onnx.decompositions())
-    torch.onnx.export(program, f="model.onnx")
-
-A quality that is a number and tables that belong to the model are constants of the graph. Batch, height and width are
-free where ``dynamic_shapes`` makes them free. A graph holds the forward pass only, so ``gradient`` matters to it only
-with ``soft=True``.
+While ``torch.onnx.export(model, inputs, dynamo=True)`` traces a model, `fdjpeg.ops` uses the functions of this module,
+so users pass nothing else. (A program that `torch.export` made holds fdjpeg's own ops, for which ONNX has no name:
+export the model itself.) A quality that is a number, and tables that belong to the model, are constants of the graph.
+Batch, height and width are free where ``dynamic_shapes`` makes them free. A graph holds the forward pass only, so
+``gradient`` matters to it only with ``soft=True``.
 
 The integers of "libjpeg" are computed in float64, which holds them and all their sums exactly. So the graph consists of
 8×8 matrix products, multiplications and floors, which every runtime has. (ONNX shifts unsigned integers only.)
@@ -21,7 +16,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import reduce
 from operator import add
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -44,21 +39,6 @@ from fdjpeg.reference.tables import real_tables, standard_tables_by_block, steps
 def exporting() -> bool:
     """Whether `torch.onnx.export` is tracing, which has no translation for fdjpeg's ops."""
     return "torch.onnx" in sys.modules and torch.onnx.is_in_onnx_export()
-
-
-def decompositions() -> dict[Any, Callable[..., Any]]:
-    """Returns the standard operators of each op behind `fdjpeg.jpeg`, for ``ExportedProgram.run_decompositions``.
-
-    Example::
-
-        program = torch.export.export(fdjpeg.JPEG(50), (torch.rand(1, 3, 32, 32),))
-        program = program.run_decompositions(fdjpeg.onnx.decompositions())
-    """
-    return {
-        torch.ops.fdjpeg.round_trip.default: round_trip,
-        torch.ops.fdjpeg.round_trip_by_block.default: round_trip_by_block,
-        torch.ops.fdjpeg.real_round_trip.default: real_round_trip,
-    }
 
 
 # ---------------------------------------------------------------------------------------------------------------------
