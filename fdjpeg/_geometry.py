@@ -32,7 +32,7 @@ class Sampling(NamedTuple):
 
 def ceil_div(a: int, b: int) -> int:
     """Returns the smallest integer that is at least ``a / b``."""
-    return -(-a // b)
+    return (a + b - 1) // b  # not -(-a // b): ONNX divides integers towards zero
 
 
 class Plane(NamedTuple):

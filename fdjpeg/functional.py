@@ -29,11 +29,13 @@ from fdjpeg._arguments import (
 from fdjpeg._geometry import Sampling, geometry_of
 from fdjpeg._numbers import shown, values_can_be_read
 from fdjpeg._slopes import formula_of, slopes_for
+from fdjpeg._tracers import traced_function
 from fdjpeg.coefficients import Coefficients
 from fdjpeg.surrogates import Identity, StraightThrough, Surrogate
 from fdjpeg.tables import QuantTables, check_count, check_tables
 
 
+@traced_function
 def jpeg(
     image: Tensor,
     quality: float | Tensor = DEFAULT_QUALITY,

@@ -14,10 +14,12 @@ from fdjpeg import functional, stages, surrogates
 from fdjpeg._arguments import check_arguments, flattened, map_shape
 from fdjpeg._constants import constant
 from fdjpeg._numbers import is_whole, plain, whole_numbers
+from fdjpeg._tracers import traced_layer
 from fdjpeg.surrogates import Surrogate, check_generator
 from fdjpeg.tables import QuantTables, check_tables
 
 
+@traced_layer
 class JPEG(nn.Module):
     """A layer that compresses its input by JPEG and decompresses it: `fdjpeg.jpeg` with its arguments fixed.
 
@@ -142,6 +144,7 @@ def _restore(layer: nn.Module, values: dict[str, Tensor]) -> None:
         tensor.copy_(values[name])
 
 
+@traced_layer
 class RandomJPEG(nn.Module):
     """Compresses each image at its own quality, drawn again in every call, in training and in evaluation.
 
@@ -205,6 +208,7 @@ class RandomJPEG(nn.Module):
         return f"quality={self.quality}, p={self.p:g}, {_said(self)}"
 
 
+@traced_layer
 class StochasticJPEG(nn.Module):
     """Compresses each 8×8 block at its own quality, drawn again in every call, in training and in evaluation.
 
@@ -273,6 +277,7 @@ def _from(generator: torch.Generator | None) -> dict[str, Any]:
     return {} if generator is None else {"generator": generator}
 
 
+@traced_layer
 class LearnableJPEG(nn.Module):
     """JPEG whose quantization tables are learned. Forward uses the integer tables exactly, as a file would.
 
@@ -379,6 +384,7 @@ class _Bounded(torch.autograd.Function):
         return torch.where(outward, 0, grad), None, None
 
 
+@traced_layer
 class FeatureDistillation(nn.Module):
     """The JPEG-like layer of feature distillation, from which fdjpeg has its name.
 

@@ -115,6 +115,10 @@ class QuantTables:
         sizes = [table.shape[0] for table in self._tables if table.dim() == 3]
         return next((size for size in sizes if size != 1), 1) if sizes else None
 
+    def __fx_create_arg__(self, tracer: Any) -> Any:
+        """The node that makes these tables in a graph of `torch.fx`."""
+        return tracer.create_node("call_function", QuantTables, tuple(map(tracer.create_arg, self._tables)), {})
+
     def stacked(self) -> Tensor:
         """All tables in one tensor, as the ops take them; differentiable.
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fdjpeg import reference
+from fdjpeg import _onnx, reference
 from fdjpeg._geometry import Sampling, geometry_of
 from fdjpeg.ops.registration import (
     ONCE,
@@ -105,6 +105,8 @@ def round_trip(
     Returns:
         The decoded image, differentiable in ``image`` and ``tables``, and the planes, which are not.
     """
+    if _onnx.exporting():
+        return _onnx.round_trip(image, tables, *setting)
     if wants_autograd(image) or wants_autograd(tables):
         out, planes = _RoundTrip.apply(image, tables, slopes, setting, identity)
     else:
@@ -160,6 +162,8 @@ def round_trip_by_block(
     Returns:
         As `round_trip`.
     """
+    if _onnx.exporting():
+        return _onnx.round_trip_by_block(image, qualities, *sampling)
     if wants_autograd(image):
         out, planes = _RoundTripByBlock.apply(image, qualities, sampling, identity)
     else:

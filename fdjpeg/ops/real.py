@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fdjpeg import reference
+from fdjpeg import _onnx, reference
 from fdjpeg._slopes import Formula
 from fdjpeg.ops.registration import (
     ONCE,
@@ -93,6 +93,8 @@ def real_round_trip(
     if soft:  # the gradient is that of the surrogate itself, which has no floor
         formula = formula._replace(floor=0.0)
     arguments = RealSetting(*setting, *formula, soft)
+    if _onnx.exporting():
+        return _onnx.real_round_trip(image, tables, *arguments)[0]
     if wants_autograd(image) or wants_autograd(tables):
         out, _ = _RealRoundTrip.apply(image, tables, arguments, identity)
     else:

@@ -19,6 +19,7 @@ PACKAGE = ROOT / "fdjpeg"
 CORE = {"ops", "reference", "_triton"}
 MAY_IMPORT = {
     "core": set(),
+    "compat": {"core"},
     "learning": {"core"},
     "attacks": {"core"},
     "sources": {"core"},

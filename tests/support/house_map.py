@@ -26,6 +26,7 @@ SENTENCES = {
     "tests/attacks": "Attacks of this package and of others.",
     "tests/cli": "The command `fdjpeg`.",
     "tests/codec": "The codec's bits, gradients, tables, layers and coefficients, on every backend.",
+    "tests/compat": "Other packages' names over fdjpeg.",
     "tests/defenses": "The published defences and their training.",
     "tests/evaluation": "The protocol, its images and networks, and the report.",
     "tests/house": "Packaging, documents, kept results, and the walls between rooms.",
