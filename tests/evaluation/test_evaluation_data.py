@@ -195,7 +195,7 @@ def test_mistakes_in_a_folder_are_named(tree) -> None:
     with pytest.raises(ValueError, match="images of one size, or size must be given, got 2 sizes"):
         sources.load_images(str(tree))
     (tree / "n01440764" / "0.png").write_text("no image")
-    with pytest.raises(ValueError, match=r"data must hold images that Pillow reads, got .*n01440764/0.png"):
+    with pytest.raises(ValueError, match=r"data must be an image that Pillow reads, got .*n01440764/0.png"):
         sources.load_images(str(tree))
 
 
@@ -223,7 +223,7 @@ def test_hidden_files_and_folders_are_no_classes(tmp_path) -> None:
 def test_broken_images_are_named_whatever_pillow_says(name: str, content: bytes, tmp_path) -> None:
     (tmp_path / "class").mkdir()
     (tmp_path / "class" / name).write_bytes(content)
-    with pytest.raises(ValueError, match=rf"data must hold images that Pillow reads, got .*{name}") as caught:
+    with pytest.raises(ValueError, match=rf"data must be an image that Pillow reads, got .*{name}") as caught:
         sources.load_images(str(tmp_path))
     item = training_data.load_training_images(str(tmp_path), 8)[0]
     assert str(item) == str(caught.value)
