@@ -95,7 +95,9 @@ def photographs(count: int, height: int, width: int) -> Tensor:
     size = max(height, width)
     try:
         files = sorted((package_folder("foolbox") / "data").glob("imagenet_*.jpg"))
-        pictures = [to_tensor(fit(read_picture(file).image.convert("RGB"), size))[:, :height, :width] for file in files[:count]]
+        pictures = [
+            to_tensor(fit(read_picture(file).image.convert("RGB"), size))[:, :height, :width] for file in files[:count]
+        ]
     except MissingPackage:
         pictures = []
     if not pictures:

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from fdjpeg import surrogates
 from fdjpeg.attacks.base import seeded
+from fdjpeg.attacks.calls import call
+from fdjpeg.sources import External
 from fdjpeg.sources.networks import digest, evaluating
 
 from .gradients import GRADIENTS, OPAQUE
@@ -123,7 +125,8 @@ def of_module(
         module: in evaluation mode, one of
 
             - a layer, images to images of the same shape: fdjpeg's layers in it take ``gradients``, a layer without
-              them ``OPAQUE``;
+              them those of ``OPAQUE``, or of these the ones that ``gradients`` names if it names no others; a black box
+              (`fdjpeg.evaluation.external`) takes "identity", its only one;
             - a whole classifier, images to logits;
             - a `Defense`, or any module with its ``deployed``, ``attacked``, ``first`` and ``gradients``, which mean
               the same here.
@@ -133,7 +136,8 @@ def of_module(
             classifier; without it the module counts as a layer.
 
     Raises:
-        ValueError: the output is neither an image of the same shape nor logits, or the layer has no such gradient.
+        ValueError: the module does not take images of this shape, its output is neither an image of the same shape nor
+            logits, or the layer has no such gradient.
 
     Example::
 
@@ -142,9 +146,13 @@ def of_module(
     if hasattr(module, "deployed") and hasattr(module, "attacked"):
         return _of_defense(module, name)
     named = any(_takes_gradient(part) for part in module.modules())
+    tried = tuple(gradients) if named else _of_opaque(module, gradients)
     if image is not None:
         with evaluating(module), torch.no_grad():
-            out = module(image)
+            out = call(module, image, f"defense {name}")
+        if not isinstance(out, Tensor) or not out.is_floating_point():
+            kind = out.dtype if isinstance(out, Tensor) else type(out).__name__
+            raise ValueError(f"defense {name} must return a tensor of floats, images or logits, got {kind}")
         if out.ndim == 2 and len(out) == len(image):
             return Defended(
                 name,
@@ -158,7 +166,14 @@ def of_module(
                 f"defense {name} must return images of the shape that it gets, or logits (N, classes), got "
                 f"{tuple(out.shape)} for {tuple(image.shape)}"
             )
-    return layer_defense(name, module, gradients if named else OPAQUE)
+    return layer_defense(name, module, tried)
+
+
+def _of_opaque(module: nn.Module, gradients: Sequence[str]) -> tuple[str, ...]:
+    """Returns the gradients of a layer without fdjpeg's layers."""
+    if isinstance(module, External):
+        return ("identity",)
+    return tuple(gradients) if gradients and set(gradients) <= set(OPAQUE) else OPAQUE
 
 
 def _of_defense(defense: Any, name: str) -> Defended:
