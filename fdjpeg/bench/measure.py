@@ -95,9 +95,8 @@ def photographs(count: int, height: int, width: int) -> Tensor:
     size = max(height, width)
     try:
         files = sorted((package_folder("foolbox") / "data").glob("imagenet_*.jpg"))
-        pictures = [
-            to_tensor(fit(read_picture(file).image.convert("RGB"), size))[:, :height, :width] for file in files[:count]
-        ]
+        read = (read_picture(file).image.convert("RGB") for file in files[:count])
+        pictures = [to_tensor(fit(image, size))[:, :height, :width] for image in read]
     except MissingPackage:
         pictures = []
     if not pictures:

@@ -33,8 +33,8 @@ def data(
 ) -> None:
     """Writes train_images, train_labels, test_images and test_labels of a published set into an .npz file.
 
-    Images are uint8 (N, C, H, W), in the order of the set. Every command and example takes the file: `cifar10.npz:train`
-    names the training images, `cifar10.npz:test` those to test on.
+    Images are uint8 (N, C, H, W), in the order of the set. Every command and example takes the file:
+    `cifar10.npz:train` names the training images, `cifar10.npz:test` those to test on.
     """
     if name not in SETS:
         raise ValueError(f"name must be one of {', '.join(SETS)}, got {name!r}")
@@ -49,7 +49,7 @@ def data(
     partial = target.with_name(f"{target.name}.partial")
     try:
         with partial.open("wb") as file:
-            np.savez(file, **arrays)
+            np.savez(file, **arrays)  # type: ignore[arg-type]
         partial.replace(target)
     except OSError as error:
         partial.unlink(missing_ok=True)

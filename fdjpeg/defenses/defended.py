@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from fdjpeg import surrogates
+from fdjpeg._fingerprint import digest
 from fdjpeg.attacks.base import seeded
 from fdjpeg.attacks.calls import call
 from fdjpeg.sources import External
-from fdjpeg.sources.networks import digest, evaluating
+from fdjpeg.sources.networks import evaluating
 
 from .gradients import GRADIENTS, OPAQUE
 

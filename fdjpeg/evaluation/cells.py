@@ -69,8 +69,8 @@ class Cell:
         source: for a transfer, the network that was attacked instead.
         eps: radius, as "2/255"; None when clean.
         indices: places of its images in the set, ascending.
-        predicted: class under the exact forward pass (under the first draw of a randomised defence); −1 where the logits
-            are not numbers.
+        predicted: class under the exact forward pass (under the first draw of a randomised defence); −1 where the
+            logits are not numbers.
         right: 1 where that is the true class, else 0; for a randomised defence the share of draws in which it is.
         margin: largest other logit minus the true one, so positive where wrong; a mean over draws; infinite where the
             logits are not numbers.

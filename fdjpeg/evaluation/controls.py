@@ -1,4 +1,4 @@
-"""Experiments whose outcome is known in advance; the sanity checks of a report need them as well as the table's cells."""
+"""Experiments whose outcome is known in advance; the sanity checks of a report need them and the table's cells."""
 
 from __future__ import annotations
 

@@ -151,8 +151,9 @@ class Evaluation:
             for seed in (0, 1):
                 with torch.no_grad(), seeded(seed, image.device):
                     outputs.append(call(module, image, _party(defense)))  # type: ignore[arg-type]
-            # NaN in both counts as the same: it is no randomness.
-            found[defense.name] = not torch.allclose(*outputs, rtol=0, atol=0, equal_nan=True)
+            # NaN in both counts as the same: it is not randomness.
+            first, second = outputs
+            found[defense.name] = not torch.allclose(first, second, rtol=0, atol=0, equal_nan=True)
         return found
 
     def describe(self, defense: Defended) -> list[Any]:

@@ -73,8 +73,8 @@ def evaluate(
     Args:
         model: maps images ``(N, C, H, W)`` in [0, 1] to logits ``(N, classes)``; normalisation belongs inside it. It
             runs in evaluation mode on the device of its parameters; neither they nor its mode are changed.
-        data: the images with their classes: an ``ImageSet``, a pair of tensors, arrays or lists, or a loader or data set
-            of such pairs, see ``ImageSet.of``.
+        data: the images with their classes: an ``ImageSet``, a pair of tensors, arrays or lists, or a loader or data
+            set of such pairs, see ``ImageSet.of``.
         plan: the settings; `Plan`'s defaults if None.
         out: a folder for finished work, from which a stopped run resumes; None keeps nothing.
         merge: more folders of finished work to read, those of shards.

@@ -1,4 +1,4 @@
-"""Functions outside of torch as modules: a black box is evaluated by its forward pass, and by the identity's gradient."""
+"""Functions outside of torch as modules: black boxes, with their forward pass and the identity's gradient."""
 
 from __future__ import annotations
 
@@ -36,8 +36,9 @@ def external(function: Callable[..., Any], batched: bool = False, takes: Takes |
               functions read files as BGR: convert inside the function);
             - "pillow": an image of mode "RGB" or "L".
 
-            Images come back in the same form and size; tensors and arrays as uint8, or as floats in [0, 1]. Logits are a
-            tensor, an array or a list of floats, ``(classes,)``. Their gradient is zero: only attacks by queries count.
+            Images come back in the same form and size; tensors and arrays as uint8, or as floats in [0, 1]. Logits are
+            a tensor, an array or a list of floats, ``(classes,)``; they have no gradient, so that only attacks by
+            queries count.
         batched: whether the function takes ``(N, …)`` at once; not for "pillow".
         takes: the form; None takes it from the annotation of the function's first parameter (``torch.Tensor``,
             ``numpy.ndarray`` or ``PIL.Image.Image``), or "tensor" if that is another or missing.

@@ -1,4 +1,4 @@
-"""The forms in which people hold labelled images: tensors, arrays, lists, data sets, and loaders of pairs or mappings."""
+"""The forms in which people hold labelled images: tensors, arrays, lists, data sets, loaders of pairs or mappings."""
 
 from __future__ import annotations
 

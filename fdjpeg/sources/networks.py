@@ -260,8 +260,8 @@ def made_by(thing: Any, name: str, argument: str, kinds: tuple[type, ...], *argu
 
     Args:
         thing: a module; a function of images, whose first parameter is annotated as ``torch.Tensor``,
-            ``numpy.ndarray`` or ``PIL.Image.Image``, which becomes a black box, see `external`; or a callable that makes
-            a module.
+            ``numpy.ndarray`` or ``PIL.Image.Image``, which becomes a black box, see `external`; or a callable that
+            makes a module.
         name, argument: for errors.
         kinds: the classes of modules.
         arguments: of a callable that makes a module.
@@ -282,7 +282,8 @@ def made_by(thing: Any, name: str, argument: str, kinds: tuple[type, ...], *argu
         raise
     except Exception as error:
         raise ValueError(
-            f"{argument} must make a torch.nn.Module, got {name!r}, which raised {type(error).__name__}: {error}; {hint}"
+            f"{argument} must make a torch.nn.Module, got {name!r}, which raised {type(error).__name__}: {error}; "
+            f"{hint}"
         ) from error
     if not isinstance(made, kinds):
         raise ValueError(
