@@ -148,9 +148,10 @@ class External(nn.Module):
             if out.dtype.kind not in "fiu":
                 raise ValueError(f"{self._named()} must return numbers, got an array of {out.dtype}")
             out = torch.from_numpy(np.ascontiguousarray(out))
-            if self.takes == "array" and out.ndim > rank:
-                grey = images.shape[-3] == 1 and out.ndim == images.ndim - 1
-                out = out[..., None, :, :] if grey else out.movedim(-1, -3)
+            if self.takes == "array" and out.ndim == images.ndim:
+                out = out.movedim(-1, -3)
+            elif self.takes == "array" and out.ndim == images.ndim - 1 and images.shape[-3] == 1:
+                out = out[..., None, :, :]
         if not isinstance(out, Tensor):
             raise ValueError(f"{self._named()} must return images like its input, or logits, got {type(out).__name__}")
         return out.detach().cpu().float() if out.ndim == rank else self._images(out.detach().cpu(), images)

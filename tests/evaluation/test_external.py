@@ -120,7 +120,7 @@ def test_the_form_is_that_of_the_annotation(function: Callable[[Any], Any], form
         (lambda image: image.astype(np.float32), "array", r"return floats in \[0, 1\], got values from"),
         (lambda image: image * torch.nan, "tensor", ""),
         (lambda image: None, "tensor", "return images like its input, or logits, got NoneType"),
-        (lambda image: "png", "pillow", "got str"),
+        (lambda image: "png", "pillow", "return images like its input, or logits, got str"),
         (lambda image: np.array(["a"]), "array", "return numbers, got an array of <U1"),
         (lambda image: image.mean(axis=2), "array", "return "),
     ],
