@@ -17,6 +17,9 @@ from fdjpeg.tables import QuantTables, check_count, check_real, check_soft
 DTYPES = (torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64)
 DEFAULT_QUALITY = 75
 
+#: An excess over [0, 1] that rounds to no byte.
+HALF_A_BYTE = 0.5 / 255
+
 _UPSAMPLING = {"fancy": True, "nearest": False}
 _ARITHMETICS = ("libjpeg", "real")
 

@@ -7,7 +7,7 @@ from .autoattack import APGD, FAB, Square
 from .base import NORMS, Attack, AttackResult, Counted, Found, Norm, distances, draw, format_eps, parse_eps, project
 from .byte_grid import on_byte_grid, to_byte_grid
 from .foolbox import DDN, Boundary, CarliniWagner, DeepFool, HopSkipJump, MinimumNorm
-from .losses import LOSSES, cross_entropy, dlr, margin
+from .losses import LOSSES, correct, cross_entropy, dlr, margin
 from .noise import Noise
 from .pgd import PGD
 from .registry import NAMES, from_name
@@ -34,6 +34,7 @@ __all__ = [
     "Norm",
     "Square",
     "Transfer",
+    "correct",
     "cross_entropy",
     "distances",
     "dlr",

@@ -14,8 +14,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from fdjpeg._arguments import HALF_A_BYTE
 from fdjpeg._packages import EXTRA, MissingPackage
 
+from .calls import logits_of
 from .losses import margin
 
 Norm = Literal["linf", "l2"]
@@ -100,7 +102,8 @@ class Attack(ABC):
         Args:
             model: maps images in [0, 1] to logits ``(N, classes)``; in evaluation mode. The attack differentiates it.
                 Its parameters' ``grad`` is left as it was.
-            x: ``(N, C, H, W)``, floats in [0, 1]. It is not modified.
+            x: ``(N, C, H, W)``, floats in [0, 1]. It is not modified. An excess of less than half a byte, as rounding
+                makes it, is cut off.
             y: ``(N,)``, int64, the true classes.
             eps: radius, in units of the images' range [0, 1]. At 0 nothing may change.
             indices: ``(N,)``, int64, each image's place in the whole set, which seeds its random numbers;
@@ -112,6 +115,7 @@ class Attack(ABC):
             ValueError, TypeError: for arguments of another shape, type or range.
         """
         check_input(x, y, eps)
+        x = x.clamp(0, 1) if x.numel() and (float(x.min()) < 0 or float(x.max()) > 1) else x
         indices = torch.arange(len(x)) if indices is None else indices
         if indices.shape != y.shape:
             raise ValueError(f"indices must be ({len(x)},), one for each image, got shape {tuple(indices.shape)}")
@@ -174,17 +178,17 @@ class Counted(nn.Module):
         self.model = model
         self.greatest = int(y.max()) if y.numel() else 0
         self.queries = 0
+        self.called = False
         self.training = model.training  # `train()` would reach into the caller's model
 
     def forward(self, images: Tensor) -> Tensor:
         """Returns the model's logits."""
         self.queries += len(images)
-        logits: Tensor = self.model(images)
-        if logits.ndim != 2 or len(logits) != len(images):
-            raise ValueError(f"model must return logits ({len(images)}, classes), got shape {tuple(logits.shape)}")
+        logits = logits_of(self.model, images, again=self.called)
+        self.called = True
         if self.greatest >= logits.shape[1]:
             raise ValueError(
-                f"y must lie in 0…{logits.shape[1] - 1} for a model of {logits.shape[1]} classes, got {self.greatest}"
+                f"y must be in 0…{logits.shape[1] - 1} for a model of {logits.shape[1]} classes, got {self.greatest}"
             )
         return logits
 
@@ -199,8 +203,10 @@ def check_input(x: Tensor, y: Tensor, eps: float) -> None:
         raise ValueError(f"x must be images (N, C, H, W), got shape {tuple(x.shape)}")
     if not x.is_floating_point():
         raise TypeError(f"x must be floats in [0, 1], got {x.dtype}")
-    if x.numel() and not (float(x.min()) >= 0 and float(x.max()) <= 1):  # written so that NaN fails as well
-        raise ValueError(f"x must lie in [0, 1], got values from {float(x.min()):g} to {float(x.max()):g}")
+    if x.numel():
+        low, high = float(x.min()), float(x.max())
+        if not (low > -HALF_A_BYTE and high < 1 + HALF_A_BYTE):  # written so that NaN fails as well
+            raise ValueError(f"x must be in [0, 1], got values from {low:.9g} to {high:.9g}")
     if y.shape != x.shape[:1]:
         raise ValueError(f"y must be ({len(x)},), a class for each image, got shape {tuple(y.shape)}")
     if y.dtype != torch.int64:
@@ -236,7 +242,7 @@ def parse_eps(value: str | float | Fraction, norm: str = "linf") -> Fraction:
     except (ValueError, ZeroDivisionError, OverflowError) as error:
         raise ValueError(f"eps must be a number such as 4/255 or 0.03, got {value!r}") from error
     if eps <= 0 or (eps > 1 and norm == "linf"):
-        most = "lie in (0, 1]" if norm == "linf" else "be positive"
+        most = "be in (0, 1]" if norm == "linf" else "be positive"
         raise ValueError(f"eps must {most}, in units of the images' range [0, 1], got {value!r}")
     return eps
 

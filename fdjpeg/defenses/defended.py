@@ -10,8 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from fdjpeg import surrogates
+from fdjpeg._fingerprint import digest
 from fdjpeg.attacks.base import seeded
-from fdjpeg.sources.networks import digest, evaluating
+from fdjpeg.attacks.calls import call
+from fdjpeg.sources import External
+from fdjpeg.sources.networks import evaluating
 
 from .base import copied
 from .gradients import GRADIENTS, OPAQUE
@@ -123,7 +126,8 @@ def of_module(
         module: in evaluation mode, one of
 
             - a layer, images to images of the same shape: fdjpeg's layers in it take ``gradients``, a layer without
-              them ``OPAQUE``;
+              them those of ``OPAQUE``, or of these the ones that ``gradients`` names if it names no others; a black box
+              (`fdjpeg.evaluation.external`) takes "identity", its only one;
             - a whole classifier, images to logits;
             - a `Defense`, or any module with its ``deployed``, ``attacked``, ``first`` and ``gradients``, which mean
               the same here.
@@ -133,7 +137,8 @@ def of_module(
             classifier; without it the module counts as a layer.
 
     Raises:
-        ValueError: the output is neither an image of the same shape nor logits, or the layer has no such gradient.
+        ValueError: the module does not take images of this shape, its output is neither an image of the same shape nor
+            logits, or the layer has no such gradient.
 
     Example::
 
@@ -142,6 +147,7 @@ def of_module(
     if hasattr(module, "deployed") and hasattr(module, "attacked"):
         return _of_defense(module, name)
     named = any(_takes_gradient(part) for part in module.modules())
+    tried = tuple(gradients) if named else _of_opaque(module, gradients)
     if image is not None:
         out = _tried(module, name, image)
         if out.ndim == 2 and len(out) == len(image):
@@ -157,7 +163,14 @@ def of_module(
                 f"defense {name} must return images of the shape that it gets, or logits (N, classes), got "
                 f"{tuple(out.shape)} for {tuple(image.shape)}"
             )
-    return layer_defense(name, module, gradients if named else OPAQUE)
+    return layer_defense(name, module, tried)
+
+
+def _of_opaque(module: nn.Module, gradients: Sequence[str]) -> tuple[str, ...]:
+    """Returns the gradients of a layer without fdjpeg's layers."""
+    if isinstance(module, External):
+        return ("identity",)
+    return tuple(gradients) if gradients and set(gradients) <= set(OPAQUE) else OPAQUE
 
 
 def _tried(module: nn.Module, name: str, image: Tensor) -> Tensor:
@@ -167,13 +180,11 @@ def _tried(module: nn.Module, name: str, image: Tensor) -> Tensor:
         ValueError: naming the defence, which fails, changes the image, or returns no tensor or logits of one class.
     """
     given = image.clone()
-    try:
-        with evaluating(module), torch.no_grad():
-            out = module(given)
-    except Exception as error:  # a user's module may raise anything
-        raise ValueError(f"defense {name} must take images {tuple(image.shape)}, got {error!r} from it") from error
-    if not isinstance(out, Tensor):
-        raise ValueError(f"defense {name} must return images or logits, got a {type(out).__name__}")
+    with evaluating(module), torch.no_grad():
+        out = call(module, given, f"defense {name}")
+    if not isinstance(out, Tensor) or not out.is_floating_point():
+        kind = out.dtype if isinstance(out, Tensor) else type(out).__name__
+        raise ValueError(f"defense {name} must return a tensor of floats, images or logits, got {kind}")
     if not torch.equal(given, image):
         raise ValueError(f"defense {name} must leave its images as they are, got one that changes them in place")
     if out.ndim == 2 and out.shape[1] < 2:

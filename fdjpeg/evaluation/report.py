@@ -101,6 +101,11 @@ class Report(Results):
             notes.append(f"Transfer: the images that fool {', '.join(self.settings.transfer)}.")
         if "black-box" in self.columns:
             notes.append(f"Black-box: attacks by queries alone ({', '.join(self.settings.gradient_free)}).")
+        if self.settings.black_boxes:
+            notes.append(
+                f"Black box: {', '.join(self.settings.black_boxes)}. Its forward pass is a function outside of torch, "
+                "evaluated as it is; attacks pass its gradient unchanged (BPDA)."
+            )
         if self.settings.randomised:
             notes.append(
                 f"Randomised: {', '.join(self.settings.randomised)}. Their gradients and verdicts are means of "
@@ -177,7 +182,7 @@ class Report(Results):
             ValueError: if the folder cannot be written.
         """
         texts = {
-            "results.json": json.dumps(self.json(), indent=1, ensure_ascii=False) + "\n",
+            "results.json": json.dumps(self.json(), indent=1, ensure_ascii=False, allow_nan=False) + "\n",
             "results.csv": self.csv(),
             "report.md": self.markdown(),
             "report.html": self.html(),

@@ -47,6 +47,7 @@ class RunSettings:
         randomised: names of the defences that draw in every call.
         draws: of a randomised defence, in each gradient and in each verdict.
         transfer: sources of the other networks, by their names.
+        black_boxes: names of the defences that call a function outside of torch; "none" if the bare network does.
         norm: "linf" or "l2".
         eps: radii such as "2/255", ascending.
         batch_size, pictures, seed, checks: as in ``Plan``.
@@ -65,6 +66,7 @@ class RunSettings:
     randomised: list[str]
     draws: int
     transfer: dict[str, str]
+    black_boxes: list[str]
     norm: str
     eps: list[str]
     batch_size: int
@@ -91,6 +93,7 @@ _KEYS = {
     "lattice_tried": "tried for a JPEG lattice",
     "on_lattice": "on a JPEG lattice",
     "gradient_free": "gradient-free",
+    "black_boxes": "black boxes",
     "at_once": "images at once",
 }
 

@@ -61,7 +61,7 @@ def elsewhere_jobs(run: Evaluation) -> Iterator[Job]:
                         {"threat": "gray-box", "defense": run.describe(defense), **by},
                         partial(entered_cells, run, attack, defense, eps),
                     )
-            for network in run.plan.others:
+            for network in run.others:
                 yield Job(
                     f"{attack.name} on {network.name} {at}",
                     {"threat": "transfer", "source": network.digest(), **by, **plain(run)},
@@ -100,7 +100,7 @@ def white_box(run: Evaluation) -> list[Attack]:
 
 def clean_cells(run: Evaluation, batch: Batch) -> list[Cell]:
     """Judges every defence without an attack."""
-    return [run.cell(batch, defense, "clean", _untouched(defense, batch)) for defense in run.defenses]
+    return [run.cell(batch, defense, "clean", _untouched(run, defense, batch)) for defense in run.defenses]
 
 
 def noise_cells(run: Evaluation, noise: Attack, eps: Fraction, batch: Batch) -> list[Cell]:
@@ -108,7 +108,7 @@ def noise_cells(run: Evaluation, noise: Attack, eps: Fraction, batch: Batch) -> 
     everything = torch.ones(len(batch.x), dtype=torch.bool)
     cells = []
     for defense in run.defenses:
-        made = run.craft(noise, run.network.module, None, batch, defense.entered(batch.x), eps, everything)
+        made = run.craft(noise, run.network.module, None, batch, run.entered(defense, batch), eps, everything)
         cells.append(run.cell(batch, defense, "noise", _judged_only(made), attack=noise, eps=eps))
     return cells
 
@@ -127,7 +127,7 @@ def bare_cells(run: Evaluation, attack: Attack, eps: Fraction, batch: Batch) -> 
 def entered_cells(run: Evaluation, attack: Attack, defense: Defended, eps: Fraction, batch: Batch) -> list[Cell]:
     """Attacks the bare network at images after the first pass of a defence; judges that defence."""
     everything = torch.ones(len(batch.x), dtype=torch.bool)
-    made = run.craft(_onwards(attack), run.network.module, None, batch, defense.entered(batch.x), eps, everything)
+    made = run.craft(_onwards(attack), run.network.module, None, batch, run.entered(defense, batch), eps, everything)
     return [run.cell(batch, defense, "gray-box", made, attack=attack, eps=eps)]
 
 
@@ -160,9 +160,8 @@ def adaptive_cells(
     return [run.cell(batch, defense, threat, made, attack=attack, eps=eps, gradient=gradient)]
 
 
-def _untouched(defense: Defended, batch: Batch) -> Crafted:
-    with torch.no_grad():
-        return Crafted(defense.entered(batch.x), [], 0, 0, 0.0)
+def _untouched(run: Evaluation, defense: Defended, batch: Batch) -> Crafted:
+    return Crafted(run.entered(defense, batch), [], 0, 0, 0.0)
 
 
 def _judged_only(made: Crafted) -> Crafted:

@@ -66,12 +66,34 @@ def read_picture(file: str | Path | IO[bytes], argument: str = "data") -> Pictur
     """
     try:
         with _whole_files(), Image.open(file) as opened:
-            opened.load()
-            _check_samples(opened)
-            transparent = opened.mode in _ALPHA_MODES or "transparency" in opened.info
-            return Picture(_eight_bits(ImageOps.exif_transpose(opened)), transparent)
+            return _picture(opened)
     except READ_ERRORS as error:
         raise ValueError(f"{argument} must be an image that Pillow reads, got {_name(file)}: {error}") from error
+
+
+def picture_of(image: Image.Image, name: str, argument: str = "data") -> Picture:
+    """Returns an image that another package has opened, by the rules of this module.
+
+    Args:
+        image: of any mode.
+        name: describes it in errors.
+        argument: the argument that errors name.
+
+    Raises:
+        ValueError: as `read_picture` does.
+    """
+    try:
+        with _whole_files():
+            return _picture(image)
+    except READ_ERRORS as error:
+        raise ValueError(f"{argument} must be an image that Pillow reads, got {name}: {error}") from error
+
+
+def _picture(image: Image.Image) -> Picture:
+    image.load()
+    _check_samples(image)
+    transparent = image.mode in _ALPHA_MODES or "transparency" in image.info
+    return Picture(_eight_bits(ImageOps.exif_transpose(image)), transparent)
 
 
 def image_files(folder: Path, argument: str = "data") -> list[Path]:
@@ -83,17 +105,22 @@ def image_files(folder: Path, argument: str = "data") -> list[Path]:
     Raises:
         ValueError: there are none.
     """
-    files = list(_image_files(folder))
+    files = list(listed(folder))
     if not files:
         raise ValueError(f"{argument} must hold images that Pillow reads, got {str(folder)!r} with none")
     return files
 
 
-def _image_files(folder: Path) -> Iterator[Path]:
+def listed(folder: Path) -> Iterator[Path]:
+    """Yields the files of `image_files`, of which there may be none.
+
+    Links to files are followed, links to folders below ``folder`` are not. A link without a target is listed, so that
+    its reader reports it. Pipes and devices are left out: reading one might never end.
+    """
     known = {suffix for suffix, name in Image.registered_extensions().items() if name in Image.OPEN}
     for file in sorted(folder.rglob("*")):
         hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
-        if not hidden and file.suffix.lower() in known and not file.is_dir():
+        if not hidden and file.suffix.lower() in known and (file.is_file() or not file.exists()):
             yield file
 
 

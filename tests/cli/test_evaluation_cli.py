@@ -126,7 +126,7 @@ def test_mistakes_in_a_file_are_named(tmp_path, text: str, message: str) -> None
     ("arguments", "message"),
     [
         (("--eps", "two"), "eps must be a number such as 4/255"),
-        (("--eps", "-1/255"), "eps must lie in"),
+        (("--eps", "-1/255"), "eps must be in"),
         (("--defense", "png"), "defense must be"),
         (("--defense", "jpeg:50", "--gradient", "quadratic"), "quadratic"),
         (("--images", "0"), "--images"),
