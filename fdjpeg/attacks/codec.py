@@ -19,7 +19,7 @@ import fdjpeg
 from fdjpeg import QuantTables, reference
 from fdjpeg._geometry import BLOCK, SAMPLING_FACTORS, Geometry, Plane
 from fdjpeg.functional import jpeg, map_shape, quantize_channels
-from fdjpeg.reference.exact import quantize, transform_components
+from fdjpeg.reference.exact import decode_components, quantize, transform_components, unlimited_rgb
 from fdjpeg.reference.geometry import far_samples, near_samples, uses_triangle
 from fdjpeg.reference.tables import standard_tables_by_block
 
@@ -89,7 +89,7 @@ class Codec:
             plane = self._one_table().repeat(geometry.luma.rows, geometry.luma.columns)
             return [plane.expand(1, geometry.channels, -1, -1)]
         if self.qualities is not None:
-            planes = [to_planes(table.float()) for table in self._tables_by_block()]
+            planes = [to_planes(table.float()) for table in self.tables_by_block()]
         else:
             assert self.tables is not None
             sizes = [geometry.luma, geometry.chroma, geometry.chroma][: geometry.channels]
@@ -101,13 +101,17 @@ class Codec:
 
     def coefficients(self, images: Tensor) -> Stacks:
         """The quantized coefficients of images ``(N, C, H, W)``, whole numbers in float32, by the exact encoder."""
+        return self._stacked([to_planes(k.float()) for k in self.blocks(images)])
+
+    def blocks(self, images: Tensor) -> list[Tensor]:
+        """The same as blocks: for each component ``(N, rows, columns, 8, 8)`` whole numbers."""
         if self.arithmetic == "channels":
-            return [self._channel_coefficients(images)]
+            return self._channel_coefficients(images)
         if self.arithmetic == "real" or self.qualities is not None:
-            return self._stacked([to_planes(k.float()) for k in self._reference_coefficients(images)])
+            return self._reference_coefficients(images)
         horizontal, vertical = SAMPLING_FACTORS[self.subsampling]
-        blocks = torch.ops.fdjpeg.encode(images, self.tables, 1.0, horizontal, vertical)
-        return self._stacked([to_planes(k.float()) for k in blocks[: self.geometry.channels]])
+        found: list[Tensor] = torch.ops.fdjpeg.encode(images, self.tables, 1.0, horizontal, vertical)
+        return list(found[: self.geometry.channels])
 
     def sensitivity(self, gradient: Tensor) -> Stacks:
         """The derivative of a loss by each coefficient in samples of 0…255, from that by the decoded image.
@@ -131,32 +135,54 @@ class Codec:
         luma = _zero_padded(components[:, :1], geometry.luma)
         return self.transform.dct_of([luma, _zero_padded(chroma, geometry.chroma)])
 
+    def tables_by_block(self) -> list[Tensor]:
+        """The steps of each block, where they have qualities of their own: ``(N, rows, columns, 8, 8)`` a component."""
+        assert self.qualities is not None
+        return standard_tables_by_block(self.qualities, self.geometry)
+
+    def decode(self, blocks: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+        """The layer's output for quantized coefficients, bit for bit.
+
+        Args:
+            blocks: of each component, integers ``(N, rows, columns, 8, 8)``.
+            dtype: of the images.
+        """
+        geometry = self.geometry
+        if self.arithmetic == "channels":
+            real = torch.float64 if dtype == torch.float64 else torch.float32
+            k = torch.stack(list(blocks), 1).flatten(0, 1).to(real)
+            decoded = to_planes(reference.real_idct(k * self._one_table().to(real)))
+            images = decoded.view(-1, geometry.channels, *decoded.shape[2:])[:, :, : geometry.height, : geometry.width]
+            return (images / 255).clamp(0, 1).to(dtype)
+        if self.arithmetic == "real":
+            raise ValueError("arithmetic must be libjpeg or the preset code to decode coefficients, got real")
+        steps = self.tables_by_block() if self.qualities is not None else self._tables_by_component()
+        samples = decode_components([k.to(torch.int32) for k in blocks], [step.to(torch.int32) for step in steps])
+        rgb = unlimited_rgb(samples, geometry, self.upsampling == "fancy")
+        return reference.from_bytes(rgb.clamp(0, 255), dtype)
+
     # --- pieces ------------------------------------------------------------------------------------------------------
 
     def _one_table(self) -> Tensor:
         assert self.tables is not None
         return self.tables[0, 0]
 
-    def _channel_coefficients(self, images: Tensor) -> Tensor:
+    def _channel_coefficients(self, images: Tensor) -> list[Tensor]:
         # The very operations of `fdjpeg.reference.quantize_channels`, so that ties fall as there.
         planes = images if images.dtype == torch.float64 else images.float()
         rows = torch.arange(self.geometry.luma.rows * BLOCK, device=images.device).clamp(max=self.geometry.height - 1)
         columns = torch.arange(self.geometry.luma.columns * BLOCK, device=images.device)
         padded = planes.index_select(2, rows).index_select(3, columns.clamp(max=self.geometry.width - 1))
         blocks = reference.real_dct(reference.to_blocks(255 * padded.flatten(0, 1)))
-        k = (blocks / self._one_table().to(blocks)).round().float()
-        return to_planes(k).view(padded.shape)
+        k = (blocks / self._one_table().to(blocks)).round()
+        return list(k.unflatten(0, padded.shape[:2]).unbind(1))
 
-    def _tables_by_block(self) -> list[Tensor]:
-        assert self.qualities is not None
-        return standard_tables_by_block(self.qualities, self.geometry)
+    def _tables_by_component(self) -> list[Tensor]:
+        assert self.tables is not None
+        return [table[:, None, None] for table in self.tables.unbind(1)]
 
     def _reference_coefficients(self, images: Tensor) -> list[Tensor]:
-        if self.qualities is not None:
-            steps = self._tables_by_block()
-        else:
-            assert self.tables is not None
-            steps = [table[:, None, None] for table in self.tables.unbind(1)]
+        steps = self.tables_by_block() if self.qualities is not None else self._tables_by_component()
         if self.arithmetic == "real":
             components = reference.components_of(255 * images.to(reference.real_dtype(images)), self.geometry)
             components[0] = components[0] - LEVEL_SHIFT

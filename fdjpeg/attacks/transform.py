@@ -124,6 +124,12 @@ class Transform:
         """The DCT of four blocks side by side: a product of 32 columns is several times faster than one of 8."""
         return torch.block_diag(*[self.dct] * 4)
 
+    def plane_of(self, stacks: Stacks, component: int) -> Tensor:
+        """A view of one component's planes, ``(N, height, width)``."""
+        if self.subsampled and component > 0:
+            return stacks[1][:, component - 1]
+        return stacks[0][:, component]
+
     # --- units -------------------------------------------------------------------------------------------------------
 
     def by_unit(self, stacks: Stacks) -> Tensor:
