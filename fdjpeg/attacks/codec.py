@@ -17,11 +17,13 @@ from torch import Tensor, nn
 
 import fdjpeg
 from fdjpeg import QuantTables, reference
+from fdjpeg._arguments import map_shape
 from fdjpeg._geometry import BLOCK, SAMPLING_FACTORS, Geometry, Plane
-from fdjpeg.functional import jpeg, map_shape, quantize_channels
+from fdjpeg.functional import jpeg
 from fdjpeg.reference.exact import decode_components, quantize, transform_components, unlimited_rgb
 from fdjpeg.reference.geometry import far_samples, near_samples, uses_triangle
 from fdjpeg.reference.tables import standard_tables_by_block
+from fdjpeg.stages import quantize_channels
 
 from .base import draw
 from .transform import Stacks, Transform, to_planes
@@ -269,6 +271,15 @@ def codecs_of(layer: nn.Module, images: Tensor, indices: Tensor, seed: int, purp
         "layer must be a JPEG, LearnableJPEG, RandomJPEG with p=1, StochasticJPEG or FeatureDistillation of fdjpeg, "
         f"or a Sequential of them, and not soft, got {layer}"
     )
+
+
+def has_codecs(layer: nn.Module) -> bool:
+    """Whether `codecs_of` takes a layer apart."""
+    try:
+        codecs_of(layer, torch.zeros(1, 3, BLOCK, BLOCK), torch.zeros(1, dtype=torch.int64), 0, "trial")
+    except ValueError:
+        return False
+    return True
 
 
 def is_random(layer: nn.Module) -> bool:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from fdjpeg import surrogates
-from fdjpeg.attacks.base import seeded
+from fdjpeg.attacks.base import Exposed, seeded
+from fdjpeg.attacks.codec import has_codecs
 from fdjpeg.sources.networks import digest, evaluating
 
 from .gradients import GRADIENTS, OPAQUE
@@ -35,6 +36,8 @@ class Defended:
         oracle: the layer by other means, uint8 ``(N, C, H, W)`` to uint8, as a check; or None.
         module: its settings and weights distinguish this defence from others of the same name; or None.
         exact: whether ``attacked`` has the forward pass of ``deployed``.
+        exposed: makes the defended classifier with its JPEG layers shown, for attacks on their coefficients and for
+            certificates; None where the defence has no such layer.
 
     Example::
 
@@ -53,6 +56,7 @@ class Defended:
     oracle: Callable[[Tensor], Tensor] | None = None
     module: nn.Module | None = None
     exact: bool = True
+    exposed: Callable[[nn.Module], Exposed] | None = None
 
     def entered(self, images: Tensor) -> Tensor:
         """Returns the images as an attacker meets them: behind ``first``, or as they are."""
@@ -111,6 +115,7 @@ def layer_defense(
         first=first,
         oracle=oracle,
         module=module,
+        exposed=(lambda network: Exposed([module], [network])) if has_codecs(module) else None,
     )
 
 
@@ -171,6 +176,7 @@ def _of_defense(defense: Any, name: str) -> Defended:
         first=defense.first,
         module=defense,
         exact=False,
+        exposed=getattr(defense, "exposed", None),
     )
 
 

@@ -43,6 +43,8 @@ class RunSettings:
         images, model: where the images and the network come from.
         attacks: settings of each attack, by its name.
         gradient_free: names of the attacks that need no gradient.
+        on_coefficients: names of the attacks on a layer's coefficients.
+        exposed: names of the defences that show such a layer.
         defenses: gradients tried on each defence, by its name.
         randomised: names of the defences that draw in every call.
         draws: of a randomised defence, in each gradient and in each verdict.
@@ -61,6 +63,8 @@ class RunSettings:
     model: NetworkOrigin
     attacks: dict[str, dict[str, Any]]
     gradient_free: list[str]
+    on_coefficients: list[str]
+    exposed: list[str]
     defenses: dict[str, list[str]]
     randomised: list[str]
     draws: int
@@ -91,6 +95,7 @@ _KEYS = {
     "lattice_tried": "tried for a JPEG lattice",
     "on_lattice": "on a JPEG lattice",
     "gradient_free": "gradient-free",
+    "on_coefficients": "on coefficients",
     "at_once": "images at once",
 }
 
