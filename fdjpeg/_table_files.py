@@ -41,7 +41,7 @@ def open_jpeg(file: JpegFile) -> PIL.JpegImagePlugin.JpegImageFile:
 
 
 def holds_rgb(image: PIL.JpegImagePlugin.JpegImageFile) -> bool:
-    """Whether three components are R, G, B, by the rules of libjpeg (``default_decompress_parms``)."""
+    """Returns whether three components are R, G, B, by the rules of libjpeg (``default_decompress_parms``)."""
     if "jfif" in image.info:
         return False
     if "adobe_transform" in image.info:

@@ -25,7 +25,7 @@ SUBSAMPLINGS = pytest.mark.parametrize("subsampling", FACTORS)
 
 @pytest.fixture
 def round_trip_by_block(backend: Backend) -> Callable[..., Any]:
-    """The op, by each backend that has a kernel for it; tensors come from and go to the CPU."""
+    """Runs the op by each backend that has a kernel for it; tensors come from and go to the CPU."""
     op = backend.round_trip_by_block
     if op is None:
         pytest.skip(f"{backend.name} has no kernel for it")
@@ -37,7 +37,7 @@ def round_trip_by_block(backend: Backend) -> Callable[..., Any]:
     return call
 
 
-#: Few, so that blocks side by side are often alike and often not.
+#: Few, so that adjacent blocks are often alike and often not.
 QUALITIES = (1, 20, 49, 50, 93, 100)
 
 
@@ -50,7 +50,7 @@ def _blocks_to_samples(by_block: Tensor, height: int, width: int) -> Tensor:
 
 
 def _expected(pixels: oracles.Bytes, qualities: NDArray[np.uint8], subsampling: str, fancy: bool) -> Tensor:
-    """An image whose coefficients are taken, block by block, from the file at the block's quality."""
+    """Decodes coefficients that are taken, block by block, from the file at the block's quality."""
     grey = pixels.shape[0] == 1
     horizontal, vertical = (1, 1) if grey else FACTORS[subsampling]
     maps = [qualities, *2 * [qualities[::vertical, ::horizontal]]]
@@ -117,7 +117,7 @@ def test_one_quality_everywhere_is_that_quality(
         out, planes = round_trip_by_block(image, by_block, *factors, True)
         expected, expected_planes = reference.round_trip(image, None, float(quality), *factors, True)
         assert torch.equal(out, expected)
-        flags = Geometry.of(41, 53, 3, *factors).flag_offset  # may say more than they must
+        flags = Geometry.of(41, 53, 3, *factors).flag_offset  # more may be set than must be
         assert torch.equal(planes[:, :flags], expected_planes[:, :flags])
 
 

@@ -24,7 +24,7 @@ HEIGHT, WIDTH = 18, 21
 
 @pytest.fixture(autouse=True)
 def fresh_compiler() -> None:
-    """torch.compile counts recompilations of a function over all tests, and gives up at eight."""
+    """Resets the compiler: torch.compile counts recompilations of a function over all tests, and gives up at eight."""
     torch.compiler.reset()
 
 
@@ -41,7 +41,7 @@ def _steps(tables: str) -> Tensor | None:
 
 
 def _served(backend: Backend, name: str) -> Callable[..., Any]:
-    """The backend's op, or the reference where it has none."""
+    """Returns the backend's op, or the reference if it has none."""
     op = getattr(backend, name)
     return getattr(reference, name) if op is None else op
 

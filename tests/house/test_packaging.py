@@ -369,7 +369,7 @@ def test_without_a_library_the_reference_serves(checkout: Path) -> None:
         assert result.returncode == 0, result.stderr
         state, kernels, total = result.stdout.splitlines()
         assert state == "False None"
-        assert ("does not load beside torch" if broken else "does not exist") in kernels
+        assert ("does not load with torch" if broken else "does not exist") in kernels
         assert '"reference": "available"' in kernels
         assert int(total) == 77 * 3 * 81
 

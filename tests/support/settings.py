@@ -1,4 +1,4 @@
-"""The settings that many tests run over, and the errors that they allow; without a package beyond torch."""
+"""The settings that many tests run over, and the errors that they allow; torch is the only package needed."""
 
 from __future__ import annotations
 
