@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 
@@ -43,8 +43,6 @@ class RunSettings:
         images, model: where the images and the network come from.
         attacks: settings of each attack, by its name.
         gradient_free: names of the attacks that need no gradient.
-        on_coefficients: names of the attacks on a layer's coefficients.
-        exposed: names of the defences that show such a layer.
         defenses: gradients tried on each defence, by its name.
         randomised: names of the defences that draw in every call.
         draws: of a randomised defence, in each gradient and in each verdict.
@@ -57,14 +55,14 @@ class RunSettings:
         open: names of the experiments that are not finished.
         device: where the network ran.
         versions: versions of Python and of packages, by name.
+        on_coefficients: names of the attacks on a layer's coefficients.
+        exposed: names of the defences that show such a layer.
     """
 
     images: ImageOrigin
     model: NetworkOrigin
     attacks: dict[str, dict[str, Any]]
     gradient_free: list[str]
-    on_coefficients: list[str]
-    exposed: list[str]
     defenses: dict[str, list[str]]
     randomised: list[str]
     draws: int
@@ -79,6 +77,8 @@ class RunSettings:
     open: list[str]
     device: str
     versions: dict[str, str]
+    on_coefficients: list[str] = field(default_factory=list)
+    exposed: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """Returns plain values under the keys that stored reports have."""
