@@ -97,11 +97,11 @@ class Codec:
                 table.repeat(1, size.rows, size.columns)[:, None]
                 for table, size in zip(self.tables.unbind(1), sizes, strict=False)
             ]
-        return self._stacked(planes)
+        return self.stacked(planes)
 
     def coefficients(self, images: Tensor) -> Stacks:
         """The quantized coefficients of images ``(N, C, H, W)``, whole numbers in float32, by the exact encoder."""
-        return self._stacked([to_planes(k.float()) for k in self.blocks(images)])
+        return self.stacked([to_planes(k.float()) for k in self.blocks(images)])
 
     def blocks(self, images: Tensor) -> list[Tensor]:
         """The same as blocks: for each component ``(N, rows, columns, 8, 8)`` whole numbers."""
@@ -207,7 +207,7 @@ class Codec:
         rows = matrix(geometry.height, chroma.height, geometry.vertical)
         return rows, matrix(geometry.width, chroma.width, geometry.horizontal)
 
-    def _stacked(self, planes: Sequence[Tensor]) -> Stacks:
+    def stacked(self, planes: Sequence[Tensor]) -> Stacks:
         """Planes as stacks: all in one, or luma and chroma apart where chroma is subsampled."""
         if (self.geometry.horizontal, self.geometry.vertical) == (1, 1):
             return [torch.cat(list(planes), 1)]
