@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from fdjpeg import functional, surrogates
-from fdjpeg._arguments import flattened
+from fdjpeg import functional, stages, surrogates
+from fdjpeg._arguments import check_arguments, flattened, map_shape
 from fdjpeg.surrogates import Surrogate, check_generator
 from fdjpeg.tables import QuantTables, check_tables
 
@@ -20,7 +20,7 @@ class JPEG(nn.Module):
     """A layer that compresses its input by JPEG and decompresses it: `fdjpeg.jpeg` with its arguments fixed.
 
     It goes wherever images in [0, 1] (or bytes) pass, usually in front of a model's normalisation, and holds no
-    parameters. A quality tensor and the tables are buffers: they move with the module and stand in its state dict.
+    parameters. A quality tensor and the tables are buffers: they move with the module and are in its state dict.
 
     Args:
         quality, tables, subsampling, upsampling, gradient, arithmetic, soft: as for `fdjpeg.jpeg`.
@@ -45,7 +45,7 @@ class JPEG(nn.Module):
         soft: bool = False,
     ) -> None:
         super().__init__()
-        functional.check_arguments(quality, tables, subsampling, upsampling, gradient, arithmetic, soft)
+        check_arguments(quality, tables, subsampling, upsampling, gradient, arithmetic, soft)
         self.subsampling = subsampling
         self.upsampling = upsampling
         self.gradient = surrogates.resolve(gradient)
@@ -94,7 +94,7 @@ class JPEG(nn.Module):
 
 
 class RandomJPEG(nn.Module):
-    """Compresses each image at a quality of its own, drawn anew in every call, in training and in evaluation.
+    """Compresses each image at its own quality, drawn again in every call, in training and in evaluation.
 
     Args:
         quality: the least and the greatest integer quality, both drawn; uniform between them.
@@ -128,7 +128,7 @@ class RandomJPEG(nn.Module):
         if isinstance(p, bool) or not (isinstance(p, (int, float)) and 0 <= p <= 1):
             raise ValueError(f"p must be a probability, 0…1, got {p!r}")
         check_generator(generator)
-        functional.check_arguments(75, None, subsampling, upsampling, gradient, "libjpeg", False)
+        check_arguments(75, None, subsampling, upsampling, gradient, "libjpeg", False)
         self.quality = (quality[0], quality[1])
         self.p = float(p)
         self.generator = generator
@@ -157,7 +157,7 @@ class RandomJPEG(nn.Module):
 
 
 class StochasticJPEG(nn.Module):
-    """Compresses each 8×8 block at a quality of its own, drawn anew in every call, in training and in evaluation.
+    """Compresses each 8×8 block at its own quality, drawn again in every call, in training and in evaluation.
 
     Source: stochastic local quantization, Das et al., "SHIELD", KDD 2018, arXiv 1802.06816. There each block of pixels
     is copied from one of several compressed images; here the codec itself quantizes block by block, which differs
@@ -194,7 +194,7 @@ class StochasticJPEG(nn.Module):
         ):
             raise ValueError(f"qualities must be one or more integers in 1…100, got {qualities!r}")
         check_generator(generator)
-        functional.check_arguments(75, None, subsampling, upsampling, gradient, "libjpeg", False)
+        check_arguments(75, None, subsampling, upsampling, gradient, "libjpeg", False)
         self.qualities = tuple(qualities)
         self.generator = generator
         self.subsampling = subsampling
@@ -203,7 +203,7 @@ class StochasticJPEG(nn.Module):
         self.register_buffer("choices", torch.tensor(self.qualities, dtype=torch.uint8), persistent=False)
 
     def forward(self, image: Tensor) -> Tensor:
-        blocks = functional.map_shape(image)
+        blocks = map_shape(image)
         drawn = torch.randint(len(self.qualities), blocks, device=image.device, **_from(self.generator))
         return functional.jpeg(
             image,
@@ -218,7 +218,7 @@ class StochasticJPEG(nn.Module):
 
 
 def _said(layer: JPEG | RandomJPEG | StochasticJPEG | LearnableJPEG) -> str:
-    """What the ``extra_repr`` of these layers have in common."""
+    """Returns the part that the ``extra_repr`` of these layers have in common."""
     return f"subsampling={layer.subsampling!r}, gradient={surrogates.written(layer.gradient)}"
 
 
@@ -261,7 +261,7 @@ class LearnableJPEG(nn.Module):
         soft: bool = False,
     ) -> None:
         super().__init__()
-        functional.check_arguments(75, tables, subsampling, upsampling, gradient, arithmetic, soft)
+        check_arguments(75, tables, subsampling, upsampling, gradient, arithmetic, soft)
         if not isinstance(share, str) or share not in self._SHARES:
             raise ValueError(f"share must be one of {', '.join(map(repr, self._SHARES))}, got {share!r}")
         check_tables(tables)
@@ -332,13 +332,13 @@ class FeatureDistillation(nn.Module):
 
     Source: Liu et al., CVPR 2019, arXiv 1803.05787.
 
-    Three tables carry that name, so each is a preset of its own:
+    Three tables carry that name, so each is a separate preset:
 
     - "paper": step 1 in the 15 low bands (i + j ≤ 4), 40 in the others (version 1, eq. 11);
     - "uniform(s)", such as "uniform(30)": step s in every band, 1…255 (version 1's sweep);
     - "code": step 25 in the top-left 4×4 bands, 30 elsewhere (the authors' release).
 
-    "code" is as released: each of R, G and B for itself, an orthonormal DCT of 0…255 without level shift, rounding half
+    "code" is as released: each of R, G and B separately, an orthonormal DCT of 0…255 without level shift, rounding half
     to even, no bytes after it, a clip to [0, 1]. Edges are replicated to whole blocks, which is our choice. The others
     run in libjpeg's arithmetic, YCbCr at 4:4:4, one table for all components: our choice too, the paper leaves it open.
 
@@ -369,7 +369,7 @@ class FeatureDistillation(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         for _ in range(self.passes):
             if self.preset == "code":
-                image = functional.quantize_channels(image, self.steps, self.gradient)
+                image = stages.quantize_channels(image, self.steps, self.gradient)
             else:
                 tables = QuantTables(self.steps, self.steps)
                 image = functional.jpeg(image, tables=tables, subsampling="4:4:4", gradient=self.gradient)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from support import cases, oracles
 from support.backends import Backend
 from support.no_reading import NoReading
-from support.oracles import FACTORS
+from support.settings import FACTORS
 from torch import Tensor
 
 import fdjpeg
@@ -353,3 +353,24 @@ def test_the_op_refuses_another_map() -> None:
     for qualities in (torch.ones(1, 2, 3), torch.ones(1, 3, 2, dtype=torch.uint8)):
         with pytest.raises(RuntimeError, match=wanted):
             torch.ops.fdjpeg.round_trip_by_block(torch.rand(1, 3, 16, 24), qualities, 2, 2, True)
+
+
+@pytest.mark.parametrize(("gradient", "learned"), [("straight-through", False), ("cubic", False), ("identity", True)])
+def test_compiled_in_one_graph(rng: np.random.Generator, gradient: str, learned: bool) -> None:
+    image = torch.from_numpy(rng.random((2, 3, 18, 21))).float().requires_grad_()
+    quality = torch.from_numpy(rng.integers(20, 90, (2, 3, 3))).float().requires_grad_(learned)
+    torch.compiler.reset()
+
+    def layer(image: Tensor, quality: Tensor) -> Tensor:
+        return fdjpeg.jpeg(image, quality, gradient=gradient)
+
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    out, expected = compiled(image, quality), layer(image, quality)
+    assert torch.equal(out, expected)
+    leaves = [image, quality] if learned else [image]
+    for one, other in zip(
+        torch.autograd.grad(out.square().sum(), leaves),
+        torch.autograd.grad(expected.square().sum(), leaves),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other)

@@ -12,10 +12,10 @@ import pytest
 import torch
 from support import cases, oracles
 from support.backends import BACKENDS, Backend
-from support.oracles import FACTORS
+from support.settings import FACTORS
 from torch import Tensor
 
-from fdjpeg import reference, surrogates
+from fdjpeg import _slopes, reference, surrogates
 from fdjpeg._geometry import Geometry
 
 SUBSAMPLINGS = pytest.mark.parametrize("subsampling", FACTORS)
@@ -342,13 +342,13 @@ def test_surrogate_gradients(
 
         image = wide.detach().float().to(backend.device)
         steps = tables.detach().to(backend.device)
-        slopes = surrogates.slope_table(surrogate, image.device)
+        slopes = _slopes.slope_table(surrogate, image.device)
         _, planes = backend.round_trip(image, steps, 0.0, *setting)
         actual = backend.surrogate_backward(grad.to(backend.device), planes, image, steps, 0.0, *setting, True, slopes)
+        # Where a gradient vanishes, the error is relative to the incoming one: interpolated slopes do not quite cancel.
+        smallest = 0.02 * float(grad.abs().max())
         for one, other in zip(actual, expected, strict=True):
-            _assert_close(
-                one, other, 1e-4, batch, smallest=0.05
-            )  # where it vanishes, all is relative to the incoming one
+            _assert_close(one, other, 1e-4, batch, smallest)
 
 
 def _assert_close(

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import cases
 from support.backends import Backend
-from support.oracles import FACTORS
+from support.settings import FACTORS
 from torch import Tensor
 
 import fdjpeg

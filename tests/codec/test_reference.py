@@ -16,7 +16,6 @@ from PIL import Image
 from support.no_reading import NoCopying
 from support.reference_cases import (
     FLOATS,
-    PILLOW,
     SIZES,
     contents,
     every_channels,
@@ -29,6 +28,7 @@ from support.reference_cases import (
     to_pixels,
     to_tensor,
 )
+from support.settings import PILLOW
 from torch import Tensor
 
 from fdjpeg import _constants, reference

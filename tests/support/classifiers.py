@@ -26,7 +26,7 @@ class Tiny(nn.Module):
 
 
 class Linear(nn.Module):
-    """Five classes; what decides between the first two is linear in the image, so the strongest attack is known."""
+    """Five classes; the decision between the first two is linear in the image, so the strongest attack is known."""
 
     def __init__(self, shape: torch.Size) -> None:
         super().__init__()

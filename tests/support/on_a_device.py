@@ -18,7 +18,7 @@ from torch.utils import backend_registration
 import fdjpeg
 from fdjpeg import reference
 from support.no_reading import NoCopying, NoReading
-from support.oracles import FACTORS
+from support.settings import FACTORS
 
 
 @pytest.fixture(scope="module")

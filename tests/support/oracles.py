@@ -27,14 +27,10 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from support.settings import FACTORS, PILLOW
+
 Bytes = NDArray[np.uint8]
 Steps = NDArray[np.int64]
-
-#: Sampling factors of luma against chroma (horizontal, vertical): ITU-T T.81, A.1.1, and the usual names for them.
-FACTORS = {"4:4:4": (1, 1), "4:2:2": (2, 1), "4:2:0": (2, 2), "4:4:0": (1, 2), "4:1:1": (4, 1)}
-
-#: Subsamplings that Pillow writes, by the number that its ``subsampling`` argument takes.
-_PILLOW = {"4:4:4": 0, "4:2:2": 1, "4:2:0": 2}
 
 jpeglib.version.set("turbo210")
 
@@ -89,7 +85,7 @@ def standard_tables(quality: int) -> Steps:
 
 def encode(pixels: Bytes, tables: Steps | int, subsampling: str) -> bytes:
     """A file of an image, at a quality or with tables: by Pillow where it can, else by libjpeg-turbo."""
-    if pixels.shape[0] == 1 or subsampling in _PILLOW:
+    if pixels.shape[0] == 1 or subsampling in PILLOW:
         return _encode_with_pillow(pixels, tables, subsampling)
     return encode_with_libjpeg(pixels, standard_tables(tables) if isinstance(tables, int) else tables, subsampling)
 
@@ -97,7 +93,7 @@ def encode(pixels: Bytes, tables: Steps | int, subsampling: str) -> bytes:
 def _encode_with_pillow(pixels: Bytes, tables: Steps | int, subsampling: str) -> bytes:
     grey = pixels.shape[0] == 1
     image = Image.fromarray(pixels[0] if grey else np.ascontiguousarray(pixels.transpose(1, 2, 0)))
-    settings: dict[str, object] = {} if grey else {"subsampling": _PILLOW[subsampling]}
+    settings: dict[str, object] = {} if grey else {"subsampling": PILLOW[subsampling]}
     if isinstance(tables, int):
         settings["quality"] = tables
     else:

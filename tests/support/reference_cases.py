@@ -13,8 +13,8 @@ from PIL import Image
 from torch import Tensor
 
 from fdjpeg._geometry import SAMPLING_FACTORS
+from support.settings import PILLOW
 
-PILLOW = {"4:4:4": 0, "4:2:2": 1, "4:2:0": 2}
 FLOATS = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 SIZES = [(1, 1), (1, 9), (8, 8), (7, 3), (17, 2), (16, 33), (31, 45)]
 every_subsampling = pytest.mark.parametrize("subsampling", SAMPLING_FACTORS)
