@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from fdjpeg import surrogates
+from fdjpeg.attacks.base import Exposed
+from fdjpeg.attacks.codec import has_coefficients
 
 from .gradients import GRADIENTS
 
@@ -95,6 +97,22 @@ class Defense(nn.Module):
         """
         return self._through(gradient).deployed(network)
 
+    def exposed(self, network: nn.Module) -> Exposed:
+        """Returns the defended classifier with its JPEG layers shown, for ``Flip`` and for certificates.
+
+        Args:
+            network: as for ``deployed``.
+
+        Raises:
+            ValueError: the defence has no layer of fdjpeg's whose coefficients can be seen.
+        """
+        deployed = self.deployed(network)
+        parts = list(deployed) if isinstance(deployed, nn.Sequential) else []
+        layers = nn.Sequential(*(part.codec() if isinstance(part, JPEGDefense) else part for part in parts[:-1]))
+        if not has_coefficients(layers):
+            raise ValueError(f"defense must have JPEG layers of fdjpeg before its network, got {self.kind}")
+        return Exposed([layers], [parts[-1]])
+
     def _through(self: Self, gradient: str) -> Self:
         """Returns the same defence, with the same weights, set to one of its gradients."""
         self.check_gradient(gradient)
@@ -144,6 +162,14 @@ class JPEGDefense(Defense):
     def surrogate(self) -> str:
         """The gradient of the codec."""
         return self.gradient or "straight-through"
+
+    def codec(self) -> nn.Module:
+        """Returns the layer before the classifier as one of fdjpeg's.
+
+        Raises:
+            NotImplementedError: there are several, and ``exposed`` shows them.
+        """
+        raise NotImplementedError
 
     def check_gradient(self, name: str) -> None:
         """Refuses names that `fdjpeg.surrogates` does not have.

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from fdjpeg import surrogates
-from fdjpeg.attacks.base import seeded
+from fdjpeg.attacks.base import Exposed, seeded
+from fdjpeg.attacks.codec import has_coefficients
 from fdjpeg.sources.networks import digest, evaluating
 
 from .gradients import GRADIENTS, OPAQUE
@@ -35,6 +36,7 @@ class Defended:
         oracle: the layer by other means, uint8 ``(N, C, H, W)`` to uint8, as a check; or None.
         module: its settings and weights distinguish this defence from others of the same name; or None.
         exact: whether ``attacked`` has the forward pass of ``deployed``.
+        shown: makes what ``exposed`` returns from the bare network; or None.
 
     Example::
 
@@ -53,6 +55,20 @@ class Defended:
     oracle: Callable[[Tensor], Tensor] | None = None
     module: nn.Module | None = None
     exact: bool = True
+    shown: Callable[[nn.Module], Exposed] | None = None
+
+    def exposed(self, network: nn.Module) -> Exposed:
+        """Returns the defended classifier with its JPEG layers shown, for ``Flip`` and for certificates.
+
+        Args:
+            network: the bare network.
+
+        Raises:
+            ValueError: the defence has no layer of fdjpeg's whose coefficients can be seen.
+        """
+        if self.shown is None:
+            raise ValueError(f"defense must have JPEG layers of fdjpeg before its network, got {self.name}")
+        return self.shown(network)
 
     def entered(self, images: Tensor) -> Tensor:
         """Returns the images as an attacker meets them: behind ``first``, or as they are."""
@@ -111,6 +127,7 @@ def layer_defense(
         first=first,
         oracle=oracle,
         module=module,
+        shown=(lambda network: Exposed([module], [network])) if has_coefficients(module) else None,
     )
 
 
@@ -171,6 +188,7 @@ def _of_defense(defense: Any, name: str) -> Defended:
         first=defense.first,
         module=defense,
         exact=False,
+        shown=getattr(defense, "exposed", None),
     )
 
 

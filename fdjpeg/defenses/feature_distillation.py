@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import fdjpeg
 from fdjpeg import QuantTables
@@ -81,6 +81,12 @@ class FeatureDistillation(JPEGDefense):
         if self.preset == "code":
             return fdjpeg.FeatureDistillation("code", gradient=self.surrogate).to(images.device)(images)
         return fdjpeg.jpeg(images, tables=self.tables, subsampling="4:4:4", gradient=self.surrogate)
+
+    def codec(self) -> nn.Module:
+        """See `JPEGDefense.codec`."""
+        if self.preset == "code":
+            return fdjpeg.FeatureDistillation("code")
+        return fdjpeg.JPEG(tables=self.tables, subsampling="4:4:4")
 
     @property
     def first(self) -> Callable[[Tensor], Tensor] | None:

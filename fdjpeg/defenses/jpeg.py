@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 import fdjpeg
 
@@ -38,6 +38,10 @@ class JPEG(JPEGDefense):
     def forward(self, images: Tensor) -> Tensor:
         """See `Defense.forward`."""
         return fdjpeg.jpeg(images, self.quality, subsampling=self.subsampling, gradient=self.surrogate)
+
+    def codec(self) -> nn.Module:
+        """See `JPEGDefense.codec`."""
+        return fdjpeg.JPEG(self.quality, subsampling=self.subsampling)
 
     def config(self) -> dict[str, Any]:
         """See `Defense.config`."""
@@ -72,6 +76,10 @@ class RandomJPEG(JPEGDefense):
         """See `Defense.forward`."""
         return fdjpeg.RandomJPEG(self.quality, subsampling=self.subsampling, gradient=self.surrogate)(images)
 
+    def codec(self) -> nn.Module:
+        """See `JPEGDefense.codec`."""
+        return fdjpeg.RandomJPEG(self.quality, subsampling=self.subsampling)
+
     def config(self) -> dict[str, Any]:
         """See `Defense.config`."""
         return {"least": self.quality[0], "greatest": self.quality[1], "subsampling": self.subsampling}
@@ -104,6 +112,10 @@ class StochasticJPEG(JPEGDefense):
     def forward(self, images: Tensor) -> Tensor:
         """See `Defense.forward`."""
         return fdjpeg.StochasticJPEG(self.qualities, subsampling=self.subsampling, gradient=self.surrogate)(images)
+
+    def codec(self) -> nn.Module:
+        """See `JPEGDefense.codec`."""
+        return fdjpeg.StochasticJPEG(self.qualities, subsampling=self.subsampling)
 
     def config(self) -> dict[str, Any]:
         """See `Defense.config`."""

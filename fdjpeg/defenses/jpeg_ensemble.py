@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 import fdjpeg
 from fdjpeg import QuantTables
+from fdjpeg.attacks.base import Exposed
 from fdjpeg.sources.images import sample
 
 from .base import JPEGDefense, Weights, device_of, load_state
@@ -93,6 +94,11 @@ class JPEGEnsemble(JPEGDefense):
             branches.append(nn.Sequential(self.layer(level).to(device), member))
         return (Vote if self.gradient is None else MeanLogProbability)(branches).eval()
 
+    def exposed(self, network: nn.Module) -> Exposed:
+        """See `Defense.exposed`: a branch for each member, and the vote."""
+        branches = [list(branch) for branch in self.deployed(network).branches]  # type: ignore[union-attr]
+        return Exposed([layer for layer, _ in branches], [member for _, member in branches], vote)
+
     def config(self) -> dict[str, Any]:
         """See `Defense.config`."""
         return {"luma": self.luma.tolist(), "chroma": self.chroma.tolist(), "levels": list(self.levels)}
@@ -125,9 +131,14 @@ class Vote(Branches):
 
     def forward(self, images: Tensor) -> Tensor:
         """Returns ``(N, classes)``: votes, plus the members' mean softmax, which never outweighs a vote."""
-        logits = torch.stack([branch(images) for branch in self.branches])
-        votes = F.one_hot(logits.argmax(dim=2), logits.shape[2]).sum(dim=0)
-        return votes + logits.softmax(dim=2).mean(dim=0)
+        return vote([branch(images) for branch in self.branches])
+
+
+def vote(members: Sequence[Tensor]) -> Tensor:
+    """Returns votes for each class plus the mean softmax, ``(N, classes)``, from the logits of each member."""
+    logits = torch.stack(list(members))
+    votes = F.one_hot(logits.argmax(dim=2), logits.shape[2]).sum(dim=0)
+    return votes + logits.softmax(dim=2).mean(dim=0)
 
 
 class MeanLogProbability(Branches):
