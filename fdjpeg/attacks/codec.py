@@ -16,14 +16,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fdjpeg
-from fdjpeg import QuantTables, reference
+from fdjpeg import QuantTables, reference, stages
 from fdjpeg._arguments import map_shape
 from fdjpeg._geometry import BLOCK, SAMPLING_FACTORS, Geometry, Plane
 from fdjpeg.functional import jpeg
 from fdjpeg.reference.exact import decode_components, quantize, transform_components, unlimited_rgb
 from fdjpeg.reference.geometry import far_samples, near_samples, uses_triangle
 from fdjpeg.reference.tables import standard_tables_by_block
-from fdjpeg.stages import quantize_channels
 
 from .base import draw
 from .transform import Stacks, Transform, to_planes
@@ -75,7 +74,7 @@ class Codec:
     def __call__(self, images: Tensor) -> Tensor:
         """The layer's output, differentiable straight through the rounding."""
         if self.arithmetic == "channels":
-            return quantize_channels(images, self._one_table())
+            return stages.quantize_channels(images, self._one_table())
         options = {"subsampling": self.subsampling, "upsampling": self.upsampling, "arithmetic": self.arithmetic}
         if self.qualities is not None:
             return jpeg(images, self.qualities, **options)  # type: ignore[arg-type]
@@ -99,11 +98,11 @@ class Codec:
                 table.repeat(1, size.rows, size.columns)[:, None]
                 for table, size in zip(self.tables.unbind(1), sizes, strict=False)
             ]
-        return self._stacked(planes)
+        return self.stacked(planes)
 
     def coefficients(self, images: Tensor) -> Stacks:
         """The quantized coefficients of images ``(N, C, H, W)``, whole numbers in float32, by the exact encoder."""
-        return self._stacked([to_planes(k.float()) for k in self.blocks(images)])
+        return self.stacked([to_planes(k.float()) for k in self.blocks(images)])
 
     def blocks(self, images: Tensor) -> list[Tensor]:
         """The same as blocks: for each component ``(N, rows, columns, 8, 8)`` whole numbers."""
@@ -209,7 +208,7 @@ class Codec:
         rows = matrix(geometry.height, chroma.height, geometry.vertical)
         return rows, matrix(geometry.width, chroma.width, geometry.horizontal)
 
-    def _stacked(self, planes: Sequence[Tensor]) -> Stacks:
+    def stacked(self, planes: Sequence[Tensor]) -> Stacks:
         """Planes as stacks: all in one, or luma and chroma apart where chroma is subsampled."""
         if (self.geometry.horizontal, self.geometry.vertical) == (1, 1):
             return [torch.cat(list(planes), 1)]
@@ -244,42 +243,46 @@ def codecs_of(layer: nn.Module, images: Tensor, indices: Tensor, seed: int, purp
     Raises:
         ValueError: for a layer that has no quantized coefficients of its own.
     """
+    if not has_coefficients(layer):
+        raise ValueError(
+            "layer must be a JPEG, LearnableJPEG, StochasticJPEG, FeatureDistillation, or RandomJPEG with p=1 and a "
+            f"range of qualities, of fdjpeg, or a Sequential of them, and not soft, got {layer}"
+        )
     if isinstance(layer, nn.Sequential):
         parts = [codecs_of(part, images, indices, seed, f"{purpose} {place}") for place, part in enumerate(layer)]
         return [codec for part in parts for codec in part]
     if isinstance(layer, fdjpeg.FeatureDistillation):
         steps = layer.steps.to(images.device, torch.float32).expand(1, 3, 8, 8)
         return [_codec(images, steps, "channels" if layer.preset == "code" else "libjpeg")] * layer.passes
-    if isinstance(layer, fdjpeg.JPEG) and not layer.soft:
+    if isinstance(layer, fdjpeg.JPEG):
         arithmetic: Arithmetic = "libjpeg" if layer.arithmetic == "libjpeg" else "real"
         if isinstance(layer.quality, Tensor) and layer.quality.ndim == 3 and layer.tables is None:
             qualities = layer.quality.detach().nan_to_num(nan=1.0).round().clamp(1, 100).to(images.device, torch.uint8)
             return [_codec(images, None, arithmetic, layer, qualities)]
         tables = QuantTables.standard(layer.quality) if layer.tables is None else layer.tables
         return [_codec(images, tables.stacked(), arithmetic, layer)]
-    if isinstance(layer, fdjpeg.LearnableJPEG) and not layer.soft:
+    if isinstance(layer, fdjpeg.LearnableJPEG):
         return [_codec(images, layer.tables.stacked(), "libjpeg" if layer.arithmetic == "libjpeg" else "real", layer)]
-    if isinstance(layer, fdjpeg.RandomJPEG) and layer.p == 1:
+    if isinstance(layer, fdjpeg.RandomJPEG):
         least, greatest = layer.quality
         drawn = draw(torch.Size(), indices, seed, purpose) * (greatest - least + 1)
         return [_codec(images, QuantTables.standard(least + drawn.floor()).stacked(), "libjpeg", layer)]
-    if isinstance(layer, fdjpeg.StochasticJPEG):
-        drawn = draw(torch.Size(map_shape(images)[1:]), indices, seed, purpose) * len(layer.qualities)
-        qualities = layer.choices.cpu()[drawn.floor().long()].to(images.device)
-        return [_codec(images, None, "libjpeg", layer, qualities)]
-    raise ValueError(
-        "layer must be a JPEG, LearnableJPEG, RandomJPEG with p=1, StochasticJPEG or FeatureDistillation of fdjpeg, "
-        f"or a Sequential of them, and not soft, got {layer}"
-    )
+    assert isinstance(layer, fdjpeg.StochasticJPEG)
+    drawn = draw(torch.Size(map_shape(images)[1:]), indices, seed, purpose) * len(layer.qualities)
+    qualities = layer.choices.cpu()[drawn.floor().long()].to(images.device)
+    return [_codec(images, None, "libjpeg", layer, qualities)]
 
 
-def has_codecs(layer: nn.Module) -> bool:
-    """Whether `codecs_of` takes a layer apart."""
-    try:
-        codecs_of(layer, torch.zeros(1, 3, BLOCK, BLOCK), torch.zeros(1, dtype=torch.int64), 0, "trial")
-    except ValueError:
-        return False
-    return True
+def has_coefficients(layer: object) -> bool:
+    """Whether `codecs_of` takes a layer."""
+    if isinstance(layer, nn.Sequential):
+        return len(layer) > 0 and all(map(has_coefficients, layer))
+    if isinstance(layer, (fdjpeg.JPEG, fdjpeg.LearnableJPEG)):
+        return not layer.soft
+    if isinstance(layer, fdjpeg.RandomJPEG):
+        listed = [getattr(layer, name, None) for name in ("qualities", "steps")]
+        return layer.p == 1 and isinstance(layer.subsampling, str) and listed == [None, None]
+    return isinstance(layer, (fdjpeg.StochasticJPEG, fdjpeg.FeatureDistillation))
 
 
 def is_random(layer: nn.Module) -> bool:

@@ -43,8 +43,9 @@ class Certifiable(Protocol):
     def entered(self, images: Tensor) -> Tensor:
         """Returns the images as an attacker meets them."""
 
-    def exposed(self, network: nn.Module) -> Exposed:
-        """Returns the defended classifier with its layers shown."""
+    @property
+    def exposed(self) -> Callable[[nn.Module], Exposed] | None:
+        """Makes the defended classifier with its layers shown; None where it has none."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,8 @@ def certify(
     check_input(images, labels, eps)
     if most_outcomes < 1:
         raise ValueError(f"most_outcomes must be at least 1, got {most_outcomes}")
+    if defended.exposed is None:
+        raise ValueError(f"defended must show JPEG layers of fdjpeg, got {getattr(defended, 'name', defended)}")
     exposed = defended.exposed(network)
     with torch.no_grad(), frozen(exposed):
         entered = defended.entered(images)

@@ -19,7 +19,7 @@ from .outcomes import Outcomes, Place
 from .units import Unit
 
 #: Steps of the search for weights.
-STEPS = 400
+STEPS = 150
 
 #: Bits to which weights are rounded, so that a proof in whole numbers has no rounding.
 WEIGHT_BITS = 10

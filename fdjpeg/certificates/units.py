@@ -29,8 +29,11 @@ BITS = 26
 #: Colours that one sample is tried at, at most: those within 3 levels. Beyond, values count as possible together.
 MOST_COLOURS = 7**3
 
+#: Half-spaces of a unit up to which those of different components are tested as well: that costs most.
+MOST_SPACES = 150
+
 #: Nodes of the search for a unit's outcomes, for each outcome that is asked for.
-NODES = 100
+NODES = 20
 
 
 @dataclass(frozen=True)
@@ -66,10 +69,12 @@ class HalfSpace:
     """``normal · samples ≥ tie``: an entry is at least, or at most, a value.
 
     Attributes:
+        component: the entry's: where the normal is not 0.
         normal: ``(components, 64)``, in the units of the `Ball`.
         tie: what is to be reached, less what rounding can contribute.
     """
 
+    component: int
     normal: Tensor
     tie: int | float
 
@@ -125,10 +130,15 @@ class ColourBall(Ball):
 
     def support(self, normals: Tensor) -> Tensor:
         """See `Ball.support`; exact, int64."""
-        sums = (normals[:, 0, :, None] * self.components[0]) if len(normals) else normals.new_zeros(0, 64, 1)
-        for component in range(1, len(self.components)):
+        used = [component for component in range(len(self.components)) if bool(normals[:, component].any())]
+        if len(used) == 1:  # linear in one number: its ends are enough
+            low, high = self.components[used[0]].aminmax(dim=1)
+            normal = normals[:, used[0]]
+            return torch.maximum(normal * low, normal * high).sum(dim=1)
+        sums = torch.zeros(1, dtype=torch.int64)
+        for component in used:
             sums = sums + normals[:, component, :, None] * self.components[component]
-        return sums.amax(dim=2).sum(dim=1)
+        return sums.amax(dim=2).sum(dim=1) if used else torch.zeros(len(normals), dtype=torch.int64)
 
     def best(self, normal: Tensor) -> Tensor:
         """See `Ball.best`."""
@@ -146,7 +156,7 @@ class ColourBall(Ball):
         for sign, k, end in ((1, value, entry.lowest), (-1, -value, -entry.highest)):
             if k > end:
                 tie = 8 * entry.step * k - 4 * entry.step + (1 if k <= 0 else 0)
-                found.append(HalfSpace(sign * normal, (tie << BITS) - rounding))
+                found.append(HalfSpace(entry.component, sign * normal, (tie << BITS) - rounding))
         return found
 
 
@@ -176,7 +186,7 @@ class ChannelBall(Ball):
         found = []
         for sign, k, end in ((1, value, entry.lowest), (-1, -value, -entry.highest)):
             if k > end:
-                found.append(HalfSpace(sign * normal, entry.step * (k - 0.5) - CHANNELS_ERROR - 1e-9))
+                found.append(HalfSpace(0, sign * normal, entry.step * (k - 0.5) - CHANNELS_ERROR - 1e-9))
         return found
 
 
@@ -257,10 +267,16 @@ def _compatible(ball: Ball, entries: list[Entry], options: list[tuple[int, int]]
         return masks
     normals = torch.stack([space.normal for space in spaces])
     ties = torch.tensor([space.tie for space in spaces], dtype=normals.dtype)
+    components = torch.tensor([space.component for space in spaces])
     for first, owner in enumerate(owners):
-        reached = ball.support(normals[first] + normals[first:])
-        for second in (reached < ties[first] + ties[first:]).nonzero().flatten().tolist():
-            other = owners[first + second]
+        seconds = torch.arange(first, len(spaces))
+        alike = components[first:] == components[first]
+        groups = [seconds[alike], seconds[~alike]] if len(spaces) <= MOST_SPACES else [seconds[alike]]
+        excluded = [
+            group[ball.support(normals[first] + normals[group]) < ties[first] + ties[group]] for group in groups
+        ]
+        for second in torch.cat(excluded).tolist():
+            other = owners[second]
             if options[owner][0] != options[other][0]:
                 masks[owner] &= ~(1 << other)
                 masks[other] &= ~(1 << owner)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fdjpeg import surrogates
 from fdjpeg.attacks.base import Exposed, seeded
-from fdjpeg.attacks.codec import has_codecs
+from fdjpeg.attacks.codec import has_coefficients
 from fdjpeg.sources.networks import digest, evaluating
 
 from .gradients import GRADIENTS, OPAQUE
@@ -115,7 +115,7 @@ def layer_defense(
         first=first,
         oracle=oracle,
         module=module,
-        exposed=(lambda network: Exposed([module], [network])) if has_codecs(module) else None,
+        exposed=(lambda network: Exposed([module], [network])) if has_coefficients(module) else None,
     )
 
 
