@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, is_dataclass
 from fractions import Fraction
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from fdjpeg._arguments import HALF_A_BYTE
 from fdjpeg._packages import EXTRA, MissingPackage
 
-from .calls import logits_of
+from .calls import checked_logits, logits_of
 from .losses import margin
 
 Norm = Literal["linf", "l2"]
@@ -183,14 +183,62 @@ class Counted(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Returns the model's logits."""
-        self.queries += len(images)
         logits = logits_of(self.model, images, again=self.called)
         self.called = True
+        return self._counted(logits, len(images))
+
+    def checked(self, logits: Tensor, images: int) -> Tensor:
+        """Returns the logits of a number of images that were computed elsewhere, counted and checked."""
+        return self._counted(checked_logits(logits, images), images)
+
+    def _counted(self, logits: Tensor, images: int) -> Tensor:
+        self.queries += images
         if self.greatest >= logits.shape[1]:
             raise ValueError(
                 f"y must be in 0…{logits.shape[1] - 1} for a model of {logits.shape[1]} classes, got {self.greatest}"
             )
         return logits
+
+
+class Exposed(nn.Module):
+    """A classifier that shows the JPEG layers in it, for an attack on their coefficients, such as ``Flip``.
+
+    This is the protocol between such attacks and whoever knows the defence: a defence hands one over, made of its
+    layers and the classifiers behind them (``Defended.exposed``). Its forward pass is that of the deployed classifier.
+
+    Attributes:
+        layers: one for each branch: layers of fdjpeg, or a ``torch.nn.Sequential`` of them, images to images.
+        classifiers: the classifier behind each, images to logits.
+        verdict: makes the logits of the deployed classifier from those of the branches.
+
+    Example:
+        >>> exposed = Exposed([fdjpeg.JPEG(75)], [network])
+        >>> x_adv = Flip(steps=20)(exposed, x, y, 1 / 255)
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[nn.Module],
+        classifiers: Sequence[nn.Module],
+        verdict: Callable[[Sequence[Tensor]], Tensor] | None = None,
+    ) -> None:
+        super().__init__()
+        if len(layers) != len(classifiers) or not layers:
+            raise ValueError(f"layers must be as many as classifiers, got {len(layers)} and {len(classifiers)}")
+        self.layers = nn.ModuleList(layers)
+        self.classifiers = nn.ModuleList(classifiers)
+        self.verdict = _only if verdict is None else verdict
+        self.training = False  # `eval()` would reach into the caller's modules
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The deployed classifier's logits ``(N, classes)``."""
+        branches = zip(self.layers, self.classifiers, strict=True)
+        return self.verdict([classifier(layer(images)) for layer, classifier in branches])
+
+
+def _only(logits: Sequence[Tensor]) -> Tensor:
+    (of_one,) = logits
+    return of_one
 
 
 def check_input(x: Tensor, y: Tensor, eps: float) -> None:

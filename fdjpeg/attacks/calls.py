@@ -61,12 +61,21 @@ def logits_of(module: nn.Module, images: Tensor, party: str = "model", *, again:
         ValueError: the output is not a tensor of floats, has another shape, or fewer than two classes.
     """
     out = _called(module, images, party) if again else call(module, images, party)
-    wanted = f"{party} must return logits ({len(images)}, classes)"
+    return checked_logits(out, len(images), party)
+
+
+def checked_logits(out: Any, images: int, party: str = "model") -> Tensor:
+    """Returns the output of a classifier for a number of images as logits; float16 and bfloat16 become float32.
+
+    Raises:
+        ValueError: the output is not a tensor of floats, has another shape, or fewer than two classes.
+    """
+    wanted = f"{party} must return logits ({images}, classes)"
     if not isinstance(out, Tensor):
         raise ValueError(f"{wanted} as one tensor, got {type(out).__name__}: return the tensor of logits in it")
     if not out.is_floating_point():
         raise ValueError(f"{wanted} as floats, got {out.dtype}")
-    if out.ndim != 2 or len(out) != len(images):
+    if out.ndim != 2 or len(out) != images:
         raise ValueError(f"{wanted}, got shape {tuple(out.shape)}")
     if out.shape[1] < 2:
         raise ValueError(f"{wanted} of at least two classes, got {out.shape[1]}: a lone class can never be wrong")

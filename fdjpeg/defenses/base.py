@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, TypeVar
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fdjpeg import surrogates
+from fdjpeg.attacks.base import Exposed
 
 from .gradients import GRADIENTS
 
@@ -67,6 +69,11 @@ class Defense(nn.Module):
         An evaluation attacks ``entered(images)``, not ``images``.
         """
         return images if self.first is None else self.first(images)
+
+    @property
+    def exposed(self) -> Callable[[nn.Module], Exposed] | None:
+        """Makes the defended classifier with its JPEG layers shown; None where the defence has no such layer."""
+        return None
 
     def deployed(self, network: nn.Module) -> nn.Module:
         """Returns the defended classifier in evaluation mode: images ``(N, C, H, W)`` in [0, 1] to logits.
@@ -153,6 +160,24 @@ class JPEGDefense(Defense):
             ValueError: naming those that it does.
         """
         surrogates.resolve(name)
+
+
+class LayerDefense(JPEGDefense):
+    """A defence that is one of fdjpeg's layers before an unchanged classifier."""
+
+    @abstractmethod
+    def codec(self) -> nn.Module:
+        """Returns the layer, with the defence's gradient."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Returns images behind the layer, see `Defense.forward`."""
+        compressed: Tensor = self.codec().to(images.device)(images)
+        return compressed
+
+    @property
+    def exposed(self) -> Callable[[nn.Module], Exposed] | None:
+        """See `Defense.exposed`."""
+        return lambda network: Exposed([self.codec().to(device_of(network))], [network])
 
 
 class Weights(nn.Module):

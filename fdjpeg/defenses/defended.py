@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from fdjpeg import surrogates
 from fdjpeg._fingerprint import digest
-from fdjpeg.attacks.base import seeded
+from fdjpeg.attacks.base import Exposed, seeded
 from fdjpeg.attacks.calls import call
+from fdjpeg.attacks.codec import has_coefficients
 from fdjpeg.sources import External
 from fdjpeg.sources.networks import evaluating
 
@@ -38,6 +39,8 @@ class Defended:
         oracle: the layer by other means, uint8 ``(N, C, H, W)`` to uint8, as a check; or None.
         module: its settings and weights distinguish this defence from others of the same name; or None.
         exact: whether ``attacked`` has the forward pass of ``deployed``.
+        exposed: makes the defended classifier with its JPEG layers shown, for attacks on their coefficients and for
+            certificates; None where the defence has no such layer.
 
     Example::
 
@@ -56,6 +59,7 @@ class Defended:
     oracle: Callable[[Tensor], Tensor] | None = None
     module: nn.Module | None = None
     exact: bool = True
+    exposed: Callable[[nn.Module], Exposed] | None = None
 
     def entered(self, images: Tensor) -> Tensor:
         """Returns the images as an attacker meets them: behind ``first``, or as they are."""
@@ -114,6 +118,7 @@ def layer_defense(
         first=first,
         oracle=oracle,
         module=module,
+        exposed=(lambda network: Exposed([module], [network])) if has_coefficients(module) else None,
     )
 
 
@@ -199,6 +204,7 @@ def _of_defense(defense: Any, name: str) -> Defended:
         first=defense.first,
         module=defense,
         exact=False,
+        exposed=getattr(defense, "exposed", None),
     )
 
 

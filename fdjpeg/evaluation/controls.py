@@ -101,8 +101,8 @@ def best_first(run: Evaluation, batch: Batch, defense: Defended, eps: str) -> li
         return [None]
     left: dict[str, float] = dict.fromkeys(defense.gradients, float("inf"))
     for cell in run.select(batch, defense, "adaptive", eps=eps):
-        assert cell.gradient is not None
-        left[cell.gradient] = min(left[cell.gradient], sum(cell.right))
+        if cell.gradient in left:  # not an attack on coefficients, which has none
+            left[cell.gradient] = min(left[cell.gradient], sum(cell.right))
     return [*sorted(left, key=left.__getitem__)]
 
 

@@ -32,6 +32,9 @@ from .plan import Plan
 
 T = TypeVar("T")
 
+#: The column of attacks on a layer's coefficients, in the place of a gradient's name.
+COEFFICIENTS = "flip"
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -335,11 +338,18 @@ class Evaluation:
         self, attack: Attack, defense: Defended, gradient: str | None, batch: Batch, eps: Fraction, chosen: Tensor
     ) -> Crafted:
         """Attacks the defended network through one of its gradients."""
-        network = self.network.module
-        model = defense.deployed(network) if gradient is None else defense.attacked(network, gradient)
-        judge = None if defense.exact or gradient is None else defense.deployed(network)
+        model, judge = self._attacked(defense, gradient)
         attack = self.averaged(attack) if self.random[defense.name] else attack
         return self.craft(attack, model, judge, batch, self.entered(defense, batch), eps, chosen)
+
+    def _attacked(self, defense: Defended, gradient: str | None) -> tuple[nn.Module, nn.Module | None]:
+        """Returns the network that an attack sees, and its judge where that is another one."""
+        network = self.network.module
+        if gradient is None:
+            return defense.deployed(network), None
+        if gradient == COEFFICIENTS and defense.exposed is not None:
+            return defense.exposed(network), None
+        return defense.attacked(network, gradient), None if defense.exact else defense.deployed(network)
 
     def averaged(self, attack: Attack) -> Attack:
         """Returns the attack with the plan's number of draws for each gradient, if it has such a setting."""

@@ -36,7 +36,7 @@ from .report import Report
 from .results import versions
 from .settings import ImageOrigin, NetworkOrigin, RunSettings
 from .store import Store
-from .threats import GRADIENT_FREE, threat_jobs
+from .threats import GRADIENT_FREE, ON_COEFFICIENTS, threat_jobs
 from .world import World
 
 if TYPE_CHECKING:
@@ -234,6 +234,8 @@ def _settings(run: Evaluation, open_jobs: list[str]) -> RunSettings:
         model=NetworkOrigin(network.name, network.source, network.terms, network.digest()),
         attacks={attack.name: attack.settings() for attack in plan.chosen},
         gradient_free=[attack.name for attack in plan.chosen if isinstance(attack, GRADIENT_FREE)],
+        on_coefficients=[attack.name for attack in plan.chosen if isinstance(attack, ON_COEFFICIENTS)],
+        exposed=[layer.name for layer in layers if layer.exposed is not None],
         defenses={layer.name: list(layer.gradients) for layer in layers},
         randomised=[layer.name for layer in layers if run.random[layer.name]],
         draws=plan.draws,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 
@@ -56,6 +56,8 @@ class RunSettings:
         open: names of the experiments that are not finished.
         device: where the network ran.
         versions: versions of Python and of packages, by name.
+        on_coefficients: names of the attacks on a layer's coefficients.
+        exposed: names of the defences that show such a layer.
     """
 
     images: ImageOrigin
@@ -77,6 +79,8 @@ class RunSettings:
     open: list[str]
     device: str
     versions: dict[str, str]
+    on_coefficients: list[str] = field(default_factory=list)
+    exposed: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """Returns plain values under the keys that stored reports have."""
@@ -94,6 +98,7 @@ _KEYS = {
     "on_lattice": "on a JPEG lattice",
     "gradient_free": "gradient-free",
     "black_boxes": "black boxes",
+    "on_coefficients": "on coefficients",
     "at_once": "images at once",
 }
 

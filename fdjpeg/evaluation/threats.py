@@ -10,15 +10,18 @@ from typing import Any
 
 import torch
 
-from fdjpeg.attacks import PGD, Attack, Boundary, HopSkipJump, Noise, Square, format_eps
+from fdjpeg.attacks import PGD, Attack, Boundary, Flip, HopSkipJump, Noise, Square, format_eps
 from fdjpeg.defenses import UNDEFENDED, Defended
 from fdjpeg.sources.networks import Network, evaluating
 
 from .cells import Cell
-from .judging import Batch, Crafted, Evaluation, Job
+from .judging import COEFFICIENTS, Batch, Crafted, Evaluation, Job
 
 #: Attacks that only use outputs.
 GRADIENT_FREE = (Square, Boundary, HopSkipJump)
+
+#: Attacks on the coefficients of a defence that shows its layers; they need no gradient's name.
+ON_COEFFICIENTS = (Flip,)
 
 
 def threat_jobs(run: Evaluation) -> Iterator[Job]:
@@ -71,12 +74,21 @@ def elsewhere_jobs(run: Evaluation) -> Iterator[Job]:
 
 def adaptive_jobs(run: Evaluation, attack: Attack) -> Iterator[Job]:
     """Yields the first gradient of each defence, then the second, so that a stopped run has some of all defences."""
-    tried = {d.name: (None,) if isinstance(attack, GRADIENT_FREE) else d.gradients for d in run.defenses}
+    tried = {defense.name: ways(attack, defense) for defense in run.defenses}
     for place in range(max(len(gradients) for gradients in tried.values())):
         for defense in run.defenses:
             for gradient in tried[defense.name][place : place + 1]:
                 for eps in run.plan.radii:
                     yield adaptive_job(run, attack, defense, gradient, eps)
+
+
+def ways(attack: Attack, defense: Defended) -> tuple[str | None, ...]:
+    """Returns the gradients through which an attack tries a defence: None for queries alone, none for no attack."""
+    if isinstance(attack, GRADIENT_FREE):
+        return (None,)
+    if isinstance(attack, ON_COEFFICIENTS):
+        return () if defense.exposed is None else (COEFFICIENTS,)
+    return defense.gradients
 
 
 def adaptive_job(run: Evaluation, attack: Attack, defense: Defended, gradient: str | None, eps: Fraction) -> Job:
@@ -94,8 +106,8 @@ def adaptive_job(run: Evaluation, attack: Attack, defense: Defended, gradient: s
 
 
 def white_box(run: Evaluation) -> list[Attack]:
-    """Returns the attacks that need a gradient."""
-    return [attack for attack in run.plan.chosen if not isinstance(attack, GRADIENT_FREE)]
+    """Returns the attacks that need the gradient of a network without a layer."""
+    return [attack for attack in run.plan.chosen if not isinstance(attack, (*GRADIENT_FREE, *ON_COEFFICIENTS))]
 
 
 def clean_cells(run: Evaluation, batch: Batch) -> list[Cell]:

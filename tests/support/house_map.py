@@ -24,6 +24,7 @@ SENTENCES = {
     "csrc/cuda": "The GPU kernels, which launch nothing, and launch templates over a launcher. No torch.",
     "csrc/ops": "Schemas, argument checks, and the ops' registration on a CPU and a GPU. Torch is included only here.",
     "tests/attacks": "Attacks of this package and of others.",
+    "tests/certificates": "Certificates: bounds, outcomes, and what no attack may break.",
     "tests/cli": "The command `fdjpeg`.",
     "tests/codec": "The codec's bits, gradients, tables, layers and coefficients, on every backend.",
     "tests/compat": "Other packages' names over fdjpeg.",
