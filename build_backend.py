@@ -1,8 +1,8 @@
-"""The PEP 517 backend: setuptools, and torch as a requirement of the build only where the machine has none.
+"""The PEP 517 backend: setuptools, with torch as a build requirement only if the machine has none.
 
-The build needs the headers of torch, and any torch from `TORCH_MINIMUM` on will do (the library uses LibTorch's stable
-ABI). An isolated build environment hides the torch that is installed beside it, and a static requirement would fetch
-another one, gigabytes of it. So torch is looked for on disk, where this interpreter's packages lie, and not imported.
+The build needs the headers of torch. Any torch from `TORCH_MINIMUM` on will do, because the library uses LibTorch's
+stable ABI. An isolated build environment hides the installed torch, and a static requirement would download another,
+gigabytes of it. So the backend looks for torch on disk, in this interpreter's package folders, and does not import it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ TORCH_REQUIREMENT = "torch>=" + ".".join(map(str, TORCH_MINIMUM))
 
 
 def find_torch() -> Path | None:
-    """The directory of the first torch package that is new enough to build with, or None."""
+    """Returns the directory of the first torch package that is new enough to build with, or None."""
     for directory in (*sys.path, *site.getsitepackages(), site.getusersitepackages()):
         package = Path(directory, "torch")
         version_file = package / "version.py"
@@ -38,10 +38,10 @@ def _torch_requirement() -> list[str]:
 
 
 def get_requires_for_build_wheel(config_settings: Any = None) -> list[str]:
-    """PEP 517: what building a wheel requires beyond `build-system.requires`."""
+    """Returns the requirements of a wheel beyond `build-system.requires` (PEP 517)."""
     return [*build_meta.get_requires_for_build_wheel(config_settings), *_torch_requirement()]
 
 
 def get_requires_for_build_editable(config_settings: Any = None) -> list[str]:
-    """PEP 660: what an editable installation requires beyond `build-system.requires`."""
+    """Returns the requirements of an editable installation beyond `build-system.requires` (PEP 660)."""
     return [*build_meta.get_requires_for_build_editable(config_settings), *_torch_requirement()]

@@ -1,10 +1,10 @@
-"""Builds the one compiled library, fdjpeg/_C.abi3.so: C++ always, CUDA where nvcc is found.
+"""Builds the compiled library, fdjpeg/_C.abi3.so: C++ always, CUDA if nvcc is found.
 
 Environment:
-    FDJPEG_CUDA        1 insists on the CUDA kernels, 0 leaves them out; unset, they are built where nvcc is found.
+    FDJPEG_CUDA        1 requires the CUDA kernels, 0 leaves them out; unset, they are built if nvcc is found.
     FDJPEG_CUDA_ARCHS  GPU architectures to compile for, such as "8.0;9.0"; unset, every major one that nvcc knows.
-                       The last one is also kept as PTX, for the GPUs that come after it.
-    CUDA_HOME          where CUDA lies, if nvcc is not on the PATH.
+                       The last one is also kept as PTX, for later GPUs.
+    CUDA_HOME          the folder of CUDA, if nvcc is not on the PATH.
     CXX, CXXFLAGS, LDFLAGS, NVCC_PREPEND_FLAGS, NVCC_CCBIN as usual.
 """
 
@@ -33,18 +33,18 @@ CPP_SOURCES = sorted(ROOT.glob("csrc/**/*.cpp"))
 CUDA_SOURCES = sorted(ROOT.glob("csrc/**/*.cu"))
 HEADERS = sorted([*ROOT.glob("csrc/**/*.h"), *ROOT.glob("csrc/**/*.cuh")])
 
-# The oldest torch whose stable ABI the library keeps to: 2.10, as in TORCH_REQUIREMENT.
+# The oldest torch whose stable ABI the library uses: 2.10, as in TORCH_REQUIREMENT.
 DEFINITIONS = ["-DTORCH_TARGET_VERSION=0x020a000000000000", "-DNDEBUG"]
 # -fwrapv: hostile coefficients wrap around in a defined way. -ffp-contract=off: the same bits whether or not the
-# processor has a fused multiply-add. No -march: each source file says which instructions it may use.
+# processor has a fused multiply-add. No -march: each source file names the instructions it may use.
 HOST_FLAGS = ["-fPIC", "-fvisibility=hidden", "-fwrapv", "-ffp-contract=off", "-Wall", "-Wno-psabi"]
-# libtorch must stay a dependency although no symbol of the link line needs it: through it the dynamic linker finds
-# libtorch_cpu and, in a CUDA build of torch, libtorch_cuda. There is no rpath: torch is imported, and so loaded, first.
+# libtorch must stay a dependency although no symbol of the link line needs it. Through it the dynamic linker finds
+# libtorch_cpu and, in a CUDA build of torch, libtorch_cuda. No rpath is needed, because torch is imported first.
 LINK_FLAGS = ["-Wl,--no-as-needed", "-Wl,--exclude-libs,ALL"]
 
 
 def find_cxx() -> list[str]:
-    """The command of a C++20 compiler: CXX, or what Python was built with, or what is there."""
+    """Returns the command of a C++20 compiler: CXX, Python's own, or one on the PATH."""
     wanted = os.environ.get("CXX")
     candidates = [wanted] if wanted else [sysconfig.get_config_var("CXX") or "c++", "c++", "g++", "clang++"]
     found = [command for command in map(shlex.split, candidates) if shutil.which(command[0])]
@@ -61,18 +61,18 @@ def find_cxx() -> list[str]:
     )
     if probe.returncode != 0:
         raise CompileError(
-            f"fdjpeg needs a C++20 compiler, and {shlex.join(found[0])} is none: install a newer one "
+            f"fdjpeg needs a C++20 compiler, and {shlex.join(found[0])} is not one: install a newer one "
             f"(GCC from 12 on), for instance with `apt-get install g++`, or name another in CXX. "
-            f"It said: {probe.stderr.strip()}"
+            f"Its output: {probe.stderr.strip()}"
         )
     return found[0]
 
 
 def find_nvcc() -> str | None:
-    """The nvcc to build the CUDA kernels with; None where there is none or FDJPEG_CUDA=0 forbids it."""
+    """Returns the nvcc to build the CUDA kernels with, or None if none is found or FDJPEG_CUDA=0 is set."""
     wanted = os.environ.get("FDJPEG_CUDA", "")
     if wanted not in ("", "0", "1"):
-        raise SetupError(f"FDJPEG_CUDA should be 0, 1 or unset, got {wanted!r}.")
+        raise SetupError(f"FDJPEG_CUDA must be 0, 1 or unset, got {wanted!r}.")
     if wanted == "0":
         return None
     cuda_home = os.environ.get("CUDA_HOME")
@@ -80,39 +80,39 @@ def find_nvcc() -> str | None:
     nvcc = next(filter(None, map(shutil.which, places)), None)
     if nvcc is None and wanted == "1":
         raise SetupError(
-            f"FDJPEG_CUDA=1 asks for the CUDA kernels, but there is no nvcc (looked for {' and '.join(places)}): "
+            f"FDJPEG_CUDA=1 requires the CUDA kernels, but no nvcc was found (looked for {' and '.join(places)}): "
             "install the CUDA toolkit or set CUDA_HOME; without FDJPEG_CUDA=1 fdjpeg installs without them."
         )
     return nvcc
 
 
 def gpu_flags() -> list[str]:
-    """What tells nvcc which GPU architectures to compile for."""
+    """Returns nvcc's flags for the GPU architectures to compile for."""
     wanted = os.environ.get("FDJPEG_CUDA_ARCHS", "").replace(";", " ").replace(",", " ").split()
     if not wanted:
         return ["-arch=all-major"]
     for arch in wanted:
         if not re.fullmatch(r"\d+\.\d[af]?", arch):
-            raise SetupError(f'FDJPEG_CUDA_ARCHS should hold architectures such as "8.0;9.0", got {arch!r}.')
+            raise SetupError(f'FDJPEG_CUDA_ARCHS must hold architectures such as "8.0;9.0", got {arch!r}.')
     numbers = [arch.replace(".", "") for arch in wanted]
     flags = [f"-gencode=arch=compute_{number},code=sm_{number}" for number in numbers]
     return [*flags, f"-gencode=arch=compute_{numbers[-1]},code=compute_{numbers[-1]}"]
 
 
 def for_host(flags: list[str]) -> list[str]:
-    """Flags for the host's compiler and linker, as nvcc hands them on."""
+    """Returns flags for the host's compiler and linker in the form that nvcc passes on."""
     return ["-Xcompiler=" + flag.replace(",", r"\,") for flag in flags]
 
 
 class BuildLibrary(build_ext):
-    """Compiles csrc with a C++ compiler and nvcc, and links one library that is no Python module.
+    """Compiles csrc with a C++ compiler and nvcc, and links one library that is not a Python module.
 
-    Python's own compiler settings are left aside: the library has no tie to Python, and torch's CUDAExtension refuses
-    to run beside a CPU build of torch, which the stable ABI does not mind.
+    Python's own compiler settings are not used, because the library does not depend on Python. torch's CUDAExtension is
+    not used either: it refuses a CPU build of torch, which is enough for the stable ABI.
     """
 
     def finalize_options(self) -> None:
-        """Settles the options; an editable installation keeps its objects where other builds do."""
+        """Completes the options; an editable installation keeps its objects in the folder of other builds."""
         super().finalize_options()
         if self.editable_mode:
             usual = build(self.distribution)
@@ -125,7 +125,7 @@ class BuildLibrary(build_ext):
         if torch is None:
             raise SetupError(
                 f"building fdjpeg needs the headers of {TORCH_REQUIREMENT}, and this Python has none: "
-                "`python -m pip install torch`."
+                "run `python -m pip install torch`."
             )
         cxx, nvcc = find_cxx(), find_nvcc()
         sources = [*CPP_SOURCES, *(CUDA_SOURCES if nvcc else [])]
@@ -141,7 +141,7 @@ class BuildLibrary(build_ext):
             ".cpp": [*cxx, *common, *HOST_FLAGS, *cxx_flags],
             ".cu": [nvcc or "nvcc", *common, *gpu_flags(), "--threads=0", *for_host(HOST_FLAGS)],
         }
-        # Other flags, another place: what an earlier build left behind is used again only where it would be the same.
+        # A folder for each set of flags, so that an object of an earlier build is used again only if it is the same.
         places = {
             suffix: Path(self.build_temp).resolve() / hashlib.sha256(repr(compiler).encode()).hexdigest()[:12]
             for suffix, compiler in compilers.items()
@@ -169,11 +169,11 @@ def run(command: list[str]) -> None:
     print(shlex.join(command), flush=True)
     if subprocess.run(command).returncode != 0:
         hint = " FDJPEG_CUDA=0 installs fdjpeg without CUDA kernels." if "nvcc" in Path(command[0]).name else ""
-        raise CompileError(f"{command[0]} failed; its messages stand above.{hint}")
+        raise CompileError(f"{command[0]} failed; see its output above.{hint}")
 
 
 def relative(paths: list[Path]) -> list[str]:
-    """Paths as setuptools wants them: relative to this file."""
+    """Returns paths relative to this file, as setuptools requires."""
     return [path.relative_to(ROOT).as_posix() for path in paths]
 
 

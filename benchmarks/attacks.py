@@ -1,9 +1,9 @@
-"""Our PGD beside other packages' attacks at equal budget, paired: ``python benchmarks/attacks.py IMAGES OUT.json``.
+"""Our PGD and other packages' attacks at equal budget, paired: ``python benchmarks/attacks.py IMAGES OUT.json``.
 
-IMAGES is what ``fdjpeg evaluate --data`` takes: "cifar.npz:test", or a folder of class folders. The network is the
-ResNet-18 for CIFAR-10 that pyautoattack carries, alone and behind JPEG. Every attack has the same images, radius, loss
-and steps; foolbox and torchattacks take equal steps of 2.5 radii in all, since neither says how long one should be.
-The file is written after every batch, and a run that was stopped goes on from it; ``--table`` prints what it holds.
+IMAGES is named as for ``fdjpeg evaluate --data``: "cifar.npz:test", or a folder of class folders. The network is the
+ResNet-18 for CIFAR-10 in pyautoattack, alone and behind JPEG. Every attack has the same images, radius, loss
+and steps; foolbox and torchattacks take equal steps of 2.5 radii in total, since neither states a length.
+The file is written after every batch, and a stopped run resumes from it; ``--table`` prints its table.
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ import torch
 from torch import Tensor, nn
 
 import fdjpeg
+from fdjpeg._markdown import markdown_table
 from fdjpeg.attacks import Attack, Counted, Found, Norm, from_name, parse_eps, zero_gradients
 from fdjpeg.attacks.base import check_package
 from fdjpeg.bench.measure import describe_machine
-from fdjpeg.evaluation.report import wilson
+from fdjpeg.evaluation import wilson
 from fdjpeg.sources import load_images, load_network
 
 STEPS = 20
-#: Images of the row that shows what masked gradients look like.
+#: Number of images in the row that shows masked gradients.
 MASKED = 100
 
 
@@ -68,13 +69,13 @@ class TorchattacksPGD(Attack):
 
 
 def attack_named(name: str) -> Attack:
-    """One of ours by name, or "foolbox" or "torchattacks"."""
+    """Returns one of our attacks by name, or "foolbox" or "torchattacks"."""
     if name in ("foolbox", "torchattacks"):
         check_package(name, name)
     return {"foolbox": FoolboxPGD, "torchattacks": TorchattacksPGD}.get(name, lambda: from_name(name))()
 
 
-#: The experiments: what stands before the network, the gradient through it, and the attack.
+#: The experiments: the layer before the network, the gradient through it, and the attack.
 ROWS = [
     *(
         (before, "cubic", name)
@@ -94,17 +95,17 @@ class Results:
         if file.exists():
             stored = json.loads(file.read_text())
             if stored["settings"] != settings:
-                raise ValueError(f"OUT should be of a run with these settings or a new file, got {str(file)!r}")
+                raise ValueError(f"OUT must be of a run with these settings or a new file, got {str(file)!r}")
             self.data = stored
 
     def row(self, key: str) -> dict[str, Any]:
-        """An experiment's row, new if need be."""
+        """Returns an experiment's row, made if needed."""
         empty = {"margin": [], "queries": 0, "seconds": 0.0}
         row: dict[str, Any] = self.data["rows"].setdefault(key, empty)
         return row
 
     def save(self) -> None:
-        """Writes the file, whole or not at all."""
+        """Writes the file, completely or not at all."""
         self.file.parent.mkdir(parents=True, exist_ok=True)
         draft = self.file.with_suffix(".part")
         draft.write_text(json.dumps(self.data, indent=1) + "\n")
@@ -112,7 +113,7 @@ class Results:
 
 
 def run(results: Results, network: nn.Module, x: Tensor, y: Tensor, eps: float, batch_size: int) -> None:
-    """All experiments, each on the images that its network gets right without an attack."""
+    """Runs all experiments, each on the images that its network gets right without an attack."""
     for before, gradient, name in ROWS:
         model = network if before == "none" else nn.Sequential(fdjpeg.JPEG(75, gradient=gradient), network).eval()
         with torch.no_grad():
@@ -141,7 +142,7 @@ def run(results: Results, network: nn.Module, x: Tensor, y: Tensor, eps: float, 
 
 
 def table(data: dict[str, Any]) -> str:
-    """What the file holds, as a Markdown table."""
+    """Returns the data of the file as a Markdown table."""
     count, rows = data["settings"]["images"], data["rows"]
     titles = [
         "before the network",
@@ -152,7 +153,7 @@ def table(data: dict[str, Any]) -> str:
         "queries an image",
         "CPU s",
     ]
-    lines = ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
+    lines = []
     for key, row in rows.items():
         before, gradient, _ = key.split(" ")
         ours = rows[f"{before} cubic pgd-{STEPS}"]["margin"]
@@ -161,24 +162,29 @@ def table(data: dict[str, Any]) -> str:
         alone = f"{sum(not a and b for a, b in pairs)} / {sum(a and not b for a, b in pairs)}"
         images = row.get("images", count)
         low, high = wilson(sum(left), images)
-        through = before if gradient == "cubic" else f"{before}, plain rounding"
         lines.append(
-            f"| {through} | {row['attack']} | {sum(left)} of {images} | {100 * low:.1f} … {100 * high:.1f} % "
-            f"| {'' if row['margin'] is ours else alone} | {row['queries'] / max(len(left), 1):.1f} "
-            f"| {row['seconds']:.0f} |"
+            [
+                before if gradient == "cubic" else f"{before}, plain rounding",
+                row["attack"],
+                f"{sum(left)} of {images}",
+                f"{100 * low:.1f} … {100 * high:.1f} %",
+                "" if row["margin"] is ours else alone,
+                f"{row['queries'] / max(len(left), 1):.1f}",
+                f"{row['seconds']:.0f}",
+            ]
         )
-    return "\n".join(lines)
+    return "\n".join(markdown_table(titles, lines))
 
 
 def main() -> None:
-    """Runs the experiments that the file lacks, or prints it."""
+    """Runs the experiments that the file lacks, or prints its table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", metavar="IMAGES", help='such as "cifar.npz:test"')
     parser.add_argument("out", metavar="OUT.json", type=Path)
-    parser.add_argument("--images", type=int, default=300, help="the first so many")
+    parser.add_argument("--images", type=int, default=300, help="number of images, the first ones")
     parser.add_argument("--eps", default="1/255")
     parser.add_argument("--batch-size", type=int, default=25)
-    parser.add_argument("--table", action="store_true", help="only print what OUT.json holds")
+    parser.add_argument("--table", action="store_true", help="print the table of OUT.json, and run nothing")
     options = parser.parse_args()
     if options.table:
         print(table(json.loads(options.out.read_text())))

@@ -3,11 +3,11 @@
     python benchmarks/defenses.py cifar10.npz OUT                              # a small network, trained here
     python benchmarks/defenses.py cifar10.npz OUT --network resnet18-cifar10   # the one that pyautoattack carries
 
-cifar10.npz holds train_images, train_labels, test_images and test_labels, lossless. Everything that is finished stays
-in OUT: a run that was stopped, or killed, goes on where it was, and --report writes what there is.
+cifar10.npz holds train_images, train_labels, test_images and test_labels, lossless. Everything that is finished is kept
+in OUT: a run that was stopped or killed resumes where it was, and --report writes a report of the finished part.
 
---hidden asks instead whether gradients are hidden: the cosine of each defence's gradient and the bare network's, and,
-against an S2SNet, a second one and queries.
+--hidden measures instead whether gradients are hidden: the cosine between each defence's gradient and the bare
+network's, and attacks on an S2SNet by a second one and by queries.
 """
 
 from __future__ import annotations
@@ -24,12 +24,11 @@ from rich.console import Console
 from torch import nn
 
 from fdjpeg import defenses, evaluation, sources
-from fdjpeg.defenses import Defense, defensive_distillation, jpeg_ensemble, purifier, s2snet
+from fdjpeg.defenses import Defense, defensive_distillation, jpeg_ensemble, of_module, purifier, s2snet
 from fdjpeg.defenses.checkpoint import read_tensors, write_tensors
-from fdjpeg.defenses.defended import of_module
 from fdjpeg.defenses.recipes import RECIPES
-from fdjpeg.defenses.training import images as data
 from fdjpeg.defenses.training.config import Schedule
+from fdjpeg.defenses.training.images import Images, load_training_images
 from fdjpeg.defenses.training.run import Run
 from fdjpeg.evaluation import Report
 from fdjpeg.evaluation.cells import Cell, rights, wilson
@@ -37,10 +36,10 @@ from fdjpeg.sources import Network, Normalized
 
 ATTACKS = ("pgd-20", "fgsm", "bim-10", "pgd-margin-20")
 
-#: Tried on the bare network, and through the first gradient of each defence; in L∞ a minimum-norm attack.
+#: A minimum-norm attack in L∞, on the bare network and through the first gradient of each defence.
 MINIMAL = ("deepfool-20x3",)
 
-#: The columns: a name, and the threat and the attacks whose worst case it shows (of all attacks, if none is named).
+#: The columns: each has a name, and shows the worst case of a threat's attacks (of all, if none is named).
 COLUMNS: dict[str, tuple[str, tuple[str, ...]]] = {
     "gray FGSM": ("gray-box", ("FGSM",)),
     "gray BIM": ("gray-box", ("BIM-10",)),
@@ -50,7 +49,7 @@ COLUMNS: dict[str, tuple[str, tuple[str, ...]]] = {
     "adaptive": ("adaptive", ()),
 }
 
-#: What two cores can train in minutes, on some thousand images.
+#: A training of minutes on two cores, with some thousand images.
 SHORT = Schedule(epochs=3, batch_size=64, augment="flip")
 SETTINGS = {
     "feature-distillation": RECIPES["feature-distillation"].config(),
@@ -65,8 +64,8 @@ SETTINGS = {
     ),
 }
 
-#: For a larger network, whose cross-entropy under attack is larger: at the weight of 0.1 the purifier's adversarial
-#: teacher gives the images up for it.
+#: For a larger network, with a larger cross-entropy under attack: at the weight of 0.1 the purifier's adversarial
+#: teacher gives up the images for it.
 LARGER = SETTINGS | {
     "purifier": purifier.Config(
         attack_steps=2,
@@ -79,7 +78,7 @@ LARGER = SETTINGS | {
 
 
 def convolutions() -> nn.Module:
-    """A network for CIFAR-10 that a core trains in minutes: five convolutions, 0.2 M parameters."""
+    """Returns a network for CIFAR-10 that a core trains in minutes: five convolutions, 0.2 M parameters."""
     widths, strides = (3, 32, 48, 64, 96, 96), (1, 2, 1, 2, 1)
     layers: list[nn.Module] = []
     for before, after, stride in zip(widths, widths[1:], strides, strict=False):
@@ -88,8 +87,8 @@ def convolutions() -> nn.Module:
     return Normalized(network, [0.5] * 3, [0.25] * 3)
 
 
-def small(images: data.Images, out: Path, seed: int) -> Network:
-    """The small network, trained on all images."""
+def small(images: Images, out: Path, seed: int) -> Network:
+    """Returns the small network, trained on all images."""
     file = out / "network.safetensors"
     module = convolutions()
     if not file.exists():
@@ -105,9 +104,9 @@ def small(images: data.Images, out: Path, seed: int) -> Network:
 
 
 def layers(
-    network: Network, images: data.Images, out: Path, settings: dict[str, Any], chosen: list[str]
+    network: Network, images: Images, out: Path, settings: dict[str, Any], chosen: list[str]
 ) -> Iterator[tuple[str, Defense]]:
-    """The defences with the names of the table; those that need it are trained, by settings, when their turn comes."""
+    """Yields the defences by the names of the table; those that need training are trained when their turn comes."""
     ready: dict[str, Callable[[], Defense]] = {
         "feature-distillation:paper": lambda: defenses.FeatureDistillation("paper"),
         "feature-distillation:paper, two passes": lambda: defenses.FeatureDistillation("paper", passes=2),
@@ -132,17 +131,17 @@ def layers(
 
 
 def tried(defense: Defense) -> list[str]:
-    """The gradients of a defence, JPEG's strongest first.
+    """Returns the gradients of a defence, JPEG's strongest first.
 
-    The identity is left out before randomised layers, each of whose gradients is a mean over draws: before the fixed
-    ones it is never the strongest.
+    The identity is left out for randomised layers, where each gradient is a mean over draws: for the fixed layers it is
+    never the strongest.
     """
     names = [name for name in defense.gradients if not (defense.random and name == "identity")]
     return sorted(names, key=lambda name: name != "cubic")
 
 
 def left(report: Report, name: str, cells: list[Cell]) -> str:
-    """Images right under all of the cells, as a count; a dash where there are none."""
+    """Returns the number of images that are right in all of the cells; a dash where there are no cells."""
     if not cells:
         return "–"
     every = torch.stack([rights(cell) for cell in (report.clean(name), *cells)])
@@ -150,11 +149,11 @@ def left(report: Report, name: str, cells: list[Cell]) -> str:
 
 
 def row(report: Report, name: str, eps: str) -> list[str]:
-    """One line of the table."""
+    """Returns one line of the table."""
     cells = [cell for cell in report.select(name, eps) if cell.threat != "noise"]
     figures = [f"{float(rights(report.clean(name)).sum()):g}"]
     for threat, attacks in COLUMNS.values():
-        # What is gray-box for a defence is white-box for the bare network.
+        # The gray-box attack on a defence is the white-box attack on the bare network.
         wanted = "white-box" if (name, threat) == ("none", "gray-box") else threat
         chosen = [cell for cell in cells if cell.threat == wanted]
         figures.append(left(report, name, [cell for cell in chosen if not attacks or cell.attack in attacks]))
@@ -164,7 +163,7 @@ def row(report: Report, name: str, eps: str) -> list[str]:
 
 
 def through(report: Report, name: str, eps: str) -> list[list[Any]]:
-    """How many images each adaptive attack leaves, a line for each gradient: by the attack's name."""
+    """Returns the number of images that each adaptive attack leaves, by its name, in a line for each gradient."""
     adaptive = report.select(name, eps, threat="adaptive")
     lines = []
     for gradient in dict.fromkeys(cell.gradient for cell in adaptive):
@@ -174,26 +173,26 @@ def through(report: Report, name: str, eps: str) -> list[list[Any]]:
 
 
 def markdown(header: list[str], rows: list[list[str]]) -> str:
-    """A table."""
+    """Returns a table."""
     lines = [header, ["---"] * len(header), *rows]
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", help="cifar10.npz")
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--network", default="small", help="small, or a name that fdjpeg evaluate takes")
+    parser.add_argument("data", help="the file cifar10.npz")
+    parser.add_argument("out", type=Path, help="folder of all that is trained and found")
+    parser.add_argument("--network", default="small", help="small, or a network by a name that fdjpeg evaluate takes")
     parser.add_argument("--images", type=int, default=200)
     parser.add_argument("--eps", nargs="+", default=["2/255", "8/255"])
     parser.add_argument("--attacks", nargs="+", default=list(ATTACKS))
     parser.add_argument("--only", nargs="+", default=[], help="kinds or names of defences; all if not given")
-    parser.add_argument("--no-transfer", action="store_true", help="leave out what another network's attack does")
-    parser.add_argument("--train", action="store_true", help="train, and stop there")
-    parser.add_argument("--hidden", action="store_true", help="write hidden.md, and stop there")
-    parser.add_argument("--report", action="store_true", help="attack nothing more")
+    parser.add_argument("--no-transfer", action="store_true", help="without attacks from another network")
+    parser.add_argument("--train", action="store_true", help="only train")
+    parser.add_argument("--hidden", action="store_true", help="only write hidden.md")
+    parser.add_argument("--report", action="store_true", help="only write a report of finished attacks")
     options = parser.parse_args()
-    train, console = data.load(f"{options.data}:train"), Console(stderr=True)
+    train, console = load_training_images(f"{options.data}:train"), Console(stderr=True)
     out = options.out / options.network
     own = options.network == "small"
     network = small(train, options.out / "network-0", 0) if own else sources.load_network(options.network)
@@ -237,25 +236,26 @@ def main() -> None:
         reports.append(report)
     attacked, minimal = reports
     by_least = [cell for cell in minimal.cells if cell.attack == "DeepFool-20"]
-    write(out, network, replace(attacked, cells=[*attacked.cells, *by_least]), attacked.settings["open"])
+    write(out, network, replace(attacked, cells=[*attacked.cells, *by_least]), attacked.settings.open)
     print((out / "table.md").read_text())
 
 
 def hidden(network: Network, images: sources.ImageSet, made: dict[str, Defense], second: Defense | None) -> str:
-    """Two tables: the median cosine for each gradient of each defence; what attacks without its own gradient leave.
+    """Returns two tables: the median cosine for each gradient of each defence, and the S2SNet under other attacks.
 
     Args:
         network: bare.
         images: to attack.
         made: the defences; random ones draw once.
-        second: an S2SNet of another seed, where "s2snet" is among them.
+        second: an S2SNet of another seed; None where "s2snet" is not among the defences.
     """
     rows = []
     for name, defense in made.items():
         for gradient in tried(defense):
+            attacked = defense.attacked(network.module, gradient)
             cosines = torch.cat(
                 [
-                    s2snet.gradient_cosine(defense.for_attack(gradient), network.module, x, y)
+                    s2snet.gradient_cosine(attacked, network.module, x, y)
                     for x, y in zip(images.images.split(50), images.labels.split(50), strict=True)
                 ]
             )
@@ -264,7 +264,7 @@ def hidden(network: Network, images: sources.ImageSet, made: dict[str, Defense],
     text = markdown(["defence", "gradient", "cosine, median", "5 … 95 %"], rows)
     if second is None:
         return text
-    other = Network(second.wrap(network.module), "a second S2SNet", source="trained by benchmarks/defenses.py")
+    other = Network(second.deployed(network.module), "a second S2SNet", source="trained by benchmarks/defenses.py")
     report = evaluation.evaluate(
         network,
         images,
@@ -278,7 +278,7 @@ def hidden(network: Network, images: sources.ImageSet, made: dict[str, Defense],
     )
     rows = []
     for threat in ("gray-box", "transfer", "adaptive", "black-box"):
-        for eps in report.settings["eps"]:
+        for eps in report.settings.eps:
             cells = report.select("s2snet", eps, threat=threat)
             for gradient in dict.fromkeys(cell.gradient for cell in cells):
                 chosen = [cell for cell in cells if cell.gradient == gradient]
@@ -288,8 +288,8 @@ def hidden(network: Network, images: sources.ImageSet, made: dict[str, Defense],
 
 
 def write(out: Path, network: Network, report: Report, unfinished: list[str]) -> None:
-    """table.md and table.json."""
-    pairs = [(name, eps) for name in report.defenses for eps in report.settings["eps"]]
+    """Writes table.md and table.json."""
+    pairs = [(name, eps) for name in report.defenses for eps in report.settings.eps]
     rows = [row(report, name, eps) for name, eps in pairs]
     details = [line for name, eps in pairs for line in through(report, name, eps)]
     named = sorted({attack for line in details for attack in line[3]})

@@ -1,14 +1,15 @@
-"""What the kernels should take on an H200, from their bytes and their compiled instructions.
+"""Estimates the kernels' times on an H200 from their bytes and their compiled instructions.
 
     expected µs = max(bytes / 4.3 TB/s, instructions × pixels / issue rate, turns × pixels / turn rate) / 0.85
 
-4.3 TB/s is what a copy reaches on that GPU. The issue rate is that of four warps a cycle on each of 132 multiprocessors
-at 1.98 GHz. Shared memory and the L1 cache serve a warp a cycle there, a word of 32 bits a thread: a turn. 0.85 stands
-for what keeps a good kernel from its bound. Each kernel of an op has a maximum of its own.
+A copy reaches 4.3 TB/s on that GPU. The issue rate is four warps a cycle on each of 132 multiprocessors at 1.98 GHz. A
+turn is one cycle of shared memory and the L1 cache, which serve a warp with a word of 32 bits a thread. A good kernel
+reaches 0.85 of its bound. The maximum is taken for each kernel of an op separately.
 
-A surrogate's kernel gathers from a table in shared memory, three words for each coefficient. Where the coefficients lie
-evenly between their levels, the fullest of the 32 banks holds 3.5 of a warp's words on average, and so many turns it
-takes. Equal coefficients share a word; at worst all 32 differ and lie in one bank, which is printed too.
+A surrogate's kernel gathers from a table in shared memory, three words for each coefficient. If the coefficients are
+spread evenly between their levels, the fullest of the 32 banks holds 3.5 of a warp's words on average, and the gather
+takes as many turns. Equal coefficients share a word. At worst all 32 words differ and are in one bank; that time is
+printed too.
 
     python benchmarks/expected.py
 """
@@ -34,11 +35,11 @@ _KERNELS = {kernel["name"]: kernel for kernel in _BUDGET["kernels"]} | {
     for kernel in call["kernels"]
 }
 
-#: Bytes of 4:2:0 planes for each pixel. They are read from the L2 cache right after they were written: 19 MB of 50.
-#: Real planes are four times as large, so at most 25 MB of them are made at a time.
+#: Bytes of 4:2:0 planes for each pixel. They take 19 of the L2 cache's 50 MB, and are read from it right after they are
+#: written. Real planes are four times as large, so at most 25 MB of them are made at a time.
 PLANES, REAL_PLANES = 1.5, 6
 
-#: What tells where the clamp of real numbers was at work.
+#: Bytes for each pixel that mark where the clamp of real numbers was active.
 MASK = 1
 
 #: Gathers for each pixel of a surrogate's kernel: three for each of its 1.5 coefficients.
@@ -49,7 +50,7 @@ TURNS_OF_A_GATHER, TURNS_AT_WORST = 3.5, 32
 class Launch(NamedTuple):
     """A kernel, and the bytes that it moves to or from the GPU's memory for each pixel.
 
-    One for pixels works on three samples at once; of what works on single samples, three are a pixel.
+    A kernel for pixels works on three samples at once (``samples=1``); one for single samples runs three times a pixel.
     """
 
     kernel: str
@@ -58,7 +59,7 @@ class Launch(NamedTuple):
     gathers: float = 0  # for each pixel
 
     def seconds(self, turns_of_a_gather: float = TURNS_OF_A_GATHER) -> float:
-        """By the model above."""
+        """Returns the time by the model above."""
         kernel = _KERNELS[self.kernel]
         turns = self.samples * kernel["turns_per_pixel"] + self.gathers * (turns_of_a_gather - 1)
         rates = (
@@ -70,25 +71,25 @@ class Launch(NamedTuple):
 
 
 def _at_80_percent(bytes_per_pixel: float) -> float:
-    """The microseconds of so many bytes at 80 % of the copy rate."""
+    """Returns the microseconds of so many bytes at 80 % of the copy rate."""
     return bytes_per_pixel * PIXELS / COPY_RATE / 0.8 * 1e6
 
 
 class Task(NamedTuple):
-    """What is to be measured, on 256×3×224×224 at 4:2:0, and the target in microseconds."""
+    """A measurement on 256×3×224×224 at 4:2:0, and its target in microseconds."""
 
     name: str
     launches: tuple[Launch, ...]
-    target: float  # of CUDA's kernels; of Triton's, twice what CUDA's are expected to take
+    target: float  # of CUDA's kernels; for Triton's, twice the time expected of CUDA's
 
     @property
     def microseconds(self) -> float:
-        """Expected."""
+        """Returns the expected time."""
         return sum(launch.seconds() for launch in self.launches) * 1e6
 
     @property
     def microseconds_at_worst(self) -> float:
-        """Expected where all that a warp gathers lies in one bank."""
+        """Returns the expected time if all words that a warp gathers are in one bank."""
         return sum(launch.seconds(TURNS_AT_WORST) for launch in self.launches) * 1e6
 
 
@@ -119,17 +120,17 @@ TASKS = (
         (*_forward("float32", 4), Launch(_OF_TABLES, 36 + PLANES)),
         275,
     ),
-    # Of all surrogates: the kernel reads a table, whichever they are.
+    # The same for every surrogate, because the kernel reads a table.
     Task(
         "float32 forward and backward, cubic",
         (*_forward("float32", 4), Launch(_BY_SURROGATE, 36 + PLANES, gathers=GATHERS)),
         275,
     ),
-    # At least 80 % of the copy rate, as the forward.
+    # At least 80 % of the copy rate, like the forward pass.
     Task("float32 DCT of blocks", (Launch("dct_blocks<SampleType::float32>", 24, 3),), 90),
     Task("float32 inverse DCT of blocks", (Launch("idct_blocks<SampleType::float32>", 24, 3),), 90),
     Task("float16 DCT of blocks", (Launch("dct_blocks<SampleType::float16>", 12, 3),), 45),
-    # Likewise, of the bytes that real numbers take; with tables the target of the exact op.
+    # The same for the bytes of real numbers; with tables, the target of the exact op.
     Task("float32 forward, real", _REAL_FORWARD, _at_80_percent(31)),
     Task("float32 forward and backward, real", (*_REAL_FORWARD, Launch(_REAL_SAMPLES, 24 + MASK)), _at_80_percent(56)),
     Task("float32 forward and backward with tables, real", (*_REAL_FORWARD, Launch(_REAL_BLOCKS, 36 + MASK)), 275),
@@ -144,7 +145,7 @@ def _triton_forward(dtype: str, size: int) -> tuple[Launch, ...]:
     )
 
 
-#: The same tasks, by Triton: at most this often the time of CUDA.
+#: The same tasks by Triton take at most this multiple of CUDA's time.
 TRITON_FACTOR = 2
 _TRITON_LAUNCHES = (
     _triton_forward("float32", 4),
@@ -153,7 +154,7 @@ _TRITON_LAUNCHES = (
     (*_triton_forward("float32", 4), Launch("float32 backward: differentiate", 24 + PLANES)),
     (
         *_triton_forward("float32", 4),
-        # The gradients of the components are 32-bit; they and the samples are written, and read by the last.
+        # The gradients of the components are 32-bit. They and the samples are written, and the last kernel reads them.
         Launch("float32 backward with tables: differentiate", 24 + 5 * PLANES),
         Launch("float32 backward with tables: make_components", 12 + PLANES),
         Launch("float32 backward with tables: share_of_blocks", 5 * PLANES),

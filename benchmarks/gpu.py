@@ -1,11 +1,10 @@
-"""Everything that only a GPU can show, in one command: builds, runs every GPU test, measures, writes one dated JSON.
+"""Builds, runs every GPU test and measures in one command, and writes one dated JSON file.
 
     python benchmarks/gpu.py OUT_DIR [--parts build tests sanitizer timings]
 
-Needs torch with CUDA, nvcc and a C++ compiler; uses pytest, compute-sanitizer, kornia, torchvision and what the tests
-need where they are there, and says which are not. What is done is written at once: a run that is cut keeps it, and
-another with the parts that are left adds to the same file. ``benchmarks/results/README.md`` explains the results that
-are kept.
+Needs torch with CUDA, nvcc and a C++ compiler. Uses pytest, compute-sanitizer, kornia, torchvision and the packages of
+the tests if they are installed, and reports those that are not. Each result is written at once, so an interrupted run
+keeps its results. A run of the remaining parts adds to them. ``benchmarks/results/README.md`` explains kept results.
 """
 
 from __future__ import annotations
@@ -41,14 +40,14 @@ KERNELS = (
         for path in ROOT.glob(pattern)
     ),
 )
-#: Seconds for the build, for the tests and for each tool of the sanitizer: each part ends within ten minutes.
+#: Seconds for the build, for each group of tests and for each sanitizer tool. Each part ends within ten minutes.
 BUILD_LIMIT, TEST_LIMIT, SANITIZER_LIMIT = 580, 280, 180
-#: What the suite that all backends share imports beside torch and pytest.
+#: Packages that the suite of all backends imports, in addition to torch and pytest.
 SUITE_NEEDS = ("hypothesis", "jpeglib", "numpy", "PIL", "simplejpeg")
 
 
 def kernel_hash() -> str:
-    """A digest of the kernels' sources."""
+    """Returns a digest of the kernels' sources."""
     digest = hashlib.sha256()
     for name in KERNELS:
         digest.update((ROOT / name).read_bytes())
@@ -56,7 +55,7 @@ def kernel_hash() -> str:
 
 
 class Kept:
-    """Results in a file of their own, written at each change; those of the same kernels and day are added to."""
+    """Results in a file that is written at each change. Results of the same kernels and day go into one file."""
 
     def __init__(self, out_dir: Path, about: dict[str, Any]) -> None:
         out_dir.mkdir(parents=True, exist_ok=True)
@@ -70,7 +69,7 @@ class Kept:
 
     def __setitem__(self, key: str, value: Any) -> None:
         self.results[key] = value
-        # By way of another file, so that there is never half of one.
+        # Another file first, so that an interruption never leaves half of one.
         for path, text in (
             (self.path, json.dumps(self.results, indent=1) + "\n"),
             (self.path.with_suffix(".md"), gpu_report.readme_table(self.results)),
@@ -80,7 +79,7 @@ class Kept:
             draft.replace(path)
 
     def run(self, name: str, arguments: list[str], limit: float, **environment: str) -> dict[str, Any]:
-        """Runs a command in the checkout: whether it succeeded, its seconds, the end of what it said."""
+        """Runs a command in the checkout. Returns whether it succeeded, its seconds, and the end of its output."""
         print("$", " ".join(arguments), flush=True)
         paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
         begin, code = time.monotonic(), None
@@ -93,7 +92,7 @@ class Kept:
                 env={**os.environ, "PYTHONPATH": paths, **environment},
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # so that what it started ends with it
+                start_new_session=True,  # so that its child processes end with it
             )
             try:
                 code = child.wait(limit)
@@ -134,18 +133,21 @@ def build(kept: Kept) -> None:
 
 
 def _pytest(kept: Kept, name: str, arguments: list[str], limit: float, *before: str, **environment: str) -> Any:
-    """Runs tests; none that ran is no success."""
+    """Runs tests; succeeds only if at least one ran."""
     done = kept.run(name, [*before, sys.executable, "-m", "pytest", "-q", *arguments], limit, **environment)
     done["passed"] = done["passed"] and re.search(r"\b[1-9]\d* passed", done["said"]) is not None
     return done
 
 
 #: Without conftest.py, whose packages a machine with a GPU may lack.
-_GPU_TESTS = ["--noconftest", "-m", "gpu", "tests/kernels/test_gpu.py"]
+_GPU_TESTS = [
+    *("--noconftest", "-m", "gpu"),
+    *sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("tests/kernels/test_gpu*.py")),
+]
 
 
 def run_tests(kept: Kept) -> None:
-    """The GPU's own tests, then the suite that all backends share."""
+    """Runs the GPU's own tests, then the suite that all backends share."""
     kept["tests"] = done = []
     for name, needs, arguments in (
         ("tests of GPUs", ("pytest",), _GPU_TESTS),
@@ -157,7 +159,7 @@ def run_tests(kept: Kept) -> None:
 
 
 def sanitize(kept: Kept) -> None:
-    """The smallest of the GPU's tests under compute-sanitizer."""
+    """Runs the smallest of the GPU's tests under compute-sanitizer."""
     kept["sanitizer"] = done = []
     sanitizer = shutil.which("compute-sanitizer")
     why = "compute-sanitizer is not installed" if sanitizer is None else _missing(("pytest",))
@@ -165,7 +167,7 @@ def sanitize(kept: Kept) -> None:
         if why or sanitizer is None:
             done.append(_left_out(tool, why or ""))
         else:
-            # Without torch's cache of memory, so that the first byte beyond a tensor is nobody's.
+            # Without torch's memory cache, so that no tensor owns the first byte beyond another.
             before = (sanitizer, "--tool", tool, "--error-exitcode", "9")
             tests = [*_GPU_TESTS, "-k", "small and not triton"]
             result = _pytest(kept, tool, tests, SANITIZER_LIMIT, *before, PYTORCH_NO_CUDA_MEMORY_CACHING="1")
@@ -202,7 +204,7 @@ PARTS: dict[str, Callable[[Kept], None]] = {
 
 
 def environment() -> dict[str, Any]:
-    """Where the results come from."""
+    """Returns the origin of the results: date, commit, kernels, GPU, driver and versions."""
     import torch
 
     def answer(*command: str) -> str | None:
@@ -229,9 +231,7 @@ def main() -> None:
     """Builds, tests, measures."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     parser.add_argument("out_dir", type=Path, metavar="OUT_DIR")
-    parser.add_argument(
-        "--parts", nargs="+", choices=PARTS, default=list(PARTS), help="of a run that is cut into several"
-    )
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="parts to run, all by default")
     arguments = parser.parse_args()
 
     import torch

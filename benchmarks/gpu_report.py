@@ -1,4 +1,4 @@
-"""The results of ``gpu.py`` as tables: of text for who waits, of Markdown for a README."""
+"""Formats the results of ``gpu.py`` as tables: text for the terminal, Markdown for a README."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def text_table(rows: Iterable[dict[str, Any]]) -> str:
-    """A line for each row."""
+    """Returns a line of text for each row."""
     lines = []
     for row in rows:
         what = f"{row.get('backend', ''):12s} {row['name']:36s} {row.get('dtype', ''):9s}"
@@ -21,7 +21,7 @@ def text_table(rows: Iterable[dict[str, Any]]) -> str:
 
 
 def readme_table(results: dict[str, Any]) -> str:
-    """What ``benchmarks/results/README.md`` shows of a run."""
+    """Returns the part of ``benchmarks/results/README.md`` for one run."""
     commit = (results["commit"] or "unknown")[:10]
     lines = [
         f"{results['gpu']}, driver {results['driver']}, torch {results['torch']}, {results['date']}, commit {commit}, "
@@ -48,7 +48,7 @@ def readme_table(results: dict[str, Any]) -> str:
             row.get("subsampling", row.get("arithmetic", "")),
         ]
         if "failed" in row:
-            # On one line, and no cell ends within.
+            # On one line and without "|", which would end the cell.
             cells += [f"failed: {' '.join(row['failed'].split())[:80]}".replace("|", "/"), "", "", ""]
         else:
             cells += [

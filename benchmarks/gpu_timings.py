@@ -1,4 +1,4 @@
-"""What the ops take on a GPU, and what else there is: rows of the results that ``gpu.py`` keeps."""
+"""Measures the ops and their peers on a GPU: rows of the results that ``gpu.py`` keeps."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ Row = dict[str, Any]
 
 SHAPE = (256, 3, 224, 224)
 SUBSAMPLINGS = {"4:2:0": (2, 2), "4:4:4": (1, 1)}
-#: Sides of square images; each batch holds about as many pixels as SHAPE's, if one image has no more.
+#: Sides of square images. Each batch holds about as many pixels as SHAPE, or one image if that has more.
 SIDES = (32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
 DEVICE = "cuda"
-#: Enough inputs in turn that none is still in a cache of 50 MB.
+#: Bytes of inputs used in turn, so that none is still in a cache of 50 MB.
 ROTATION_BYTES = 400e6
-#: Turns that are timed: as many as fit into the seconds, within these bounds.
+#: As many turns are timed as fit into SECONDS, within these bounds.
 FEWEST, MOST, SECONDS = 3, 30, 1.0
 
 
@@ -28,7 +28,7 @@ FEWEST, MOST, SECONDS = 3, 30, 1.0
 
 
 def _turn(calls: list[Call]) -> float:
-    """Seconds on the GPU for each of the calls once."""
+    """Returns the seconds on the GPU for all calls, each made once."""
     import torch
 
     start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
@@ -41,13 +41,13 @@ def _turn(calls: list[Call]) -> float:
 
 
 def microseconds(calls: list[Call]) -> dict[str, float]:
-    """The time of one call on the GPU: median, and the 20th and 80th percentile.
+    """Returns the time of one call on the GPU: median, and the 20th and 80th percentile.
 
-    The calls do the same on different data, so that no cache holds what the next one reads. Events stand around a whole
-    turn through them, which leaves the gaps between launches in: they are part of what a user pays.
+    The calls do the same on different data, so that no cache holds the next call's input. Events enclose a whole turn
+    through them. The gaps between launches are therefore included, because a user pays for them too.
     """
     for _ in range(2):
-        _turn(calls)  # what is compiled, allocated or brought up to speed at first
+        _turn(calls)  # compiles, allocates and warms up
     turns = min(MOST, max(FEWEST, int(SECONDS / _turn(calls))))
     times = [1e6 * _turn(calls) / len(calls) for _ in range(turns)]
     fifths = statistics.quantiles(times, n=5)
@@ -55,12 +55,12 @@ def microseconds(calls: list[Call]) -> dict[str, float]:
 
 
 def rotation(shape: tuple[int, ...], dtype: Any) -> list[Any]:
-    """Random images, as many as it takes to fill the caches several times."""
+    """Returns enough random images to fill the caches several times."""
     import torch
 
     bytes_of_one = torch.Size(shape).numel() * torch.empty((), dtype=dtype).element_size()
     count = max(2, min(64, int(ROTATION_BYTES // bytes_of_one) + 1))
-    # Smooth, as photographs are: some coefficients survive and some do not.
+    # Smooth like photographs, so that some coefficients survive quantization and some do not.
     small = torch.rand(shape[0], shape[1], max(2, shape[2] // 8), max(2, shape[3] // 8), device=DEVICE)
     image = torch.nn.functional.interpolate(small, shape[2:], mode="bilinear")
     image = (image + 0.05 * torch.randn_like(image)).clamp(0, 1)
@@ -69,7 +69,7 @@ def rotation(shape: tuple[int, ...], dtype: Any) -> list[Any]:
 
 
 def copy_rate() -> float:
-    """Bytes read and written in a second by a large copy on the device."""
+    """Returns the bytes that a large copy on the device reads and writes in a second."""
     import torch
 
     sources = [torch.randint(0, 255, (2**30,), dtype=torch.uint8, device=DEVICE) for _ in range(2)]
@@ -79,7 +79,7 @@ def copy_rate() -> float:
 
 
 def peak_bytes(call: Call) -> int:
-    """Memory that a call takes at its peak beyond what was there, its results included."""
+    """Returns the peak memory of a call beyond the memory in use before it, with its results."""
     import torch
 
     torch.cuda.synchronize()
@@ -93,7 +93,7 @@ def peak_bytes(call: Call) -> int:
 
 
 def launches(call: Call) -> int | None:
-    """Kernels that a call launches; None where the profiler does not say."""
+    """Returns the number of kernels that a call launches, or None if the profiler cannot count them."""
     import torch
     from torch.profiler import ProfilerActivity, profile
 
@@ -112,14 +112,14 @@ def _failed(name: str, error: Exception, about: dict[str, Any]) -> Row:
 
 
 def measure(name: str, calls: list[Call], moved: float, rate: float, **about: Any) -> Row:
-    """One row of the results; what fails says why.
+    """Returns one row of the results; if a call fails, the row holds the reason.
 
     Args:
-        name: of what is measured.
-        calls: that do it, on different data.
+        name: the measurement's name.
+        calls: the calls to measure, on different data.
         moved: bytes that a call must read and write.
         rate: bytes a second of a copy.
-        about: what else the row tells.
+        about: further entries of the row.
     """
     try:
         row = {"name": name, **about, **microseconds(calls), "bytes": moved, "peak": peak_bytes(calls[0])}
@@ -131,15 +131,15 @@ def measure(name: str, calls: list[Call], moved: float, rate: float, **about: An
 
 
 def guarded(name: str, rows: Callable[[], Iterable[Row]], **about: Any) -> Iterable[Row]:
-    """Rows; where making their data fails, or a package is not there, one that says why stands for the rest."""
+    """Yields rows. If their data cannot be made or a package is missing, one row holds the reason for the rest."""
     import torch
 
     try:
         yield from rows()
     except Exception as error:  # as above
         yield _failed(name, error, about)
-    with contextlib.suppress(RuntimeError):  # after some failures a GPU answers nothing any more
-        torch.cuda.empty_cache()  # for the next, which may be large
+    with contextlib.suppress(RuntimeError):  # after some failures a GPU no longer responds
+        torch.cuda.empty_cache()  # for the next row, which may be large
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -147,7 +147,7 @@ def guarded(name: str, rows: Callable[[], Iterable[Row]], **about: Any) -> Itera
 
 
 def ours(rate: float, backend: str, ops: Any, shape: tuple[int, ...], full: bool) -> Iterable[Row]:
-    """Forward, and forward with backward, of the exact arithmetic: of every dtype and with surrogates if `full`."""
+    """Measures the exact arithmetic, forward and with backward; if `full`, for every dtype and with surrogates."""
     import torch
 
     dtypes = (torch.float32, torch.float16, torch.bfloat16, torch.uint8, torch.float64) if full else (torch.float32,)
@@ -193,12 +193,12 @@ def _exact(
 def _with_coefficients(
     rate: float, ops: Any, images: list[Any], factors: tuple[int, int], moved: float, about: dict[str, Any]
 ) -> Iterable[Row]:
-    """A surrogate's gradients, and a quality for each block."""
+    """Measures a surrogate's gradients, and a quality for each block."""
     import torch
 
-    from fdjpeg import surrogates
+    from fdjpeg import _slopes, surrogates
 
-    slopes = surrogates.slope_table(surrogates.resolve("sine"), images[0].device)
+    slopes = _slopes.slope_table(surrogates.resolve("sine"), images[0].device)
     shape = images[0].shape
     size = (shape[0], -(-shape[2] // 8), -(-shape[3] // 8))
     qualities = torch.randint(20, 95, size, dtype=torch.uint8, device=images[0].device)
@@ -217,7 +217,7 @@ def _with_coefficients(
 
 
 def block_transforms(rate: float) -> Iterable[Row]:
-    """The DCT of blocks and its inverse, by themselves."""
+    """Measures the DCT of blocks and its inverse alone."""
     import torch
 
     for dtype in (torch.float32, torch.float16):
@@ -231,7 +231,7 @@ def block_transforms(rate: float) -> Iterable[Row]:
 
 
 def public(rate: float) -> Iterable[Row]:
-    """The public function, in both arithmetics, with autograd."""
+    """Measures the public function, in both arithmetics, with autograd."""
     import torch
 
     import fdjpeg
@@ -256,14 +256,14 @@ def public(rate: float) -> Iterable[Row]:
 
 
 def triton(rate: float) -> Iterable[Row]:
-    """The round trip by Triton."""
+    """Measures the round trip by Triton."""
     from fdjpeg._triton import launches as triton_kernels
 
     yield from ours(rate, "triton", triton_kernels, SHAPE, full=False)
 
 
 def sweep(rate: float) -> Iterable[Row]:
-    """The round trip by CUDA of square images, from small to large."""
+    """Measures the round trip of square images by CUDA, from small to large."""
     import torch
 
     for shape in sweep_shapes():
@@ -271,7 +271,7 @@ def sweep(rate: float) -> Iterable[Row]:
 
 
 def sweep_shapes() -> list[tuple[int, int, int, int]]:
-    """Square images from small to large."""
+    """Returns the shapes of `sweep`."""
     pixels = SHAPE[0] * SHAPE[2] * SHAPE[3]
     return [(max(1, pixels // side**2), 3, side, side) for side in SIDES]
 
@@ -281,7 +281,7 @@ def sweep_shapes() -> list[tuple[int, int, int, int]]:
 
 
 def _of_floats(name: str, rate: float, call: Callable[[Any], object]) -> Row:
-    """A row of what takes float32 images."""
+    """Returns the row of a call that takes float32 images."""
     import torch
 
     images = rotation(SHAPE, torch.float32)[:2]
@@ -290,7 +290,7 @@ def _of_floats(name: str, rate: float, call: Callable[[Any], object]) -> Row:
 
 
 def copy(rate: float) -> Iterable[Row]:
-    """A plain copy on the device."""
+    """Measures a plain copy on the device."""
     import torch
 
     target = torch.empty(SHAPE, device=DEVICE)
@@ -298,7 +298,7 @@ def copy(rate: float) -> Iterable[Row]:
 
 
 def kornia(rate: float) -> Iterable[Row]:
-    """The layer in plain torch that is used most."""
+    """Measures kornia, the most widely used layer in plain torch."""
     import torch
     from kornia.enhance import jpeg_codec_differentiable
 
@@ -307,7 +307,7 @@ def kornia(rate: float) -> Iterable[Row]:
 
 
 def nvjpeg(rate: float) -> Iterable[Row]:
-    """The GPU's own codec through torchvision, files and all."""
+    """Measures the GPU's own codec through torchvision, with its files."""
     import torch
     from torchvision.io import decode_jpeg, encode_jpeg
 
@@ -322,7 +322,7 @@ def nvjpeg(rate: float) -> Iterable[Row]:
 
 
 def compiled_reference(rate: float) -> Iterable[Row]:
-    """The reference by ``torch.compile``."""
+    """Measures the reference under ``torch.compile``."""
     import torch
 
     from fdjpeg import reference
@@ -332,7 +332,7 @@ def compiled_reference(rate: float) -> Iterable[Row]:
 
 
 def timings(rate: float) -> Iterable[Row]:
-    """All rows: first what matters most, last what may take longest, in case the run is cut."""
+    """Yields all rows: the most important first and the slowest last, in case the run is interrupted."""
     import torch
 
     yield from ours(rate, "cuda", torch.ops.fdjpeg, SHAPE, full=True)

@@ -1,13 +1,12 @@
-"""The CPU targets as ratios, each from calls in turns in one run: ``python benchmarks/ratios.py [OUT.json [PART …]]``.
+"""Measures the CPU targets as ratios, from calls in turns: ``python benchmarks/ratios.py [OUT.json [PART …]]``.
 
-- one thread, 1024², 4:2:0, quality 75: against Pillow behind tensors and its codec alone, OpenCV,
-  simplejpeg and kornia;
-- the whole ``fdjpeg.jpeg`` call on one uint8 image against fromarray + save + open + asarray, over qualities and sizes;
-- two threads against one;
-- 512 images of 32² in one batch against a loop over Pillow;
-- surrogates, soft and table gradients against straight-through, and the memory that they need beyond it.
+- One thread, 1024², 4:2:0, quality 75: against Pillow behind tensors and its codec alone, OpenCV, simplejpeg, kornia.
+- The whole ``fdjpeg.jpeg`` call on one uint8 image against fromarray + save + open + asarray, over qualities and sizes.
+- Two threads against one.
+- 512 images of 32² in one batch against a loop over Pillow.
+- Surrogates, soft and table gradients against straight-through, and the memory that they need beyond it.
 
-The parts, all unless some are named: against_peers, against_pillow_everywhere, batches, gradients, gradient_memory.
+The parts are against_peers, against_pillow_everywhere, batches, gradients and gradient_memory; by default all run.
 """
 
 from __future__ import annotations
@@ -34,9 +33,9 @@ SURROGATES = ("cubic", "sine", "fourier", "tanh", "softmax")
 
 
 def ratio(ours: Callable[[], Any], theirs: Callable[[], Any], rounds: int = 15) -> dict[str, float]:
-    """How many times longer ``theirs`` takes: medians of calls in turns, and the median and quintiles of pairs.
+    """Returns how many times longer ``theirs`` takes: the ratio of medians of calls in turns, and quintiles of pairs.
 
-    Beside it ``cpu_ratio``, by the calling thread's own CPU time, which other work on the machine moves less.
+    ``cpu_ratio`` is the same by the calling thread's CPU time, which other work on the machine affects less.
     """
     ours(), theirs()
     pairs, cpu_pairs = [], []
@@ -57,14 +56,14 @@ def ratio(ours: Callable[[], Any], theirs: Callable[[], Any], rounds: int = 15) 
 
 
 def gradient_of(image: Tensor, function: Callable[[Tensor], Tensor]) -> Callable[[], Any]:
-    """A call of ``function`` with its backward."""
+    """Returns a call of ``function`` with its backward."""
     leaf = image.detach().requires_grad_()
     grad = torch.rand_like(leaf)
     return lambda: torch.autograd.grad(function(leaf), leaf, grad)
 
 
 def against_peers() -> dict[str, dict[str, float]]:
-    """One thread, one photograph of 1024²."""
+    """Compares with the peers: one thread, one photograph of 1024²."""
     pixels = photographs(1, 1024, 1024)
     found = {}
     for ours, theirs in (
@@ -90,7 +89,7 @@ def against_peers() -> dict[str, dict[str, float]]:
 
 
 def against_pillow_everywhere() -> dict[str, dict[str, float]]:
-    """The whole call on one uint8 image, over qualities and sizes."""
+    """Compares the whole call on one uint8 image with Pillow's, over qualities and sizes."""
     found = {}
     pillow, mine = PEERS["Pillow codec"], PEERS["fdjpeg uint8"]
     for size in SIZES:
@@ -107,7 +106,7 @@ def against_pillow_everywhere() -> dict[str, dict[str, float]]:
 
 
 def two_threads(image: Tensor, rounds: int = 9, calls: int = 15) -> dict[str, float]:
-    """Two threads against one: medians of ``calls`` in turns, after as many that settle the threads and the memory."""
+    """Compares two threads with one: medians of ``calls`` in turns, after as many that warm up."""
     times: dict[int, list[float]] = {2: [], 1: []}
     for _ in range(rounds):
         for count, found in times.items():
@@ -127,7 +126,7 @@ def two_threads(image: Tensor, rounds: int = 9, calls: int = 15) -> dict[str, fl
 
 
 def batches() -> dict[str, dict[str, float]]:
-    """Two threads against one, and a batch of small images against a loop over Pillow."""
+    """Compares two threads with one, and a batch of small images with a loop over Pillow."""
     photograph = photographs(1, 1024, 1024)
     found = {
         "two threads / one, 1024² float32": two_threads(photograph.float() / 255),
@@ -145,7 +144,7 @@ GRADIENT_BATCHES = {"1024²": (1, 1024, 1024), "8 of 224²": (8, 224, 224)}
 
 
 def gradient_paths() -> dict[str, Callable[[Tensor], Tensor]]:
-    """Every gradient other than straight-through's by the image that kernels serve."""
+    """Returns every gradient that kernels compute, other than straight-through's by the image."""
     tables = fdjpeg.QuantTables.standard(torch.tensor(75.0, requires_grad=True))
     paths = {name: partial(fdjpeg.jpeg, quality=75, gradient=name) for name in SURROGATES}
     for name in SURROGATES:
@@ -156,7 +155,7 @@ def gradient_paths() -> dict[str, Callable[[Tensor], Tensor]]:
 
 
 def gradients() -> dict[str, dict[str, float]]:
-    """Other gradients as a multiple of straight-through's forward+backward, one thread, float32."""
+    """Measures other gradients as a multiple of straight-through's forward+backward, one thread, float32."""
     found = {}
     for batch, size in GRADIENT_BATCHES.items():
         image = photographs(*size).float() / 255
@@ -167,12 +166,12 @@ def gradients() -> dict[str, dict[str, float]]:
 
 
 def gradient_memory() -> dict[str, dict[str, float]]:
-    """Their memory beyond straight-through's, as a multiple of the input, both at the peak of forward+backward."""
+    """Measures their peak memory of forward+backward beyond straight-through's, as a multiple of the input."""
     return json.loads(run_python(__file__, "", "gradient_memory_here"))
 
 
 def gradient_memory_here() -> dict[str, dict[str, float]]:
-    """The same, in a process in which freed memory goes back to the system at once."""
+    """Measures the same in this process, which must return freed memory to the system at once."""
     found = {}
     for batch, size in GRADIENT_BATCHES.items():
         image = photographs(*size).float() / 255
@@ -192,7 +191,7 @@ PARTS = (against_peers, against_pillow_everywhere, batches, gradients, gradient_
 
 
 def main() -> None:
-    """Measures, prints, and saves if asked to."""
+    """Measures, prints, and saves if a file is named."""
     torch.set_num_threads(1)
     file, *names = sys.argv[1:] or [""]
     if names == ["gradient_memory_here"]:

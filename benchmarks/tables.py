@@ -1,4 +1,4 @@
-"""The photographs of docs/tables.md: tables learned for PSNR against the standard ones, at equal bits.
+"""Compares tables learned for PSNR with the standard ones on the photographs of docs/tables.md, at equal bits.
 
     mkdir packages && cd packages
     apt-get download lomiri-wallpapers-16.04 lomiri-wallpapers-20.04 mate-backgrounds palapeli-data
@@ -6,10 +6,9 @@
     for file in *.deb; do dpkg -x $file .; done
     cd .. && python benchmarks/tables.py packages OUT
 
-The photographs of these Debian packages are JPEG files: they are made four times smaller, so that nothing is left of
-their blocks, and cut into squares. Each third of the photographs is measured with tables learned on the other two
-thirds, so that no square's tables have seen its photograph. What is finished stays in OUT/state.pt: a run that was
-stopped goes on where it was.
+The photographs of these Debian packages are JPEG files. They are made four times smaller, which removes their blocks,
+and cut into squares. Each third of the photographs is measured with tables learned on the other two thirds, so no
+square's tables have seen its photograph. Finished work is kept in OUT/state.pt, from which a stopped run resumes.
 """
 
 from __future__ import annotations
@@ -27,11 +26,12 @@ from torch import Tensor
 import fdjpeg
 from fdjpeg import QuantTables
 from fdjpeg.bench.measure import describe_machine
-from fdjpeg.learning.rate_distortion import Measured, Ratio, bits_ratio, measure, psnr
+from fdjpeg.learning.metrics import psnr
+from fdjpeg.learning.rate_distortion import Measured, Ratio, bits_ratio, measure
 from fdjpeg.learning.tables import learn_tables
 from fdjpeg.sources.image_set import to_tensor
 
-#: Where each package has its wallpapers, and which of them are photographs in colour.
+#: The wallpapers of each package that are photographs in colour.
 PHOTOGRAPHS = {
     "usr/share/backgrounds/{}.jpg": (
         "Bridge_by_Sander_Klootwijk Dragonfly_by_Bolly Kleiber_by_Lukas_Baubkus Picture_0B_by_freespace "
@@ -61,7 +61,7 @@ STEPS, BATCH, SEED = 60, 16, 0
 
 
 def squares(packages: Path) -> tuple[Tensor, Tensor]:
-    """uint8 ``(N, 3, SIDE, SIDE)``, side by side about the middle of each photograph, and the number of each one's."""
+    """Returns adjacent squares of each photograph's middle, uint8 ``(N, 3, SIDE, SIDE)``, and its number for each."""
     cut, sources = [], []
     for pattern, names in PHOTOGRAPHS.items():
         for name in names.split():
@@ -79,7 +79,7 @@ def squares(packages: Path) -> tuple[Tensor, Tensor]:
 
 
 def thirds(sources: Tensor) -> Tensor:
-    """0, 1 or 2 for each square, by photographs in random order, each to the third that has fewest squares so far."""
+    """Returns 0, 1 or 2 for each square. Photographs go in random order to the third with the fewest squares so far."""
     counts = sources.bincount()
     sizes = torch.zeros(THIRDS, dtype=torch.int64)
     third = torch.zeros_like(counts)
@@ -90,7 +90,7 @@ def thirds(sources: Tensor) -> Tensor:
 
 
 def luma_weighted_psnr(images: Tensor, tables: QuantTables) -> Tensor:
-    """The PSNR of Y, Cb and Cr, weighed 6 : 1 : 1, which counts an error of colour for less than that of R, G and B."""
+    """Returns the PSNR of Y, Cb and Cr, weighted 6 : 1 : 1, in which colour counts less than in that of R, G and B."""
     planes = (fdjpeg.rgb_to_ycbcr(batch.double() / 255) for batch in (fdjpeg.jpeg(images, tables=tables), images))
     weights = torch.tensor([6.0, 1.0, 1.0], dtype=torch.float64)[:, None, None] / 8
     decoded, original = (ycbcr * (3 * weights).sqrt() for ycbcr in planes)
@@ -98,14 +98,14 @@ def luma_weighted_psnr(images: Tensor, tables: QuantTables) -> Tensor:
 
 
 class State:
-    """What is finished, by name, in a file."""
+    """Finished work, by name, in a file."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
         self.finished: dict[str, Any] = torch.load(file, weights_only=False) if file.exists() else {}
 
     def __call__(self, name: str, compute: Callable[..., Any], *arguments: Any) -> Any:
-        """What is kept under ``name``, or what ``compute`` gives now."""
+        """Returns the result kept under ``name``, or computes and keeps it."""
         if name not in self.finished:
             print(name, flush=True)
             self.finished[name] = compute(*arguments)
@@ -114,7 +114,7 @@ class State:
 
 
 def joined(parts: list[tuple[Measured, Tensor]], of: str) -> Tensor:
-    """A column of what was measured, all thirds together."""
+    """Returns a column of the measurements, all thirds together."""
     return torch.cat([weighted if of == "luma_weighted" else getattr(measured, of) for measured, weighted in parts])
 
 
@@ -131,7 +131,7 @@ def main() -> None:
     def learned(quality: int, t: int) -> list[list[int]]:
         others = images[third != t]
         budget = fdjpeg.bits(fdjpeg.encode(others, quality))
-        return learn_tables(others, budget, "psnr", steps=STEPS, batch_size=BATCH, seed=SEED).to_pillow()
+        return learn_tables(others, budget, "psnr", iterations=STEPS, batch_size=BATCH, seed=SEED).to_pillow()
 
     def measured(tables: QuantTables, t: int) -> tuple[Measured, Tensor]:
         chosen = images[third == t]

@@ -1,7 +1,7 @@
-"""fdjpeg and its peers under pytest-benchmark: ``python -m pytest benchmarks --benchmark-only``.
+"""Measures fdjpeg and its peers with pytest-benchmark: ``python -m pytest benchmarks --benchmark-only``.
 
-The published tables come from ``fdjpeg bench``, which calls the peers in turns; here each is measured on its own, with
-pytest-benchmark's statistics, comparisons and histories.
+The published tables come from ``fdjpeg bench``, which calls the peers in turns. Here each peer is measured separately,
+with pytest-benchmark's statistics, comparisons and histories.
 """
 
 from __future__ import annotations

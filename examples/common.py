@@ -1,4 +1,4 @@
-"""What the examples share: their arguments, and an evaluation small enough for two cores."""
+"""Shared by the examples: their arguments, and an evaluation small enough for two cores."""
 
 from __future__ import annotations
 
@@ -6,35 +6,34 @@ import argparse
 from pathlib import Path
 
 from fdjpeg import evaluation, sources
-from fdjpeg.defenses.training.images import Images
-from fdjpeg.defenses.training.run import images as data
+from fdjpeg.defenses.training.images import Images, StoredImages
 from fdjpeg.sources import ImageSet, Network
 
 
 def arguments(description: str | None) -> argparse.Namespace:
-    """The arguments of an example."""
+    """Returns the arguments of an example."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("npz", help='such as "cifar10.npz" with images and labels, or "cifar10.npz:train"')
-    parser.add_argument("--model", default="resnet18-cifar10", help="a name that fdjpeg evaluate takes")
-    parser.add_argument("--config", default="small", help='"small", "cifar10" or a YAML file')
-    parser.add_argument("--train", type=int, default=512, help="images to train on at most, the first ones")
-    parser.add_argument("--test", type=int, default=20, help="images to attack, the last ones")
-    parser.add_argument("--out", type=Path, default=Path("example"), help="folder of what is trained and found")
+    parser.add_argument("npz", help='images and labels, such as "cifar10.npz" or "cifar10.npz:train"')
+    parser.add_argument("--model", default="resnet18-cifar10", help="classifier, by a name that fdjpeg evaluate takes")
+    parser.add_argument("--config", default="small", help='settings: "small", "cifar10" or a YAML file')
+    parser.add_argument("--train", type=int, default=512, help="greatest number of images to train on, the first ones")
+    parser.add_argument("--test", type=int, default=20, help="number of images to attack, the last ones")
+    parser.add_argument("--out", type=Path, default=Path("example"), help="folder of the trained defences")
     return parser.parse_args()
 
 
 def read(options: argparse.Namespace) -> tuple[Network, Images, ImageSet]:
-    """The classifier, the images to train on and those to attack."""
+    """Returns the classifier, the images to train on and those to attack."""
     images = sources.load_images(options.npz)
     rest = len(images) - options.test
     if rest < 1:
-        raise SystemExit(f"{options.npz} should hold more than the {options.test} images to attack, got {len(images)}")
-    train = data.of(images.head(min(options.train, rest)))
+        raise SystemExit(f"{options.npz} must hold more than the {options.test} images to attack, got {len(images)}")
+    train = StoredImages.of(images.head(min(options.train, rest)))
     return sources.load_network(options.model), train, images.select(list(range(rest, len(images))))
 
 
 def attack(network: Network, images: ImageSet, *defenses: str, steps: int = 10, draws: int = 5) -> None:
-    """Prints how many images each defence gets right, under attackers who do not know it and who do."""
+    """Prints the number of images that are right behind each defence, for attackers who do not know it and who do."""
     report = evaluation.evaluate(
         network,
         images,

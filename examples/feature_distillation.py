@@ -1,4 +1,4 @@
-"""Feature distillation: the table that your images ask for, with one pass and with two.
+"""Feature distillation: a table derived from your images, with one pass and with two.
 
 python examples/feature_distillation.py cifar10.npz
 """

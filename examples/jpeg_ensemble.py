@@ -1,4 +1,4 @@
-"""The JPEG ensemble: a table that follows what the classifier looks at, a tuned copy for each level, a vote.
+"""The JPEG ensemble: a table that follows from the classifier's gradients, a tuned copy for each level, a vote.
 
 python examples/jpeg_ensemble.py cifar10.npz
 """

@@ -1,8 +1,8 @@
-"""Learns quantization tables from a folder of images, writes the images with them, and says what that saved.
+"""Learns quantization tables from a folder of images, writes the images with them, and prints the gain.
 
     python examples/learn_tables.py my_photographs compressed --quality 60
 
-The files hold as many bits as those of Pillow at that quality would, and more of the image. Any decoder reads them.
+The files take as many bits as Pillow's at that quality, and keep more of the image. Any decoder reads them.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from fdjpeg.learning.rate_distortion import measure
 from fdjpeg.learning.tables import learn_tables
 from fdjpeg.sources.image_set import to_tensor
 
-#: Pixels of the squares that are cut out of the images to learn from: a multiple of 16, so that no MCU is partial.
+#: Side in pixels of the squares that are cut out of the images: a multiple of 16, so that no MCU is partial.
 SIDE = 64
 
 
 def squares(files: list[Path], count: int, generator: torch.Generator) -> torch.Tensor:
-    """uint8 ``(count, 3, SIDE, SIDE)``, cut at random places out of images taken in turn."""
+    """Returns uint8 ``(count, 3, SIDE, SIDE)``, cut at random places out of images taken in turn."""
     cut = []
     for number in range(count):
         with Image.open(files[number % len(files)]) as image:
@@ -34,20 +34,20 @@ def squares(files: list[Path], count: int, generator: torch.Generator) -> torch.
 
 
 def main() -> None:
-    """Learns, writes, and prints a line for each image and one for all."""
+    """Learns, writes, and prints a line for each image and the mean gain."""
     parser = argparse.ArgumentParser(description="Learns tables from images, and writes the images with them.")
-    parser.add_argument("images", type=Path, help="a folder of images")
-    parser.add_argument("out", type=Path, help="the folder for the files")
-    parser.add_argument("--quality", type=int, default=75, help="as many bits as the standard tables take here")
-    parser.add_argument("--squares", type=int, default=256, help="how many to learn from")
-    parser.add_argument("--steps", type=int, default=150, help="minibatches of learning")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("images", type=Path, help="Folder of images.")
+    parser.add_argument("out", type=Path, help="Folder for the files.")
+    parser.add_argument("--quality", type=int, default=75, help="Quality whose bits the tables take.")
+    parser.add_argument("--squares", type=int, default=256, help="Number of squares to learn from.")
+    parser.add_argument("--iterations", type=int, default=150, help="Number of minibatches.")
+    parser.add_argument("--seed", type=int, default=0, help="Random seed.")
     options = parser.parse_args()
 
     files = image_files(options.images)
     learning = squares(files, options.squares, torch.Generator().manual_seed(options.seed))
     budget = fdjpeg.bits(fdjpeg.encode(learning, options.quality))
-    tables = learn_tables(learning, budget, "psnr", steps=options.steps, seed=options.seed)
+    tables = learn_tables(learning, budget, "psnr", iterations=options.iterations, seed=options.seed)
 
     options.out.mkdir(parents=True, exist_ok=True)
     tables.save(options.out / "tables.txt")

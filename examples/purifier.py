@@ -1,4 +1,4 @@
-"""The distilled purifier: an autoencoder that learns from a normal and from an adversarial teacher.
+"""The distilled purifier: an autoencoder that learns from a normal and an adversarial teacher.
 
 python examples/purifier.py cifar10.npz
 """

@@ -1,17 +1,18 @@
-"""Arguments that `jpeg`, its halves and `rate` share: what they may be, and what they say when they are not."""
+"""The arguments that `jpeg`, its halves, `rate` and the layers share, and the checks of each."""
 
 from __future__ import annotations
 
 import numbers
-from typing import Any, NamedTuple
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fdjpeg import surrogates
-from fdjpeg._geometry import SAMPLING_FACTORS
+from fdjpeg._geometry import SAMPLING_FACTORS, Geometry, Sampling
 from fdjpeg.surrogates import Surrogate
-from fdjpeg.tables import QuantTables, check_real, check_soft
+from fdjpeg.tables import QuantTables, check_count, check_real, check_soft
 
 DTYPES = (torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64)
 DEFAULT_QUALITY = 75
@@ -19,24 +20,21 @@ DEFAULT_QUALITY = 75
 _UPSAMPLING = {"fancy": True, "nearest": False}
 _ARITHMETICS = ("libjpeg", "real")
 
-
-class Setting(NamedTuple):
-    """What an op's last arguments say: sampling factors, and whether chroma is upsampled by a triangle."""
-
-    horizontal: int
-    vertical: int
-    fancy: bool
+# ---------------------------------------------------------------------------------------------------------------------
+# Names
 
 
-def setting_of(subsampling: str, upsampling: str) -> Setting:
+def sampling_of(subsampling: str, upsampling: str) -> Sampling:
+    """Returns the sampling factors and the upsampling that two names stand for; raises on others."""
     if not isinstance(subsampling, str) or subsampling not in SAMPLING_FACTORS:
         raise ValueError(f"subsampling must be one of {', '.join(map(repr, SAMPLING_FACTORS))}, got {subsampling!r}")
     if not isinstance(upsampling, str) or upsampling not in _UPSAMPLING:
         raise ValueError(f"upsampling must be one of {', '.join(map(repr, _UPSAMPLING))}, got {upsampling!r}")
-    return Setting(*SAMPLING_FACTORS[subsampling], _UPSAMPLING[upsampling])
+    return Sampling(*SAMPLING_FACTORS[subsampling], _UPSAMPLING[upsampling])
 
 
-def surrogate_of(gradient: str | Surrogate, arithmetic: str, soft: bool) -> Surrogate:
+def resolve_gradient(gradient: str | Surrogate, arithmetic: str, soft: bool) -> Surrogate:
+    """Returns the surrogate of ``gradient``; raises unless the arithmetic and ``soft`` allow it."""
     surrogate = surrogates.resolve(gradient)
     if arithmetic not in _ARITHMETICS:
         raise ValueError(f"arithmetic must be one of {', '.join(map(repr, _ARITHMETICS))}, got {arithmetic!r}")
@@ -50,7 +48,12 @@ def surrogate_of(gradient: str | Surrogate, arithmetic: str, soft: bool) -> Surr
     return surrogate
 
 
+# ---------------------------------------------------------------------------------------------------------------------
+# Images
+
+
 def check_dense(tensor: Tensor, name: str) -> None:
+    """Raises unless the tensor is strided, and not a nested one."""
     if tensor.is_nested:
         raise TypeError(f"{name} must be a dense tensor, got a nested one")
     if tensor.layout != torch.strided:
@@ -58,7 +61,7 @@ def check_dense(tensor: Tensor, name: str) -> None:
 
 
 def flattened(image: Tensor) -> Tensor:
-    """``(..., C, H, W)`` as ``(N, C, H, W)``."""
+    """Checks an image ``(..., C, H, W)`` and returns it as ``(N, C, H, W)``."""
     if not isinstance(image, Tensor):
         raise TypeError(f"image must be a torch.Tensor, got {type(image).__name__}")
     check_dense(image, "image")
@@ -73,10 +76,56 @@ def flattened(image: Tensor) -> Tensor:
     return image.unsqueeze(0) if image.ndim == 3 else image.flatten(0, -4)
 
 
+def as_empty_like(result: Tensor, image: Tensor) -> Tensor:
+    """Gives a flattened result the shape of ``image``, and the strides of ``torch.empty_like(image)``."""
+    if image.ndim == 4:
+        return result
+    result = result.reshape(image.shape)
+    if result.stride() != torch.empty_like(image, device="meta").stride():
+        result = torch.empty_like(image).copy_(result)
+    return result
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[None]:
+    """Turns autocast off, which changes nothing here; some devices have none to turn off."""
+    if torch.amp.is_autocast_available(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Qualities and tables
+
+
+def check_arguments(
+    quality: float | Tensor,
+    tables: QuantTables | None,
+    subsampling: str,
+    upsampling: str,
+    gradient: str | Surrogate,
+    arithmetic: str,
+    soft: bool,
+) -> None:
+    """Checks the arguments of `jpeg` as far as it can without an image: for a layer's constructor."""
+    sampling_of(subsampling, upsampling)
+    resolve_gradient(gradient, arithmetic, soft)
+    if tables is not None:
+        check_one_of(quality, tables)
+    elif isinstance(quality, Tensor):
+        check_real(quality, "quality")
+        if quality.ndim not in (0, 1, 3):
+            raise ValueError(
+                "quality must be a number, or a tensor of shape (), (N,) or (N, rows, columns), "
+                f"got shape {tuple(quality.shape)}"
+            )
+    else:
+        check_quality_number(quality)
+
+
 def steps_of(
     batch: Tensor, quality: float | Tensor, tables: QuantTables | None, *, soft: bool = False
 ) -> tuple[Tensor | None, float]:
-    """Tables as the ops take them, or None and the number that stands for the standard ones."""
+    """Returns the tables as the ops take them; or None, and the quality whose standard tables are meant."""
     if tables is not None:
         check_one_of(quality, tables)
     elif isinstance(quality, Tensor):
@@ -84,17 +133,12 @@ def steps_of(
         tables = QuantTables.standard(quality, soft=soft)
     else:
         return None, check_quality_number(quality)
-    steps = tables.stacked()
-    check_count(steps, batch)
-    return steps.to(batch.device), 0.0
-
-
-def check_count(steps: Tensor, batch: Tensor) -> None:
-    if steps.size(0) not in (1, batch.size(0)):
-        raise ValueError(f"tables must be (8, 8) or one for each of the {batch.size(0)} images, got {steps.size(0)}")
+    check_count(tables, batch.size(0))
+    return tables.stacked().to(batch.device), 0.0
 
 
 def check_one_of(quality: object, tables: QuantTables) -> None:
+    """Raises unless ``tables`` are tables, and ``quality`` was left at its default."""
     if not isinstance(tables, QuantTables):
         raise TypeError(f"tables must be fdjpeg.QuantTables, got {type(tables).__name__}")
     if not isinstance(quality, numbers.Real) or quality != DEFAULT_QUALITY:
@@ -102,6 +146,7 @@ def check_one_of(quality: object, tables: QuantTables) -> None:
 
 
 def check_quality_number(quality: Any) -> float:
+    """Returns a quality that is not a tensor as a float; raises unless it is a number in 1…100."""
     if isinstance(quality, bool) or not isinstance(quality, numbers.Real):
         raise TypeError(f"quality must be a number or a tensor, got {quality!r} ({type(quality).__name__})")
     number = float(quality)
@@ -111,9 +156,25 @@ def check_quality_number(quality: Any) -> float:
 
 
 def check_quality_tensor(quality: Tensor, batch: Tensor) -> None:
+    """Raises unless a tensor of qualities is real, and holds one for all images or one for each."""
     check_real(quality, "quality")
     if quality.ndim > 1 or (quality.ndim == 1 and quality.size(0) != batch.size(0)):
         raise ValueError(
             f"quality must be a number, a 0-dim tensor or one of shape ({batch.size(0)},), "
             f"got shape {tuple(quality.shape)}"
         )
+
+
+def map_shape(image: Tensor) -> tuple[int, int, int]:
+    """Returns the shape of a map of qualities for ``image``: one for each 8×8 block of luma of the flattened batch."""
+    batch = flattened(image)
+    luma = Geometry.of(batch.size(2), batch.size(3), 1, 1, 1).luma
+    return batch.size(0), luma.rows, luma.columns
+
+
+def check_map(quality: Tensor, batch: Tensor) -> None:
+    """Raises unless a map of qualities is real, and of the shape of `map_shape`."""
+    check_real(quality, "quality")
+    shape = map_shape(batch)
+    if quality.shape != shape:
+        raise ValueError(f"quality, a map, must have a value for each block, {shape}, got shape {tuple(quality.shape)}")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from torch import Tensor
+
 #: Sampling factors of luma against chroma (horizontal, vertical), by the usual name.
 SAMPLING_FACTORS: dict[str, tuple[int, int]] = {
     "4:4:4": (1, 1),
@@ -13,7 +15,19 @@ SAMPLING_FACTORS: dict[str, tuple[int, int]] = {
     "4:1:1": (4, 1),
 }
 
+#: The subsamplings that Pillow writes, with the numbers that its argument ``subsampling`` takes.
+PILLOW_SUBSAMPLINGS: dict[str, int] = {"4:4:4": 0, "4:2:2": 1, "4:2:0": 2}
+
+#: The height and width of a block, in samples.
 BLOCK = 8
+
+
+class Sampling(NamedTuple):
+    """The sampling factors of luma against chroma, and whether chroma is upsampled by libjpeg's triangle filter."""
+
+    horizontal: int
+    vertical: int
+    fancy: bool
 
 
 def ceil_div(a: int, b: int) -> int:
@@ -98,3 +112,8 @@ class Geometry(NamedTuple):
         then zeros to a multiple of 16, so that the planes of every image are aligned.
         """
         return ceil_div(self.flag_offset + self.mcu_rows * self.mcu_columns, 16) * 16
+
+
+def geometry_of(image: Tensor, horizontal: int, vertical: int) -> Geometry:
+    """Returns the geometry of an image ``(N, C, H, W)``."""
+    return Geometry.of(image.size(2), image.size(3), image.size(1), horizontal, vertical)

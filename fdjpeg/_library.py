@@ -1,8 +1,8 @@
-"""The compiled library: loaded once, at import; which kernels it holds, and why others are missing.
+"""The compiled library: loaded once, at import, with the kernels that it holds and the reasons why others are missing.
 
-The environment variable ``FDJPEG_BACKEND``, read once at import, insists on a backend: ``cuda`` or ``triton`` for
-tensors on a GPU (importing fdjpeg fails if it is missing), or ``reference``, plain torch everywhere, for which the
-library is not loaded at all. Unset, the best one that is there serves on each device.
+The environment variable ``FDJPEG_BACKEND``, read once at import, requires a backend. ``cuda`` and ``triton`` serve
+tensors on a GPU; importing fdjpeg fails if the backend is missing. ``reference`` is plain torch on every device, and
+the library is not loaded at all. If the variable is unset, each device uses the best backend available.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import torch
 _CHOICES = ("cuda", "triton", "reference")
 _PATH = Path(__file__).with_name("_C.abi3.so")
 
-#: What ``FDJPEG_BACKEND`` asked for, or None.
+#: The backend that ``FDJPEG_BACKEND`` names, or None.
 BACKEND: str | None = os.environ.get("FDJPEG_BACKEND") or None
 
 
 def _load() -> str | None:
-    """Loads the library; returns None, or in words why it is not loaded."""
+    """Loads the library; returns None, or the reason why it is not loaded."""
     if BACKEND == "reference":
         return "FDJPEG_BACKEND=reference was set"
     if not _PATH.is_file():
@@ -29,12 +29,12 @@ def _load() -> str | None:
     try:
         torch.ops.load_library(_PATH)
     except OSError as error:
-        return f"{_PATH} does not load beside torch {torch.__version__}: {error.__cause__ or error}"
+        return f"{_PATH} does not load with torch {torch.__version__}: {error.__cause__ or error}"
     return None
 
 
 def _holds(device: str) -> bool:
-    """Whether the library, just loaded, registered kernels for a device type."""
+    """Returns whether the library, just loaded, registered kernels for a device type."""
     return LOADED and torch._C._dispatch_has_kernel_for_dispatch_key("fdjpeg::round_trip", device.upper())
 
 
@@ -57,11 +57,11 @@ def _why_no_triton() -> str | None:
 
 
 if BACKEND is not None and BACKEND not in _CHOICES:
-    raise ValueError(f"FDJPEG_BACKEND should be {', '.join(_CHOICES)} or unset, got {BACKEND!r}")
+    raise ValueError(f"FDJPEG_BACKEND must be {', '.join(_CHOICES)} or unset, got {BACKEND!r}")
 
 _FAILURE: str | None = _load()
 
-#: Whether the library is loaded, and so the kernels for the CPU are there.
+#: Whether the library, and with it the kernels for the CPU, is loaded.
 LOADED: bool = _FAILURE is None
 
 # Asked before anything else registers kernels for the same ops.
@@ -69,12 +69,12 @@ _HOLDS_CUDA: bool = _holds("cuda")
 
 _HAS_TRITON: bool = importlib.util.find_spec("triton") is not None
 
-#: Whether Triton serves tensors on a GPU: where it is asked for, and where the library holds no CUDA kernels.
+#: Whether Triton serves tensors on a GPU: if it is required, or if the library holds no CUDA kernels.
 USES_TRITON: bool = BACKEND == "triton" or (BACKEND is None and _HAS_TRITON and not _HOLDS_CUDA)
 
 
 def backends() -> dict[str, str]:
-    """Says which kernels are there, and for each that is missing, why.
+    """Reports which kernels are available, and why the others are missing.
 
     Returns:
         For each of "cpu" (compiled C++), "cuda" (compiled CUDA), "triton" and "reference" (plain torch on any device)

@@ -35,39 +35,47 @@ STANDARD_CHROMA: tuple[tuple[int, ...], ...] = (
 SMALLEST_STEP, LARGEST_STEP = 1, 255
 
 
-def _base(quality: Tensor) -> Tensor:
-    """The two base tables, int64 ``(2, 8, 8)``, luma first, on the device of ``quality``."""
-    return constant((STANDARD_LUMA, STANDARD_CHROMA), torch.int64, quality)
+def percentage(quality: float) -> float:
+    """Returns libjpeg's percentage for a quality, before its floor; a number out of 1…100 acts as the nearer end.
+
+    NaN acts as 1.
+    """
+    bounded = min(quality, 100.0) if quality > 1 else 1.0
+    return 5000 / bounded if bounded < 50 else 200 - 2 * bounded
 
 
-def _beside_tables(scale: Tensor) -> Tensor:
-    """``(...)`` as ``(..., 1, 1, 1)``, to multiply two tables."""
-    return scale.reshape(*scale.shape, 1, 1, 1)
-
-
-def libjpeg_steps(quality: Tensor) -> Tensor:
-    """The steps of libjpeg, int64 ``(..., 2, 8, 8)``, at ``quality``, float64 ``(...)`` in 1…100."""
+def _percentages(quality: Tensor) -> Tensor:
+    """Returns the same for each quality in 1…100, float64."""
     # One correctly rounded float64 division. 5000 / tensor would multiply by a rounded reciprocal, and compiled float32
     # divisions may be approximate: either moves the floor.
     below = torch.div(torch.full_like(quality, 5000), quality)
-    scale = torch.where(quality < 50, below, 200 - 2 * quality).floor().to(torch.int64)
-    scaled = _base(quality) * _beside_tables(scale)
+    return torch.where(quality < 50, below, 200 - 2 * quality)
+
+
+def _scaled_tables(percentages: Tensor) -> Tensor:
+    """Multiplies the two base tables, luma first, by each of ``(...)`` percentages: ``(..., 2, 8, 8)``, not divided."""
+    base = constant((STANDARD_LUMA, STANDARD_CHROMA), torch.int64, percentages)
+    return base * percentages.reshape(*percentages.shape, 1, 1, 1)
+
+
+def libjpeg_steps(quality: Tensor) -> Tensor:
+    """Returns the steps of libjpeg, int64 ``(..., 2, 8, 8)``, at ``quality``, float64 ``(...)`` in 1…100."""
+    scaled = _scaled_tables(_percentages(quality).floor().to(torch.int64))
     return torch.div(scaled + 50, 100, rounding_mode="floor").clamp(SMALLEST_STEP, LARGEST_STEP)
 
 
 def _real_steps(quality: Tensor) -> Tensor:
-    """The same without floors and bounds, float64: base · s / 100."""
-    scale = torch.where(quality < 50, 5000 / quality, 200 - 2 * quality)
-    return _base(quality) * _beside_tables(scale / 100)
+    """Returns the same without floors and bounds, float64: base · s / 100."""
+    return _scaled_tables(_percentages(quality) / 100)
 
 
 def soft_steps(quality: Tensor) -> Tensor:
-    """Real steps of at least 1, float64 ``(..., 2, 8, 8)``, at any ``quality`` ``(...)``."""
+    """Returns real steps of at least 1, float64 ``(..., 2, 8, 8)``, at any ``quality`` ``(...)``."""
     return _real_steps(clamped_quality(quality)).clamp(min=SMALLEST_STEP)
 
 
 def straight_through_steps(quality: Tensor) -> Tensor:
-    """The steps of libjpeg with the derivative of the real ones, float64, at any ``quality``; shapes as there."""
+    """Returns the steps of libjpeg with the derivative of the real ones, float64, at any ``quality``."""
     clamped = clamped_quality(quality.detach())
     # Of the value of `quality`, only the derivative is wanted: it adds 0 to the clamped one.
     finite = torch.where(quality.isfinite(), quality, 0).double()
@@ -76,5 +84,5 @@ def straight_through_steps(quality: Tensor) -> Tensor:
 
 
 def clamped_quality(quality: Tensor) -> Tensor:
-    """``quality`` in float64, clamped to 1…100, NaN as 1."""
+    """Returns ``quality`` in float64, clamped to 1…100, NaN as 1."""
     return torch.where(quality.isnan(), 1, quality.double()).clamp(1, 100)

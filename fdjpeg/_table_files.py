@@ -7,6 +7,8 @@ import os
 from collections.abc import Sequence
 from typing import IO, TYPE_CHECKING, TypeAlias
 
+from fdjpeg._table_checks import STEPS
+
 if TYPE_CHECKING:
     import PIL.Image
     import PIL.JpegImagePlugin
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def open_jpeg(file: JpegFile) -> PIL.JpegImagePlugin.JpegImageFile:
-    """The header of a JPEG file, as Pillow reads it; a ``ValueError`` if it cannot."""
+    """Reads the header of a JPEG file by Pillow; raises a ``ValueError`` if it cannot."""
     from PIL import Image, JpegImagePlugin
 
     if isinstance(file, JpegImagePlugin.JpegImageFile):
@@ -47,8 +49,30 @@ def holds_rgb(image: PIL.JpegImagePlugin.JpegImageFile) -> bool:
     return bytes(component[0] for component in image.layer) == b"RGB"
 
 
+def table_numbers(image: PIL.JpegImagePlugin.JpegImageFile) -> list[int]:
+    """Returns for each component, Y or Y, Cb and Cr, the number of its table in ``image.quantization``.
+
+    Raises:
+        ValueError: the components are not Y or Y, Cb and Cr, or one of them names a table that the file lacks.
+    """
+    if len(image.layer) not in (1, 3):
+        raise ValueError(
+            f"file must be a grey or YCbCr JPEG, got one of {len(image.layer)} components (mode {image.mode})"
+        )
+    if len(image.layer) == 3 and holds_rgb(image):
+        raise ValueError("file must be a grey or YCbCr JPEG, got one whose components are R, G and B")
+    names = [component[3] for component in image.layer]
+    for component, number in enumerate(names):
+        if number not in image.quantization:
+            raise ValueError(
+                f"file must define quantization table {number}, which component {component} names, "
+                f"got only {sorted(image.quantization)}"
+            )
+    return names
+
+
 def read_text(file: str | os.PathLike[str] | IO[str] | IO[bytes]) -> str:
-    """All of a text file; comments may hold any bytes."""
+    """Reads all of a text file; comments may hold any bytes."""
     if isinstance(file, (str, os.PathLike)):
         with open(file, "rb") as stream:
             content: str | bytes = stream.read()
@@ -59,8 +83,26 @@ def read_text(file: str | os.PathLike[str] | IO[str] | IO[bytes]) -> str:
     return content if isinstance(content, str) else content.decode("latin-1")
 
 
+def parse(text: str) -> list[list[int]]:
+    """Reads one, two or three lists of 64 steps from the text format of ``cjpeg -qtables``.
+
+    Raises:
+        ValueError: a word is not an integer, or there are not 64, 128 or 192 of them.
+    """
+    words = [
+        (word, line) for line, content in enumerate(text.splitlines(), 1) for word in content.split("#")[0].split()
+    ]
+    for word, line in words:
+        if not (word.isascii() and word.isdigit()):
+            raise ValueError(f"file must hold integers and # comments, got {word!r} in line {line}")
+    steps = [int(word) for word, _ in words]
+    if len(steps) not in (STEPS, 2 * STEPS, 3 * STEPS):
+        raise ValueError(f"file must hold one, two or three tables of 64 integers, got {len(steps)} integers")
+    return [steps[start : start + STEPS] for start in range(0, len(steps), STEPS)]
+
+
 def to_text(tables: Sequence[Sequence[Sequence[int]]]) -> str:
-    """Two or three 8×8 tables in the text format of ``cjpeg -qtables``."""
+    """Writes two or three 8×8 tables in the text format of ``cjpeg -qtables``."""
     titles = ("Y", "Cb and Cr") if len(tables) == 2 else ("Y", "Cb", "Cr")
     lines = ["# JPEG quantization tables, row-major, for cjpeg -qtables"]
     if len(tables) == 3:

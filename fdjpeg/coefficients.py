@@ -12,7 +12,8 @@ from torch.utils import _pytree
 
 from fdjpeg import _coefficient_files as _files
 from fdjpeg._geometry import SAMPLING_FACTORS, Geometry, Plane
-from fdjpeg.tables import QuantTables
+from fdjpeg._huffman import count_bits
+from fdjpeg.tables import QuantTables, check_count
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -57,10 +58,7 @@ class Coefficients:
             _check_component(self.cr, "cr", geometry.chroma, self.y)
         if not isinstance(self.tables, QuantTables):
             raise TypeError(f"tables must be fdjpeg.QuantTables, got {type(self.tables).__name__}")
-        if self.tables.batch_size not in (None, 1, self.y.size(0)):
-            raise ValueError(
-                f"tables must be (8, 8) or one for each of the {self.y.size(0)} images, got {self.tables.batch_size}"
-            )
+        check_count(self.tables, self.y.size(0))
         if self.tables.device != self.y.device:
             raise ValueError(f"tables must be on {self.y.device} as y is, got {self.tables.device}")
 
@@ -81,6 +79,11 @@ class Coefficients:
             raise ValueError(f"size must be a tuple (H, W) of integers of at least 1, got {self.size}")
         height, width = self.size
         return Geometry.of(height, width, 1 if self.cb is None else 3, *SAMPLING_FACTORS[self.subsampling])
+
+    @property
+    def components(self) -> list[Tensor]:
+        """Y, Cb and Cr; Y alone for grey images."""
+        return [component for component in (self.y, self.cb, self.cr) if component is not None]
 
     @property
     def device(self) -> torch.device:
@@ -108,21 +111,19 @@ class Coefficients:
                 longer than 65500.
             OSError: a file cannot be written.
         """
-        from fdjpeg.rate import bits  # which builds on this module
-
         files = _listed(file)
         if len(files) != len(self):
             got = f"a list of {len(files)}" if isinstance(file, (list, tuple)) else "one"
             raise ValueError(f"file must be a list of {len(self)} files, one for each image, got {got}")
         # Not every version of libjpeg looks, and a wrong file would be written.
-        if uncodable := (bits(self) < 0).nonzero().flatten().tolist():
+        if uncodable := (count_bits(self.components, self.geometry) < 0).nonzero().flatten().tolist():
             raise ValueError(
                 "coefficients must have codes in the standard Huffman tables (AC within ±1023, each DC within ±2047 of "
                 f"the one before it), got others in images {uncodable}"
             )
         for image, target in zip(self, files, strict=True):
-            components = [x[0] for x in (image.y, image.cb, image.cr) if x is not None]
-            _files.write(_files.Contents(components, image.tables, self.size, self.subsampling), target)
+            blocks = [component[0] for component in image.components]
+            _files.write(_files.Contents(blocks, image.tables, self.size, self.subsampling), target)
 
     @classmethod
     def load(cls, file: _files.Source | Sequence[_files.Source]) -> Coefficients:

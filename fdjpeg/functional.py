@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import warnings
-from contextlib import AbstractContextManager, nullcontext
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,20 +14,22 @@ from fdjpeg import ops, reference, surrogates
 from fdjpeg._arguments import (
     DEFAULT_QUALITY,
     DTYPES,
-    Setting,
-    check_count,
+    as_empty_like,
+    check_map,
     check_one_of,
     check_quality_number,
     check_quality_tensor,
     flattened,
-    setting_of,
+    resolve_gradient,
+    sampling_of,
     steps_of,
-    surrogate_of,
+    without_autocast,
 )
-from fdjpeg._geometry import Geometry
+from fdjpeg._geometry import Sampling, geometry_of
+from fdjpeg._slopes import formula_of, slopes_for
 from fdjpeg.coefficients import Coefficients
 from fdjpeg.surrogates import Identity, StraightThrough, Surrogate
-from fdjpeg.tables import QuantTables, check_real, check_tables
+from fdjpeg.tables import QuantTables, check_count, check_tables
 
 
 def jpeg(
@@ -73,28 +75,23 @@ def jpeg(
     Raises:
         TypeError, ValueError: an argument is of the wrong type, shape or name, or a number is out of range.
     """
-    setting = setting_of(subsampling, upsampling)
-    surrogate = surrogate_of(gradient, arithmetic, soft)
+    sampling = sampling_of(subsampling, upsampling)
+    surrogate = resolve_gradient(gradient, arithmetic, soft)
     batch = flattened(image)
+    qualities, steps, number = None, None, 0.0
     if isinstance(quality, Tensor) and quality.ndim == 3 and tables is None:
-        return _as_empty_like(_by_block(batch, quality, setting, surrogate, arithmetic, soft), image)
-    steps, number = steps_of(batch, quality, tables, soft=soft)
-    exact_steps = None if steps is None else steps.to(torch.float32)
-    if batch.dtype == torch.uint8 and steps is not None and steps.requires_grad and torch.is_grad_enabled():
-        raise TypeError(
-            "image must be floating where quality or tables require a gradient, got uint8, which carries none"
-        )
-    if arithmetic == "real":
-        result = _real(batch, steps, number, setting, surrogate, soft)
-    elif isinstance(surrogate, StraightThrough):
-        result, planes = ops.round_trip(batch, exact_steps, number, *setting, identity=isinstance(surrogate, Identity))
-        _warn_above_one(batch, planes, setting)
-    elif (slopes := surrogates.slopes_for(batch, surrogate)) is not None:
-        result, planes = ops.round_trip(batch, exact_steps, number, *setting, slopes)
-        _warn_above_one(batch, planes, setting)
+        check_map(quality, batch)
+        qualities = quality
     else:
-        result = _exact_with_own_surrogate(batch, exact_steps, number, setting, surrogate)
-    return _as_empty_like(result, image)
+        steps, number = steps_of(batch, quality, tables, soft=soft)
+    if steps is not None:
+        steps = steps.to(reference.real_dtype(batch) if arithmetic == "real" else torch.float32)
+    call = _Call(batch, qualities, steps, number, sampling, surrogate, arithmetic == "real", soft)
+    _check_carries_gradients(call)
+    served = _by_an_op(call)
+    result, planes = (_by_the_reference(call), None) if served is None else served
+    _warn_above_one(batch, planes, sampling)
+    return as_empty_like(result, image)
 
 
 def encode(
@@ -112,10 +109,11 @@ def encode(
     Returns:
         `Coefficients` of the flattened batch, with the integer tables that made them.
     """
-    setting = setting_of(subsampling, "fancy")
+    sampling = sampling_of(subsampling, "fancy")
     batch = flattened(image).detach()
     steps, number = steps_of(batch, quality, tables)
-    y, cb, cr = torch.ops.fdjpeg.encode(batch, None if steps is None else steps.detach().float(), number, *setting[:2])
+    exact_steps = None if steps is None else steps.detach().float()
+    y, cb, cr = torch.ops.fdjpeg.encode(batch, exact_steps, number, sampling.horizontal, sampling.vertical)
     used = QuantTables.standard(number) if tables is None and steps is None else tables
     if used is None:
         used = QuantTables.standard(quality)
@@ -141,42 +139,14 @@ def decode(coefficients: Coefficients, dtype: torch.dtype = torch.uint8, *, upsa
         raise TypeError(f"coefficients must be fdjpeg.Coefficients, got {type(coefficients).__name__}")
     if dtype not in DTYPES:
         raise TypeError(f"dtype must be uint8, float16, bfloat16, float32 or float64, got {dtype}")
-    horizontal, vertical, fancy = setting_of(coefficients.subsampling, upsampling)
+    sampling = sampling_of(coefficients.subsampling, upsampling)
     y, cb, cr = coefficients.y, coefficients.cb, coefficients.cr
     if cb is None or cr is None:
         cb = cr = y.new_empty((y.size(0), 0, 0, 8, 8))
     tables = coefficients.tables.stacked().to(y.device, torch.float32)
     height, width = coefficients.size
-    result: Tensor = torch.ops.fdjpeg.decode(y, cb, cr, tables, height, width, horizontal, vertical, fancy, dtype)
+    result: Tensor = torch.ops.fdjpeg.decode(y, cb, cr, tables, height, width, *sampling, dtype)
     return result
-
-
-def quantize_channels(image: Tensor, steps: Tensor, gradient: str | Surrogate = "straight-through") -> Tensor:
-    """Quantizes the DCT of each channel for itself, in real numbers: a codec without colour, level shift or bytes.
-
-    Args:
-        image: ``(..., 3, H, W)`` or ``(..., 1, H, W)``, floating in [0, 1].
-        steps: ``(8, 8)``, in units of 0…255.
-        gradient: as for `jpeg`; "identity" passes the image's gradient unchanged.
-
-    Returns:
-        The image clipped to [0, 1], of the same dtype; half types are computed in float32.
-
-    Raises:
-        TypeError: the image is not floating.
-    """
-    batch = flattened(image)
-    if not batch.is_floating_point():
-        raise TypeError(f"image must be floating, got {batch.dtype}")
-    surrogate = surrogates.resolve(gradient)
-    real = batch.to(torch.float64 if batch.dtype == torch.float64 else torch.float32)
-    with _without_autocast(batch.device):
-        if isinstance(surrogate, Identity):
-            value = reference.quantize_channels(real.detach(), steps, torch.round)
-            result = value + (real - real.detach())
-        else:
-            result = reference.quantize_channels(real, steps, surrogates.hard_rounding(surrogate))
-    return _as_empty_like(result.to(batch.dtype), image)
 
 
 def check(image: Tensor, quality: float | Tensor = DEFAULT_QUALITY, tables: QuantTables | None = None) -> None:
@@ -198,10 +168,10 @@ def check(image: Tensor, quality: float | Tensor = DEFAULT_QUALITY, tables: Quan
     if tables is not None:
         check_one_of(quality, tables)
         check_tables(tables)
-        check_count(tables.stacked(), batch)
+        check_count(tables, batch.size(0))
     elif isinstance(quality, Tensor):
         if quality.ndim == 3:
-            _check_map(quality, batch)
+            check_map(quality, batch)
         else:
             check_quality_tensor(quality, batch)
         wrong = quality.detach()[~((quality >= 1) & (quality <= 100))].flatten()
@@ -212,67 +182,133 @@ def check(image: Tensor, quality: float | Tensor = DEFAULT_QUALITY, tables: Quan
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Arguments
+# The routes of `jpeg`
 
 
-def check_arguments(
-    quality: float | Tensor,
-    tables: QuantTables | None,
-    subsampling: str,
-    upsampling: str,
-    gradient: str | Surrogate,
-    arithmetic: str,
-    soft: bool,
-) -> None:
-    """What can be checked of the arguments of `jpeg` before there is an image: for a layer's constructor."""
-    setting_of(subsampling, upsampling)
-    surrogate_of(gradient, arithmetic, soft)
-    if tables is not None:
-        check_one_of(quality, tables)
-    elif isinstance(quality, Tensor):
-        check_real(quality, "quality")
-        if quality.ndim not in (0, 1, 3):
-            raise ValueError(
-                "quality must be a number, or a tensor of shape (), (N,) or (N, rows, columns), "
-                f"got shape {tuple(quality.shape)}"
-            )
-    else:
-        check_quality_number(quality)
+class _Call(NamedTuple):
+    """A call of `jpeg`, its arguments checked."""
+
+    image: Tensor  #: flattened, ``(N, C, H, W)``
+    qualities: Tensor | None  #: a map
+    steps: Tensor | None  #: without a map: the tables as the ops take them; None: the standard ones at ``number``
+    number: float
+    sampling: Sampling
+    surrogate: Surrogate
+    real: bool
+    soft: bool
 
 
-def map_shape(image: Tensor) -> tuple[int, int, int]:
-    """The shape of a map of qualities for ``image``: one for each 8×8 block of luma of the flattened batch."""
-    batch = flattened(image)
-    luma = Geometry.of(batch.size(2), batch.size(3), 1, 1, 1).luma
-    return batch.size(0), luma.rows, luma.columns
+def _check_carries_gradients(call: _Call) -> None:
+    """Raises if a gradient is wanted that would have to pass through bytes."""
+    if call.image.dtype != torch.uint8:
+        return
+    if call.qualities is not None and _may_want_gradient(call.qualities):
+        raise TypeError("image must be floating where quality requires a gradient, got uint8, which carries none")
+    if call.steps is not None and call.steps.requires_grad and torch.is_grad_enabled():
+        raise TypeError(
+            "image must be floating where quality or tables require a gradient, got uint8, which carries none"
+        )
 
 
-def _check_map(quality: Tensor, batch: Tensor) -> None:
-    check_real(quality, "quality")
-    shape = map_shape(batch)
-    if quality.shape != shape:
-        raise ValueError(f"quality, a map, must have a value for each block, {shape}, got shape {tuple(quality.shape)}")
+def _by_an_op(call: _Call) -> tuple[Tensor, Tensor | None] | None:
+    """Lets an op serve the call, if there is one: returns its result and, of the exact codec, the planes."""
+    if call.qualities is not None:
+        return _by_block(call, call.qualities)
+    setting = ops.Setting(call.number, *call.sampling)
+    identity = isinstance(call.surrogate, Identity)
+    if call.real:
+        formula = formula_of(call.surrogate)
+        if formula is None:
+            return None
+        return ops.real_round_trip(call.image, call.steps, setting, formula, call.soft, identity), None
+    if isinstance(call.surrogate, StraightThrough):
+        return ops.round_trip(call.image, call.steps, setting, identity=identity)
+    slopes = slopes_for(call.image, call.surrogate)
+    if slopes is not None:
+        return ops.round_trip(call.image, call.steps, setting, slopes)
+    if call.image.dtype == torch.uint8 or not _requires_gradient(call.image, call.steps):
+        result, planes = torch.ops.fdjpeg.round_trip(call.image, call.steps, *setting)
+        return result, planes
+    return None
+
+
+def _by_block(call: _Call, qualities: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Lets the op of a map of qualities serve the call; None where another gradient than straight-through is wanted."""
+    straight = isinstance(call.surrogate, StraightThrough) or not _may_want_gradient(call.image)
+    if call.real or not straight or _may_want_gradient(qualities):
+        return None
+    whole = _whole(qualities).to(call.image.device, torch.uint8)
+    return ops.round_trip_by_block(call.image, whole, call.sampling, isinstance(call.surrogate, Identity))
+
+
+def _by_the_reference(call: _Call) -> Tensor:
+    """Serves the call by the reference pieces, with every gradient that there is."""
+    identity = isinstance(call.surrogate, Identity) and call.image.is_floating_point()
+    image = call.image.detach() if identity else call.image
+    with without_autocast(image.device):
+        tables = _reference_tables(call)
+        if call.real:
+            rounding = call.surrogate.forward if call.soft else surrogates.hard_rounding(call.surrogate)
+            result = reference.real_pipeline(image, tables, *call.sampling, rounding)
+        else:
+            result = reference.exact_with_surrogate(image, tables, *call.sampling, call.surrogate)
+        if _is_differentiable_once(call):
+            result = ops.once_differentiable(result)
+        return result + reference.differential(call.image) if identity else result
+
+
+def _reference_tables(call: _Call) -> Tensor | list[Tensor]:
+    """Returns the tables as the reference pieces take them."""
+    if call.qualities is not None:
+        return _tables_by_block(call, call.qualities)
+    return reference.real_tables(call.steps, call.number, call.soft, call.image)
+
+
+def _tables_by_block(call: _Call, qualities: Tensor) -> list[Tensor]:
+    """Returns the tables of each component's blocks, differentiable in a map of qualities."""
+    if not call.soft and qualities.is_floating_point():
+        finite = torch.where(qualities.isfinite(), qualities, 0)
+        qualities = _whole(qualities).detach() + (finite - finite.detach())
+    tables = QuantTables.standard(qualities.flatten(), soft=call.soft).stacked().unflatten(0, qualities.shape)
+    geometry = geometry_of(call.image, call.sampling.horizontal, call.sampling.vertical)
+    return reference.tables_by_block(tables.to(call.image.device), geometry)
+
+
+def _is_differentiable_once(call: _Call) -> bool:
+    """Whether a second derivative of the reference pieces would be a false zero."""
+    if call.real:
+        return call.qualities is None and not call.soft and _may_want_gradient(call.image)
+    return not isinstance(call.surrogate, StraightThrough)
+
+
+def _whole(quality: Tensor) -> Tensor:
+    """Returns the whole qualities, 1…100, as which those of a map act."""
+    if quality.is_floating_point():
+        quality = quality.nan_to_num(nan=1.0).round()
+    return quality.clamp(1, 100)
+
+
+def _may_want_gradient(tensor: Tensor) -> bool:
+    """Whether a tensor is differentiated, or may be by a transformation of ``torch.func``."""
+    if not tensor.is_floating_point():
+        return False
+    return torch._C._functorch.is_functorch_wrapped_tensor(tensor) or _requires_gradient(tensor, None)
+
+
+def _requires_gradient(tensor: Tensor, other: Tensor | None) -> bool:
+    """Whether autograd is on and differentiates one of two tensors."""
+    return torch.is_grad_enabled() and (tensor.requires_grad or (other is not None and other.requires_grad))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Results
+# The warning
 
-#: Where code stands that calls `jpeg` for somebody: this package, and torch, whose modules call their ``forward``.
+#: The folders of code that calls `jpeg` for somebody: this package, and torch, whose modules call their ``forward``.
 _INSIDE = tuple(os.path.join(os.path.dirname(file), "") for file in (__file__, torch.__file__))
 
 
-def _as_empty_like(result: Tensor, image: Tensor) -> Tensor:
-    """The flattened result with the shape of ``image``, and the strides of ``torch.empty_like(image)``."""
-    if image.ndim == 4:
-        return result
-    result = result.reshape(image.shape)
-    if result.stride() != torch.empty_like(image, device="meta").stride():
-        result = torch.empty_like(image).copy_(result)
-    return result
-
-
-def _warn_above_one(batch: Tensor, planes: Tensor, setting: Setting) -> None:
-    """Says that 0…255 was perhaps fed where [0, 1] was meant; only where asking costs no synchronisation."""
+def _warn_above_one(batch: Tensor, planes: Tensor | None, sampling: Sampling) -> None:
+    """Warns that 0…255 was perhaps fed where [0, 1] was meant; only where asking costs no synchronisation."""
     if (
         torch.compiler.is_compiling()
         or type(planes) is not Tensor
@@ -282,7 +318,7 @@ def _warn_above_one(batch: Tensor, planes: Tensor, setting: Setting) -> None:
         return
     if torch._C._functorch.is_functorch_wrapped_tensor(planes):
         return
-    geometry = Geometry.of(batch.size(2), batch.size(3), batch.size(1), setting.horizontal, setting.vertical)
+    geometry = geometry_of(batch, sampling.horizontal, sampling.vertical)
     if planes[:, geometry.flag_offset :].any() and (highest := batch.detach().nan_to_num(nan=0.0).amax().item()) > 1:
         warnings.warn(
             f"image must lie in [0, 1], got values up to {highest:g}: they act as 1 (divide by 255, or pass uint8?)",
@@ -292,98 +328,8 @@ def _warn_above_one(batch: Tensor, planes: Tensor, setting: Setting) -> None:
 
 
 def _levels_to_caller() -> int:
-    """The ``stacklevel`` by which a warning of this module's functions points at the line outside, through layers."""
+    """Counts the ``stacklevel`` by which a warning from here points at the line outside, through layers."""
     levels, frame = 0, inspect.currentframe()
     while frame is not None and frame.f_code.co_filename.startswith(_INSIDE):
         levels, frame = levels + 1, frame.f_back
     return levels
-
-
-def _without_autocast(device: torch.device) -> AbstractContextManager[None]:
-    """Autocast changes nothing here; some devices have none to turn off."""
-    if torch.amp.is_autocast_available(device.type):
-        return torch.autocast(device.type, enabled=False)
-    return nullcontext()
-
-
-def _real(
-    batch: Tensor, steps: Tensor | None, number: float, setting: Setting, surrogate: Surrogate, soft: bool
-) -> Tensor:
-    """The round trip in real numbers: a user's own surrogate, and noise, by the reference pieces."""
-    formula = surrogates.formula_of(surrogate)
-    if formula is not None:
-        tables = None if steps is None else steps.to(reference.real_dtype(batch))
-        identity = isinstance(surrogate, Identity)
-        return ops.real_round_trip(batch, tables, number, *setting, formula, soft, identity)
-    rounding = surrogate.forward if soft else surrogates.hard_rounding(surrogate)
-    with _without_autocast(batch.device):
-        tables = reference.real_tables(steps, number, soft, batch)
-        result = reference.real_pipeline(batch, tables, *setting, rounding)
-        return result if soft or not _may_want_gradient(batch) else ops.once_differentiable(result)
-
-
-def _by_block(
-    batch: Tensor, quality: Tensor, setting: Setting, surrogate: Surrogate, arithmetic: str, soft: bool
-) -> Tensor:
-    """The round trip at a quality for each block."""
-    _check_map(quality, batch)
-    learned = _may_want_gradient(quality)
-    if batch.dtype == torch.uint8 and learned:
-        raise TypeError("image must be floating where quality requires a gradient, got uint8, which carries none")
-    straight = isinstance(surrogate, StraightThrough) or not _may_want_gradient(batch)
-    if arithmetic == "real" or learned or not straight:
-        return _by_block_in_pieces(batch, quality, setting, surrogate, arithmetic, soft)
-    qualities = _whole(quality).to(batch.device, torch.uint8)
-    result, planes = ops.round_trip_by_block(batch, qualities, *setting, identity=isinstance(surrogate, Identity))
-    _warn_above_one(batch, planes, setting)
-    return result
-
-
-def _by_block_in_pieces(
-    batch: Tensor, quality: Tensor, setting: Setting, surrogate: Surrogate, arithmetic: str, soft: bool
-) -> Tensor:
-    """The same by the reference pieces, with every gradient that there is."""
-    if not soft and quality.is_floating_point():
-        finite = torch.where(quality.isfinite(), quality, 0)
-        quality = _whole(quality).detach() + (finite - finite.detach())
-    steps = QuantTables.standard(quality.flatten(), soft=soft).stacked().unflatten(0, quality.shape)
-    geometry = Geometry.of(batch.size(2), batch.size(3), batch.size(1), setting.horizontal, setting.vertical)
-    tables = reference.tables_by_block(steps.to(batch.device), geometry)
-    identity = isinstance(surrogate, Identity) and batch.is_floating_point()
-    image = batch.detach() if identity else batch
-    with _without_autocast(batch.device):
-        if arithmetic == "real":
-            rounding = surrogate.forward if soft else surrogates.hard_rounding(surrogate)
-            result = reference.real_pipeline(image, tables, *setting, rounding)
-        else:
-            result = reference.exact_with_surrogate(image, tables, *setting, surrogate)
-            if not isinstance(surrogate, StraightThrough):
-                result = ops.once_differentiable(result)
-        return result + reference.differential(batch) if identity else result
-
-
-def _whole(quality: Tensor) -> Tensor:
-    """The whole qualities, 1…100, as which those of a map act."""
-    if quality.is_floating_point():
-        quality = quality.nan_to_num(nan=1.0).round()
-    return quality.clamp(1, 100)
-
-
-def _may_want_gradient(tensor: Tensor) -> bool:
-    if not tensor.is_floating_point():
-        return False
-    return torch._C._functorch.is_functorch_wrapped_tensor(tensor) or (tensor.requires_grad and torch.is_grad_enabled())
-
-
-def _exact_with_own_surrogate(
-    batch: Tensor, steps: Tensor | None, number: float, setting: Setting, surrogate: Surrogate
-) -> Tensor:
-    """The exact round trip whose gradient is that of a user's own surrogate, by the reference pieces."""
-    differentiable = torch.is_grad_enabled() and (batch.requires_grad or (steps is not None and steps.requires_grad))
-    if batch.dtype == torch.uint8 or not differentiable:
-        result, planes = torch.ops.fdjpeg.round_trip(batch, steps, number, *setting)
-        _warn_above_one(batch, planes, setting)
-        return result
-    tables = reference.real_tables(steps, number, False, batch)
-    with _without_autocast(batch.device):
-        return ops.once_differentiable(reference.exact_with_surrogate(batch, tables, *setting, surrogate))

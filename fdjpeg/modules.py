@@ -10,7 +10,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from fdjpeg import functional, surrogates
+from fdjpeg import functional, stages, surrogates
+from fdjpeg._arguments import check_arguments, map_shape
 from fdjpeg.surrogates import Surrogate, check_generator
 from fdjpeg.tables import QuantTables, check_tables
 
@@ -44,7 +45,7 @@ class JPEG(nn.Module):
         soft: bool = False,
     ) -> None:
         super().__init__()
-        functional.check_arguments(quality, tables, subsampling, upsampling, gradient, arithmetic, soft)
+        check_arguments(quality, tables, subsampling, upsampling, gradient, arithmetic, soft)
         self.subsampling = subsampling
         self.upsampling = upsampling
         self.gradient = surrogates.resolve(gradient)
@@ -130,7 +131,7 @@ class StochasticJPEG(nn.Module):
         ):
             raise ValueError(f"qualities must be one or more integers in 1…100, got {qualities!r}")
         check_generator(generator)
-        functional.check_arguments(75, None, subsampling, upsampling, gradient, "libjpeg", False)
+        check_arguments(75, None, subsampling, upsampling, gradient, "libjpeg", False)
         self.qualities = tuple(qualities)
         self.generator = generator
         self.subsampling = subsampling
@@ -139,7 +140,7 @@ class StochasticJPEG(nn.Module):
         self.register_buffer("choices", torch.tensor(self.qualities, dtype=torch.uint8), persistent=False)
 
     def forward(self, image: Tensor) -> Tensor:
-        blocks = functional.map_shape(image)
+        blocks = map_shape(image)
         drawn = torch.randint(len(self.qualities), blocks, device=image.device, **_from(self.generator))
         return functional.jpeg(
             image,
@@ -197,7 +198,7 @@ class LearnableJPEG(nn.Module):
         soft: bool = False,
     ) -> None:
         super().__init__()
-        functional.check_arguments(75, tables, subsampling, upsampling, gradient, arithmetic, soft)
+        check_arguments(75, tables, subsampling, upsampling, gradient, arithmetic, soft)
         if not isinstance(share, str) or share not in self._SHARES:
             raise ValueError(f"share must be one of {', '.join(map(repr, self._SHARES))}, got {share!r}")
         check_tables(tables)
@@ -305,7 +306,7 @@ class FeatureDistillation(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         for _ in range(self.passes):
             if self.preset == "code":
-                image = functional.quantize_channels(image, self.steps, self.gradient)
+                image = stages.quantize_channels(image, self.steps, self.gradient)
             else:
                 tables = QuantTables(self.steps, self.steps)
                 image = functional.jpeg(image, tables=tables, subsampling="4:4:4", gradient=self.gradient)

@@ -2,164 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from fdjpeg import reference
-from fdjpeg._arguments import DEFAULT_QUALITY, flattened, setting_of, steps_of
+from fdjpeg._arguments import DEFAULT_QUALITY, flattened, sampling_of, steps_of
 from fdjpeg._constants import constant
-from fdjpeg._geometry import BLOCK, Geometry
+from fdjpeg._geometry import Geometry, geometry_of
+from fdjpeg._huffman import (
+    LARGEST_AC,
+    LARGEST_DC,
+    Prices,
+    count_bits,
+    differences_of,
+    factors_of,
+    in_zigzag,
+    scan_order,
+)
 from fdjpeg._standard_tables import LARGEST_STEP, SMALLEST_STEP
 from fdjpeg.coefficients import Coefficients
 from fdjpeg.tables import QuantTables
 
 __all__ = ["bits", "rate"]
-
-# ---------------------------------------------------------------------------------------------------------------------
-# The standard Huffman tables (T.81, K.3.3). Only the lengths of codes count here, so a table is written as its symbols
-# by the length of their codes, which is what BITS and HUFFVAL tell.
-
-#: The largest category of size that has a code (T.81, Tables F.1 and F.2). A number k other than 0 is of size
-#: ⌊log₂ |k|⌋ + 1, and 0 is of size 0; its code is followed by as many bits as its size.
-_LARGEST_DC, _LARGEST_AC = 11, 10
-
-#: An AC symbol is 16 times a run of zeros, plus the size of the coefficient after it. Two have size 0: EOB, where
-#: only zeros are left in the block, and ZRL, for 16 zeros of a longer run.
-_RUNS = 16
-_EOB, _ZRL = 0x00, 0xF0
-
-#: Tables K.3 and K.4: a code for each size.
-_DC_LUMA = {2: "0", 3: "1 2 3 4 5", 4: "6", 5: "7", 6: "8", 7: "9", 8: "A", 9: "B"}
-_DC_CHROMA = {2: "0 1 2", 3: "3", 4: "4", 5: "5", 6: "6", 7: "7", 8: "8", 9: "9", 10: "A", 11: "B"}
-
-#: Tables K.5 and K.6; every other run and size has a code of 16 bits.
-_AC_LUMA = {
-    2: "01 02",
-    3: "03",
-    4: "00 04 11",
-    5: "05 12 21",
-    6: "31 41",
-    7: "06 13 51 61",
-    8: "07 22 71",
-    9: "14 32 81 91 A1",
-    10: "08 23 42 B1 C1",
-    11: "15 52 D1 F0",
-    12: "24 33 62 72",
-    15: "82",
-}
-_AC_CHROMA = {
-    2: "00 01",
-    3: "02",
-    4: "03 11",
-    5: "04 05 21 31",
-    6: "06 12 41 51",
-    7: "07 61 71",
-    8: "13 22 32 81",
-    9: "08 14 42 91 A1 B1 C1",
-    10: "09 23 33 52 F0",
-    11: "15 62 72 D1",
-    12: "0A 16 24 34",
-    14: "E1",
-    15: "25 F1",
-}
-_LONGEST_CODE = 16
-
-
-def _lengths(symbols: Mapping[int, str]) -> dict[int, int]:
-    """The length of each symbol's code."""
-    return {int(symbol, 16): length for length, listed in symbols.items() for symbol in listed.split()}
-
-
-@dataclass(frozen=True)
-class _Prices:
-    """What the symbols of one kind of component cost, in bits: their code and the bits that follow it.
-
-    Attributes:
-        dc: by the size of the difference, ``_LARGEST_DC + 1`` prices.
-        ac: by run and size, ``_RUNS`` × ``_LARGEST_AC + 1`` prices; 0 for size 0, which is no coefficient.
-        eob: of the end of block.
-        zrl: of 16 zeros.
-    """
-
-    dc: tuple[int, ...]
-    ac: tuple[tuple[int, ...], ...]
-    eob: int
-    zrl: int
-
-    @classmethod
-    def of(cls, dc: Mapping[int, str], ac: Mapping[int, str]) -> _Prices:
-        """The prices under two Huffman tables."""
-        dc_lengths, ac_lengths = _lengths(dc), _lengths(ac)
-        coded = range(1, _LARGEST_AC + 1)
-        return cls(
-            dc=tuple(dc_lengths[size] + size for size in range(_LARGEST_DC + 1)),
-            ac=tuple(
-                (0, *(ac_lengths.get(_RUNS * run + size, _LONGEST_CODE) + size for size in coded))
-                for run in range(_RUNS)
-            ),
-            eob=ac_lengths[_EOB],
-            zrl=ac_lengths[_ZRL],
-        )
-
-
-_LUMA, _CHROMA = _Prices.of(_DC_LUMA, _AC_LUMA), _Prices.of(_DC_CHROMA, _AC_CHROMA)
-
-
-def _zigzag_order() -> tuple[int, ...]:
-    """The row-major places of a block in zigzag order (T.81, Figure A.6)."""
-
-    def order(place: int) -> tuple[int, int]:
-        row, column = divmod(place, BLOCK)
-        diagonal = row + column
-        return diagonal, row if diagonal % 2 else column
-
-    return tuple(sorted(range(BLOCK * BLOCK), key=order))
-
-
-_ZIGZAG = _zigzag_order()
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# The order of a scan
-
-
-def _in_zigzag(blocks: Tensor) -> Tensor:
-    """Blocks ``(N, rows, columns, 8, 8)`` as ``(N, rows, columns, 64)`` in zigzag order."""
-    return blocks.flatten(-2).index_select(-1, constant(_ZIGZAG, torch.int32, blocks))
-
-
-def _scan_order(dc: Tensor, horizontal: int, vertical: int, geometry: Geometry) -> Tensor:
-    """DC coefficients ``(N, rows, columns)`` in the order of the scan, ``(N, blocks)``, dummy blocks included.
-
-    A component of sampling factors (horizontal, vertical) has as many blocks in each MCU, row by row (T.81, A.2.3).
-    Where it has none left, a dummy block repeats the DC coefficient that was last in the MCU (libjpeg's choice).
-    """
-    _, rows, columns = dc.shape
-    device = dc.device
-    row = torch.arange(geometry.mcu_rows * vertical, device=device)[:, None]
-    column = torch.arange(geometry.mcu_columns * horizontal, device=device)
-    last_in_mcu = column - column % horizontal + horizontal - 1
-    source = torch.where(row < rows, column, last_in_mcu).clamp(max=columns - 1) + row.clamp(max=rows - 1) * columns
-    source = source.unflatten(1, (-1, horizontal)).unflatten(0, (-1, vertical)).transpose(1, 2)
-    return dc.flatten(1).index_select(1, source.flatten())
-
-
-def _differences(dc: Tensor) -> Tensor:
-    """Each block's DC coefficient less the one before it, the first less 0 (T.81, F.1.1.5.1): ``(N, blocks)``."""
-    return torch.cat([dc[:, :1], dc.diff(dim=1)], 1)
-
-
-def _factors(geometry: Geometry) -> list[tuple[_Prices, int, int]]:
-    """For each component its prices and its sampling factors, horizontal and vertical."""
-    luma = [(_LUMA, geometry.horizontal, geometry.vertical)]
-    return luma if geometry.channels == 1 else luma + 2 * [(_CHROMA, 1, 1)]
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Counting
 
 
 def bits(coefficients: Coefficients) -> Tensor:
@@ -185,46 +49,7 @@ def bits(coefficients: Coefficients) -> Tensor:
     """
     if not isinstance(coefficients, Coefficients):
         raise TypeError(f"coefficients must be fdjpeg.Coefficients, got {type(coefficients).__name__}")
-    geometry = coefficients.geometry
-    images = coefficients.y.size(0)  # which, unlike len(), may stay free under torch.export
-    total = torch.zeros(images, dtype=torch.int64, device=coefficients.device)
-    codable = torch.ones(images, dtype=torch.bool, device=coefficients.device)
-    components = [x for x in (coefficients.y, coefficients.cb, coefficients.cr) if x is not None]
-    for component, (prices, horizontal, vertical) in zip(components, _factors(geometry), strict=True):
-        blocks = _in_zigzag(component.to(torch.int32))
-        differences = _differences(_scan_order(blocks[..., 0], horizontal, vertical, geometry))
-        dc = _sizes(differences)
-        ac = _sizes(blocks[..., 1:].flatten(1, 2))
-        dummies = differences.size(1) - ac.size(1)
-        total = total + _dc_bits(dc, prices) + _ac_bits(ac, prices) + dummies * prices.eob
-        codable = codable & (dc <= _LARGEST_DC).all(1) & (ac <= _LARGEST_AC).flatten(1).all(1)
-    return torch.where(codable, total, -1)
-
-
-def _sizes(numbers: Tensor) -> Tensor:
-    """The category of size of each number, |number| < 2²⁴: int32."""
-    # The exponent of a floating number is the size of its whole part.
-    return torch.frexp(numbers.float()).exponent
-
-
-def _dc_bits(sizes: Tensor, prices: _Prices) -> Tensor:
-    """``(N, blocks)`` sizes of differences to ``(N,)`` bits."""
-    listed = constant(prices.dc, torch.int32, sizes)
-    return listed[sizes.clamp(max=_LARGEST_DC).long()].sum(1)
-
-
-def _ac_bits(sizes: Tensor, prices: _Prices) -> Tensor:
-    """``(N, blocks, 63)`` sizes in zigzag order to ``(N,)`` bits."""
-    nonzero = sizes > 0
-    place = torch.arange(1, BLOCK * BLOCK, dtype=torch.int32, device=sizes.device)
-    # The place of the last non-zero coefficient so far; 0, that of the DC coefficient, where there is none.
-    last = torch.where(nonzero, place, 0).cummax(-1).values
-    run = place - 1 - torch.cat([torch.zeros_like(last[..., :1]), last[..., :-1]], -1)
-    listed = constant(prices.ac, torch.int32, sizes).flatten()
-    symbol = run % _RUNS * (_LARGEST_AC + 1) + sizes.clamp(max=_LARGEST_AC)
-    coefficient = listed[symbol.long()] + prices.zrl * (run // _RUNS)
-    ends_early = ~nonzero[..., -1]
-    return torch.where(nonzero, coefficient, 0).sum((1, 2)) + prices.eob * ends_early.sum(1)
+    return count_bits(coefficients.components, coefficients.geometry)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -288,17 +113,17 @@ def rate(
     """
     if not isinstance(soft, bool):
         raise TypeError(f"soft must be True or False, got {soft!r}")
-    setting = setting_of(subsampling, "fancy")
+    sampling = sampling_of(subsampling, "fancy")
     batch = flattened(image)
-    geometry = Geometry.of(batch.size(2), batch.size(3), batch.size(1), setting.horizontal, setting.vertical)
+    geometry = geometry_of(batch, sampling.horizontal, sampling.vertical)
     given, number = steps_of(batch, quality, tables, soft=soft)
     steps = reference.real_tables(given, number, soft, batch)
     total = torch.zeros(batch.size(0), dtype=steps.dtype, device=batch.device)
     with torch.autocast(batch.device.type, enabled=False):
         components = _real_coefficients(batch, steps if soft else _straight_through(steps), geometry)
-        for component, (prices, horizontal, vertical) in zip(components, _factors(geometry), strict=True):
-            blocks = _in_zigzag(component)
-            differences = _differences(_scan_order(blocks[..., 0], horizontal, vertical, geometry))
+        for component, (prices, horizontal, vertical) in zip(components, factors_of(geometry), strict=True):
+            blocks = in_zigzag(component)
+            differences = differences_of(scan_order(blocks[..., 0], horizontal, vertical, geometry))
             ac = blocks[..., 1:].flatten(1, 2)
             dummies = differences.size(1) - ac.size(1)
             total = total + _expected_dc_bits(differences, prices) + _expected_ac_bits(ac, prices)
@@ -332,17 +157,17 @@ def _reached(c: Tensor, largest: int) -> Tensor:
     return (_EXPONENT / 2 * logarithms).sigmoid()
 
 
-def _expected_dc_bits(differences: Tensor, prices: _Prices) -> Tensor:
+def _expected_dc_bits(differences: Tensor, prices: Prices) -> Tensor:
     """``(N, blocks)`` differences to ``(N,)`` bits."""
     listed = constant(prices.dc, torch.int32, differences).to(differences.dtype)
-    reached = _reached(differences, _LARGEST_DC).sum(2)
+    reached = _reached(differences, LARGEST_DC).sum(2)
     return prices.dc[0] * differences.size(1) + listed.diff() @ reached
 
 
-def _expected_ac_bits(ac: Tensor, prices: _Prices) -> Tensor:
+def _expected_ac_bits(ac: Tensor, prices: Prices) -> Tensor:
     """``(N, blocks, 63)`` coefficients in zigzag order to ``(N,)`` bits."""
     images, blocks, places = ac.shape
-    reached = _reached(ac.flatten(0, 1).T, _LARGEST_AC)  # (sizes, places, all blocks)
+    reached = _reached(ac.flatten(0, 1).T, LARGEST_AC)  # (sizes, places, all blocks)
     listed = constant(prices.ac, torch.int32, ac).to(ac.dtype)
     own = (listed.diff() @ reached.flatten(1)).unflatten(1, (places, -1)).unbind(1)  # a place each: (runs, all blocks)
     nonzero = reached[0].unbind(0)

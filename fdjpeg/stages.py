@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from fdjpeg import ops, reference, surrogates
-from fdjpeg._arguments import check_dense, surrogate_of
+from fdjpeg._arguments import as_empty_like, check_dense, flattened, resolve_gradient, without_autocast
 from fdjpeg._geometry import BLOCK
-from fdjpeg.surrogates import StraightThrough, Surrogate
+from fdjpeg.surrogates import Identity, StraightThrough, Surrogate
 from fdjpeg.tables import check_real
 
 #: What stands for 0 in Cb and Cr: 128 of 255 (JFIF).
@@ -127,7 +127,7 @@ def quantize(
     """
     _check_floating(coefficients, "coefficients")
     _check_steps(steps, coefficients)
-    surrogate = surrogate_of(gradient, "real", soft)
+    surrogate = resolve_gradient(gradient, "real", soft)
     dtype = reference.real_dtype(coefficients)
     c = coefficients.to(dtype) / steps.to(dtype)
     if soft:
@@ -154,6 +154,34 @@ def dequantize(levels: Tensor, steps: Tensor) -> Tensor:
     _check_steps(steps, levels)
     dtype = reference.real_dtype(levels)
     return (levels.to(dtype) * steps.to(dtype)).to(levels.dtype)
+
+
+def quantize_channels(image: Tensor, steps: Tensor, gradient: str | Surrogate = "straight-through") -> Tensor:
+    """Quantizes the DCT of each channel separately, in real numbers: a codec without colour, level shift or bytes.
+
+    Args:
+        image: ``(..., 3, H, W)`` or ``(..., 1, H, W)``, floating in [0, 1].
+        steps: ``(8, 8)``, in units of 0…255.
+        gradient: as for `jpeg`; "identity" passes the image's gradient unchanged.
+
+    Returns:
+        The image clipped to [0, 1], of the same dtype; half types are computed in float32.
+
+    Raises:
+        TypeError: the image is not floating.
+    """
+    batch = flattened(image)
+    if not batch.is_floating_point():
+        raise TypeError(f"image must be floating, got {batch.dtype}")
+    surrogate = surrogates.resolve(gradient)
+    real = batch.to(torch.float64 if batch.dtype == torch.float64 else torch.float32)
+    with without_autocast(batch.device):
+        if isinstance(surrogate, Identity):
+            value = reference.quantize_channels(real.detach(), steps, torch.round)
+            result = value + (real - real.detach())
+        else:
+            result = reference.quantize_channels(real, steps, surrogates.hard_rounding(surrogate))
+    return as_empty_like(result.to(batch.dtype), image)
 
 
 def _centre(image: Tensor) -> Tensor:

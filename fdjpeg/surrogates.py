@@ -13,10 +13,8 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import lru_cache
-from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -105,7 +103,7 @@ class Zero:
 
 
 @dataclass(frozen=True)
-class _Floored(ABC):
+class Floored(ABC):
     """A smooth surrogate with a floor under its derivative.
 
     Args:
@@ -141,7 +139,7 @@ class _Floored(ABC):
 
 
 @dataclass(frozen=True)
-class Cubic(_Floored):
+class Cubic(Floored):
     """A cubic about the nearest whole number k = round(c): r(c) = k + (c − k)³; r′(c) = 3 (c − k)².
 
     It jumps where rounding does, by 3/4 instead of 1.
@@ -165,7 +163,7 @@ class Cubic(_Floored):
 
 
 @dataclass(frozen=True)
-class Sine(_Floored):
+class Sine(Floored):
     """A staircase with one wave a step: r(c) = c − sin(2πc) / 2π; r′(c) = 1 − cos(2πc).
 
     Args:
@@ -185,7 +183,7 @@ class Sine(_Floored):
 
 
 @dataclass(frozen=True)
-class Fourier(_Floored):
+class Fourier(Floored):
     """The Fourier series of rounding, cut off: r(c) = c − Σₙ (−1)ⁿ⁺¹ sin(2πnc) / (πn), n from 1 to ``terms``.
 
     r′(c) = 1 − 2 Σₙ (−1)ⁿ⁺¹ cos(2πnc): at whole numbers 1 for an even number of terms and −1 for an odd one, between
@@ -229,7 +227,7 @@ class Fourier(_Floored):
 
 
 @dataclass(frozen=True)
-class Tanh(_Floored):
+class Tanh(Floored):
     """Soft rounding: r(c) = ⌊c⌋ + ½ + ½ tanh(α t) / tanh(α / 2), t = c − ⌊c⌋ − ½.
 
     r′(c) = α (1 − tanh²(α t)) / (2 tanh(α / 2)): at the default α about 0.15 at whole numbers and 2.1 between them.
@@ -266,7 +264,7 @@ class Tanh(_Floored):
 
 
 @dataclass(frozen=True)
-class Softmax(_Floored):
+class Softmax(Floored):
     """The mean of the 5 nearest whole numbers j, weighted by softmax_j(−α (c − j)²).
 
     r′(c) is 2 α times the variance of j under those weights.
@@ -344,10 +342,13 @@ class Noise:
         return torch.ones_like(c)
 
 
-#: The surrogates that need no more than their name. (Not noise: without a generator of its own it cannot be repeated.)
 _NAMED = (StraightThrough, Identity, Cubic, Sine, Fourier, Tanh, Softmax, Zero)
-_BY_NAME: dict[str, Callable[..., Surrogate]] = {kind.name: kind for kind in _NAMED}
-_NAMES: dict[type, str] = {kind: kind.name for kind in _NAMED}
+
+#: The surrogates that need no more than their name. (Not noise, which cannot be repeated without its own generator.)
+BY_NAME: dict[str, Callable[..., Surrogate]] = {kind.name: kind for kind in _NAMED}
+
+#: The name of each of them.
+NAMES: dict[type, str] = {kind: kind.name for kind in _NAMED}
 
 
 def resolve(gradient: str | Surrogate) -> Surrogate:
@@ -361,11 +362,11 @@ def resolve(gradient: str | Surrogate) -> Surrogate:
         ValueError: no surrogate has that name.
         TypeError: it is neither a name nor such an object.
     """
-    names = ", ".join(repr(name) for name in _BY_NAME)
+    names = ", ".join(repr(name) for name in BY_NAME)
     if isinstance(gradient, str):
-        if gradient not in _BY_NAME:
+        if gradient not in BY_NAME:
             raise ValueError(f"gradient must be one of {names}, or a surrogate object; got {gradient!r}")
-        return _BY_NAME[gradient]()
+        return BY_NAME[gradient]()
     wanted = f"gradient must be one of {names}, or an object with methods forward(c) and derivative(c)"
     if isinstance(gradient, type):
         raise TypeError(f"{wanted}; got the class {gradient.__name__}, of which an object must be made first")
@@ -377,7 +378,7 @@ def resolve(gradient: str | Surrogate) -> Surrogate:
 def written(surrogate: Surrogate) -> str:
     """As a caller would write it after ``gradient=``: the name where that says all, else the object's repr."""
     kind = type(surrogate)
-    return repr(_NAMES[kind] if kind in _NAMES and surrogate == kind() else surrogate)
+    return repr(NAMES[kind] if kind in NAMES and surrogate == kind() else surrogate)
 
 
 def hard_rounding(surrogate: Surrogate) -> Callable[[Tensor], Tensor]:
@@ -391,38 +392,6 @@ def hard_rounding(surrogate: Surrogate) -> Callable[[Tensor], Tensor]:
         return point.round() + surrogate.derivative(point) * (c - point)
 
     return rounding
-
-
-class Formula(NamedTuple):
-    """A built-in surrogate as the kernels of the real arithmetic take it."""
-
-    name: str
-    parameter: float  #: alpha, or the number of terms; else 0
-    floor: float
-
-
-def formula_of(surrogate: Surrogate) -> Formula | None:
-    """What `surrogate_of` makes ``surrogate`` of again; None if it is noise or a user's own.
-
-    `Identity` is given as `StraightThrough`, which it is for coefficients.
-    """
-    kind = type(surrogate)
-    if isinstance(surrogate, (StraightThrough, Zero)) and kind in _NAMED:
-        return Formula(Zero.name if kind is Zero else StraightThrough.name, 0.0, 0.0)
-    if isinstance(surrogate, _Floored) and kind in _NAMED:
-        parameter = getattr(surrogate, "alpha", getattr(surrogate, "terms", 0))
-        return Formula(_NAMES[kind], float(parameter), float(surrogate.floor))
-    return None
-
-
-def surrogate_of(formula: Formula) -> Surrogate:
-    """The surrogate that a formula stands for."""
-    kind = _BY_NAME[formula.name]
-    if kind in (Tanh, Softmax):
-        return kind(formula.parameter, floor=formula.floor)
-    if kind is Fourier:
-        return kind(int(formula.parameter), floor=formula.floor)
-    return kind(floor=formula.floor) if kind in (Cubic, Sine) else kind()
 
 
 def _turns(c: Tensor) -> Tensor:
@@ -450,63 +419,3 @@ def check_generator(generator: torch.Generator | None) -> None:
 
 def _check_alpha(alpha: float) -> None:
     _check_number("alpha", alpha, "a positive finite number", lambda x: x > 0)
-
-
-#: How many equal parts of a step `slope_table` divides it into: linear interpolation then errs by less than 1e-5 of the
-#: largest slope for the built-in surrogates at their default parameters.
-SLOPE_INTERVALS = 8192
-
-
-def slope_table(surrogate: Surrogate, device: torch.device) -> Tensor | None:
-    """A surrogate's derivative across one step, for kernels to interpolate; None if that does not tell all of it.
-
-    Args:
-        surrogate: one with an attribute ``periodic`` that is True: its derivative depends on c − round(c) only.
-        device: where the table is wanted; it is computed there, so that no copy has to be waited for.
-
-    Returns:
-        float32 ``(SLOPE_INTERVALS + 1,)``: r′ at c − round(c) from −½ to ½, both included.
-    """
-    if not getattr(surrogate, "periodic", False):
-        return None
-    remainder = torch.linspace(-0.5, 0.5, SLOPE_INTERVALS + 1, dtype=torch.float64, device=device)
-    return surrogate.derivative(remainder).to(torch.float32)
-
-
-def slopes_for(image: Tensor, surrogate: Surrogate) -> Tensor | None:
-    """`slope_table` on the device of an image: that of a built-in surrogate is computed once and then kept.
-
-    It is computed anew where a kept one would be out of place: for a user's own surrogate, which may change; while
-    torch.compile or torch.export trace; for fake images and other subclasses; and while a CUDA graph is captured, which
-    would outlive it.
-    """
-    formula, device = formula_of(surrogate), image.device
-    plain = not torch.compiler.is_compiling() and type(image) in (Tensor, torch.nn.Parameter)
-    if formula is None or not plain or device.type not in ("cpu", "meta", "cuda"):
-        return slope_table(surrogate, device)
-    if device.type != "cuda":
-        return _kept_slope_table(formula, device, None)
-    if torch.cuda.is_current_stream_capturing():
-        return slope_table(surrogate, device)
-    return _kept_slope_table(formula, device, torch.cuda.current_stream(device))
-
-
-@lru_cache(maxsize=64)
-def _kept_slope_table(formula: Formula, device: torch.device, stream: torch.cuda.Stream | None) -> Tensor | None:
-    """A table for one stream: that which writes it, so that whatever reads it comes after."""
-
-    def computed() -> Tensor | None:
-        with torch.cuda.stream(stream):
-            return slope_table(surrogate_of(formula), device)
-
-    # A new thread is outside of the caller's torch.func transforms, modes and inference mode, whose tensors would be of
-    # no use after them.
-    with ThreadPoolExecutor(max_workers=1) as thread:
-        return thread.submit(computed).result()
-
-
-def interpolate_slopes(slopes: Tensor, remainder: Tensor) -> Tensor:
-    """What a kernel reads from `slope_table` at c − round(c), of any shape: linear between the two nearest entries."""
-    position = (remainder + 0.5) * (slopes.numel() - 1)
-    below = position.long().clamp(0, slopes.numel() - 2)
-    return torch.lerp(slopes[below].to(remainder), slopes[below + 1].to(remainder), position - below)

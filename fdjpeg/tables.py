@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import math
-import numbers
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
-from itertools import pairwise
-from typing import IO, TYPE_CHECKING, Any, TypeAlias
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import IO, TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree
 
+from fdjpeg import _table_files
 from fdjpeg._standard_tables import (
     LARGEST_STEP,
     SMALLEST_STEP,
@@ -21,16 +19,25 @@ from fdjpeg._standard_tables import (
     soft_steps,
     straight_through_steps,
 )
-from fdjpeg._table_files import holds_rgb, open_jpeg, read_text, to_text
+from fdjpeg._table_checks import (
+    STEPS,
+    as_table,
+    check_alike,
+    check_quality_tensor,
+    check_real,
+    check_soft,
+    fine_and_coarse,
+    integer_steps,
+    positive,
+    quality_tensor,
+    squares_of,
+)
 
 if TYPE_CHECKING:
-    import numpy
-
+    from fdjpeg._table_checks import Table
     from fdjpeg._table_files import JpegFile
 
-    Table: TypeAlias = Tensor | Sequence[Sequence[float]] | numpy.ndarray[Any, Any]
-
-STEPS = 64
+__all__ = ["STEPS", "QuantTables", "check_count", "check_real", "check_soft", "check_tables"]
 
 
 class QuantTables:
@@ -64,8 +71,8 @@ class QuantTables:
 
     def __init__(self, y: Table, cb: Table, cr: Table | None = None) -> None:
         named = {"y": y, "cb": cb} if cr is None else {"y": y, "cb": cb, "cr": cr}
-        tables = {name: _as_table(table, name) for name, table in named.items()}
-        _check_alike(tables)
+        tables = {name: as_table(table, name) for name, table in named.items()}
+        check_alike(tables)
         object.__setattr__(self, "_tables", tuple(tables.values()))
 
     # ---------------------------------------------------------------------------------------------- the tables
@@ -119,7 +126,7 @@ class QuantTables:
 
     def integer(self) -> QuantTables:
         """The int64 steps as which these act under ``arithmetic="libjpeg"``: clamp(round(q), 1, 255), NaN as 1."""
-        return self._mapped(_integer_steps)
+        return self._mapped(integer_steps)
 
     def to(self, *args: Any, **kwargs: Any) -> QuantTables:
         """The tables at another device or dtype; arguments as for `torch.Tensor.to`."""
@@ -154,11 +161,11 @@ class QuantTables:
         """
         check_soft(soft)
         if isinstance(quality, Tensor):
-            _check_quality_tensor(quality)
+            check_quality_tensor(quality)
             dtype = torch.float64 if quality.dtype == torch.float64 else torch.float32
             differentiable = quality.is_floating_point()
         else:
-            quality = _quality_tensor(quality)
+            quality = quality_tensor(quality)
             dtype = torch.get_default_dtype()
             differentiable = False
         if soft:
@@ -188,7 +195,7 @@ class QuantTables:
                 )
             table = step.reshape(*step.shape, 1, 1).expand(*step.shape, 8, 8)
         else:
-            table = torch.full((8, 8), _positive(step, "step", "a number or a tensor"))
+            table = torch.full((8, 8), positive(step, "step", "a number or a tensor"))
         return cls(table, table)
 
     @classmethod
@@ -211,17 +218,7 @@ class QuantTables:
             TypeError: ``statistics`` is not real, or ``n`` is no integer, or a step is no number.
             ValueError: ``statistics`` is not ``(8, 8)``, or ``n`` outside 0…64, or a step not positive and finite.
         """
-        statistics = _as_table(statistics, "statistics")
-        if statistics.dim() != 2:
-            raise ValueError(f"statistics must have shape (8, 8), got {tuple(statistics.shape)}")
-        if isinstance(n, bool) or not isinstance(n, int):
-            raise TypeError(f"n must be an integer, got {type(n).__name__}")
-        if not 0 <= n <= STEPS:
-            raise ValueError(f"n must be in 0…64, got {n}")
-        order = statistics.detach().flatten().argsort(descending=True, stable=True)
-        fine_steps = torch.full((n,), _positive(fine, "fine"), device=order.device)
-        coarse_steps = torch.full((STEPS - n,), _positive(coarse, "coarse"), device=order.device)
-        table = torch.cat([fine_steps, coarse_steps])[order.argsort()].reshape(8, 8)
+        table = fine_and_coarse(statistics, n, fine, coarse)
         return cls(table, table)
 
     # -------------------------------------------------------------------------------------- files, and Pillow
@@ -242,27 +239,14 @@ class QuantTables:
             ValueError: not a JPEG file of 8-bit samples; or CMYK, YCCK or RGB components; or no table for a component;
                 or a step above 255 (a table of 16-bit precision).
         """
-        image = open_jpeg(file)
-        if len(image.layer) not in (1, 3):
-            raise ValueError(
-                f"file must be a grey or YCbCr JPEG, got one of {len(image.layer)} components (mode {image.mode})"
-            )
-        if len(image.layer) == 3 and holds_rgb(image):
-            raise ValueError("file must be a grey or YCbCr JPEG, got one whose components are R, G and B")
-        numbers_of_tables = [component[3] for component in image.layer]
-        for component, number in enumerate(numbers_of_tables):
-            if number not in image.quantization:
-                raise ValueError(
-                    f"file must define quantization table {number}, which component {component} names, "
-                    f"got only {sorted(image.quantization)}"
-                )
-        used = dict.fromkeys(numbers_of_tables)
-        for number in used:
-            _check_steps(image.quantization[number], f"quantization table {number} of file")
-        y, *chroma = numbers_of_tables
+        image = _table_files.open_jpeg(file)
+        names = _table_files.table_numbers(image)
+        used = list(dict.fromkeys(names))
+        squares = squares_of({number: image.quantization[number] for number in used}, "quantization table {} of file")
+        by_number = dict(zip(used, squares, strict=True))
+        y, *chroma = (by_number[number] for number in names)
         cb, cr = chroma or (y, y)
-        tables = [y, cb] if cb == cr else [y, cb, cr]
-        return cls(*(_square(image.quantization[number]) for number in tables))
+        return cls(y, cb) if cb is cr else cls(y, cb, cr)
 
     @classmethod
     def from_pillow(cls, qtables: Sequence[Sequence[int]] | Mapping[int, Sequence[int]]) -> QuantTables:
@@ -318,17 +302,7 @@ class QuantTables:
         Raises:
             ValueError: something that is no integer, not 64, 128 or 192 integers, or a step outside 1…255.
         """
-        text = read_text(file)
-        words = [
-            (word, line) for line, content in enumerate(text.splitlines(), 1) for word in content.split("#")[0].split()
-        ]
-        for word, line in words:
-            if not (word.isascii() and word.isdigit()):
-                raise ValueError(f"file must hold integers and # comments, got {word!r} in line {line}")
-        steps = [int(word) for word, _ in words]
-        if len(steps) not in (STEPS, 2 * STEPS, 3 * STEPS):
-            raise ValueError(f"file must hold one, two or three tables of 64 integers, got {len(steps)} integers")
-        return cls._of_lists([steps[start : start + STEPS] for start in range(0, len(steps), STEPS)], "file")
+        return cls._of_lists(_table_files.parse(_table_files.read_text(file)), "file")
 
     def save(self, file: str | os.PathLike[str] | IO[str]) -> None:
         """Writes the text format of ``cjpeg -qtables``, with the steps of `to_pillow`.
@@ -342,7 +316,7 @@ class QuantTables:
         Raises:
             ValueError: the tables are a batch (index it), or a step is outside 1…255.
         """
-        text = to_text([table.tolist() for table in self._deployed()])
+        text = _table_files.to_text([table.tolist() for table in self._deployed()])
         if isinstance(file, (str, os.PathLike)):
             with open(file, "w", encoding="ascii") as stream:
                 stream.write(text)
@@ -423,12 +397,7 @@ class QuantTables:
         """Tables of one, two or three lists of 64 whole steps; ``name`` is the argument they came from."""
         if not 1 <= len(tables) <= 3:
             raise ValueError(f"{name} must hold one, two or three tables, got {len(tables)}")
-        for number, table in enumerate(tables):
-            length = len(table) if isinstance(table, Sized) else type(table).__name__
-            if length != STEPS:
-                raise ValueError(f"table {number} of {name} must have 64 steps, got {length}")
-            _check_steps(table, f"table {number} of {name}")
-        squares = [_square(table) for table in tables]
+        squares = squares_of(dict(enumerate(tables)), f"table {{}} of {name}")
         return cls(*(squares if len(squares) > 1 else squares * 2))
 
     def _deployed(self) -> list[Tensor]:
@@ -438,6 +407,12 @@ class QuantTables:
         check_tables(self)
         y, cb, cr = (table.cpu() for table in self.integer().stacked()[0].to(torch.int64))
         return [y, cb] if torch.equal(cb, cr) else [y, cb, cr]
+
+
+def check_count(tables: QuantTables, images: int) -> None:
+    """Raises unless the tables are one set for all images, or one for each of ``images``."""
+    if tables.batch_size not in (None, 1, images):
+        raise ValueError(f"tables must be (8, 8) or one for each of the {images} images, got {tables.batch_size}")
 
 
 def check_tables(tables: QuantTables, arithmetic: str = "libjpeg") -> None:
@@ -467,101 +442,6 @@ def check_tables(tables: QuantTables, arithmetic: str = "libjpeg") -> None:
         where = f"[{row}, {column}]" if tables.batch_size is None else f"[{image}, {row}, {column}]"
         step = stacked[image, component, row, column].item()
         raise ValueError(f"tables.{('y', 'cb', 'cr')[component]}{where} must be {wanted}, got {step:g}")
-
-
-def _quality_tensor(quality: object) -> Tensor:
-    """A checked number as a 0-dim tensor, so that numbers and tensors take one way through the arithmetic."""
-    number = _number(quality, "quality", "a number or a tensor")
-    if not 1 <= number <= 100:
-        raise ValueError(f"quality must be in 1…100, got {quality}")
-    return torch.tensor(float(number), dtype=torch.float64)
-
-
-def _check_quality_tensor(quality: Tensor) -> None:
-    """Raises unless ``quality`` is real and 0-dim or ``(N,)``."""
-    check_real(quality, "quality")
-    if quality.dim() > 1:
-        raise ValueError(f"quality must be a number or a tensor of shape () or (N,), got shape {tuple(quality.shape)}")
-
-
-# ------------------------------------------------------------------------------------------------------- checks
-
-
-def check_real(tensor: Tensor, name: str) -> None:
-    """Raises unless the dtype is of integers or of floating numbers."""
-    if tensor.dtype == torch.bool or tensor.is_complex():
-        raise TypeError(f"{name} must have an integer or floating dtype, got {tensor.dtype}")
-
-
-def check_soft(soft: bool) -> None:
-    """Raises unless it is a bool."""
-    if not isinstance(soft, bool):
-        raise TypeError(f"soft must be True or False, got {soft!r}")
-
-
-def _as_table(table: Table, name: str) -> Tensor:
-    """``table`` as a tensor of a real dtype, ``(8, 8)`` or ``(N, 8, 8)``; a tensor stays itself."""
-    if not isinstance(table, Tensor):
-        try:
-            table = torch.tensor(table)
-        except (TypeError, ValueError, RuntimeError) as error:
-            kind = ValueError if isinstance(error, ValueError) else TypeError
-            raise kind(
-                f"{name} must be a tensor, an array or nested lists of numbers, got {type(table).__name__} ({error})"
-            ) from error
-    check_real(table, name)
-    if table.dim() not in (2, 3) or table.shape[-2:] != (8, 8):
-        raise ValueError(f"{name} must have shape (8, 8) or (N, 8, 8), got {tuple(table.shape)}")
-    return table
-
-
-def _check_alike(tables: Mapping[str, Tensor]) -> None:
-    """Raises if the tables are on different devices, or for different numbers of images."""
-    devices = {name: str(table.device) for name, table in tables.items()}
-    if len(set(devices.values())) > 1:
-        raise ValueError(f"tables must be on one device, got {_listed(devices)}")
-    batches = {name: table.shape[0] for name, table in tables.items() if table.dim() == 3}
-    if any(one != other for one, other in pairwise(batches.values())):  # a set would fix a size that torch.export frees
-        raise ValueError(f"tables must be for the same number of images, got {_listed(batches)}")
-
-
-def _listed(values: Mapping[str, object]) -> str:
-    """``y: 1, cb: 2``."""
-    return ", ".join(f"{name}: {value}" for name, value in values.items())
-
-
-def _check_steps(steps: Sequence[object], name: str) -> None:
-    """Raises unless all 64 ``steps`` are integers that a baseline file can hold."""
-    for index, step in enumerate(steps):
-        whole = int(step) if type(step) is not bool and isinstance(step, numbers.Integral) else None
-        if whole is None or not SMALLEST_STEP <= whole <= LARGEST_STEP:
-            raise ValueError(f"{name} must hold integers in 1…255, got {step} at [{index // 8}, {index % 8}]")
-
-
-def _number(value: object, name: str, wanted: str = "a number") -> int | float:
-    """``value``, if it is a real number (a NumPy one too), as an int or a float."""
-    if type(value) is not bool and isinstance(value, numbers.Real):
-        return int(value) if isinstance(value, numbers.Integral) else float(value)
-    raise TypeError(f"{name} must be {wanted}, got {type(value).__name__}")
-
-
-def _positive(step: object, name: str, wanted: str = "a number") -> int | float:
-    """``step``, if it is a positive finite number; a whole one stays an int."""
-    number = _number(step, name, wanted)
-    if not (number > 0 and math.isfinite(number)):
-        raise ValueError(f"{name} must be above 0 and finite, got {step}")
-    return number
-
-
-def _integer_steps(table: Tensor) -> Tensor:
-    """clamp(round(q), 1, 255) in int64, half to even, NaN as 1."""
-    steps = table.detach().double()
-    return torch.where(steps.isnan(), 1, steps.round()).clamp(SMALLEST_STEP, LARGEST_STEP).to(torch.int64)
-
-
-def _square(steps: Sequence[int]) -> Tensor:
-    """64 steps in row-major order as an int64 ``(8, 8)`` tensor."""
-    return torch.tensor(list(steps), dtype=torch.int64).reshape(8, 8)
 
 
 # ------------------------------------------------------------------------------------------------------- pytree

@@ -21,14 +21,15 @@
 
 namespace fdjpeg {
 
-// Two operands of a dot product; a lane type may keep them in an order of its own.
+// Two operands of a dot product; a lane type may keep them in its own order.
 template <class I>
 struct Pair {
   I first, second;
 };
 
-// What C++ cannot spell alike for every lane type. `Wide` holds sums of products: 32 bits, whatever the lanes' width.
-// These are the operations of lanes that are 32 bits wide themselves; lanes.h specialises them for lanes of 16 bits.
+// Operations that C++ spells differently for each lane type. `Wide` holds sums of products: 32 bits, whatever the
+// lanes' width. These are the operations of lanes that are 32 bits wide themselves; lanes.h specialises them for lanes
+// of 16 bits.
 template <class I>
 struct PlainLane {
   using Wide = I;
@@ -137,25 +138,26 @@ constexpr int kMaxQuality = 100;
    99, 99, 47, 66, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, \
    99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99}
 
-// libjpeg's percentage by which a quality of 1 … 100 scales the standard tables. A number outside acts as the nearer
-// end, NaN as 1. (Written so that a comparison with NaN chooses the 1.)
-inline int quality_scale(double quality) {
-  double q = quality > 1.0 ? quality : 1.0;
-  q = q < 100.0 ? q : 100.0;
-  return static_cast<int>(q < 50.0 ? 5000.0 / q : 200.0 - 2.0 * q);
+// libjpeg's percentage by which a quality of 1 … 100 scales the standard tables: rounded down where the quality is an
+// int, as a double not rounded. A number outside acts as the nearer end, NaN as 1. (Written so that a comparison with
+// NaN chooses the 1.)
+template <class Number>
+FDJPEG_INLINE Number quality_percentage(Number quality) {
+  Number q = quality > 1 ? quality : Number(1);
+  q = q < kMaxQuality ? q : Number(kMaxQuality);
+  return q < 50 ? 5000 / q : 200 - 2 * q;
 }
 
-// The same of a whole number.
-FDJPEG_INLINE int quality_scale_of(int quality) {
-  const int q = clamp(quality, 1, kMaxQuality);
-  return q < 50 ? 5000 / q : 200 - 2 * q;
+// The whole percentage of any quality, which libjpeg scales by.
+inline int quality_scale(double quality) {
+  return static_cast<int>(quality_percentage(quality));
 }
 
 FDJPEG_INLINE int standard_step(int base, int scale) {
   return clamp((base * scale + 50) / 100, 1, kMaxSample);
 }
 
-// The step that a float stands for: rounded half to even, kept in 1 … 255, NaN as 1.
+// The step that a float means: rounded half to even, kept in 1 … 255, NaN as 1.
 FDJPEG_INLINE int table_step(float q) {
   float bounded = q > 1.0f ? q : 1.0f;
   bounded = bounded < 255.0f ? bounded : 255.0f;
@@ -191,7 +193,7 @@ FDJPEG_INLINE YCbCr<I> rgb_to_ycbcr(I r, I g, I b) {
   };
 }
 
-// R, G and B before the clamp to 0 … 255; backward asks whether they lie inside.
+// R, G and B before the clamp to 0 … 255; backward asks whether they are inside.
 template <class I>
 FDJPEG_INLINE RGB<I> ycbcr_to_rgb(I y, I cb, I cr) {
   using L = Lane<I>;
@@ -229,8 +231,8 @@ constexpr FDJPEG_INLINE EvenMatrix even_matrix() {
   return {{{z + fix13(.765366865), z}, {z, z - fix13(1.847759065)}}};
 }
 
-// The odd half as a matrix, the product of libjpeg's factors. Rows and columns stand for the coefficients 7, 5, 3, 1,
-// and for the differences that they come from, in the order 3, 2, 1, 0.
+// The odd half as a matrix, the product of libjpeg's factors. Rows and columns are those of the coefficients 7, 5, 3,
+// 1, and for the differences that they come from, in the order 3, 2, 1, 0.
 struct OddMatrix {
   int m[4][4];
 };

@@ -9,7 +9,7 @@ namespace fdjpeg {
 // fdjpeg/surrogates.py has their formulae and sources.
 enum class Surrogate : int { straight_through, zero, cubic, sine, fourier, tanh, softmax };
 
-// What happens to a coefficient in steps, c: k = round(c), half to even, or softly r(c).
+// The rounding of a coefficient in steps, c: k = round(c), half to even, or softly r(c).
 struct Rounding {
   Surrogate surrogate;  // r
   bool soft;            // r(c) in forward too
@@ -32,7 +32,7 @@ struct RealRoundTrip {
   Rounding rounding;
   Image input;
   Image output;
-  uint8_t* mask;  // [images][height][width]: bit c tells that channel c lay in 0 … 255 before the last clamp
+  uint8_t* mask;  // [images][height][width]: bit c is 1 where channel c was in 0 … 255 before the last clamp
 };
 
 // Its vector-Jacobian product.

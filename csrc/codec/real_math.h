@@ -10,8 +10,8 @@
 
 namespace fdjpeg {
 
-// What C++ cannot spell alike for every lane type: `Scalar`, the type of one lane; `Bits`, integers of the same width;
-// and round(), to the nearest whole number, half to even.
+// Operations that C++ spells differently for each lane type: `Scalar`, the type of one lane; `Bits`, integers of the
+// same width; and round(), to the nearest whole number, half to even.
 template <class X>
 struct RealLane;
 
@@ -317,15 +317,39 @@ FDJPEG_INLINE Stair<X> stair(X t, const Rounding& rounding) {
   return {X{}, X{} + S(surrogate == Surrogate::straight_through ? 1 : 0)};
 }
 
-// What stands for c in forward.
+// Calls body.template operator()<surrogate>() for the surrogate in use; all threads of a GPU take the same branch.
+#if defined(__CUDACC__)
+#pragma nv_exec_check_disable  // `body` runs where its caller runs
+#endif
+template <class Body>
+FDJPEG_INLINE void with_surrogate(Surrogate surrogate, Body&& body) {
+  switch (surrogate) {
+    case Surrogate::straight_through:
+      return body.template operator()<Surrogate::straight_through>();
+    case Surrogate::zero:
+      return body.template operator()<Surrogate::zero>();
+    case Surrogate::cubic:
+      return body.template operator()<Surrogate::cubic>();
+    case Surrogate::sine:
+      return body.template operator()<Surrogate::sine>();
+    case Surrogate::fourier:
+      return body.template operator()<Surrogate::fourier>();
+    case Surrogate::tanh:
+      return body.template operator()<Surrogate::tanh>();
+    case Surrogate::softmax:
+      return body.template operator()<Surrogate::softmax>();
+  }
+}
+
+// The number that forward uses for c.
 template <Surrogate surrogate, class X>
 FDJPEG_INLINE X rounded_or_soft(X c, const Rounding& rounding) {
   const X k = RealLane<X>::round(c);
   return rounding.soft ? k + stair<surrogate>(c - k, rounding).offset : k;
 }
 
-// What a coefficient's gradient is multiplied by to become that of the coefficient before (r') and of its step (what
-// forward used, less c r').
+// Factors that turn a coefficient's gradient into that of the coefficient before rounding (r') and into that of its
+// step (the number that forward used, less c r').
 template <class X>
 struct Derivatives {
   X of_coefficient, of_step;

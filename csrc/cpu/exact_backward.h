@@ -1,7 +1,7 @@
 // Backward, straight through every rounding: the adjoint of colour and resampling, behind the last clamp's mask. In
 // plain loops over rows of R, float or double, which compilers turn into vectors by themselves.
 //
-// Part of exact_table.h, which says how it is compiled.
+// Part of exact_table.h, which describes how it is compiled.
 #pragma once
 
 #include "cpu/exact_emit.h"
@@ -21,9 +21,6 @@ struct McuGradients {
   R* samples[3];
 };
 
-// A line of chroma's gradient may be read and written this far before its begin and beyond its end.
-constexpr int64_t kMargin = kLanes;
-
 template <class R>
 FDJPEG_INLINE int64_t gradient_scratch(const Geometry& g) {
   const int64_t width = padded_width(g), real = static_cast<int64_t>(sizeof(R));
@@ -31,13 +28,6 @@ FDJPEG_INLINE int64_t gradient_scratch(const Geometry& g) {
       2 * Scratch::bytes(g.chroma_columns * kBlockSize * real) + 6 * Scratch::bytes((width + 2 * kMargin) * real) +
       6 * Scratch::bytes(g.width * real);
 }
-
-// A line of chroma's gradient at full resolution. Where chroma has half the columns, the even and the odd columns stand
-// apart, so that what blends them runs along contiguous samples; else all columns are in `even`.
-template <class R>
-struct FineLine {
-  R *even, *odd;
-};
 
 // Whether the last clamp let each pixel pass, as -1 or 0.
 FDJPEG_INLINE WideSums inside_range(Shorts before_clamp) {
@@ -95,27 +85,6 @@ FDJPEG_INLINE void gradients_of_ycbcr(
   }
 }
 
-// The adjoint of upsampling along a row: `fine` (written beyond its ends) onto `coarse`.
-template <class R>
-FDJPEG_INLINE void gather_across(const Geometry& g, const FineLine<R>& fine, R* __restrict coarse) {
-  const int64_t width = g.chroma_width;
-  R* const __restrict even = fine.even;
-  R* const __restrict odd = fine.odd;
-  if (g.triangle_across()) {
-    // At an edge a sample stands in for the neighbour that is missing.
-    odd[-1] = even[0];
-    even[width] = odd[width - 1];
-    for (int64_t i = 0; i < width; ++i) coarse[i] = R(.75) * (even[i] + odd[i]) + R(.25) * (odd[i - 1] + even[i + 1]);
-  } else if (g.horizontal == 1) {
-    for (int64_t i = 0; i < width; ++i) coarse[i] = even[i];
-  } else if (g.horizontal == 2) {
-    for (int64_t i = 0; i < width; ++i) coarse[i] = even[i] + odd[i];
-  } else {
-    for (int64_t x = g.width; x < 4 * width; ++x) even[x] = 0;  // cropped
-    for (int64_t i = 0; i < width; ++i) coarse[i] = even[4 * i] + even[4 * i + 1] + even[4 * i + 2] + even[4 * i + 3];
-  }
-}
-
 // The gradients of a row of MCUs' decoded samples.
 template <SampleType type, int channels, class R>
 FDJPEG_INLINE void gradients_of_samples(
@@ -151,7 +120,7 @@ FDJPEG_INLINE void gradients_of_samples(
       // Grey samples are limited inside the inverse transform, which straight-through passes.
       std::memcpy(luma, grads[0], sizeof(R) * static_cast<size_t>(g.width));
     } else {
-      gradients_of_ycbcr(plane_line<3>(g, planes, y, scratch), grads, g.width, g.horizontal == 2, luma, fine);
+      gradients_of_ycbcr(plane_line<3>(g, planes, y, scratch), grads, g.width, keeps_columns_apart(g), luma, fine);
       for (int c = 0; c < 2; ++c) {
         gather_across(g, fine[c], coarse);
         add_to_chroma_rows(g, mcu_row, y, coarse, chroma_width, gradients.samples[c + 1]);
@@ -160,7 +129,7 @@ FDJPEG_INLINE void gradients_of_samples(
   }
 }
 
-// What chroma's gradients add to those of R, G and B, by the adjoint of the conversion to YCbCr.
+// Computes what chroma's gradients add to those of R, G and B, by the adjoint of the conversion to YCbCr.
 template <class R>
 FDJPEG_INLINE void chroma_in_rgb(
     const R* __restrict cb, const R* __restrict cr, R weight, int64_t count, R* __restrict red, R* __restrict green,
@@ -388,7 +357,7 @@ FDJPEG_INLINE void backward_row_as(
 }
 
 void backward_row(const RoundTripBackward& job, const StepTables& tables, int64_t n, int64_t mcu_row, void* memory) {
-  with_type(job.grad_output.type, job.geometry.channels, [&]<SampleType type, int channels>() {
+  with_type_and_channels(job.grad_output.type, job.geometry.channels, [&]<SampleType type, int channels>() {
     // Bytes carry no gradient.
     if constexpr (type != SampleType::uint8) backward_row_as<type, channels>(job, tables, n, mcu_row, memory);
   });

@@ -1,6 +1,6 @@
 // From decoded samples to pixels: upsampling, colour, the last clamp.
 //
-// Part of exact_table.h, which says how it is compiled.
+// Part of exact_table.h, which describes how it is compiled.
 #pragma once
 
 #include "cpu/exact_forward.h"
@@ -10,55 +10,6 @@ namespace {
 
 FDJPEG_INLINE int64_t chroma_line_scratch(const Geometry& g) {
   return Scratch::bytes(padded_width(g) * 2) + 2 * Scratch::bytes(padded_width(g));
-}
-
-// Twice as many samples from `width` blends or samples s, of which s[-1] and s[width] exist too.
-template <bool blended>
-FDJPEG_INLINE void widen_row(const int16_t* s, int64_t width, uint8_t* target) {
-  for (int64_t i = 0; i < width; i += kLanes) {
-    const Shorts near = load<Shorts>(s + i), before = load<Shorts>(s + i - 1), after = load<Shorts>(s + i + 1);
-    const Shorts even = blended ? triangle_of_blend<false>(near, before) : triangle<false>(near, before);
-    const Shorts odd = blended ? triangle_of_blend<true>(near, after) : triangle<true>(near, after);
-    store(target + 2 * i, even | odd << 8);
-  }
-}
-
-// Cb or Cr along pixel row y at full resolution. Returns where it lies: in the plane itself at 4:4:4, else in `target`.
-FDJPEG_INLINE const uint8_t* chroma_line(
-    const Geometry& g, const uint8_t* plane, int64_t y, int16_t* blend, uint8_t* target) {
-  const int64_t stride = g.chroma_columns * kBlock, width = g.chroma_width;
-  const ChromaRows rows = chroma_rows(g, y);
-  const uint8_t* near = plane + rows.near * stride;
-  const uint8_t* far = plane + rows.far * stride;
-  if (g.triangle_across()) {
-    int16_t* s = blend + 1;
-    if (g.triangle_down()) {
-      for (int64_t i = 0; i < width; ++i) s[i] = static_cast<int16_t>(blend_rows<int>(near[i], far[i]));
-    } else {
-      for (int64_t i = 0; i < width; ++i) s[i] = near[i];
-    }
-    s[-1] = s[0];
-    s[width] = s[width - 1];
-    if (g.triangle_down()) {
-      widen_row<true>(s, width, target);
-    } else {
-      widen_row<false>(s, width, target);
-    }
-    return target;
-  }
-  if (g.triangle_down()) {
-    const bool late = y % 2 == 1;
-    for (int64_t i = 0; i < width; ++i) {
-      target[i] =
-          static_cast<uint8_t>(late ? triangle<true, int>(near[i], far[i]) : triangle<false, int>(near[i], far[i]));
-    }
-    return target;
-  }
-  if (g.horizontal == 1) return near;
-  for (int64_t i = 0; i < width; ++i) {
-    for (int j = 0; j < g.horizontal; ++j) target[g.horizontal * i + j] = near[i];
-  }
-  return target;
 }
 
 // The planes' samples along pixel row y, chroma at full resolution; no row may be read beyond the image's width.
@@ -139,7 +90,7 @@ FDJPEG_INLINE void emit_row_as(
 }
 
 void emit_row(const Geometry& g, const uint8_t* planes, const Image& output, int64_t n, int64_t mcu_row, void* memory) {
-  with_type(output.type, g.channels, [&]<SampleType type, int channels>() {
+  with_type_and_channels(output.type, g.channels, [&]<SampleType type, int channels>() {
     emit_row_as<type, channels>(g, planes + n * g.plane_bytes, output, n, mcu_row, Scratch(memory));
   });
 }

@@ -1,10 +1,11 @@
 // From pixels to the decoded samples of a row of MCUs, or to its coefficients, and from those to samples.
 //
-// Part of exact_table.h, which says how it is compiled.
+// Part of exact_table.h, which describes how it is compiled.
 #pragma once
 
 #include "cpu/exact_kernels.h"
 #include "cpu/image_rows.h"
+#include "cpu/resampling.h"
 #include "cpu/sample_lanes.h"
 
 namespace fdjpeg {
@@ -139,45 +140,6 @@ FDJPEG_INLINE int64_t mcu_row_scratch(const Geometry& g) {
       4 * Scratch::bytes(width) + 3 * Scratch::bytes(g.width * 8);
 }
 
-// The sums of neighbours in a register's worth of pairs of bytes.
-FDJPEG_INLINE Shorts pair_sums(const uint8_t* pairs) {
-  const UShorts v = load<UShorts>(pairs);
-  return reinterpret_cast<Shorts>((v & 0xff) + (v >> 8));
-}
-
-// The bias of each lane: they start at an even column.
-template <int horizontal, int vertical>
-FDJPEG_INLINE Shorts average_biases() {
-  Shorts bias;
-  for (int i = 0; i < kLanes; ++i) bias[i] = static_cast<int16_t>(average_bias(horizontal, vertical, i));
-  return bias;
-}
-
-// Cb or Cr of one subsampled row, from `vertical` rows at full resolution.
-FDJPEG_INLINE void average_row(const Geometry& g, const uint8_t* above, const uint8_t* below, uint8_t* target) {
-  const int64_t width = g.chroma_columns * kBlock;
-  if (g.horizontal == 2 && g.vertical == 2) {
-    for (int64_t i = 0; i < width; i += kLanes) {
-      store_bytes(target + i, (pair_sums(above + 2 * i) + pair_sums(below + 2 * i) + average_biases<2, 2>()) >> 2);
-    }
-  } else if (g.horizontal == 2) {
-    for (int64_t i = 0; i < width; i += kLanes) {
-      store_bytes(target + i, (pair_sums(above + 2 * i) + average_biases<2, 1>()) >> 1);
-    }
-  } else if (g.horizontal == 4) {
-    for (int64_t i = 0; i < width; ++i) {
-      const uint8_t* four = above + 4 * i;
-      target[i] = static_cast<uint8_t>((four[0] + four[1] + four[2] + four[3] + average_bias(4, 1, 0)) >> 2);
-    }
-  } else if (g.vertical == 2) {
-    for (int64_t i = 0; i < width; i += kLanes) {
-      store_bytes(target + i, (load_bytes(above + i) + load_bytes(below + i) + average_biases<1, 2>()) >> 1);
-    }
-  } else {
-    std::memcpy(target, above, static_cast<size_t>(width));
-  }
-}
-
 // Reads the pixel rows of a row of MCUs into its components. Returns whether any sample is NaN or above 1.
 template <SampleType type, int channels>
 FDJPEG_INLINE bool read_mcu_row(
@@ -238,7 +200,7 @@ FDJPEG_INLINE bool read_mcu_row(
 
 bool read_mcu_row(const Geometry& g, const Image& input, int64_t n, int64_t mcu_row, McuRow& row, Scratch scratch) {
   bool odd = false;
-  with_type(input.type, g.channels, [&]<SampleType type, int channels>() {
+  with_type_and_channels(input.type, g.channels, [&]<SampleType type, int channels>() {
     odd = read_mcu_row<type, channels>(g, input, n, mcu_row, row, scratch);
   });
   return odd;
@@ -247,7 +209,7 @@ bool read_mcu_row(const Geometry& g, const Image& input, int64_t n, int64_t mcu_
 // Some blocks side by side within a row of MCUs.
 struct BlockGroup {
   int component;
-  int64_t block_row, column, count;  // in the component; `count` is how many of them lie inside it
+  int64_t block_row, column, count;  // in the component; `count` is how many of them are inside it
   const uint8_t* samples;
   int64_t stride;  // of the samples
 };

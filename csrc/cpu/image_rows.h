@@ -37,26 +37,14 @@ class Scratch {
 
 // Calls body.template operator()<type, channels>().
 template <class Body>
-FDJPEG_INLINE void with_type(SampleType type, int channels, Body body) {
-  const auto with_channels = [&]<SampleType kind>() {
+FDJPEG_INLINE void with_type_and_channels(SampleType type, int channels, Body body) {
+  with_type(type, [&]<SampleType one>() {
     if (channels == 1) {
-      body.template operator()<kind, 1>();
+      body.template operator()<one, 1>();
     } else {
-      body.template operator()<kind, 3>();
+      body.template operator()<one, 3>();
     }
-  };
-  switch (type) {
-    case SampleType::uint8:
-      return with_channels.template operator()<SampleType::uint8>();
-    case SampleType::float16:
-      return with_channels.template operator()<SampleType::float16>();
-    case SampleType::bfloat16:
-      return with_channels.template operator()<SampleType::bfloat16>();
-    case SampleType::float32:
-      return with_channels.template operator()<SampleType::float32>();
-    case SampleType::float64:
-      return with_channels.template operator()<SampleType::float64>();
-  }
+  });
 }
 
 FDJPEG_INLINE int64_t least(int64_t a, int64_t b) {
@@ -72,18 +60,6 @@ FDJPEG_INLINE int64_t padded_width(const Geometry& g) {
   return g.mcu_columns * kBlock * g.horizontal;
 }
 
-// The rows of chroma that pixel row y blends: it lies in the first, the second is the nearer neighbour.
-struct ChromaRows {
-  int64_t near, far;
-};
-
-FDJPEG_INLINE ChromaRows chroma_rows(const Geometry& g, int64_t y) {
-  const int64_t near = y / g.vertical;
-  if (!g.triangle_down()) return {near, near};
-  const int64_t far = y % 2 == 0 ? near - 1 : near + 1;
-  return {near, far < 0 || far >= g.chroma_height ? near : far};
-}
-
 template <class T>
 FDJPEG_INLINE T* row_of(const Image& image, int64_t n, int64_t c, int64_t y) {
   return static_cast<T*>(image.data) + n * image.stride[0] + c * image.stride[1] + y * image.stride[2];
@@ -95,7 +71,7 @@ FDJPEG_INLINE bool is_interleaved(const Image& image) {
   return channels == 3 && image.stride[3] == 3 && image.stride[1] == 1;
 }
 
-// The channels of a pixel row as contiguous samples: where they lie, or gathered where their stride is not 1.
+// The channels of a pixel row as contiguous samples: in place, or gathered where their stride is not 1.
 template <int channels, class T>
 FDJPEG_INLINE void gather_row(
     const Image& image, int64_t n, int64_t y, int64_t width, T* const gathered[channels], const T* rows[channels]) {
@@ -170,7 +146,7 @@ FDJPEG_INLINE void for_each_step(const T* const sources[rows], int64_t width, in
   }
 }
 
-// Stores a step of samples by store(target) where only `count` of them lie inside the image.
+// Stores a step of samples by store(target) where only `count` of them are inside the image.
 template <int step, class T, class Store>
 FDJPEG_INLINE void store_some(T* target, int64_t count, Store store_all) {
   if (count >= step) {

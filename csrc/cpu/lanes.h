@@ -4,7 +4,7 @@
 //            of a block, so a register handles 1, 2 or 4 blocks side by side
 //   Eights   eight int32, a row of one block: where coefficients may be hostile, their sums must wrap in 32 bits
 //
-// This file is compiled once for each instruction set (see exact_table.h), which says how wide a register is by
+// This file is compiled once for each instruction set (see exact_table.h), which gives the width of a register by
 // FDJPEG_VECTOR_BYTES: 16 means any processor, spelt in the compiler's vector extensions alone; 32 means AVX2 and 64
 // AVX-512, whose intrinsics have the same names but for a prefix. Every function is inlined.
 #pragma once

@@ -1,6 +1,6 @@
 // Backward: the adjoint of all that forward does, rounding by its surrogate's derivative.
 //
-// Part of real_table.h, which says how it is compiled.
+// Part of real_table.h, which describes how it is compiled.
 #pragma once
 
 #include "cpu/real_emit.h"
@@ -29,29 +29,6 @@ FDJPEG_INLINE void gradients_of_colour(
     luma[x] = colour.y;
     cb[x] = colour.cb;
     cr[x] = colour.cr;
-  }
-}
-
-// The adjoint of upsampling along a row: `fine` (g.width samples, written beyond its ends) onto `coarse`.
-template <class R>
-FDJPEG_INLINE void gather_across(const Geometry& g, R* __restrict fine, R* __restrict coarse) {
-  const int64_t width = g.chroma_width, covered = width * g.horizontal;
-  for (int64_t x = g.width; x < covered; ++x) fine[x] = 0;  // cropped
-  if (g.triangle_across()) {
-    // At an edge a sample stands in for the neighbour that is missing.
-    fine[-1] = fine[0];
-    fine[covered] = fine[covered - 1];
-    for (int64_t i = 0; i < width; ++i) {
-      coarse[i] = R(.75) * (fine[2 * i] + fine[2 * i + 1]) + R(.25) * (fine[2 * i - 1] + fine[2 * i + 2]);
-    }
-  } else if (g.horizontal == 1) {
-    std::memcpy(coarse, fine, static_cast<size_t>(width) * sizeof(R));
-  } else if (g.horizontal == 2) {
-    for (int64_t i = 0; i < width; ++i) coarse[i] = fine[2 * i] + fine[2 * i + 1];
-  } else {
-    for (int64_t i = 0; i < width; ++i) {
-      coarse[i] = (fine[4 * i] + fine[4 * i + 1]) + (fine[4 * i + 2] + fine[4 * i + 3]);
-    }
   }
 }
 
@@ -158,7 +135,7 @@ void backward_rows_as(const RealRoundTripBackward& job, int64_t n, int64_t begin
 }
 
 void backward_rows(const RealRoundTripBackward& job, int64_t n, int64_t begin, int64_t end, void* memory) {
-  with_type(job.grad_output.type, job.geometry.channels, [&]<SampleType type, int channels>() {
+  with_type_and_channels(job.grad_output.type, job.geometry.channels, [&]<SampleType type, int channels>() {
     // Bytes carry no gradient.
     if constexpr (type != SampleType::uint8) backward_rows_as<type, channels>(job, n, begin, end, memory);
   });

@@ -1,43 +1,12 @@
 // From components to pixels: upsampling, colour, the last clamp; and the whole of forward.
 //
-// Part of real_table.h, which says how it is compiled.
+// Part of real_table.h, which describes how it is compiled.
 #pragma once
 
 #include "cpu/real_forward.h"
 
 namespace fdjpeg {
 namespace {
-
-// Cb or Cr along a pixel row from the two rows of chroma that it blends. Returns where it lies: in `near` itself at
-// 4:4:4, else in `fine`. `blend` may be written one before its begin and one beyond its end.
-template <class R>
-FDJPEG_INLINE const R* upsampled_row(
-    const Geometry& g, const R* __restrict near, const R* __restrict far, R* __restrict blend, R* __restrict fine) {
-  const int64_t width = g.chroma_width;
-  const R* line = near;
-  if (g.triangle_down()) {
-    R* __restrict blended = g.triangle_across() ? blend : fine;
-    for (int64_t i = 0; i < width; ++i) blended[i] = R(.75) * near[i] + R(.25) * far[i];
-    line = blended;
-  }
-  if (g.triangle_across()) {
-    if (line != blend) std::memcpy(blend, near, static_cast<size_t>(width) * sizeof(R));
-    blend[-1] = blend[0];
-    blend[width] = blend[width - 1];
-    for (int64_t i = 0; i < width; ++i) {
-      fine[2 * i] = R(.75) * blend[i] + R(.25) * blend[i - 1];
-      fine[2 * i + 1] = R(.75) * blend[i] + R(.25) * blend[i + 1];
-    }
-    return fine;
-  }
-  if (g.horizontal == 1) return line;
-  if (g.horizontal == 2) {
-    for (int64_t i = 0; i < width; ++i) fine[2 * i] = fine[2 * i + 1] = line[i];
-  } else {
-    for (int64_t i = 0; i < width; ++i) fine[4 * i] = fine[4 * i + 1] = fine[4 * i + 2] = fine[4 * i + 3] = line[i];
-  }
-  return fine;
-}
 
 // The components of a row of MCUs and its neighbours', by turns in the same memory.
 constexpr int kNeighbours = 3;
@@ -131,7 +100,7 @@ void round_trip_rows_as(const RealRoundTrip& job, int64_t n, int64_t begin, int6
 }
 
 void round_trip_rows(const RealRoundTrip& job, int64_t n, int64_t begin, int64_t end, void* memory) {
-  with_type(job.input.type, job.geometry.channels, [&]<SampleType type, int channels>() {
+  with_type_and_channels(job.input.type, job.geometry.channels, [&]<SampleType type, int channels>() {
     round_trip_rows_as<type, channels>(job, n, begin, end, memory);
   });
 }

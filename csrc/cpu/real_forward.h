@@ -1,11 +1,12 @@
 // From pixels to the components of a row of MCUs, and through the transform, rounding and back.
 //
-// Part of real_table.h, which says how it is compiled.
+// Part of real_table.h, which describes how it is compiled.
 #pragma once
 
 #include "cpu/real_kernels.h"
 #include "cpu/real_lanes.h"
 #include "cpu/real_rows.h"
+#include "cpu/resampling.h"
 
 namespace fdjpeg {
 namespace {
@@ -14,28 +15,11 @@ namespace {
 // The components of a row of MCUs
 
 // Y, Cb and Cr in units of 0 … 255, Y less 128, at their coded size; or gradients by them. A row of samples is as long
-// as whole vectors are, and what lies beyond the coded size is finite wherever the image is.
+// as whole vectors are, and the numbers beyond the coded size are finite wherever the image is.
 template <class R>
 struct Components {
   R* samples[3];
 };
-
-FDJPEG_INLINE int64_t whole_vectors(int64_t samples) {
-  return (samples + 15) / 16 * 16;
-}
-
-FDJPEG_INLINE int64_t luma_stride(const Geometry& g) {
-  return whole_vectors(g.luma_columns * kBlock);
-}
-
-FDJPEG_INLINE int64_t chroma_stride(const Geometry& g) {
-  return whole_vectors(g.chroma_columns * kBlock);
-}
-
-// Samples of a line of chroma at full resolution: it covers luma's.
-FDJPEG_INLINE int64_t fine_width(const Geometry& g) {
-  return most(chroma_stride(g) * g.horizontal, luma_stride(g));
-}
 
 template <class R>
 FDJPEG_INLINE int64_t components_bytes(const Geometry& g) {
@@ -59,7 +43,7 @@ FDJPEG_INLINE void repeat_last(R* line, int64_t width, int64_t padded) {
 // ---------------------------------------------------------------------------------------------------------------------
 // Between the stored type and R
 
-// Stores a vector of numbers as samples, `count` of which lie inside the image; bytes are rounded half to even.
+// Stores a vector of numbers as samples, `count` of which are inside the image; bytes are rounded half to even.
 template <SampleType type, class R, class T>
 FDJPEG_INLINE void store_reals(T* target, int64_t count, Reals<R> x) {
   constexpr int kLanesOfReals = kRealLanes<R>;
@@ -95,28 +79,6 @@ FDJPEG_INLINE void colour_row(
     luma[x] = colour.y - kLevelShift;
     cb[x] = colour.cb;
     cr[x] = colour.cr;
-  }
-}
-
-// Cb or Cr of one subsampled row, from `vertical` rows at full resolution.
-template <class R>
-FDJPEG_INLINE void average_row(
-    const Geometry& g, const R* __restrict above, const R* __restrict below, R* __restrict target) {
-  const int64_t width = chroma_stride(g);
-  if (g.horizontal == 2 && g.vertical == 2) {
-    for (int64_t i = 0; i < width; ++i) {
-      target[i] = R(.25) * ((above[2 * i] + above[2 * i + 1]) + (below[2 * i] + below[2 * i + 1]));
-    }
-  } else if (g.horizontal == 2) {
-    for (int64_t i = 0; i < width; ++i) target[i] = R(.5) * (above[2 * i] + above[2 * i + 1]);
-  } else if (g.horizontal == 4) {
-    for (int64_t i = 0; i < width; ++i) {
-      target[i] = R(.25) * ((above[4 * i] + above[4 * i + 1]) + (above[4 * i + 2] + above[4 * i + 3]));
-    }
-  } else if (g.vertical == 2) {
-    for (int64_t i = 0; i < width; ++i) target[i] = R(.5) * (above[i] + below[i]);
-  } else {
-    std::memcpy(target, above, static_cast<size_t>(width) * sizeof(R));
   }
 }
 
@@ -207,27 +169,6 @@ FDJPEG_INLINE void load_rows(const R* samples, int64_t stride, Reals<R> x[8]) {
 template <class R>
 FDJPEG_INLINE void store_rows(R* samples, int64_t stride, const Reals<R> x[8]) {
   for (int i = 0; i < kBlock; ++i) store(samples + i * stride, x[i]);
-}
-
-// Calls body.template operator()<surrogate>() for the surrogate that there is.
-template <class Body>
-FDJPEG_INLINE void with_surrogate(Surrogate surrogate, Body body) {
-  switch (surrogate) {
-    case Surrogate::straight_through:
-      return body.template operator()<Surrogate::straight_through>();
-    case Surrogate::zero:
-      return body.template operator()<Surrogate::zero>();
-    case Surrogate::cubic:
-      return body.template operator()<Surrogate::cubic>();
-    case Surrogate::sine:
-      return body.template operator()<Surrogate::sine>();
-    case Surrogate::fourier:
-      return body.template operator()<Surrogate::fourier>();
-    case Surrogate::tanh:
-      return body.template operator()<Surrogate::tanh>();
-    case Surrogate::softmax:
-      return body.template operator()<Surrogate::softmax>();
-  }
 }
 
 // Calls body(component, offset of the samples, stride) for each group of blocks of a row of MCUs, from a component on.

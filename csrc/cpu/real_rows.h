@@ -1,4 +1,4 @@
-// Rows of real numbers R, float or double: an image's pixels as such, and the adjoints of resampling chroma.
+// Rows of real numbers R, float or double: an image's pixels as such, and the adjoint of replicating its edges.
 //
 // Included by source files that are compiled for one instruction set each, so everything here has internal linkage (see
 // exact_table.h).
@@ -15,7 +15,7 @@ namespace {
 template <SampleType type>
 using RealOf = std::conditional_t<type == SampleType::float64, double, float>;
 
-// Rows of samples as numbers: where they lie, or converted into `converted`.
+// Rows of samples as numbers: in place, or converted into `converted`.
 template <SampleType type, int channels, class T, class R>
 FDJPEG_INLINE void as_reals(
     const T* const rows[channels], int64_t width, R* const converted[channels], const R* reals[channels]) {
@@ -59,22 +59,26 @@ FDJPEG_INLINE void add_scaled(const R* __restrict source, R scale, int64_t count
   for (int64_t i = 0; i < count; ++i) target[i] += scale * source[i];
 }
 
-// The adjoint of blending rows of chroma: adds `coarse`, the gradient of pixel row y's chroma, to the rows of chroma
-// that y blends, as far as they belong to a row of MCUs, whose gradients stand from `target` on.
-template <class R>
-FDJPEG_INLINE void add_to_chroma_rows(
-    const Geometry& g, int64_t mcu_row, int64_t y, const R* coarse, int64_t stride, R* target) {
-  const int64_t begin = mcu_row * kBlock, end = least(begin + kBlock, g.chroma_height);
-  const auto add_to = [&](int64_t row, R weight) {
-    if (row >= begin && row < end) add_scaled(coarse, weight, g.chroma_width, target + (row - begin) * stride);
-  };
-  const ChromaRows rows = chroma_rows(g, y);
-  add_to(rows.near, g.triangle_down() ? R(.75) : R(1));
-  if (g.triangle_down()) add_to(rows.far, R(.25));
+// Samples of a row of blocks at whole vectors.
+FDJPEG_INLINE int64_t whole_vectors(int64_t samples) {
+  return (samples + 15) / 16 * 16;
+}
+
+FDJPEG_INLINE int64_t luma_stride(const Geometry& g) {
+  return whole_vectors(g.luma_columns * kBlock);
+}
+
+FDJPEG_INLINE int64_t chroma_stride(const Geometry& g) {
+  return whole_vectors(g.chroma_columns * kBlock);
+}
+
+// Samples of a line of chroma at full resolution: it covers luma's.
+FDJPEG_INLINE int64_t fine_width(const Geometry& g) {
+  return most(chroma_stride(g) * g.horizontal, luma_stride(g));
 }
 
 // Adds the gradients of rows and columns of a row of MCUs that edges were replicated to onto those that they were
-// replicated from. (The columns right of chroma's last one stay: each stands for several columns of pixels, which
+// replicated from. (The columns right of chroma's last one stay: each represents several columns of pixels, which
 // spread_across knows.)
 template <class R>
 FDJPEG_INLINE void fold_edges(
@@ -95,30 +99,6 @@ FDJPEG_INLINE void fold_edges(
       add_scaled(samples[c] + y * chroma_stride, R(1), g.chroma_columns * kBlock, edge);
     }
   }
-}
-
-// How many of the pixel rows that subsampling averages are row y: the last one also stands for its replicas.
-FDJPEG_INLINE int64_t copies_down(const Geometry& g, int64_t y) {
-  return y == g.height - 1 ? 1 + g.chroma_height * g.vertical - g.height : 1;
-}
-
-// The adjoint of subsampling along a row: each coarse sample's share for the fine ones that it averages, of which the
-// last one of the image also stands for its replicas.
-template <class R>
-FDJPEG_INLINE void spread_across(const Geometry& g, const R* __restrict coarse, R weight, R* __restrict fine) {
-  if (g.horizontal == 1) {
-    for (int64_t i = 0; i < g.chroma_width; ++i) fine[i] = weight * coarse[i];
-  } else if (g.horizontal == 2) {
-    for (int64_t i = 0; i < g.chroma_width; ++i) fine[2 * i] = fine[2 * i + 1] = weight * coarse[i];
-  } else {
-    for (int64_t i = 0; i < g.chroma_width; ++i) {
-      fine[4 * i] = fine[4 * i + 1] = fine[4 * i + 2] = fine[4 * i + 3] = weight * coarse[i];
-    }
-  }
-  R beyond = 0;
-  for (int64_t i = g.chroma_width; i < g.chroma_columns * kBlock; ++i) beyond += coarse[i];
-  R& last = fine[g.width - 1];
-  last = R(1 + g.chroma_width * g.horizontal - g.width) * last + R(g.horizontal) * weight * beyond;
 }
 
 }  // namespace

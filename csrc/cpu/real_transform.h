@@ -1,6 +1,6 @@
 // The transforms alone, of rows of blocks.
 //
-// Part of real_table.h, which says how it is compiled.
+// Part of real_table.h, which describes how it is compiled.
 #pragma once
 
 #include "cpu/real_forward.h"
@@ -28,7 +28,7 @@ FDJPEG_INLINE void write_line(const R* source, int64_t count, T* target) {
   }
 }
 
-// One or two blocks side by side, where each lies for itself.
+// One or two blocks side by side, each contiguous in memory.
 template <class R>
 FDJPEG_INLINE void load_blocks_apart(const R* blocks, Reals<R> x[8]) {
   for (int v = 0; v < kBlock; ++v) {
@@ -61,7 +61,7 @@ void transform_row_as(const BlockTransform& job, int64_t row, void* memory) {
   const int64_t width = job.columns * kBlock, stride = whole_vectors(width), count = width * kBlock;
   const T* input = static_cast<const T*>(job.input) + row * count;
   T* output = static_cast<T*>(job.output) + row * count;
-  // What lies beyond the last block is transformed too, where a vector holds two blocks, and not stored.
+  // Samples beyond the last block are transformed too, where a vector holds two blocks, and not stored.
   if constexpr (inverse) {
     std::memset(blocks + count, 0, static_cast<size_t>(stride - width) * kBlock * sizeof(R));
     read_line<type>(input, count, blocks);
@@ -94,7 +94,7 @@ void transform_row_as(const BlockTransform& job, int64_t row, void* memory) {
 
 template <bool inverse>
 FDJPEG_INLINE void transform_row(const BlockTransform& job, int64_t row, void* memory) {
-  with_type(job.type, 1, [&]<SampleType type, int>() {
+  with_type_and_channels(job.type, 1, [&]<SampleType type, int>() {
     if constexpr (type != SampleType::uint8) transform_row_as<type, inverse>(job, row, memory);
   });
 }

@@ -102,7 +102,7 @@ class OddSamples {
 template <SampleType>
 struct Sample;
 
-// What the types that are worked on as floats share, given load() and store().
+// The parts that the types worked on as floats share, given load() and store().
 template <class Self>
 struct FloatingSample {
   template <class T>

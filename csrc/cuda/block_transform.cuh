@@ -55,7 +55,7 @@ FDJPEG_DEVICE void exchange(bool odd, uint4& first, uint4& second) {
   (odd ? first : second) = taken;
 }
 
-// The words of 16 bytes in a row of a block. A sector is two words, so neighbours, whose rows lie together, share out
+// The words of 16 bytes in a row of a block. A sector is two words, so neighbours, whose rows are contiguous, share out
 // the words of both: one has access to the even ones and one to the odd ones.
 template <class T>
 struct RowWords {

@@ -23,18 +23,6 @@ struct Differentiate {
 // ---------------------------------------------------------------------------------------------------------------------
 // The adjoint of colour and upsampling
 
-// Read and written as one word.
-template <class Real>
-struct alignas(2 * sizeof(Real)) ChromaGradient {
-  Real cb, cr;
-};
-
-template <class Real>
-struct PixelGradient {
-  Real y;
-  ChromaGradient<Real> chroma;
-};
-
 // The gradient of a pixel's Y, Cb and Cr from that of its R, G and B, where the clamp let these pass.
 template <class Real>
 FDJPEG_DEVICE PixelGradient<Real> to_ycbcr_gradient(int luma, Twin chroma, Real r, Real g, Real b) {
@@ -46,7 +34,7 @@ FDJPEG_DEVICE PixelGradient<Real> to_ycbcr_gradient(int luma, Twin chroma, Real 
   return {gradient.y, {gradient.cb, gradient.cr}};
 }
 
-// The gradients of a patch's pixels whose corner lies in the image; 0 for those beyond its edges.
+// The gradients of a patch's pixels whose corner is in the image; 0 for those beyond its edges.
 template <class U, SampleType type, int wide, int tall, class Real>
 FDJPEG_DEVICE void differentiate_patch(
     const Differentiate& job, const uint8_t* planes, int64_t n, int y0, int x0,
@@ -90,23 +78,6 @@ FDJPEG_DEVICE void differentiate_patch(
   });
 }
 
-// The chroma of any one pixel.
-template <class U>
-FDJPEG_DEVICE Twin chroma_at(const Sizes& sizes, const uint8_t* planes, int y, int x) {
-  const unsigned stride = sizes.chroma_columns * kBlock;
-  const bool late = x % U::kHorizontal != 0, lower = y % U::kVertical != 0;
-  const int column = x / U::kHorizontal, row = y / U::kVertical;
-  const int beside = U::kAcross ? clamp(column + (late ? 1 : -1), 0, sizes.chroma_width - 1) : column;
-  const int far = U::kDown ? clamp(row + (lower ? 1 : -1), 0, sizes.chroma_height - 1) : row;
-  const auto twin = [&](int i, int k) {
-    const unsigned at = i * stride + k;
-    return Twin::of(planes[sizes.cb_offset + at], planes[sizes.cr_offset + at]);
-  };
-  const Twin a = twin(row, column), b = twin(row, beside), c = twin(far, column), d = twin(far, beside);
-  if (late) return lower ? upsampled<U, true, true>(a, b, c, d) : upsampled<U, true, false>(a, b, c, d);
-  return lower ? upsampled<U, false, true>(a, b, c, d) : upsampled<U, false, false>(a, b, c, d);
-}
-
 // The gradient of the chroma of any one pixel.
 template <class U, SampleType type>
 FDJPEG_DEVICE ChromaGradient<typename Sample<type>::Real> chroma_gradient_at(
@@ -122,119 +93,9 @@ FDJPEG_DEVICE ChromaGradient<typename Sample<type>::Real> chroma_gradient_at(
       .chroma;
 }
 
-// What a sample of chroma gives to the pixels that it reaches in a direction: by the triangle to the one before its own
-// two, these, and the one after; else to its own. At an edge of the component its last sample stands in for the
-// neighbour that is missing.
-template <bool triangle, class Real>
-struct Reach {
-  static constexpr int kPixels = triangle ? 4 : 1;
-  static constexpr int kBefore = triangle ? 1 : 0;  // the first of them lies so many before the sample's own
-  Real weight[kPixels];
-
-  FDJPEG_DEVICE Reach(int sample, int samples) {
-    if constexpr (triangle) {
-      weight[0] = sample == 0 ? Real(0) : Real(.25);
-      weight[1] = Real(1) - weight[0];
-      weight[3] = sample == samples - 1 ? Real(0) : Real(.25);
-      weight[2] = Real(1) - weight[3];
-    } else {
-      weight[0] = Real(1);
-    }
-  }
-};
-
-// The gradients of upsampled chroma in a tile of pixels and the ring around it, which the triangle reaches, in shared
-// memory: those beyond the image are 0. Threads side by side have patches of `patch` columns, each of which is kept
-// apart: so they lie side by side in memory as well, and the threads of a warp out of each other's banks. `row` is the
-// length of a row, for those below each other.
-template <class U, class Real, int wide, int tall, int patch, int row>
-struct FineChroma {
-  static constexpr int kColumn = (wide + 2 + patch - 1) / patch;  // entries
-  static_assert(wide % patch == 0 && row >= (patch - 1) * kColumn + wide / patch);
-  static constexpr int kRowOfRing = wide + 2, kRing = 2 * kRowOfRing + 2 * tall;
-  ChromaGradient<Real> sample[(tall + 2) * row];
-
-  // Of row y and column x of the tile's patch number `across`, counted from the ring.
-  static constexpr FDJPEG_INLINE int place(int y, int across, int x) {
-    return y * row + x % patch * kColumn + across + x / patch;
-  }
-
-  // Writes a patch of the tile.
-  template <int patch_tall>
-  FDJPEG_DEVICE void store(int local_y, int local_x, const PixelGradient<Real> (&pixel)[patch_tall][patch]) {
-    FDJPEG_UNROLL
-    for (int y = 0; y < patch_tall; ++y) {
-      FDJPEG_UNROLL
-      for (int x = 0; x < patch; ++x) sample[place(local_y + y + 1, local_x / patch, x + 1)] = pixel[y][x].chroma;
-    }
-  }
-
-  // Makes pixel i of the ring, the row above, the row below, then left and right of each row: chroma_of(y, x) is the
-  // gradient of a pixel's chroma.
-  template <class ChromaOf>
-  FDJPEG_DEVICE void make_ring(const Sizes& sizes, int tile_y, int tile_x, int i, ChromaOf&& chroma_of) {
-    const bool level = i < 2 * kRowOfRing;
-    const int beyond = i - 2 * kRowOfRing;
-    const int ring_y = level ? (i < kRowOfRing ? 0 : tall + 1) : beyond % tall + 1;
-    const int ring_x = level ? (i < kRowOfRing ? i : i - kRowOfRing) : beyond / tall * (wide + 1);
-    const int x = tile_x + ring_x - 1, y = tile_y + ring_y - 1;
-    ChromaGradient<Real> ring{};
-    if (x >= 0 && x < sizes.width && y >= 0 && y < sizes.height) ring = chroma_of(y, x);
-    sample[place(ring_y, 0, ring_x)] = ring;
-  }
-
-  // The adjoint of upsampling: the gradients of a patch's samples of chroma.
-  template <int down, int across>
-  FDJPEG_DEVICE void gather(
-      const Sizes& sizes, int tile_y, int tile_x, int local_y, int local_x,
-      ChromaGradient<Real> (&cell)[down][across]) const {
-    using Down = Reach<U::kDown, Real>;
-    using Across = Reach<U::kAcross, Real>;
-    constexpr int kColumns = patch + 2 * Across::kBefore;
-    FDJPEG_UNROLL
-    for (int i = 0; i < down; ++i) {
-      const Down rows((tile_y + local_y) / U::kVertical + i, sizes.chroma_height);
-      ChromaGradient<Real> column[kColumns] = {};
-      FDJPEG_UNROLL
-      for (int x = 0; x < kColumns; ++x) {
-        FDJPEG_UNROLL
-        for (int y = 0; y < Down::kPixels; ++y) {
-          const int ring_y = local_y + U::kVertical * i + y + 1 - Down::kBefore;
-          const ChromaGradient<Real> g = sample[place(ring_y, local_x / patch, x + 1 - Across::kBefore)];
-          column[x].cb += rows.weight[y] * g.cb;
-          column[x].cr += rows.weight[y] * g.cr;
-        }
-      }
-      FDJPEG_UNROLL
-      for (int k = 0; k < across; ++k) {
-        const Across columns((tile_x + local_x) / U::kHorizontal + k, sizes.chroma_width);
-        FDJPEG_UNROLL
-        for (int x = 0; x < Across::kPixels; ++x) {
-          cell[i][k].cb += columns.weight[x] * column[U::kHorizontal * k + x].cb;
-          cell[i][k].cr += columns.weight[x] * column[U::kHorizontal * k + x].cr;
-        }
-      }
-    }
-  }
-};
-
-// The same where samples were repeated: each is made of pixels of the patch alone.
-template <class U, int wide, int tall, int down, int across, class Real>
-FDJPEG_DEVICE void gather_repeated(
-    const PixelGradient<Real> (&pixel)[tall][wide], ChromaGradient<Real> (&cell)[down][across]) {
-  FDJPEG_UNROLL
-  for (int y = 0; y < tall; ++y) {
-    FDJPEG_UNROLL
-    for (int x = 0; x < wide; ++x) {
-      cell[y / U::kVertical][x / U::kHorizontal].cb += pixel[y][x].chroma.cb;
-      cell[y / U::kVertical][x / U::kHorizontal].cr += pixel[y][x].chroma.cr;
-    }
-  }
-}
-
 // Writes the gradients of a patch's pixels from those of its samples: the adjoint of subsampling and of the conversion
-// to YCbCr. NaN samples get none, of which the planes' flags tell, if not null. `replicas`, if not null, is what the
-// samples of chroma right of the component's last add up to.
+// to YCbCr. NaN samples get none: the planes' flags, if not null, show where they are. `replicas`, if not null, is what
+// the samples of chroma right of the component's last add up to.
 template <class U, SampleType type, int wide, int tall, int down, int across, class Real>
 FDJPEG_DEVICE void write_patch(
     const Differentiate& job, const uint8_t* planes, int64_t n, int y0, int x0,
@@ -309,7 +170,7 @@ static_assert(2 * (kTileWide + 2) + 2 * kTileTall <= kGradientThreads);
 constexpr int kGradientBlocksPerProcessor = 3;
 static_assert(registers_left(kGradientThreads, kGradientBlocksPerProcessor) == 80);
 
-// Half a warp has a row of patches, which lie side by side. The row's length is odd for the sides of the ring, where
+// Half a warp has a row of patches, which are side by side. The row's length is odd for the sides of the ring, where
 // threads below each other write.
 constexpr int kGradientRow = (kGradientWide - 1) * (kTileAcross + 1) + kTileAcross;
 static_assert(kGradientRow % 2 == 1);

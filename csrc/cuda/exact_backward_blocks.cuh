@@ -1,12 +1,12 @@
 // Backward through the coefficients: the tables' gradient, and a surrogate's for the image. The coefficients are
-// computed again, block by block, and beside them the transform of the samples' gradient, in one kernel and in no
+// computed again, block by block, together with the transform of the samples' gradient, in one kernel and in no
 // memory but registers and shared memory.
 //
 // With r' the surrogate's derivative at c / (8 q), k the level that forward chose and g the gradient of the dequantized
 // coefficient, which is the orthonormal DCT of the samples' gradient,
 //   the coefficient's gradient is g r', the step's Σ g (k - r' c / (8 q)) over the blocks. Straight through, r' is 1.
 //
-// What comes before and after these products serves real_forward.cuh too, with its own type of coefficients.
+// The steps before and after these products serve real_backward.cuh too, with its own type of coefficients.
 #pragma once
 
 #include <type_traits>
@@ -45,15 +45,15 @@ struct ThroughTile {
   static constexpr int kWarpsAcross = 2, kWarpsDown = warps / kWarpsAcross;
   static constexpr int kWide = kWarpsAcross * L::kMcus * kBlock * L::kHorizontal;
   static constexpr int kTall = kWarpsDown * kBlock * L::kVertical;
-  // What a thread handles of it: its rows of luma are neighbours.
-  static constexpr int kPatchWide = L::kHorizontal == 4 ? 2 * kBlock : kBlock;
+  // A thread's part of it: its rows of luma are neighbours.
+  static constexpr int kPatchWide = L::kPatchWide;
   static constexpr int kPatchTall = L::kVertical;
   static_assert(kPatchWide * kPatchTall == kBlock * L::kLumaRows);
-  static constexpr int kCells = kPatchWide / L::kHorizontal;  // samples of either chroma in the patch
+  static constexpr int kCells = L::kCells;
 
   // Half a warp has two patches side by side and eight below each other, of one row or two. An odd length of rows that
-  // are two apart, or an even one that is no multiple of four of those that follow each other, gives these eight every
-  // other pair of banks.
+  // are two apart, or an even one that is not a multiple of four of those that follow each other, gives these eight
+  // every other pair of banks.
   static constexpr int kAcross = kWide / kPatchWide;
   static constexpr int kFineRow = (kPatchWide - 1) * (kAcross + 1) + kAcross + (kPatchTall == 1 ? 3 : 0);
 };
@@ -138,7 +138,7 @@ FDJPEG_DEVICE void gather_chroma(
 // Sample i of the thread's luma row v, in a patch of which each row is one, or two where it is 16 pixels wide.
 template <class L, class Real, int wide, int tall>
 FDJPEG_DEVICE Real& luma_of(PixelGradient<Real> (&pixel)[tall][wide], int v, int i) {
-  return L::kHorizontal == 4 ? pixel[0][v * kBlock + i].y : pixel[v][i].y;
+  return L::kPatchWide > kBlock ? pixel[0][v * kBlock + i].y : pixel[v][i].y;
 }
 
 // Transforms along the rows. A thread has whole rows of luma, parts of rows of chroma. The columns may be read after a
@@ -231,7 +231,7 @@ FDJPEG_DEVICE ChromaGradient<Real> restore_gradient_rows(
     const Gradient* cr = tile + place.template chroma_cells<2>();
     FDJPEG_UNROLL
     for (int k = 0; k < cells; ++k) cell[0][k] = {static_cast<Real>(cb[k]), static_cast<Real>(cr[k])};
-    // Where samples lie right of the last one, the first of them now holds their sum.
+    // Where there are samples right of the last one, the first of them now holds their sum.
     const int beyond = columns - (L::kHorizontal == 1 ? 0 : place.group * cells);
     if (columns < kBlock && beyond > 0 && beyond <= cells) {
       replicas = {static_cast<Real>(cb[beyond]), static_cast<Real>(cr[beyond])};
@@ -243,20 +243,8 @@ FDJPEG_DEVICE ChromaGradient<Real> restore_gradient_rows(
 // ---------------------------------------------------------------------------------------------------------------------
 // Sums of the tables' gradients
 
-// A thread's columns are of so many components: luma, and each of chroma or, where it is subsampled across, one of
-// them.
-template <class L>
-constexpr int kSlots = L::kGrey ? 1
-    : L::kHorizontal == 1       ? 3
-                                : 2;
-
-template <class L>
-FDJPEG_DEVICE int slot_of_pass(int pass) {
-  return pass < L::kLumaRows ? 0 : L::kHorizontal == 1 ? 1 + pass - L::kLumaRows : 1;
-}
-
 // Adds up the sums of a warp's threads with the same column and component, then those of the warps, always in the same
-// order, into partial[3][8][8]. They lie where each warp's gradients were. All threads of a block must call this.
+// order, into partial[3][8][8]. They are where each warp's gradients were. All threads of a block must call this.
 template <class L, int warps, class Real>
 FDJPEG_DEVICE void write_partial(const Real (&sum)[kSlots<L>][kBlock], Real (&tiles)[warps][L::kTile], Real* partial) {
   const int warp = static_cast<int>(threadIdx.x / kWarp), lane = static_cast<int>(threadIdx.x % kWarp);
@@ -315,7 +303,7 @@ static_assert(registers_left(kThroughThreads, 4) == 128 && registers_left(kThrou
 template <class L>
 constexpr int kThroughBlocksPerProcessor = L::kHorizontal == 4 || (L::kHorizontal == 1 && L::kVertical == 2) ? 3 : 4;
 
-// Where a number lies among equal parts: in which, and how far.
+// The place of a number among equal parts: in which, and how far.
 struct Part {
   int number;
   float fraction;
@@ -332,7 +320,7 @@ struct Part {
 struct SharedSlopes {
   static constexpr int kMost = 1024;  // 2048 would leave no room for the tiles of 4:4:0
   float slope[kMost + 1];
-  float bend[kMost];  // four times what the middle of a part lies above the straight line
+  float bend[kMost];  // four times the height of a part's middle above the straight line
 
   // All threads of a block must call this, and meet at a barrier before they read.
   template <int threads>

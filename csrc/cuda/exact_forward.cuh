@@ -1,4 +1,14 @@
-// Forward: an image to decoded 8-bit planes, or to quantized coefficients, and back.
+// The GPU's forward kernels of the exact codec: an image to decoded 8-bit planes, or to quantized coefficients, and
+// back. Like all kernels they map the arithmetic of codec/ to threads and launch nothing, so that a CPU can run them in
+// tests.
+//
+//   code_blocks     image -> decoded 8-bit planes, or quantized coefficients
+//   decode_blocks   quantized coefficients -> decoded 8-bit planes
+//   emit_image      planes -> image: upsampling and colour
+//
+// Forward is two kernels with 8-bit planes between them: fused, the triangle upsampling would need a halo of whole
+// MCUs, while the planes cost an eighth of the float32 image's bytes and show backward where the last clamp had an
+// effect.
 #pragma once
 
 #include "cuda/upsampling.cuh"
@@ -6,7 +16,7 @@
 
 namespace fdjpeg {
 
-// What code_blocks makes: decoded planes by the steps of the image, or of each block; or quantized coefficients.
+// The result of code_blocks: decoded planes by the steps of the image, or of each block; or quantized coefficients.
 enum class Make { planes, planes_by_block, coefficients };
 
 // Each warp codes a few MCUs side by side.
@@ -19,7 +29,7 @@ struct CodeBlocks {
   int16_t* coefficients[3];  // [images][rows][columns][8][8]
   int first_image;           // of this launch
   int warps;                 // of work in each image
-  Divider warps_across;      // how many of them lie side by side
+  Divider warps_across;      // how many of them are side by side
 };
 
 constexpr int kCodeWarps = 8;
@@ -35,7 +45,7 @@ FDJPEG_DEVICE int scale_of_block(
   const int row = smaller(mcu_row * L::kVertical + L::row_in_mcu(block), sizes.luma_rows - 1);
   const int column =
       smaller((first_mcu + L::mcu_of(block)) * L::kHorizontal + L::column_in_mcu(block), sizes.luma_columns - 1);
-  return quality_scale_of(qualities[(n * sizes.luma_rows + row) * sizes.luma_columns + column]);
+  return quality_percentage<int>(qualities[(n * sizes.luma_rows + row) * sizes.luma_columns + column]);
 }
 
 template <class L, SampleType type, Make make>
@@ -227,7 +237,7 @@ __global__ void __launch_bounds__(kEmitThreads, kResident<type, kEmitBlocksPerPr
 
   ChromaPatch<U, kWide, kTall> chroma;
   if constexpr (!U::kGrey) chroma.load(sizes, planes, y0 / U::kVertical, x0 / U::kHorizontal);
-  uint8_t luma[kTall][kWide];  // rows of blocks go on below the image, so that all of these are there
+  uint8_t luma[kTall][kWide];  // rows of blocks continue below the image, so that all of these are there
   FDJPEG_UNROLL
   for (int y = 0; y < kTall; ++y) {
     read_bytes(planes + ((y0 + y) * luma_stride + x0), luma[y]);

@@ -3,95 +3,12 @@
 #pragma once
 
 #include <algorithm>
-#include <limits>
-#include <utility>
 
-#include "cuda/exact_kernels.cuh"
+#include "cuda/dispatch.h"
+#include "cuda/exact_backward_blocks.cuh"
+#include "cuda/exact_forward.cuh"
 
 namespace fdjpeg {
-
-struct Grid {
-  unsigned x;  // blocks for one image
-  unsigned y;  // images
-};
-
-constexpr int64_t kMaxImages = 65535;  // of a launch: the greatest extent of a grid along y
-
-template <class Body>
-void with_sampling(const Geometry& g, Body&& body) {
-  if (g.channels == 1) return body.template operator()<1, 1, true>();
-  if (g.horizontal == 4) return body.template operator()<4, 1, false>();
-  if (g.horizontal == 2)
-    return g.vertical == 2 ? body.template operator()<2, 2, false>() : body.template operator()<2, 1, false>();
-  return g.vertical == 2 ? body.template operator()<1, 2, false>() : body.template operator()<1, 1, false>();
-}
-
-template <class Body>
-void with_upsampling(const Geometry& g, Body&& body) {
-  with_sampling(g, [&]<int horizontal, int vertical, bool grey>() {
-    if constexpr (!grey && (horizontal == 2 || vertical == 2)) {
-      if (g.triangle_across() || g.triangle_down())
-        return body.template operator()<Upsampling<horizontal, vertical, true, grey>>();
-    }
-    body.template operator()<Upsampling<horizontal, vertical, false, grey>>();
-  });
-}
-
-template <class Body>
-void with_type(SampleType type, Body&& body) {
-  switch (type) {
-    case SampleType::uint8:
-      return body.template operator()<SampleType::uint8>();
-    case SampleType::float16:
-      return body.template operator()<SampleType::float16>();
-    case SampleType::bfloat16:
-      return body.template operator()<SampleType::bfloat16>();
-    case SampleType::float32:
-      return body.template operator()<SampleType::float32>();
-    case SampleType::float64:
-      return body.template operator()<SampleType::float64>();
-  }
-}
-
-inline int64_t bytes_of(SampleType type) {
-  switch (type) {
-    case SampleType::uint8:
-      return 1;
-    case SampleType::float16:
-    case SampleType::bfloat16:
-      return 2;
-    case SampleType::float32:
-      return 4;
-    case SampleType::float64:
-      return 8;
-  }
-  return 0;
-}
-
-// Whether `count` neighbours in a row lie together and start at a multiple of their bytes, or of 16.
-inline bool allows_vectors(const Image& image, int count) {
-  const int64_t size = bytes_of(image.type), word = std::min<int64_t>(16, count * size);
-  bool aligned = image.stride[3] == 1 && reinterpret_cast<uintptr_t>(image.data) % word == 0;
-  for (int i = 0; i < 3; ++i) aligned = aligned && image.stride[i] * size % word == 0;
-  return aligned;
-}
-
-inline unsigned blocks_for(int64_t work, int64_t of_block) {
-  return static_cast<unsigned>((work + of_block - 1) / of_block);
-}
-
-// Calls body(first image, how many) for as many launches as the images need, of up to `most` each.
-template <class Body>
-void for_images(const Geometry& g, Body&& body, int64_t most = kMaxImages) {
-  for (int64_t first = 0; first < g.images; first += most) {
-    body(static_cast<int>(first), static_cast<unsigned>(std::min(most, g.images - first)));
-  }
-}
-
-template <class L>
-int64_t warps_across(const Geometry& g) {
-  return (g.mcu_columns + L::kMcus - 1) / L::kMcus;
-}
 
 template <Make make, class Launcher>
 void launch_code_blocks(const Geometry& g, CodeBlocks job, Launcher& launch) {
@@ -200,18 +117,12 @@ int parts_of(const Geometry& g) {
 }
 
 // Numbers of scratch memory for the gradient of the tables, [images][parts][3][8][8]: none where an image is one part,
-// as its sums then lie where the gradient comes. So they are few beside the images' samples, however small these are.
+// as its sums are then where the gradient comes. So they are few compared with the images' samples, however small these
+// are.
 template <int warps = kThroughWarps>
 int64_t partials_of(const Geometry& g) {
   const int64_t parts = parts_of<warps>(g);
   return parts == 1 ? 0 : g.images * parts * 3 * kBlockSize;
-}
-
-template <class Body>
-void with_float_type(SampleType type, Body&& body) {
-  with_type(type, [&]<SampleType one>() {
-    if constexpr (one != SampleType::uint8) body.template operator()<one>();
-  });
 }
 
 // Tiles of the stencil.
@@ -256,7 +167,7 @@ void launch_differentiate_blocks(const Geometry& g, DifferentiateBlocks job, Lau
   });
 }
 
-// Adds the parts up. They may lie where the sums do, if each image is one part.
+// Adds the parts up. They may be where the sums are, if each image is one part.
 template <class Real, class Launcher>
 void launch_add_partials(const Geometry& g, const Real* partials, int parts, Real* table_sums, Launcher& launch) {
   const AddPartials<Real> job{partials, table_sums, parts};

@@ -1,4 +1,4 @@
-// What a GPU's instructions give and C++ cannot spell. The tests provide the same names where a CPU runs the kernels.
+// Instructions of a GPU that C++ cannot spell. The tests provide the same names where a CPU runs the kernels.
 #pragma once
 
 #if defined(__CUDACC__)
@@ -83,7 +83,7 @@ __device__ __forceinline__ unsigned permute(unsigned a, unsigned b, unsigned sel
 template <class T>
 __device__ __forceinline__ T* keep(T* address) {
   asm volatile("" : "+l"(address));
-  __builtin_assume(__isGlobal(address));  // nor that it is no address of shared memory
+  __builtin_assume(__isGlobal(address));  // nor that it is not an address of shared memory
   return address;
 }
 

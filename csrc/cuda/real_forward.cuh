@@ -1,14 +1,12 @@
-// The GPU's kernels of the round trip in real numbers (`arithmetic="real"`): they map real_math.h to threads.
+// The GPU's forward kernels of the round trip in real numbers (`arithmetic="real"`): they map real_math.h to threads.
 //
 //   real_code_blocks     image -> decoded planes of real numbers
 //   real_emit_pixels     planes -> image and the last clamp's mask
-//   real_differentiate   the gradients of the image and of the tables, by recomputation; see differentiate_blocks
-//   real_differentiate_samples
-//                        the straight-through gradient of the image; see differentiate
 #pragma once
 
 #include "codec/real_math.h"
-#include "cuda/exact_backward_blocks.cuh"
+#include "cuda/upsampling.cuh"
+#include "cuda/warp_blocks.cuh"
 
 namespace fdjpeg {
 
@@ -45,16 +43,6 @@ struct RealEmitPixels {
   Divider groups_across;
 };
 
-struct RealDifferentiate {
-  Differentiate common;  // without planes
-  Image mask;            // [images][1][height][width]
-  RealStepTables steps;  // this and what follows: only where gradients pass through coefficients
-  Rounding rounding;
-  bool input_vectors;
-  void* partials;  // [images][parts][3][8][8], or null: no gradient of the tables is wanted
-  int tiles;       // in each image
-};
-
 template <SampleType type>
 using RealOf = typename Sample<type>::Real;
 
@@ -68,7 +56,7 @@ FDJPEG_DEVICE RealOf<type> real_of(typename Sample<type>::Stored x) {
 }
 
 // The real steps of an image in shared memory, row-major. Eight threads read a row's and the next eight perhaps those
-// of the other chroma: a component takes eight more, so that these lie in the other banks.
+// of the other chroma: a component takes eight more, so that these are in the other banks.
 template <class Real>
 struct SharedRealSteps {
   struct Step {
@@ -99,27 +87,6 @@ struct SharedRealSteps {
   }
 };
 
-// Calls body.template operator()<surrogate>() for the surrogate that there is; all threads go the same way.
-template <class Body>
-FDJPEG_DEVICE void with_surrogate(Surrogate surrogate, Body&& body) {
-  switch (surrogate) {
-    case Surrogate::straight_through:
-      return body.template operator()<Surrogate::straight_through>();
-    case Surrogate::zero:
-      return body.template operator()<Surrogate::zero>();
-    case Surrogate::cubic:
-      return body.template operator()<Surrogate::cubic>();
-    case Surrogate::sine:
-      return body.template operator()<Surrogate::sine>();
-    case Surrogate::fourier:
-      return body.template operator()<Surrogate::fourier>();
-    case Surrogate::tanh:
-      return body.template operator()<Surrogate::tanh>();
-    case Surrogate::softmax:
-      return body.template operator()<Surrogate::softmax>();
-  }
-}
-
 // Reads the rows of a thread, converts, subsamples, transforms them along the rows and leaves them in the tile, which
 // other threads may read after a barrier.
 template <class L, SampleType type>
@@ -129,7 +96,7 @@ FDJPEG_DEVICE void real_transform_rows(
   using Real = RealOf<type>;
   using T = typename Sample<type>::Stored;
   constexpr int kChannels = L::kGrey ? 1 : 3;
-  constexpr int kCells = kBlock * (L::kHorizontal == 4 ? 2 : 1) / L::kHorizontal;
+  constexpr int kCells = L::kCells;
   constexpr Real kScale = type == SampleType::uint8 ? Real(1) : Real(kMaxSample);
   constexpr Real kShare = Real(1) / (L::kHorizontal * L::kVertical);
   ChromaGradient<Real> cell[kCells] = {};
@@ -147,7 +114,7 @@ FDJPEG_DEVICE void real_transform_rows(
         const YCbCr<Real> pixel =
             real_rgb_to_ycbcr(first, kScale * real_of<type>(samples[1][i]), kScale * real_of<type>(samples[2][i]));
         luma[i] = pixel.y - kLevelShift;
-        ChromaGradient<Real>& sum = cell[(L::kHorizontal == 4 ? v * kBlock + i : i) / L::kHorizontal];
+        ChromaGradient<Real>& sum = cell[(L::kPatchWide > kBlock ? v * kBlock + i : i) / L::kHorizontal];
         sum.cb += kShare * pixel.cb;
         sum.cr += kShare * pixel.cr;
       }
@@ -266,24 +233,6 @@ constexpr int kRealEmitThreads = 256;
 constexpr int kRealEmitBlocksPerProcessor = 4;
 static_assert(registers_left(kRealEmitThreads, kRealEmitBlocksPerProcessor) == 64);
 
-// Chroma of those pixels from the rows of a plane that lie nearest and next to them.
-template <class U, class Real>
-FDJPEG_DEVICE void real_upsample(
-    const Sizes& sizes, const Real* near, const Real* far, int first_column, Real (&chroma)[kBlock]) {
-  constexpr int kBeside = U::kAcross ? 1 : 0, kColumns = kBlock / U::kHorizontal + 2 * kBeside;
-  Real column[kColumns];
-  FDJPEG_UNROLL
-  for (int k = 0; k < kColumns; ++k) {
-    const int i = clamp(first_column + k - kBeside, 0, sizes.chroma_width - 1);
-    column[k] = U::kDown ? Real(.75) * near[i] + Real(.25) * far[i] : near[i];
-  }
-  FDJPEG_UNROLL
-  for (int x = 0; x < kBlock; ++x) {
-    const int k = x / U::kHorizontal + kBeside, beside = x % 2 == 0 ? k - 1 : k + 1;
-    chroma[x] = U::kAcross ? Real(.75) * column[k] + Real(.25) * column[beside] : column[k];
-  }
-}
-
 template <class U, SampleType type>
 __global__ void __launch_bounds__(kRealEmitThreads, kResident<type, kRealEmitBlocksPerProcessor>)
     real_emit_pixels(const __grid_constant__ RealEmitPixels job) {
@@ -342,156 +291,6 @@ __global__ void __launch_bounds__(kRealEmitThreads, kResident<type, kRealEmitBlo
     write_samples(row + c * job.output.stride[1], job.output.stride[3], last, whole, samples);
   }
   write_samples(address_of<uint8_t>(job.mask, n, y, x0), 1, last, whole, inside);
-}
-
-// The gradient of a pixel's Y, Cb and Cr where the clamp, as its mask tells, let those of its R, G and B pass.
-template <bool grey, class Real>
-FDJPEG_DEVICE PixelGradient<Real> real_pixel_gradient(unsigned inside, const Real (&value)[grey ? 1 : 3]) {
-  const auto channel = [&](int c) { return inside >> c & 1 ? value[c] : Real(0); };
-  if constexpr (grey) {
-    return {channel(0), {}};
-  } else {
-    const YCbCr<Real> gradient = real_ycbcr_to_rgb_adjoint(channel(0), channel(1), channel(2));
-    return {gradient.y, {gradient.cb, gradient.cr}};
-  }
-}
-
-// Those of neighbours in a row, as many as lie in the image.
-template <class U, SampleType type, int wide>
-FDJPEG_DEVICE void real_differentiate_row(
-    const RealDifferentiate& job, int64_t n, int y, int x0, PixelGradient<RealOf<type>> (&pixel)[wide]) {
-  using T = typename Sample<type>::Stored;
-  constexpr int kChannels = U::kGrey ? 1 : 3;
-  const Image& grad = job.common.grad_output;
-  const int last = job.common.sizes.width - 1 - x0;
-  const bool whole = job.common.read_vectors && last >= wide - 1;
-  uint8_t inside[wide];
-  read_samples(address_of<const uint8_t>(job.mask, n, y, x0), 1, last, whole, inside);
-  T samples[kChannels][wide];
-  const T* row = address_of<const T>(grad, n, y, x0);
-  FDJPEG_UNROLL
-  for (int c = 0; c < kChannels; ++c) {
-    read_samples(row + c * grad.stride[1], grad.stride[3], last, whole, samples[c]);
-  }
-  FDJPEG_UNROLL
-  for (int x = 0; x < wide; ++x) {
-    RealOf<type> value[kChannels];
-    FDJPEG_UNROLL
-    for (int c = 0; c < kChannels; ++c) value[c] = real_of<type>(samples[c][x]);
-    if (x <= last) pixel[x] = real_pixel_gradient<U::kGrey>(inside[x], value);
-  }
-}
-
-// Those of a patch likewise.
-template <class U, SampleType type, int wide, int tall>
-FDJPEG_DEVICE void real_differentiate_patch(
-    const RealDifferentiate& job, int64_t n, int y0, int x0, PixelGradient<RealOf<type>> (&pixel)[tall][wide]) {
-  FDJPEG_UNROLL
-  for (int y = 0; y < tall; ++y) {
-    if (y0 + y >= job.common.sizes.height) break;
-    real_differentiate_row<U, type>(job, n, y0 + y, x0, pixel[y]);
-  }
-}
-
-// That of the chroma of any one pixel.
-template <class U, SampleType type>
-FDJPEG_DEVICE ChromaGradient<RealOf<type>> real_chroma_gradient_at(
-    const RealDifferentiate& job, int64_t n, int y, int x) {
-  const auto* at = address_of<const typename Sample<type>::Stored>(job.common.grad_output, n, y, x);
-  const int64_t channel = job.common.grad_output.stride[1];
-  const RealOf<type> value[3] = {real_of<type>(at[0]), real_of<type>(at[channel]), real_of<type>(at[2 * channel])};
-  return real_pixel_gradient<false>(*address_of<const uint8_t>(job.mask, n, y, x), value).chroma;
-}
-
-// Straight through and with fixed tables the inverse transform undoes the transform.
-template <class U, SampleType type>
-__global__ void __launch_bounds__(kGradientThreads, kResident<type, kGradientBlocksPerProcessor>)
-    real_differentiate_samples(const __grid_constant__ RealDifferentiate job) {
-  const int64_t n = job.common.first_image + static_cast<int>(blockIdx.y);
-  differentiate_tile<U, type>(
-      job.common, nullptr, n,
-      [&](int y0, int x0, auto& pixel) { real_differentiate_patch<U, type>(job, n, y0, x0, pixel); },
-      [&](int y, int x) { return real_chroma_gradient_at<U, type>(job, n, y, x); });
-}
-
-// In double precision half as many warps, as the tiles of four would not fit.
-template <SampleType type>
-constexpr int kRealBackwardWarps = type == SampleType::float64 ? 2 : 4;
-
-template <class L, class U, SampleType type>
-__global__ void __launch_bounds__(kRealBackwardWarps<type>* kWarp, type == SampleType::float64 ? 1 : 3)
-    real_differentiate(const __grid_constant__ RealDifferentiate job) {
-  using Real = RealOf<type>;
-  constexpr int kWarps = kRealBackwardWarps<type>;
-  using Tile = ThroughTile<L, kWarps>;
-  __shared__ SharedRealSteps<Real> steps;
-  __shared__ ThroughMemory<L, U, kWarps, Real, Real, Real> memory;
-  static_assert(sizeof(steps) + sizeof(memory) <= kBlockShared);
-  const int warp = static_cast<int>(threadIdx.x / kWarp), lane = static_cast<int>(threadIdx.x % kWarp);
-  const int column = lane % kBlock;
-  const Differentiate& common = job.common;
-  const Sizes& sizes = common.sizes;
-  const int64_t n = common.first_image + static_cast<int>(blockIdx.y);
-  const Place<L> place(lane);
-  Real* coefficients = memory.tiles.coefficients[warp];
-  Real* gradients = memory.tiles.gradients[warp];
-
-  steps.template fill<L::kGrey ? 1 : 3, kWarps * kWarp>(job.steps, n);
-  Real sum[kSlots<L>][kBlock] = {};
-  for (int work = static_cast<int>(blockIdx.x); work < job.tiles; work += static_cast<int>(gridDim.x)) {
-    const ThroughPlace<L, kWarps> at(common.tiles_across, work, warp, place);
-    const bool inside = at.x0 < sizes.width && at.y0 < sizes.height;
-    PixelGradient<Real> pixel[Tile::kPatchTall][Tile::kPatchWide] = {};
-    ChromaGradient<Real> cell[1][Tile::kCells] = {};
-    if (inside) real_differentiate_patch<U, type>(job, n, at.y0, at.x0, pixel);
-    __syncthreads();  // the steps are there; the last turn's tiles were read
-    gather_chroma<U>(sizes, memory, at, inside, pixel, cell, [&](int y, int x) {
-      return real_chroma_gradient_at<U, type>(job, n, y, x);
-    });
-    if (at.mcu_row >= sizes.mcu_rows) continue;
-
-    transform_gradient_rows(place, pixel, cell, gradients);
-    real_transform_rows<L, type>(
-        sizes, common.input, job.input_vectors, n, at.mcu_row, at.mcu_column, place, coefficients);
-    __syncwarp();
-    FDJPEG_ROLLED
-    for (int pass = 0; pass < L::kPasses; ++pass) {
-      const int block = 4 * pass + lane / kBlock, start = L::block_start(block) + column;
-      const auto* step = steps.step[component_of_pass<L>(pass, lane)] + column;
-      Real c[kBlock], g[kBlock];
-      read_tile<kTileRow>(coefficients + start, c);
-      real_dct_pass(c);
-      read_tile<kTileRow>(gradients + start, g);
-      real_dct_pass(g);
-      with_surrogate(job.rounding.surrogate, [&]<Surrogate surrogate>() {
-        FDJPEG_UNROLL
-        for (int i = 0; i < kBlock; ++i) {
-          const Derivatives<Real> derivatives =
-              derivatives_of_rounding<surrogate>(c[i] * step[i * kBlock].reciprocal, job.rounding);
-          c[i] = g[i] * derivatives.of_step;
-          g[i] *= derivatives.of_coefficient;
-        }
-      });
-      write_tile<kTileRow>(coefficients + start, c);  // the steps' shares, from here on
-      restore_gradient_column<L>(sizes, at.mcu_row, pass, block, g);
-      write_tile<kTileRow>(gradients + start, g);
-    }
-    FDJPEG_UNROLL
-    for (int pass = 0; pass < L::kPasses; ++pass) {
-      Real share[kBlock];
-      read_tile<kTileRow>(coefficients + L::block_start(4 * pass + lane / kBlock) + column, share);
-      FDJPEG_UNROLL
-      for (int i = 0; i < kBlock; ++i) sum[slot_of_pass<L>(pass)][i] += share[i];
-    }
-    __syncwarp();
-    const ChromaGradient<Real> replicas = restore_gradient_rows(sizes, place, at.mcu_column, gradients, pixel, cell);
-    if (inside) {
-      write_patch<U, type>(common, static_cast<const uint8_t*>(nullptr), n, at.y0, at.x0, pixel, cell, &replicas);
-    }
-  }
-  if (job.partials == nullptr) return;
-  write_partial<L>(
-      sum, memory.tiles.gradients, static_cast<Real*>(job.partials) + (n * gridDim.x + blockIdx.x) * 3 * kBlockSize);
 }
 
 }  // namespace fdjpeg

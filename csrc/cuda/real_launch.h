@@ -2,7 +2,7 @@
 #pragma once
 
 #include "cuda/exact_launch.h"
-#include "cuda/real_forward.cuh"
+#include "cuda/real_backward.cuh"
 
 namespace fdjpeg {
 
@@ -16,11 +16,9 @@ struct RealOp {
   uint8_t* mask;
 };
 
-// What makes the standard tables; the numbers are checked by the caller.
+// Describes the standard tables; the caller checks the numbers.
 inline RealStepTables real_standard_tables(double quality, bool soft) {
-  double q = quality > 1.0 ? quality : 1.0;
-  q = q < 100.0 ? q : 100.0;
-  return {nullptr, false, 0, soft ? (q < 50 ? 5000 / q : 200 - 2 * q) : quality_scale(q), !soft};
+  return {nullptr, false, 0, soft ? quality_percentage(quality) : quality_scale(quality), !soft};
 }
 
 // Whether `count` neighbours in a row of both may be accessed as words.
@@ -41,7 +39,7 @@ inline int64_t real_images_at_once(const Geometry& g, SampleType type) {
   const int64_t of_image = g.flag_offset * (type == SampleType::float64 ? 8 : 4);
   const int64_t most = std::clamp<int64_t>(kBytes / of_image, 1, kMaxImages);
   const int64_t turns = std::max<int64_t>(1, (g.images + most - 1) / most);
-  return (g.images + turns - 1) / turns;  // alike, so that the last turn is no small one
+  return (g.images + turns - 1) / turns;  // alike, so that the last turn is not a small one
 }
 
 // `planes` are those of `at_once` images, [at_once][samples of all planes].

@@ -1,4 +1,4 @@
-// What all kernels share: sizes as a thread computes with them, and the samples of images in memory.
+// The parts that all kernels share: sizes as a thread computes with them, and the samples of images in memory.
 #pragma once
 
 #include <cstdint>
@@ -16,7 +16,7 @@ namespace fdjpeg {
 #define FDJPEG_DEVICE FDJPEG_INLINE
 #endif
 
-// Before a loop over what lies in registers, as their indices must be known to the compiler; and before one whose body
+// Before a loop over numbers in registers, as their indices must be known to the compiler; and before one whose body
 // is large.
 #if defined(__CUDA_ARCH__)
 #define FDJPEG_UNROLL _Pragma("unroll")
@@ -29,7 +29,7 @@ namespace fdjpeg {
 constexpr int kWarp = 32;
 constexpr int kBanks = 32;  // of shared memory, a word of four bytes each
 
-// What every architecture from sm_75 on has: registers of a multiprocessor, of which a thread takes a multiple of
+// Resources of every architecture from sm_75 on: registers of a multiprocessor, of which a thread takes a multiple of
 // eight; bytes of shared memory that a block may declare. And what the target, sm_90, has of it for all blocks.
 constexpr int kProcessorRegisters = 65536;
 constexpr size_t kBlockShared = 48 * 1024, kProcessorShared = 227 * 1024;
@@ -112,7 +112,7 @@ struct Sample;
 constexpr unsigned kOrderOfOne = 0x3f800000u;
 
 // 1.5 · 2^23, and how its bits read: a float of this size has no fraction bits, so adding it rounds to an integer, half
-// to even, which then stands in the low bits.
+// to even, which is then in the low bits.
 constexpr float kRounder = 12582912.0f;
 constexpr unsigned kRounderBits = 0x4b400000u;
 

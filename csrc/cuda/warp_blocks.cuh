@@ -25,7 +25,9 @@ struct Layout {
   static constexpr int kChromaRows = grey ? 0 : 2 * kBlock / kThreads;
   static constexpr int kLumaBlocks = kMcus * horizontal * vertical;
   static constexpr int kBlocks = kLumaBlocks + (grey ? 0 : 2 * kMcus);
-  static constexpr int kPasses = kBlocks / 4;  // a warp has 32 threads for the rows of four blocks
+  static constexpr int kPatchWide = horizontal == 4 ? 2 * kBlock : kBlock;  // pixels across that a thread handles
+  static constexpr int kCells = kPatchWide / horizontal;  // samples of either chroma under a row of them
+  static constexpr int kPasses = kBlocks / 4;             // a warp has 32 threads for the rows of four blocks
   static_assert(kThreads == 8 || kThreads == 16, "a shuffle by 8 joins the two halves of a row of chroma");
   static_assert(kLumaBlocks == 4 * kLumaRows && kBlocks == 4 * (kLumaRows + kChromaRows));
 
@@ -38,7 +40,7 @@ struct Layout {
     return block * kTileBlock + block / 4 * kSkew;
   }
 
-  // Which of the warp's MCUs a block of the tile belongs to, and where it lies in there, in blocks of luma: a block of
+  // Which of the warp's MCUs a block of the tile belongs to, and its place in there, in blocks of luma: a block of
   // chroma at the top left.
   static FDJPEG_INLINE int mcu_of(int block) {
     const int of_chroma = block - kLumaBlocks;
@@ -52,7 +54,7 @@ struct Layout {
   }
 };
 
-// Where a thread stands in its warp's MCUs.
+// A thread's place in its warp's MCUs.
 template <class L>
 struct Place {
   int mcu;    // of those of the warp
@@ -96,7 +98,7 @@ struct Place {
   }
 };
 
-// A warp's rows of its MCUs, turn by turn, lie in different banks. (The halves of rows that chroma_cells() tells of do
+// A warp's rows of its MCUs, turn by turn, are in different banks. (The halves of rows that chroma_cells() returns are
 // not: they meet in pairs, in one of fourteen accesses at 4:2:0.)
 template <class L>
 constexpr bool rows_spread_over_banks() {
@@ -119,6 +121,18 @@ FDJPEG_INLINE int component_of_pass(int pass, int lane) {
   return 1 + (L::kHorizontal == 1 ? pass - L::kLumaRows : lane / kBlock % 2);
 }
 
+// A thread's columns are of so many components: luma, and each of chroma or, where it is subsampled across, one of
+// them.
+template <class L>
+constexpr int kSlots = L::kGrey ? 1
+    : L::kHorizontal == 1       ? 3
+                                : 2;
+
+template <class L>
+FDJPEG_DEVICE int slot_of_pass(int pass) {
+  return pass < L::kLumaRows ? 0 : L::kHorizontal == 1 ? 1 + pass - L::kLumaRows : 1;
+}
+
 static __constant__ uint8_t kStandardSteps[2][kBlockSize] = {FDJPEG_STANDARD_LUMA, FDJPEG_STANDARD_CHROMA};
 
 FDJPEG_DEVICE int step_of(const Steps& steps, int64_t image, int component, int index) {
@@ -127,7 +141,7 @@ FDJPEG_DEVICE int step_of(const Steps& steps, int64_t image, int component, int 
 }
 
 // The steps of an image in shared memory, by columns, as a thread needs them. A column takes 20 words, so that two
-// steps of each of the eight columns, 16 bytes a thread, lie in different banks: 20 c mod 32 are eight multiples of 4.
+// steps of each of the eight columns, 16 bytes a thread, are in different banks: 20 c mod 32 are eight multiples of 4.
 struct alignas(16) SharedSteps {
   struct Step {
     float reciprocal;  // 1 / (8 step)
@@ -175,7 +189,7 @@ FDJPEG_DEVICE void transform_row(int (&x)[8], int* tile) {
   write_tile<1>(tile, x);
 }
 
-// Eight pixels, those of a thread's luma row v. Beyond the image's edges stand those at them.
+// Eight pixels, those of a thread's luma row v. Beyond the image's edges these are repeated.
 template <class L, class T, int channels>
 FDJPEG_DEVICE void read_pixels(
     const Sizes& sizes, const Image& input, bool vectors, int64_t n, int mcu_row, int mcu_column, const Place<L>& place,

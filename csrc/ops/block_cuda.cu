@@ -1,6 +1,6 @@
-// The block transforms on a GPU. The schemas stand in real_cpu.cpp.
+// The block transforms on a GPU. The schemas are in schemas.cpp.
 #include "cuda/block_launch.h"
-#include "ops/block_checks.h"
+#include "ops/arguments.h"
 #include "ops/launcher.h"
 
 namespace fdjpeg {
@@ -13,8 +13,8 @@ void transform(const Tensor& input, const Tensor& output, const Tensor& blocks) 
   const Tensor dense = aligned(input);
   const BlockTransform job = transform_of(dense, output, blocks);
   STD_TORCH_CHECK(
-      job.rows * job.columns <= kMaxBlocks, "a transform on a GPU may have up to ", kMaxBlocks, " blocks, got ",
-      job.rows * job.columns);
+      job.rows * job.columns <= kMaxBlocks, inverse ? "blocks" : "samples", " must have up to ", kMaxBlocks,
+      " blocks on a GPU, got ", job.rows * job.columns);
   Launcher launch(input);
   launch_block_transform<inverse>(job, launch);
 }

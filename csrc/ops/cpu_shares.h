@@ -1,4 +1,5 @@
-// How the CPU's ops share out rows of MCUs among threads, and the scratch memory of a thread.
+// How the CPU's ops share out rows of MCUs among threads, the scratch memory of a thread, and the sum of what the rows
+// contribute.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
@@ -6,8 +7,10 @@
 #include <algorithm>
 #include <cstdint>
 #include <memory>
+#include <vector>
 
-#include "codec/exact_jobs.h"
+#include "codec/exact_math.h"
+#include "codec/geometry.h"
 
 namespace fdjpeg {
 
@@ -54,5 +57,20 @@ class Shares {
   static constexpr int64_t kWorthAThread = 1 << 15;  // samples: they take longer than waking a thread
   int64_t rows_, count_;
 };
+
+constexpr int64_t kTables = 3 * kBlockSize;  // steps of an image
+
+// Adds up the shares that rows of MCUs have in the gradients of the tables: from [images][rows][3][8][8] to
+// [images][3][8][8]. In one order whatever the threads did, so that the sums are the same bits every time.
+template <class Partial, class Sum>
+void add_rows(const std::vector<Partial>& partials, int64_t images, int64_t rows, Sum* sums) {
+  for (int64_t i = 0; i < images * kTables; ++i) {
+    double sum = 0;
+    for (int64_t row = 0; row < rows; ++row) {
+      sum += partials[static_cast<size_t>((i / kTables * rows + row) * kTables + i % kTables)];
+    }
+    sums[i] = static_cast<Sum>(sum);
+  }
+}
 
 }  // namespace fdjpeg

@@ -1,8 +1,7 @@
-// The ops' schemas, and their CPU side: which kernels, which threads, which memory.
-#include "cpu/exact_kernels.h"
+// The exact codec's ops on the CPU: which kernels, which threads, which memory. The schemas are in schemas.cpp.
 #include "ops/arguments.h"
+#include "ops/cpu_kernels.h"
 #include "ops/cpu_shares.h"
-#include "ops/instruction_set.h"
 
 #if defined(__linux__)
 #include <sys/mman.h>
@@ -14,15 +13,6 @@
 
 namespace fdjpeg {
 namespace {
-
-const CpuKernels& kernels() {
-#if defined(__x86_64__)
-  const InstructionSet set = instruction_set();
-  if (set == InstructionSet::avx512) return kAvx512Kernels;
-  if (set == InstructionSet::avx2) return kAvx2Kernels;
-#endif
-  return kBaselineKernels;
-}
 
 StepTables step_tables(const Steps& steps, int64_t image) {
   static constexpr uint8_t kStandard[2][kBlockSize] = {FDJPEG_STANDARD_LUMA, FDJPEG_STANDARD_CHROMA};
@@ -46,7 +36,7 @@ StepTables step_tables(const Steps& steps, int64_t image) {
   return tables;
 }
 
-// The standard tables of every quality, by quality; nothing is at 0.
+// Returns the standard tables of every quality, by quality; entry 0 is unused.
 const StepTables* palette() {
   static const std::vector<StepTables> tables = [] {
     std::vector<StepTables> of_quality(kMaxQuality + 1);
@@ -60,10 +50,10 @@ const StepTables* palette() {
   return tables.data();
 }
 
-// What one thread keeps while it works on its share: scratch memory, and the tables of its last image.
+// A thread's state while it works on its share: scratch memory, and the tables of its last image.
 class Worker {
  public:
-  Worker(const Geometry& g, const Steps& steps) : steps_(steps), memory_(kernels().scratch_bytes(g)) {}
+  Worker(const Geometry& g, const Steps& steps) : steps_(steps), memory_(exact_kernels().scratch_bytes(g)) {}
 
   void* scratch() const {
     return memory_.begin();
@@ -104,7 +94,7 @@ void make_planes_and_emit(
     return g.triangle_down() && ((i == begin && row > 0) || (i == end - 1 && row < g.mcu_rows - 1));
   };
   const auto emit = [&](int64_t i, void* scratch) {
-    kernels().emit_row(g, planes, output, i / g.mcu_rows, i % g.mcu_rows, scratch);
+    exact_kernels().emit_row(g, planes, output, i / g.mcu_rows, i % g.mcu_rows, scratch);
   };
   shares.for_each([&](int64_t begin, int64_t end) {
     Worker worker(g, steps);
@@ -116,7 +106,7 @@ void make_planes_and_emit(
   });
   if (below == 0 || shares.count() == 1) return;
   shares.for_each([&](int64_t begin, int64_t end) {
-    const ScratchMemory scratch(kernels().scratch_bytes(g));
+    const ScratchMemory scratch(exact_kernels().scratch_bytes(g));
     if (waits(begin, begin, end)) emit(begin, scratch.begin());
     if (end - 1 > begin && waits(end - 1, begin, end)) emit(end - 1, scratch.begin());
   });
@@ -152,9 +142,9 @@ std::tuple<Tensor, Tensor> round_trip_with(const Tensor& image, const Geometry& 
   if (image.numel() > 0) {
     make_planes_and_emit(g, steps, job.planes, job.output, [&](int64_t n, int64_t row, Worker& worker) {
       if (steps.qualities != nullptr) {
-        kernels().code_row_by_block(job, palette(), n, row, worker.scratch());
+        exact_kernels().code_row_by_block(job, palette(), n, row, worker.scratch());
       } else {
-        kernels().code_row(job, worker.tables(n), n, row, worker.scratch());
+        exact_kernels().code_row(job, worker.tables(n), n, row, worker.scratch());
       }
     });
   }
@@ -178,7 +168,7 @@ std::tuple<Tensor, Tensor> round_trip_by_block(
   return round_trip_with(image, g, steps_by_block(contiguous_qualities, g));
 }
 
-// Straight through where there are no slopes.
+// Runs either backward op: straight through where there are no slopes.
 std::tuple<Tensor, Tensor> backward(
     const Tensor& grad, const Tensor& planes, const Tensor& image, const std::optional<Tensor>& tables, double quality,
     int64_t horizontal, int64_t vertical, bool fancy, bool table_gradient, const Tensor* slopes) {
@@ -194,22 +184,12 @@ std::tuple<Tensor, Tensor> backward(
   job.table_partials = table_gradient ? partials.data() : nullptr;
   if (image.numel() > 0) {
     for_each_mcu_row(g, job.steps, [&](int64_t n, int64_t row, Worker& worker) {
-      kernels().backward_row(job, worker.tables(n), n, row, worker.scratch());
+      exact_kernels().backward_row(job, worker.tables(n), n, row, worker.scratch());
     });
   }
   Tensor grad_tables = torch::stable::new_empty(
       image, table_gradient ? std::vector<int64_t>{g.images, 3, 8, 8} : std::vector<int64_t>{0}, ScalarType::Float);
-  float* sums = static_cast<float*>(grad_tables.data_ptr());
-  // In one order whatever the threads did, so that the sum is the same bits every time.
-  for (int64_t n = 0; n < table_images; ++n) {
-    for (int64_t i = 0; i < 3 * kBlockSize; ++i) {
-      double sum = 0;
-      for (int64_t row = 0; row < g.mcu_rows; ++row) {
-        sum += partials[static_cast<size_t>((n * g.mcu_rows + row) * 3 * kBlockSize + i)];
-      }
-      sums[n * 3 * kBlockSize + i] = static_cast<float>(sum);
-    }
-  }
+  add_rows(partials, table_images, g.mcu_rows, static_cast<float*>(grad_tables.data_ptr()));
   return {grad_image, grad_tables};
 }
 
@@ -228,53 +208,23 @@ std::tuple<Tensor, Tensor> surrogate_backward(
 std::tuple<Tensor, Tensor, Tensor> encode(
     const Tensor& image, const std::optional<Tensor>& tables, double quality, int64_t horizontal, int64_t vertical) {
   const std::optional<Tensor> contiguous_tables = contiguous(tables);
-  Encode job{};
-  job.input = image_view(image, "image");
-  job.geometry = geometry_of(image, horizontal, vertical, false);
-  const Geometry& g = job.geometry;
-  job.steps = steps_of(contiguous_tables, quality, g.images);
-  const auto blocks = [&](int64_t rows, int64_t columns) {
-    return torch::stable::new_empty(image, std::vector<int64_t>{g.images, rows, columns, 8, 8}, ScalarType::Short);
-  };
-  Tensor y = blocks(g.luma_rows, g.luma_columns);
-  Tensor cb = blocks(g.chroma_rows, g.chroma_columns);
-  Tensor cr = blocks(g.chroma_rows, g.chroma_columns);
-  job.coefficients[0] = static_cast<int16_t*>(y.data_ptr());
-  job.coefficients[1] = static_cast<int16_t*>(cb.data_ptr());
-  job.coefficients[2] = static_cast<int16_t*>(cr.data_ptr());
+  Encode job = encode_of(image, contiguous_tables, quality, horizontal, vertical);
+  auto coefficients = new_coefficients(image, job);
   if (image.numel() > 0) {
-    for_each_mcu_row(g, job.steps, [&](int64_t n, int64_t row, Worker& worker) {
-      kernels().encode_row(job, worker.tables(n), n, row, worker.scratch());
+    for_each_mcu_row(job.geometry, job.steps, [&](int64_t n, int64_t row, Worker& worker) {
+      exact_kernels().encode_row(job, worker.tables(n), n, row, worker.scratch());
     });
   }
-  return {y, cb, cr};
+  return coefficients;
 }
 
 Tensor decode(
     const Tensor& y, const Tensor& cb, const Tensor& cr, const Tensor& tables, int64_t height, int64_t width,
     int64_t horizontal, int64_t vertical, bool fancy, ScalarType dtype) {
-  check_factors(horizontal, vertical);
-  STD_TORCH_CHECK(y.dim() == 5, "y must have shape (N, rows, columns, 8, 8), got ", shape_of(y));
-  const bool grey = cb.dim() == 5 && cb.size(1) == 0;
-  Decode job{};
-  job.geometry = Geometry::of(y.size(0), grey ? 1 : 3, height, width, horizontal, vertical, fancy);
+  using torch::stable::contiguous;
+  const Tensor kept[] = {contiguous(y), contiguous(cb), contiguous(cr), contiguous(tables)};
+  Decode job = decode_of(kept[0], kept[1], kept[2], kept[3], height, width, horizontal, vertical, fancy);
   const Geometry& g = job.geometry;
-  const std::optional<Tensor> contiguous_tables = contiguous(tables);
-  job.steps = steps_of(contiguous_tables, 0, g.images);
-  std::vector<Tensor> kept;
-  const auto coefficients = [&](const Tensor& component, int64_t rows, int64_t columns, const char* name) {
-    STD_TORCH_CHECK(
-        component.dim() == 5 && component.scalar_type() == ScalarType::Short && component.size(0) == g.images &&
-            component.size(1) == rows && component.size(2) == columns && component.size(3) == 8 &&
-            component.size(4) == 8,
-        name, " must be int16 of shape (", g.images, ", ", rows, ", ", columns, ", 8, 8), got ",
-        torch::headeronly::toString(component.scalar_type()), " of ", shape_of(component));
-    kept.push_back(torch::stable::contiguous(component));
-    return static_cast<const int16_t*>(kept.back().data_ptr());
-  };
-  job.coefficients[0] = coefficients(y, g.luma_rows, g.luma_columns, "y");
-  job.coefficients[1] = coefficients(cb, g.chroma_rows, g.chroma_columns, "cb");
-  job.coefficients[2] = coefficients(cr, g.chroma_rows, g.chroma_columns, "cr");
   Tensor planes = new_bytes(y, {g.images, g.plane_bytes});
   job.planes = static_cast<uint8_t*>(planes.data_ptr());
   Tensor output =
@@ -282,7 +232,7 @@ Tensor decode(
   job.output = image_view(output, "dtype");
   if (output.numel() > 0) {
     make_planes_and_emit(g, job.steps, job.planes, job.output, [&](int64_t n, int64_t row, Worker& worker) {
-      kernels().decode_row(job, worker.tables(n), n, row, worker.scratch());
+      exact_kernels().decode_row(job, worker.tables(n), n, row, worker.scratch());
     });
   }
   return output;
@@ -294,27 +244,6 @@ std::string cpu_instruction_set() {
 
 }  // namespace
 }  // namespace fdjpeg
-
-STABLE_TORCH_LIBRARY(fdjpeg, m) {
-  m.def(
-      "round_trip(Tensor image, Tensor? tables, float quality, int horizontal, int vertical, bool fancy) "
-      "-> (Tensor, Tensor)");
-  m.def(
-      "round_trip_by_block(Tensor image, Tensor qualities, int horizontal, int vertical, bool fancy) "
-      "-> (Tensor, Tensor)");
-  m.def(
-      "round_trip_backward(Tensor grad, Tensor planes, Tensor image, Tensor? tables, float quality, int horizontal, "
-      "int vertical, bool fancy, bool table_gradient) -> (Tensor, Tensor)");
-  m.def(
-      "surrogate_backward(Tensor grad, Tensor planes, Tensor image, Tensor? tables, float quality, int horizontal, "
-      "int vertical, bool fancy, bool table_gradient, Tensor slopes) -> (Tensor, Tensor)");
-  m.def(
-      "encode(Tensor image, Tensor? tables, float quality, int horizontal, int vertical) -> (Tensor, Tensor, Tensor)");
-  m.def(
-      "decode(Tensor y, Tensor cb, Tensor cr, Tensor tables, SymInt height, SymInt width, int horizontal, "
-      "int vertical, bool fancy, ScalarType dtype) -> Tensor");
-  m.def("cpu_instruction_set() -> str");
-}
 
 STABLE_TORCH_LIBRARY_IMPL(fdjpeg, CPU, m) {
   m.impl("round_trip", TORCH_BOX(&fdjpeg::round_trip));

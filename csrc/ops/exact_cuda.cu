@@ -1,8 +1,10 @@
-// The ops on a GPU and their registration. The schemas stand in exact_cpu.cpp.
+// The exact codec's ops on a GPU. The schemas are in schemas.cpp.
 #include <optional>
 #include <tuple>
 #include <vector>
 
+#include "cuda/exact_launch.h"
+#include "ops/arguments.h"
 #include "ops/launcher.h"
 
 namespace fdjpeg {
@@ -44,7 +46,7 @@ std::tuple<Tensor, Tensor> round_trip_by_block(
   return round_trip_with(image, g, steps_by_block(dense_qualities, g));
 }
 
-// Straight through where there are no slopes.
+// Runs either backward op: straight through where there are no slopes.
 std::tuple<Tensor, Tensor> backward(
     const Tensor& grad, const Tensor& planes, const Tensor& image, const std::optional<Tensor>& tables, double quality,
     int64_t horizontal, int64_t vertical, bool fancy, bool table_gradient, const Tensor* slopes) {
@@ -81,54 +83,24 @@ std::tuple<Tensor, Tensor> surrogate_backward(
 
 std::tuple<Tensor, Tensor, Tensor> encode(
     const Tensor& image, const std::optional<Tensor>& tables, double quality, int64_t horizontal, int64_t vertical) {
-  Encode op{};
-  op.input = image_view(image, "image");
-  op.geometry = geometry_of(image, horizontal, vertical, false);
-  const Geometry& g = op.geometry;
-  check_size(g);
   const std::optional<Tensor> dense_tables = contiguous(tables);
-  if (dense_tables.has_value()) check_same_device(image, *dense_tables, "tables");
-  op.steps = steps_of(dense_tables, quality, g.images);
-  Tensor y = allocate(image, {g.images, g.luma_rows, g.luma_columns, 8, 8}, ScalarType::Short);
-  Tensor cb = allocate(image, {g.images, g.chroma_rows, g.chroma_columns, 8, 8}, ScalarType::Short);
-  Tensor cr = allocate(image, {g.images, g.chroma_rows, g.chroma_columns, 8, 8}, ScalarType::Short);
-  op.coefficients[0] = static_cast<int16_t*>(y.data_ptr());
-  op.coefficients[1] = static_cast<int16_t*>(cb.data_ptr());
-  op.coefficients[2] = static_cast<int16_t*>(cr.data_ptr());
+  Encode op = encode_of(image, dense_tables, quality, horizontal, vertical);
+  check_size(op.geometry);
+  auto coefficients = new_coefficients(image, op);
   if (image.numel() > 0) {
     Launcher launch(image);
     launch_encode(op, launch);
   }
-  return {y, cb, cr};
+  return coefficients;
 }
 
 Tensor decode(
     const Tensor& y, const Tensor& cb, const Tensor& cr, const Tensor& tables, int64_t height, int64_t width,
     int64_t horizontal, int64_t vertical, bool fancy, ScalarType dtype) {
-  check_factors(horizontal, vertical);
-  const bool grey = cb.numel() == 0 && cr.numel() == 0 && y.numel() != 0;
-  Decode op{};
-  op.geometry = Geometry::of(y.size(0), grey ? 1 : 3, height, width, horizontal, vertical, fancy);
+  const Tensor kept[] = {aligned(y), aligned(cb), aligned(cr), torch::stable::contiguous(tables)};
+  Decode op = decode_of(kept[0], kept[1], kept[2], kept[3], height, width, horizontal, vertical, fancy);
   const Geometry& g = op.geometry;
   check_size(g);
-  check_same_device(y, tables, "tables");
-  const std::optional<Tensor> dense_tables = torch::stable::contiguous(tables);
-  op.steps = steps_of(dense_tables, 0, g.images);
-  std::vector<Tensor> kept;
-  const auto coefficients = [&](const Tensor& component, int64_t rows, int64_t columns, const char* name) {
-    check_same_device(y, component, name);
-    STD_TORCH_CHECK(
-        component.dim() == 5 && component.scalar_type() == ScalarType::Short && component.size(0) == g.images &&
-            component.size(1) == rows && component.size(2) == columns && component.size(3) == 8 &&
-            component.size(4) == 8,
-        name, " must be int16 of shape (", g.images, ", ", rows, ", ", columns, ", 8, 8), got ",
-        torch::headeronly::toString(component.scalar_type()), " of ", shape_of(component));
-    kept.push_back(aligned(component));
-    return static_cast<const int16_t*>(kept.back().data_ptr());
-  };
-  op.coefficients[0] = coefficients(y, g.luma_rows, g.luma_columns, "y");
-  op.coefficients[1] = coefficients(cb, g.chroma_rows, g.chroma_columns, "cb");
-  op.coefficients[2] = coefficients(cr, g.chroma_rows, g.chroma_columns, "cr");
   Tensor planes = allocate(y, {g.images, g.plane_bytes}, ScalarType::Byte);
   op.planes = static_cast<uint8_t*>(planes.data_ptr());
   Tensor output = torch::stable::new_empty(y, std::vector<int64_t>{g.images, g.channels, height, width}, dtype);

@@ -1,4 +1,4 @@
-// What the ops on a GPU share: allocation, launches on the current stream, limits.
+// The parts that the ops on a GPU share: allocation, launches on the current stream, limits.
 #pragma once
 
 #include <torch/csrc/stable/accelerator.h>
@@ -10,10 +10,10 @@
 #include <optional>
 #include <vector>
 
-#include "cuda/exact_launch.h"
+#include "cuda/dispatch.h"
 #include "ops/arguments.h"
 
-// In a CUDA build of torch only, hence weak: beside a CPU build the library loads, and no tensor comes here.
+// In a CUDA build of torch only, hence weak: with a CPU build of torch the library loads, and no tensor comes here.
 extern "C" __attribute__((weak)) AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device, void** stream);
 
 namespace fdjpeg {
@@ -53,10 +53,10 @@ inline Tensor allocate(const Tensor& like, std::initializer_list<int64_t> size, 
 // A thread computes offsets within an image's planes in 32 bits, and numbers images so.
 inline void check_size(const Geometry& g) {
   constexpr int64_t kMost = std::numeric_limits<int>::max();
-  STD_TORCH_CHECK(g.images <= kMost, "a batch on a GPU may have up to 2^31 - 1 images, got ", g.images);
+  STD_TORCH_CHECK(g.images <= kMost, "image must have up to 2^31 - 1 images on a GPU, got ", g.images);
   STD_TORCH_CHECK(
       g.height < kMost - 64 && g.width < kMost - 64 && g.plane_bytes <= 2 * kMost,
-      "an image on a GPU may have up to 2^32 samples in its components, got ", g.height, " × ", g.width);
+      "image must have up to 2^32 samples in its components on a GPU, got ", g.height, " × ", g.width);
 }
 
 }  // namespace

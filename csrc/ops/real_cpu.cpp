@@ -1,10 +1,7 @@
-// The ops in real numbers, and their CPU side: which kernels, which threads, which memory.
-#include "cpu/real_kernels.h"
+// The ops in real numbers on the CPU: which kernels, which threads, which memory. The schemas are in schemas.cpp.
 #include "ops/arguments.h"
-#include "ops/block_checks.h"
+#include "ops/cpu_kernels.h"
 #include "ops/cpu_shares.h"
-#include "ops/instruction_set.h"
-#include "ops/real_checks.h"
 
 #include <algorithm>
 #include <cmath>
@@ -15,25 +12,13 @@
 namespace fdjpeg {
 namespace {
 
-constexpr int64_t kTables = 3 * kBlockSize;
-
-const RealKernels& kernels() {
-#if defined(__x86_64__)
-  const InstructionSet set = instruction_set();
-  if (set == InstructionSet::avx512) return kRealAvx512Kernels;
-  if (set == InstructionSet::avx2) return kRealAvx2Kernels;
-#endif
-  return kRealBaselineKernels;
-}
-
 // The tables of the batch, or where there are none the standard ones: libjpeg's whole numbers, or real ones of at least
 // 1 if soft.
 std::vector<double> tables_of(const std::optional<Tensor>& tables, double quality, int64_t images, bool soft) {
   static constexpr uint8_t kStandard[2][kBlockSize] = {FDJPEG_STANDARD_LUMA, FDJPEG_STANDARD_CHROMA};
   std::vector<double> steps(kTables);
   if (!tables.has_value()) {
-    quality = std::fmin(std::fmax(quality, 1.0), 100.0);
-    const double percentage = quality < 50 ? 5000 / quality : 200 - 2 * quality;
+    const double percentage = quality_percentage(quality);
     for (int64_t i = 0; i < kTables; ++i) {
       const int base = kStandard[i >= kBlockSize][i % kBlockSize];
       steps[static_cast<size_t>(i)] =
@@ -59,7 +44,7 @@ RealSteps steps_of(const std::vector<double>& tables) {
 template <class Body>
 void for_each_rows(const Geometry& g, SampleType type, const Body& body) {
   Shares(g).for_each([&](int64_t begin, int64_t end) {
-    const ScratchMemory scratch(kernels().scratch_bytes(g, type));
+    const ScratchMemory scratch(real_kernels().scratch_bytes(g, type));
     while (begin < end) {
       const int64_t image = begin / g.mcu_rows, first = begin % g.mcu_rows;
       const int64_t rows = std::min(g.mcu_rows - first, end - begin);
@@ -85,7 +70,7 @@ std::tuple<Tensor, Tensor> real_round_trip(
   job.mask = static_cast<uint8_t*>(mask.data_ptr());
   if (image.numel() > 0) {
     for_each_rows(g, job.input.type, [&](int64_t n, int64_t begin, int64_t end, void* scratch) {
-      kernels().round_trip_rows(job, n, begin, end, scratch);
+      real_kernels().round_trip_rows(job, n, begin, end, scratch);
     });
   }
   return {output, mask};
@@ -115,71 +100,25 @@ std::tuple<Tensor, Tensor> real_round_trip_backward(
   job.table_partials = table_gradient ? partials.data() : nullptr;
   if (image.numel() > 0) {
     for_each_rows(g, job.input.type, [&](int64_t n, int64_t begin, int64_t end, void* scratch) {
-      kernels().backward_rows(job, n, begin, end, scratch);
+      real_kernels().backward_rows(job, n, begin, end, scratch);
     });
   }
   const bool is_double = job.input.type == SampleType::float64;
   Tensor grad_tables = torch::stable::new_empty(
       image, table_gradient ? std::vector<int64_t>{g.images, 3, 8, 8} : std::vector<int64_t>{0},
       is_double ? ScalarType::Double : ScalarType::Float);
-  // In one order whatever the threads did, so that the sum is the same bits every time.
-  for (int64_t i = 0; i < table_images * kTables; ++i) {
-    double sum = 0;
-    for (int64_t row = 0; row < g.mcu_rows; ++row) {
-      sum += partials[static_cast<size_t>((i / kTables * g.mcu_rows + row) * kTables + i % kTables)];
-    }
-    if (is_double) {
-      static_cast<double*>(grad_tables.data_ptr())[i] = sum;
-    } else {
-      static_cast<float*>(grad_tables.data_ptr())[i] = static_cast<float>(sum);
-    }
+  if (is_double) {
+    add_rows(partials, table_images, g.mcu_rows, static_cast<double*>(grad_tables.data_ptr()));
+  } else {
+    add_rows(partials, table_images, g.mcu_rows, static_cast<float*>(grad_tables.data_ptr()));
   }
   return {grad_image, grad_tables};
-}
-
-// Row of blocks by row of blocks; `blocks` is one of `input` and `output`.
-void transform(
-    const Tensor& input, const Tensor& output, const Tensor& blocks,
-    void (*transform_row)(const BlockTransform&, int64_t, void*)) {
-  if (input.numel() == 0) return;
-  const Tensor dense = torch::stable::contiguous(input);
-  const BlockTransform job = transform_of(dense, output, blocks);
-  Shares(job.rows, job.columns * kBlockSize).for_each([&](int64_t begin, int64_t end) {
-    const ScratchMemory scratch(kernels().transform_scratch_bytes(job));
-    for (int64_t row = begin; row < end; ++row) transform_row(job, row, scratch.begin());
-  });
-}
-
-Tensor block_dct(const Tensor& samples) {
-  const Tensor blocks = empty_blocks(samples);
-  transform(samples, blocks, blocks, kernels().dct_row);
-  return blocks;
-}
-
-Tensor block_idct(const Tensor& blocks) {
-  const Tensor samples = empty_samples(blocks);
-  transform(blocks, samples, blocks, kernels().idct_row);
-  return samples;
 }
 
 }  // namespace
 }  // namespace fdjpeg
 
-STABLE_TORCH_LIBRARY_FRAGMENT(fdjpeg, m) {
-  m.def(
-      "real_round_trip(Tensor image, Tensor? tables, float quality, int horizontal, int vertical, bool fancy, "
-      "str surrogate, float parameter, float floor, bool soft) -> (Tensor, Tensor)");
-  m.def(
-      "real_round_trip_backward(Tensor grad, Tensor mask, Tensor image, Tensor? tables, float quality, int horizontal, "
-      "int vertical, bool fancy, str surrogate, float parameter, float floor, bool soft, bool table_gradient) "
-      "-> (Tensor, Tensor)");
-  m.def("block_dct(Tensor samples) -> Tensor");
-  m.def("block_idct(Tensor blocks) -> Tensor");
-}
-
 STABLE_TORCH_LIBRARY_IMPL(fdjpeg, CPU, m) {
   m.impl("real_round_trip", TORCH_BOX(&fdjpeg::real_round_trip));
   m.impl("real_round_trip_backward", TORCH_BOX(&fdjpeg::real_round_trip_backward));
-  m.impl("block_dct", TORCH_BOX(&fdjpeg::block_dct));
-  m.impl("block_idct", TORCH_BOX(&fdjpeg::block_idct));
 }

@@ -1,11 +1,11 @@
-// The ops of the round trip in real numbers on a GPU. The schemas stand in real_cpu.cpp.
+// The ops of the round trip in real numbers on a GPU. The schemas are in schemas.cpp.
 #include <optional>
 #include <string>
 #include <tuple>
 
 #include "cuda/real_launch.h"
+#include "ops/arguments.h"
 #include "ops/launcher.h"
-#include "ops/real_checks.h"
 
 namespace fdjpeg {
 namespace {

@@ -1,7 +1,7 @@
 """The round trip and its straight-through backward in Triton: for GPUs where the library holds no CUDA kernels.
 
-The same bits as every other backend. This module launches the kernels; `_triton_forward` and `_triton_backward` hold
-them, `_triton_arithmetic` and `_triton_upsampling` what they share. Ops that are not here are left to
+The same bits as every other backend. This module launches the kernels; `forward` and `backward` hold them,
+`arithmetic` and `upsampling` what they share. Ops that are not here are left to
 `fdjpeg.reference`, in plain torch on the GPU.
 
 Forward is four launches: one that prepares the steps, then colour and subsampling, the codec, upsampling and colour.
@@ -20,8 +20,8 @@ import triton.language as tl
 from torch import Tensor
 
 from fdjpeg._constants import constant
-from fdjpeg._geometry import Geometry
-from fdjpeg._standard_tables import STANDARD_CHROMA, STANDARD_LUMA
+from fdjpeg._geometry import Geometry, geometry_of
+from fdjpeg._standard_tables import STANDARD_CHROMA, STANDARD_LUMA, percentage
 
 from .backward import differentiate, share_of_blocks
 from .forward import code_planes, emit_image, make_components, prepare_steps
@@ -35,12 +35,6 @@ _SIZE = 128
 _PIXELS = 2048
 #: The most items that a kernel counts in 32 bits, with the surplus of the last program.
 _MOST = 2**31 - 2048
-
-
-def _scale(quality: float) -> int:
-    """libjpeg's percentage for a quality; a number out of range acts as the nearer end, NaN as 1."""
-    bounded = min(quality, 100.0) if quality > 1 else 1.0
-    return int(5000 / bounded if bounded < 50 else 200 - 2 * bounded)
 
 
 def _upsampling(geometry: Geometry, fancy: bool) -> dict[str, Any]:
@@ -93,10 +87,10 @@ def _runs(geometry: Geometry) -> int:
 
 def _geometry(image: Tensor, horizontal: int, vertical: int) -> Geometry:
     """Of an image whose parts a kernel can count in 32 bits."""
-    geometry = Geometry.of(image.size(2), image.size(3), image.size(1), horizontal, vertical)
+    geometry = geometry_of(image, horizontal, vertical)
     if geometry.flag_offset // 8 > _MOST:
         size = f"{geometry.height} × {geometry.width}"
-        raise ValueError(f"image should have up to {_MOST} rows of eight samples for the Triton kernels, got {size}")
+        raise ValueError(f"image must have at most {_MOST} rows of eight samples for the Triton kernels, got {size}")
     return geometry
 
 
@@ -119,7 +113,7 @@ def _steps(image: Tensor, tables: Tensor | None, quality: float) -> tuple[Tensor
     given = base if tables is None else tables.contiguous()
     count = images * 192
     prepare_steps[(triton.cdiv(count, _SIZE),)](
-        base, given, _scale(quality), steps, count, has_tables=tables is not None, size=_SIZE, **_OPTIONS
+        base, given, int(percentage(quality)), steps, count, has_tables=tables is not None, size=_SIZE, **_OPTIONS
     )
     return steps, images
 

@@ -1,6 +1,6 @@
 """Attacks: each maps images to adversarial images in a ball around them, ``attack(model, x, y, eps) -> x_adv``.
 
-``from_name("pgd-20x5")`` makes one by name; ``NAMES`` lists them. ``attack.run`` tells how the images were found.
+``from_name("pgd-20x5")`` makes one by name; ``NAMES`` lists them. ``attack.run`` also reports how images were found.
 """
 
 from .autoattack import APGD, FAB, Square

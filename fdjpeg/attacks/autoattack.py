@@ -1,7 +1,7 @@
 """AutoAttack's parts (Croce & Hein 2020, arXiv 2003.01690) through the package pyautoattack.
 
-The parts are called one by one with starts of our own, because pyautoattack seeds torch's global generators and draws
-for whole batches: an image's result would depend on the images around it.
+The parts are called one by one with our own starts. pyautoattack seeds torch's global generators and draws for whole
+batches, so an image's result would depend on the images around it.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class APGD(Attack):
         check_norm(self.norm)
         check_package("pyautoattack", self.name)
         if self.loss not in ("ce", "dlr", "dlr-targeted"):
-            raise ValueError(f"loss should be one of ce, dlr, dlr-targeted, got {self.loss!r}")
+            raise ValueError(f"loss must be one of ce, dlr, dlr-targeted, got {self.loss!r}")
         _check_positive(self, "steps", "restarts", "draws")
 
     @property
@@ -108,12 +108,12 @@ class APGD(Attack):
 class FAB(Attack):
     """The fast adaptive boundary attack (Croce & Hein 2020, arXiv 1907.02044), towards the likeliest wrong classes.
 
-    It looks for the nearest misclassified image, and counts where that is within ``eps``. It has no random start.
+    It searches for the nearest misclassified image, and succeeds if that is within ``eps``. It has no random start.
 
     Attributes:
         steps: for each target class.
-        targets: wrong classes that it makes for, the likeliest first. Fewer where there are fewer classes.
-        seed: not used; every attack has one.
+        targets: number of wrong classes tried, the likeliest first. Fewer where there are fewer classes.
+        seed: not used; every attack has this field.
         norm: "linf" or "l2".
     """
 
@@ -165,7 +165,7 @@ class Square(Attack):
     """Square attack (Andriushchenko et al. 2020, arXiv 1912.00049): random search by queries, no gradient.
 
     Attributes:
-        queries: for each image at the most. An image is left alone once it is misclassified.
+        queries: at most, for each image. A misclassified image is not queried again.
         seed: of the search.
         norm: "linf" or "l2".
     """
@@ -212,7 +212,7 @@ class Square(Attack):
         if len(rows) == 0:
             return Found(x_adv)
         if self.norm == "linf":
-            # What is drawn for each image are the stripes to start from; the squares are the same for all.
+            # Each image has its own stripes to start from; the squares are the same for all.
             stripes = draw(torch.Size([x.shape[1], 1, x.shape[3]]), indices[rows.cpu()], self.seed, "stripes").to(x)
             theirs.random_choice = _first_then((2 * stripes - 1).sign(), theirs.random_choice)
             torch.manual_seed(image_seed(self.seed, "squares", 0))
@@ -222,18 +222,18 @@ class Square(Attack):
 
 
 def _check_tiles(height: int, width: int) -> None:
-    """Refuses sizes of images for which pyautoattack's first point in L2, tiles of a fifth of the height, fails."""
+    """Refuses images that pyautoattack's first point in L2, tiles of a fifth of the height, does not cover."""
     tile = height // 5
     border = (height - 5 * tile) // 2
     if tile == 0 or any(border + size // tile * tile > size for size in (height, width)):
         raise ValueError(
-            f"x should be images that five tiles cover, such as 32 × 32 or 224 × 224, for Square in L2, "
+            f"x must be images that five tiles cover, such as 32 × 32 or 224 × 224, for Square in L2, "
             f"got {height} × {width}"
         )
 
 
 def _first_then(first: Tensor, make: Callable[[Any], Tensor]) -> Callable[[Any], Tensor]:
-    """A function that gives ``first`` on its first call and what ``make`` makes on all others."""
+    """Returns a function whose first call returns ``first`` and whose other calls return the value of ``make``."""
     given = iter([first])
 
     def choice(shape: Any) -> Tensor:
@@ -251,15 +251,15 @@ class _Silent:
     """Takes pyautoattack's warnings about zero gradients, which our sanity checks report with their figure."""
 
     def warning(self, message: str) -> None:
-        """Says nothing."""
+        """Discards the warning."""
 
 
 def _check_positive(attack: Attack, *settings: str) -> None:
     for setting in settings:
         if getattr(attack, setting) < 1:
-            raise ValueError(f"{setting} should be at least 1, got {getattr(attack, setting)}")
+            raise ValueError(f"{setting} must be at least 1, got {getattr(attack, setting)}")
 
 
 def _check_classes(logits: Tensor, least: int, name: str) -> None:
     if logits.shape[1] < least:
-        raise ValueError(f"model should have at least {least} classes for {name}, got {logits.shape[1]}")
+        raise ValueError(f"model must have at least {least} classes for {name}, got {logits.shape[1]}")

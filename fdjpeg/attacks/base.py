@@ -1,4 +1,4 @@
-"""What all attacks share: their interface, radii, norms, and chance that belongs to an image and not to a batch."""
+"""The common part of all attacks: interface, radii, norms, and random numbers that belong to an image, not a batch."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ SLACK = 1e-6
 
 @dataclass
 class AttackResult:
-    """What an attack found for a batch of N images.
+    """The result of an attack on a batch of N images.
 
     Attributes:
         x_adv: ``(N, C, H, W)``, in [0, 1] and in the ball around each image, detached.
         margin: ``(N,)``, the margin of ``x_adv`` under the judge, positive where it is misclassified; of several
             draws of a randomised judge the mean.
-        queries: images that went through the model or the judge, all in all.
+        queries: number of images that went through the model or the judge in total.
         loss_curve: ``(steps + 1, N)``, the loss at each point visited, of the restart that ``x_adv`` comes from; an
-            image that was left alone after it was fooled keeps its last value. None if the attack has no such thing.
+            image that was left alone after it was fooled keeps its last value. None for attacks without such a curve.
         distance: ``(N,)``, the distance of the nearest misclassified image that a minimum-norm attack found (infinite
             where it found none). None for other attacks.
     """
@@ -50,12 +50,12 @@ class AttackResult:
 class Attack(ABC):
     """Maps images to adversarial images in a ball around them: ``attack(model, x, y, eps) -> x_adv``.
 
-    Subclasses are frozen dataclasses; their fields are their settings. All chance comes from ``seed`` and from an
-    image's index in the whole set, so its result does not depend on the batch, the process or the device it is in.
+    Subclasses are frozen dataclasses; their fields are their settings. Random numbers depend only on ``seed`` and on an
+    image's index in the whole set, so its result does not depend on its batch, process or device.
 
     Attributes:
         norm: "linf" or "l2": the norm that ``eps`` is measured in.
-        seed: of all that is random.
+        seed: of everything random.
     """
 
     norm: Norm
@@ -64,25 +64,25 @@ class Attack(ABC):
     @property
     @abstractmethod
     def name(self) -> str:
-        """As reports print it, such as "PGD-20×5"."""
+        """The name in reports, such as "PGD-20×5"."""
 
     @abstractmethod
     def search(
         self, model: Counted, x: Tensor, y: Tensor, eps: float, indices: Tensor, judge: nn.Module | None
     ) -> Found:
-        """The attack itself, for arguments that were checked. See ``run``."""
+        """Runs the attack itself, on checked arguments. See ``run``."""
 
     @property
     def one_at_a_time(self) -> bool:
-        """Whether images go through the attack one by one: where chance is drawn for a whole batch at once."""
+        """Whether images go through the attack one by one, because it draws numbers for a whole batch at once."""
         return False
 
     def settings(self) -> dict[str, Any]:
-        """All that decides what the attack does, as JSON can hold it."""
+        """Returns everything that decides the attack's result, as values that JSON can hold."""
         return {"attack": type(self).__name__, **(asdict(self) if is_dataclass(self) else {})}
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, eps: float, *, indices: Tensor | None = None) -> Tensor:
-        """Adversarial images ``(N, C, H, W)`` for ``x``. The arguments are those of ``run``."""
+        """Returns adversarial images ``(N, C, H, W)`` for ``x``. The arguments are those of ``run``."""
         return self.run(model, x, y, eps, indices=indices).x_adv
 
     def run(
@@ -95,7 +95,7 @@ class Attack(ABC):
         indices: Tensor | None = None,
         judge: nn.Module | None = None,
     ) -> AttackResult:
-        """Adversarial images, and how they were found.
+        """Returns adversarial images, and how they were found.
 
         Args:
             model: maps images in [0, 1] to logits ``(N, classes)``; in evaluation mode. The attack differentiates it.
@@ -103,10 +103,10 @@ class Attack(ABC):
             x: ``(N, C, H, W)``, floats in [0, 1]. It is not modified.
             y: ``(N,)``, int64, the true classes.
             eps: radius, in units of the images' range [0, 1]. At 0 nothing may change.
-            indices: ``(N,)``, int64, each image's place in the whole set, from which all chance is drawn;
+            indices: ``(N,)``, int64, each image's place in the whole set, which seeds its random numbers;
                 0 … N − 1 if None.
-            judge: gives the verdict where that is not ``model`` itself: the exact forward pass, if ``model`` only
-                approximates it. ``PGD`` asks it at every point for the best; other attacks search by ``model`` alone.
+            judge: decides the verdict, if ``model`` only approximates the exact forward pass; ``model`` itself if None.
+                ``PGD`` asks it at every point; other attacks search by ``model`` alone.
 
         Raises:
             ValueError, TypeError: for arguments of another shape, type or range.
@@ -114,7 +114,7 @@ class Attack(ABC):
         check_input(x, y, eps)
         indices = torch.arange(len(x)) if indices is None else indices
         if indices.shape != y.shape:
-            raise ValueError(f"indices should be ({len(x)},), one for each image, got shape {tuple(indices.shape)}")
+            raise ValueError(f"indices must be ({len(x)},), one for each image, got shape {tuple(indices.shape)}")
         counted = Counted(model, y)
         deciding = counted if judge is None else Counted(judge, y)
         groups = torch.arange(len(x), device=x.device).split(1 if self.one_at_a_time else max(len(x), 1))
@@ -146,7 +146,7 @@ class Attack(ABC):
 
 @dataclass
 class Found:
-    """What ``Attack.search`` returns; fields as in ``AttackResult``. A margin of None is filled in by the judge."""
+    """The value of ``Attack.search``; fields as in ``AttackResult``. A margin of None is filled in by the judge."""
 
     x_adv: Tensor
     margin: Tensor | None = None
@@ -155,13 +155,13 @@ class Found:
 
 
 def _inside(x_adv: Tensor, x: Tensor, eps: float, norm: Norm) -> Tensor:
-    """``x_adv``, with the images that are not in the ball or not in [0, 1] brought there, and no other touched."""
+    """Brings the images of ``x_adv`` outside the ball or [0, 1] into both, and leaves the others as they are."""
     out = (distances(x_adv, x, norm) > eps + SLACK) | ((x_adv < 0) | (x_adv > 1)).flatten(1).any(dim=1)
     return torch.where(out.view(-1, 1, 1, 1), project(x_adv, x, eps, norm), x_adv)
 
 
 def _joined(parts: list[Tensor | None]) -> Tensor | None:
-    """Parts of a batch side by side (their last dimension is the images'), or None where there are none."""
+    """Joins parts of a batch along their last dimension, the images'; returns None if there are none."""
     there = [part for part in parts if part is not None]
     return torch.cat(there, dim=-1) if there else None
 
@@ -181,10 +181,10 @@ class Counted(nn.Module):
         self.queries += len(images)
         logits: Tensor = self.model(images)
         if logits.ndim != 2 or len(logits) != len(images):
-            raise ValueError(f"model should return logits ({len(images)}, classes), got shape {tuple(logits.shape)}")
+            raise ValueError(f"model must return logits ({len(images)}, classes), got shape {tuple(logits.shape)}")
         if self.greatest >= logits.shape[1]:
             raise ValueError(
-                f"y should lie in 0…{logits.shape[1] - 1} for a model of {logits.shape[1]} classes, got {self.greatest}"
+                f"y must lie in 0…{logits.shape[1] - 1} for a model of {logits.shape[1]} classes, got {self.greatest}"
             )
         return logits
 
@@ -193,39 +193,39 @@ def check_input(x: Tensor, y: Tensor, eps: float) -> None:
     """Refuses images, classes and radii that no attack can work with.
 
     Raises:
-        ValueError, TypeError: naming the argument, what it should be and what came.
+        ValueError, TypeError: with the argument, the wanted value and the given one.
     """
     if x.ndim != 4:
-        raise ValueError(f"x should be images (N, C, H, W), got shape {tuple(x.shape)}")
+        raise ValueError(f"x must be images (N, C, H, W), got shape {tuple(x.shape)}")
     if not x.is_floating_point():
-        raise TypeError(f"x should be floats in [0, 1], got {x.dtype}")
+        raise TypeError(f"x must be floats in [0, 1], got {x.dtype}")
     if x.numel() and not (float(x.min()) >= 0 and float(x.max()) <= 1):  # written so that NaN fails as well
-        raise ValueError(f"x should lie in [0, 1], got values from {float(x.min()):g} to {float(x.max()):g}")
+        raise ValueError(f"x must lie in [0, 1], got values from {float(x.min()):g} to {float(x.max()):g}")
     if y.shape != x.shape[:1]:
-        raise ValueError(f"y should be ({len(x)},), a class for each image, got shape {tuple(y.shape)}")
+        raise ValueError(f"y must be ({len(x)},), a class for each image, got shape {tuple(y.shape)}")
     if y.dtype != torch.int64:
-        raise TypeError(f"y should be int64, got {y.dtype}")
+        raise TypeError(f"y must be int64, got {y.dtype}")
     if y.numel() and int(y.min()) < 0:
-        raise ValueError(f"y should be classes 0, 1, …, got {int(y.min())}")
+        raise ValueError(f"y must be classes 0, 1, …, got {int(y.min())}")
     if not 0 <= eps < float("inf"):
-        raise ValueError(f"eps should be 0 or more, in units of the images' range [0, 1], got {eps}")
+        raise ValueError(f"eps must be 0 or more, in units of the images' range [0, 1], got {eps}")
 
 
 def check_norm(norm: str, supported: tuple[str, ...] = NORMS) -> None:
-    """Refuses a norm that an attack does not know.
+    """Refuses a norm that an attack does not support.
 
     Raises:
-        ValueError: naming those that it does.
+        ValueError: with the norms that it supports.
     """
     if norm not in supported:
-        raise ValueError(f"norm should be {' or '.join(map(repr, supported))} for this attack, got {norm!r}")
+        raise ValueError(f"norm must be {' or '.join(map(repr, supported))} for this attack, got {norm!r}")
 
 
 def parse_eps(value: str | float | Fraction, norm: str = "linf") -> Fraction:
-    """A radius as an exact number: "4/255", "0.03", 0.03 or a Fraction.
+    """Returns a radius, such as "4/255", "0.03", 0.03 or a Fraction, as an exact number.
 
     Raises:
-        ValueError: if it is no number, not positive, or above 1 in the norm "linf".
+        ValueError: if it is not a number, not positive, or above 1 in the norm "linf".
     """
     try:
         if isinstance(value, str):
@@ -234,29 +234,29 @@ def parse_eps(value: str | float | Fraction, norm: str = "linf") -> Fraction:
         else:
             eps = Fraction(value)
     except (ValueError, ZeroDivisionError, OverflowError) as error:
-        raise ValueError(f"eps should be a number such as 4/255 or 0.03, got {value!r}") from error
+        raise ValueError(f"eps must be a number such as 4/255 or 0.03, got {value!r}") from error
     if eps <= 0 or (eps > 1 and norm == "linf"):
         most = "lie in (0, 1]" if norm == "linf" else "be positive"
-        raise ValueError(f"eps should {most}, in units of the images' range [0, 1], got {value!r}")
+        raise ValueError(f"eps must {most}, in units of the images' range [0, 1], got {value!r}")
     return eps
 
 
 def format_eps(eps: Fraction) -> str:
-    """The usual way of writing a radius: in 255ths below 1 where they are whole, else as a decimal."""
+    """Writes a radius the usual way: in 255ths below 1 if they are whole, else as a decimal."""
     steps = eps * 255
     return f"{steps.numerator}/255" if steps.denominator == 1 and eps < 1 else f"{float(eps):g}"
 
 
 def distances(a: Tensor, b: Tensor, norm: Norm) -> Tensor:
-    """The distance of each image of ``a`` from that of ``b``, ``(N,)``, in units of the images' range."""
+    """Returns the distance of each image of ``a`` from that of ``b``, ``(N,)``, in units of the images' range."""
     difference = (a - b).flatten(1)
     return difference.abs().amax(dim=1) if norm == "linf" else difference.norm(dim=1)
 
 
 def project(x_adv: Tensor, x: Tensor, eps: float | Tensor, norm: Norm = "linf") -> Tensor:
-    """``x_adv`` brought into the ball of ``norm`` and radius ``eps`` around ``x``, and into [0, 1].
+    """Brings ``x_adv`` into the ball of ``norm`` and radius ``eps`` around ``x``, and into [0, 1].
 
-    For "linf" it is the nearest such image. For "l2" it is scaled into the ball, then clamped, which moves it
+    For "linf" the result is the nearest such image. For "l2" it is scaled into the ball, then clamped, which moves it
     further inside.
     """
     if norm == "linf":
@@ -267,15 +267,15 @@ def project(x_adv: Tensor, x: Tensor, eps: float | Tensor, norm: Norm = "linf") 
 
 
 def image_seed(seed: int, purpose: str, index: int) -> int:
-    """A seed of 63 bits for one purpose and the image of one index."""
+    """Returns a seed of 63 bits for one purpose and the image of one index."""
     label = f"{seed}/{purpose}/{index}".encode()
     return int.from_bytes(hashlib.blake2b(label, digest_size=8).digest(), "big") >> 1
 
 
 def draw(shape: torch.Size, indices: Tensor, seed: int, purpose: str, normal: bool = False) -> Tensor:
-    """Numbers uniform in [0, 1), or standard normal, ``(N, *shape)`` on the CPU, each image's from its own seed.
+    """Draws numbers uniform in [0, 1), or standard normal, ``(N, *shape)`` on the CPU, each image's from its own seed.
 
-    They depend on ``seed``, ``purpose`` and the image's index: not on batches, devices or processes.
+    They depend on ``seed``, ``purpose`` and the image's index, not on batches, devices or processes.
     """
     make = torch.randn if normal else torch.rand
     rows = [
@@ -287,7 +287,7 @@ def draw(shape: torch.Size, indices: Tensor, seed: int, purpose: str, normal: bo
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Seeds torch's global generators, from which other people's attacks and layers draw; puts their state back."""
+    """Seeds torch's global generators, from which other packages draw, and restores their state afterwards."""
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
@@ -296,7 +296,7 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def frozen(module: nn.Module) -> Iterator[None]:
-    """No parameter requires a gradient inside: attacks that call ``backward`` would leave one in each."""
+    """Makes no parameter require a gradient inside: attacks that call ``backward`` would leave one in each."""
     wanted = [parameter for parameter in module.parameters() if parameter.requires_grad]
     for parameter in wanted:
         parameter.requires_grad_(False)
@@ -311,7 +311,9 @@ def check_package(name: str, attack: str) -> None:
     """Refuses an attack whose package is missing.
 
     Raises:
-        MissingPackage: if it is.
+        MissingPackage: if the package is not installed.
     """
     if importlib.util.find_spec(name) is None:
-        raise MissingPackage(f"The attack {attack} needs the package {name}, which is not installed; {EXTRA} does it.")
+        raise MissingPackage(
+            f"The attack {attack} needs the package {name}, which is not installed; {EXTRA} installs it."
+        )

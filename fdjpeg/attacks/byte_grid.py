@@ -1,4 +1,4 @@
-"""Images of whole bytes k / 255: what a file can hold, so that an attack on files is one."""
+"""Images of whole bytes k / 255, as files hold them."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ TOLERANCE = 1e-3
 
 
 def on_byte_grid(x: Tensor) -> Tensor:
-    """Whether each image of ``x``, ``(N, C, H, W)`` in [0, 1], consists of whole bytes k / 255; ``(N,)`` bool."""
+    """Returns whether each image of ``x``, ``(N, C, H, W)`` in [0, 1], has only whole bytes k / 255: ``(N,)`` bool."""
     in_bytes = x.double() * 255
     return ((in_bytes - in_bytes.round()).abs() <= TOLERANCE).flatten(1).all(dim=1)
 
 
 def to_byte_grid(x_adv: Tensor, x: Tensor, eps: float, norm: Norm) -> Tensor:
-    """An image of whole bytes near ``x_adv`` that is in the ball of radius ``eps`` around ``x``.
+    """Returns an image of whole bytes near ``x_adv`` in the ball of radius ``eps`` around ``x``.
 
-    For "linf" it is the nearest one. For "l2" the nearest one is taken where it is in the ball; else samples are
-    rounded towards ``x``, which cannot leave it.
+    For "linf" it is the nearest one. For "l2" it is the nearest one if that is in the ball; if not, samples are rounded
+    towards ``x``, which cannot leave the ball.
 
     Args:
         x_adv: ``(N, C, H, W)``, in the ball and in [0, 1].

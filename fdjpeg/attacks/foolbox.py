@@ -1,7 +1,7 @@
 """Attacks of the package foolbox: those that look for the nearest misclassified image, with gradients or by decisions.
 
-Each counts at a radius where the distance of what it found is within it, so one run serves every radius: see
-``MinimumNorm.run``. foolbox would leave gradients on parameters such as learnable tables; ``Attack.run`` prevents it.
+Each succeeds at every radius that reaches the image it found, so one run serves every radius: see ``MinimumNorm.run``.
+foolbox would leave gradients on parameters such as learnable tables; ``Attack.run`` prevents that.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from .losses import margin
 
 
 class MinimumNorm(Attack):
-    """An attack that looks for the nearest misclassified image.
+    """An attack that searches for the nearest misclassified image.
 
-    The result's ``distance`` is that image's, whatever ``eps`` is; ``x_adv`` is that image where it is within ``eps``,
-    else its projection into the ball. With ``eps`` of 1 ("linf") or the largest distance of interest ("l2"), the
+    The result's ``distance`` is that image's, for any ``eps``; ``x_adv`` is that image if it is within ``eps``, else
+    its projection into the ball. With ``eps`` of 1 ("linf") or the largest distance of interest ("l2"), the
     distances give the outcome at every smaller radius.
 
     Attributes:
-        norms: those that it knows.
-        positive: the settings that may be nothing else.
+        norms: those that it supports.
+        positive: names of the settings that must be positive.
     """
 
     norms: ClassVar[tuple[str, ...]] = NORMS
@@ -37,11 +37,11 @@ class MinimumNorm(Attack):
         check_package("foolbox", self.name)
         for setting in self.positive:
             if not getattr(self, setting) > 0:
-                raise ValueError(f"{setting} should be positive, got {getattr(self, setting)}")
+                raise ValueError(f"{setting} must be positive, got {getattr(self, setting)}")
 
     @abstractmethod
     def theirs(self) -> Any:
-        """foolbox's attack."""
+        """Returns foolbox's attack."""
 
     def search(
         self, model: Counted, x: Tensor, y: Tensor, eps: float, indices: Tensor, judge: nn.Module | None
@@ -59,8 +59,8 @@ class MinimumNorm(Attack):
             except ValueError as error:
                 if "init_attack failed" not in str(error):
                     raise
-                found = x[rows]  # no misclassified image to start from: nothing is found
-            # They divide by the lengths of gradients and of moves, which may be zero.
+                found = x[rows]  # without a misclassified image to start from, nothing is found
+            # foolbox divides by the lengths of gradients and of moves, which may be zero.
             found = torch.where(found.isfinite(), found, x[rows]).detach().clamp(0, 1)
             with torch.no_grad():
                 fooled = margin(model(found), y[rows]) > 0
@@ -75,8 +75,8 @@ class DeepFool(MinimumNorm):
 
     Attributes:
         steps: at most.
-        candidates: likeliest classes that it considers.
-        seed: not used; every attack has one.
+        candidates: number of likeliest classes considered.
+        seed: not used; every attack has this field.
         norm: "linf" or "l2".
     """
 
@@ -93,7 +93,7 @@ class DeepFool(MinimumNorm):
         return f"DeepFool-{self.steps}"
 
     def theirs(self) -> Any:
-        """foolbox's attack."""
+        """Returns foolbox's attack."""
         from foolbox import attacks
 
         kind = attacks.LinfDeepFoolAttack if self.norm == "linf" else attacks.L2DeepFoolAttack
@@ -106,9 +106,9 @@ class CarliniWagner(MinimumNorm):
 
     Attributes:
         steps: of Adam for each weight of the loss.
-        searches: weights that a binary search tries.
+        searches: number of weights tried by binary search.
         step: Adam's learning rate.
-        seed: not used; every attack has one.
+        seed: not used; every attack has this field.
         norm: "l2".
     """
 
@@ -127,7 +127,7 @@ class CarliniWagner(MinimumNorm):
         return f"CW-{self.steps}×{self.searches}"
 
     def theirs(self) -> Any:
-        """foolbox's attack; it may not stop early, because it would for all images of a batch at once."""
+        """Returns foolbox's attack without its early stop, which would stop all images of a batch at once."""
         from foolbox import attacks
 
         return attacks.L2CarliniWagnerAttack(
@@ -141,7 +141,7 @@ class DDN(MinimumNorm):
 
     Attributes:
         steps: of gradient descent.
-        seed: not used; every attack has one.
+        seed: not used; every attack has this field.
         norm: "l2".
     """
 
@@ -157,7 +157,7 @@ class DDN(MinimumNorm):
         return f"DDN-{self.steps}"
 
     def theirs(self) -> Any:
-        """foolbox's attack."""
+        """Returns foolbox's attack."""
         from foolbox import attacks
 
         return attacks.DDNAttack(steps=self.steps)
@@ -168,7 +168,7 @@ class Boundary(MinimumNorm):
     """Boundary attack (Brendel et al. 2018, arXiv 1712.04248): a walk along the boundary by decisions alone.
 
     Attributes:
-        steps: at most; each asks the model about twice.
+        steps: at most; each queries the model about twice.
         seed: of the walk.
         norm: "l2".
     """
@@ -190,7 +190,7 @@ class Boundary(MinimumNorm):
         return True
 
     def theirs(self) -> Any:
-        """foolbox's attack."""
+        """Returns foolbox's attack."""
         from foolbox import attacks
 
         return attacks.BoundaryAttack(steps=self.steps)
@@ -201,7 +201,7 @@ class HopSkipJump(MinimumNorm):
     """HopSkipJump (Chen et al. 2020, arXiv 1904.02144): a gradient estimated at the boundary by decisions alone.
 
     Attributes:
-        steps: of which each asks the model some hundred times, more as they go on.
+        steps: each queries the model some hundred times, later steps more often.
         seed: of the estimates.
         norm: "linf" or "l2".
     """
@@ -221,7 +221,7 @@ class HopSkipJump(MinimumNorm):
         return True
 
     def theirs(self) -> Any:
-        """foolbox's attack."""
+        """Returns foolbox's attack."""
         from foolbox import attacks
 
         return attacks.HopSkipJumpAttack(steps=self.steps, constraint=self.norm)

@@ -1,8 +1,8 @@
-"""What an attack climbs: functions of logits ``(N, classes)`` and classes ``(N,)`` that give one number an image.
+"""The losses that attacks maximise: functions of logits ``(N, classes)`` and classes ``(N,)``, one number an image.
 
-A loss has a value, which curves and reports show, and an ascent: a function whose gradient points the same way but does
-not fade where the value is flat. Attacks take the sign or the direction of a gradient, never its length, so nothing is
-lost by that, and a saturated softmax cannot hide the way.
+A loss has a value, which curves and reports show, and an ascent. The ascent is a function whose gradient points the
+same way but does not fade where the value is flat. Attacks use the sign or the direction of a gradient, never its
+length, so nothing is lost by that, and a saturated softmax cannot hide the direction.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ LossFunction = Callable[[Tensor, Tensor], Tensor]
 
 
 def margin(logits: Tensor, y: Tensor) -> Tensor:
-    """The largest other logit minus the true one, ``(N,)``: positive where the image is misclassified.
+    """Returns the largest other logit minus the true one, ``(N,)``: positive where the image is misclassified.
 
     Source: Carlini & Wagner 2017, arXiv 1608.04644, f6.
     """
@@ -28,22 +28,22 @@ def margin(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def soft_margin(logits: Tensor, y: Tensor) -> Tensor:
-    """log Σ exp of the other logits minus the true one, ``(N,)``; its softplus is the cross-entropy.
+    """Returns log Σ exp of the other logits minus the true one, ``(N,)``; its softplus is the cross-entropy.
 
-    So its gradient is the cross-entropy's divided by 1 − p, p the probability of the true class: the same direction,
-    of full length even where p is 1 in float32 (as behind defensive distillation).
+    Its gradient is the cross-entropy's divided by 1 − p, where p is the probability of the true class. The direction is
+    the same, with full length even where p is 1 in float32 (as behind defensive distillation).
     """
     true = logits.gather(1, y[:, None]).squeeze(1)
     return _others(logits, y).logsumexp(dim=1) - true
 
 
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
-    """The cross-entropy of each image, ``(N,)``, in nats."""
+    """Returns the cross-entropy of each image, ``(N,)``, in nats."""
     return F.cross_entropy(logits, y, reduction="none")
 
 
 def dlr(logits: Tensor, y: Tensor) -> Tensor:
-    """The difference of logits ratio, ``(N,)``: the margin over the gap of the largest and third largest logit.
+    """Returns the difference of logits ratio, ``(N,)``: the margin over the gap of the largest and third largest logit.
 
     Source: Croce & Hein 2020, arXiv 2003.01690, eq. 6. It does not change when the logits are scaled.
 
@@ -56,22 +56,22 @@ def dlr(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def margin_towards(logits: Tensor, target: Tensor) -> Tensor:
-    """The target's logit minus the largest other one, ``(N,)``: positive where the image is taken for the target."""
+    """Returns the target's logit minus the largest other one, ``(N,)``: positive where the target is predicted."""
     return -margin(logits, target)
 
 
 def cross_entropy_towards(logits: Tensor, target: Tensor) -> Tensor:
-    """The logarithm of the target's probability, ``(N,)``."""
+    """Returns the logarithm of the target's probability, ``(N,)``."""
     return -cross_entropy(logits, target)
 
 
 def soft_margin_towards(logits: Tensor, target: Tensor) -> Tensor:
-    """The target's logit minus log Σ exp of the others, ``(N,)``: the ascent of ``cross_entropy_towards``."""
+    """Returns the target's logit minus log Σ exp of the others, ``(N,)``: the ascent of ``cross_entropy_towards``."""
     return -soft_margin(logits, target)
 
 
 def dlr_towards(logits: Tensor, target: Tensor) -> Tensor:
-    """The targeted difference of logits ratio, ``(N,)``.
+    """Returns the targeted difference of logits ratio, ``(N,)``.
 
     Source: Croce & Hein 2020, arXiv 2003.01690, eq. 7, with the largest other logit in place of the true one (they are
     the same until the image is misclassified). The divisor, largest logit minus the mean of the third and fourth, does
@@ -92,7 +92,9 @@ def _others(logits: Tensor, y: Tensor) -> Tensor:
 
 def _check_classes(logits: Tensor, least: int, name: str) -> None:
     if logits.shape[1] < least:
-        raise ValueError(f"the loss {name} needs at least {least} classes, got {logits.shape[1]}: take margin")
+        raise ValueError(
+            f"model must have at least {least} classes for the loss {name}, got {logits.shape[1]}: use margin"
+        )
 
 
 @dataclass(frozen=True)
@@ -100,8 +102,8 @@ class Ascent:
     """A loss as PGD uses it.
 
     Attributes:
-        value: what is reported, and what adaptive steps compare.
-        climb: what is differentiated.
+        value: the reported loss, which adaptive steps compare.
+        climb: the function that is differentiated.
     """
 
     value: LossFunction

@@ -1,4 +1,4 @@
-"""The harm that a radius does without any attacker."""
+"""Random noise, the harm of a radius without any attacker."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Noise(Attack):
 
     @property
     def name(self) -> str:
-        """As reports print it."""
+        """The name in reports."""
         return "noise"
 
     def search(

@@ -25,31 +25,31 @@ AIMS = ("away", "likeliest", "given")
 class PGD(Attack):
     """Projected gradient descent in a ball (Madry et al. 2018, arXiv 1706.06083), random starts and restarts.
 
-    Of all points that it visits it returns the one of the largest margin under the judge: the model's own forward pass,
-    or another that ``run`` is given. Where that is the exact codec, a surrogate can mislead the search but never the
-    verdict. Where the gradient of an image is zero or not finite, it goes in a random direction instead.
+    Of all visited points it returns the one with the largest margin under the judge: the model's own forward pass, or
+    the judge given to ``run``. If that is the exact codec, a surrogate can mislead the search but never the verdict. If
+    the gradient of an image is zero or not finite, the step has a random direction.
 
     Attributes:
         steps: gradient steps for each start.
         restarts: number of starts.
-        loss: what is climbed: a key of ``LOSSES``.
+        loss: the loss to maximise, a key of ``LOSSES``.
         step: length of the first step, in units of eps.
         seed: of the random starts; each image's also depends on its index and the restart.
         until_fooled: leave an image alone as soon as it is misclassified (of several draws: under each of them). For
             an attack on the very model that is judged this changes no verdict; an attack that must carry over to
-            another model should go on.
+            another model must not stop there.
         norm: "linf" (steps along the sign of the gradient) or "l2" (along the gradient).
         schedule: "constant"; "cosine", falling to a tenth of ``step`` at the last; or "halving", which halves an
             image's step and returns to its best point when it gains no more (Auto-PGD's rule: Croce & Hein 2020,
             arXiv 2003.01690, sec. 3.1).
         momentum: share of the last move in the next (Auto-PGD: 0.25).
-        random_start: whether the first point is random in the ball; if not, more restarts change nothing but the aim.
+        random_start: whether the first point is random in the ball; if not, more restarts change only the aim.
         aim: "away" from the true class; at the "likeliest" wrong classes, each restart at another; or at the classes
-            "given" in place of the true ones: then an image counts as fooled once it is taken for that class.
+            "given" in place of the true ones: then an image counts as fooled once that class is predicted.
         draws: of a randomised model, at each point (expectation over transformation: Athalye et al. 2018, arXiv
-            1707.07397). More than one takes images one by one, the draws of an image as a batch.
+            1707.07397). With more than one, images are attacked one by one, the draws of an image as a batch.
         whole_bytes: visit only images of whole bytes k / 255, as files hold them; ``x`` must be such images.
-        label: what reports call it; None makes a name of the other settings.
+        label: its name in reports; None makes a name from the other settings.
     """
 
     steps: int = 20
@@ -71,14 +71,14 @@ class PGD(Attack):
         check_norm(self.norm)
         for setting in ("steps", "restarts", "draws"):
             if getattr(self, setting) < 1:
-                raise ValueError(f"{setting} should be at least 1, got {getattr(self, setting)}")
+                raise ValueError(f"{setting} must be at least 1, got {getattr(self, setting)}")
         for setting, known in (("loss", tuple(LOSSES)), ("schedule", SCHEDULES), ("aim", AIMS)):
             if getattr(self, setting) not in known:
-                raise ValueError(f"{setting} should be one of {', '.join(known)}, got {getattr(self, setting)!r}")
+                raise ValueError(f"{setting} must be one of {', '.join(known)}, got {getattr(self, setting)!r}")
         if not self.step > 0:
-            raise ValueError(f"step should be positive, got {self.step}")
+            raise ValueError(f"step must be positive, got {self.step}")
         if not 0 <= self.momentum < 1:
-            raise ValueError(f"momentum should be 0 or more and less than 1, got {self.momentum}")
+            raise ValueError(f"momentum must be 0 or more and less than 1, got {self.momentum}")
 
     @property
     def name(self) -> str:
@@ -95,7 +95,7 @@ class PGD(Attack):
         return self.draws > 1
 
     def length(self, number: int) -> float:
-        """Length of step ``number`` (from 0), in units of eps, before any halving."""
+        """Returns the length of step ``number`` (from 0), in units of eps, before any halving."""
         if self.schedule != "cosine":
             return self.step
         along = number / max(self.steps - 1, 1)
@@ -106,7 +106,7 @@ class PGD(Attack):
     ) -> Found:
         """See ``Attack.run``."""
         if self.whole_bytes and not bool(on_byte_grid(x).all()):
-            raise ValueError("x should be images of whole bytes k / 255 for an attack with whole_bytes")
+            raise ValueError("x must be images of whole bytes k / 255 for an attack with whole_bytes")
         best = _Best(x, self.steps + 1)
         for restart, goal in enumerate(self._goals(model, x, y)):
             rows = (~best.fooled).nonzero().flatten() if self.until_fooled else torch.arange(len(x), device=x.device)
@@ -126,16 +126,16 @@ class PGD(Attack):
         return Found(best.x_adv, best.score, best.curve)
 
     def _goals(self, model: nn.Module, x: Tensor, y: Tensor) -> list[Tensor]:
-        """The classes ``(N,)`` whose loss each restart climbs."""
+        """Returns the classes ``(N,)`` whose loss each restart maximises."""
         if self.aim != "likeliest":
             return [y] * self.restarts
         with torch.no_grad():
             ranked = model(x).scatter(1, y[:, None], -torch.inf).argsort(dim=1, descending=True)
-        # The true class comes last; where there are more restarts than other classes, they begin again.
+        # The true class is last; with more restarts than other classes, the first one follows again.
         return [ranked[:, number % (ranked.shape[1] - 1)] for number in range(self.restarts)]
 
     def _start(self, x: Tensor, eps: float, indices: Tensor, restart: int) -> Tensor:
-        """The first point of a restart, ``(N, C, H, W)``."""
+        """Returns the first point of a restart, ``(N, C, H, W)``."""
         if not self.random_start:
             return x.clone()
         if self.norm == "linf":
@@ -147,7 +147,7 @@ class PGD(Attack):
     def _restart(
         self, view: _View, best: _Best, rows: Tensor, x: Tensor, eps: float, indices: Tensor, restart: int
     ) -> None:
-        """Climbs from one start; what is better than before goes into ``best``."""
+        """Climbs from one start, and stores better points than before in ``best``."""
         start = self._start(x[rows], eps, indices[rows.cpu()], restart)
         here = _Climbers.at(start, rows)
         checkpoints = _checkpoints(self.steps) if self.schedule == "halving" else {}
@@ -167,7 +167,7 @@ class PGD(Attack):
             self._move(here, gradient, number, x[here.rows], eps)
 
     def _usable(self, gradient: Tensor, indices: Tensor, purpose: str) -> Tensor:
-        """The gradient, where it is zero all over an image or not finite a random direction."""
+        """Returns the gradient, with a random direction for each image where it is zero everywhere or not finite."""
         gradient = gradient.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
         lost = (gradient == 0).flatten(1).all(dim=1)
         if bool(lost.any()):
@@ -176,7 +176,7 @@ class PGD(Attack):
         return gradient
 
     def _move(self, here: _Climbers, gradient: Tensor, number: int, x: Tensor, eps: float) -> None:
-        """One step, in place."""
+        """Makes one step, in place."""
         direction = gradient.sign() if self.norm == "linf" else _unit(gradient)
         length = (self.length(number) * eps * here.scale).view(-1, 1, 1, 1)
         moved = project(here.point + length * direction, x, eps, self.norm)
@@ -188,7 +188,7 @@ class PGD(Attack):
 
 @dataclass
 class _Look:
-    """What a model says of n points."""
+    """The outputs of a model at n points."""
 
     value: Tensor  # (n,), the loss that is climbed
     score: Tensor  # (n,), the judge's margin: of several draws the mean
@@ -196,7 +196,7 @@ class _Look:
     gradient: Tensor  # (n, C, H, W), of the loss's ascent; empty where it was not asked for
 
     def only(self, chosen: Tensor) -> _Look:
-        """Those of the points that are ``chosen``, (n,) bool."""
+        """Returns those of the points that are ``chosen``, (n,) bool."""
         return _Look(*(getattr(self, field.name)[chosen] for field in fields(self)))
 
 
@@ -214,7 +214,7 @@ class _View:
     call_by_call: bool = False  # whether the model draws once for a batch, so that each draw needs a call
 
     def look(self, points: Tensor, rows: Tensor, differentiate: bool) -> _Look:
-        """Looks at points ``(n, C, H, W)`` of the images ``rows``."""
+        """Evaluates points ``(n, C, H, W)`` of the images ``rows``."""
         with torch.set_grad_enabled(differentiate):
             points = points.detach().requires_grad_(differentiate)
             logits = self._logits(self.model, points)
@@ -223,7 +223,7 @@ class _View:
             if differentiate:
                 if not logits.requires_grad:
                     raise ValueError(
-                        "model should be differentiable, but its logits do not depend on the images through autograd: "
+                        "model must be differentiable, but its logits do not depend on the images through autograd: "
                         "choose a gradient for its layers, or an attack that needs none, such as square"
                     )
                 climb = self._each_draw(self.ascent.climb, logits, self.goal[rows]).sum()
@@ -234,7 +234,7 @@ class _View:
         return _Look(value, scores.mean(dim=1), (scores > 0).all(dim=1), gradient)
 
     def _logits(self, model: nn.Module, points: Tensor) -> Tensor:
-        """Logits ``(n, draws, classes)``."""
+        """Returns logits ``(n, draws, classes)``."""
         if self.draws == 1:
             logits: Tensor = model(points)
             return logits[:, None]
@@ -249,7 +249,7 @@ class _View:
 
     @staticmethod
     def _each_draw(function: LossFunction, logits: Tensor, classes: Tensor) -> Tensor:
-        """``function`` of logits ``(n, draws, classes)`` for each draw, ``(n, draws)``."""
+        """Returns ``function`` of logits ``(n, draws, classes)`` for each draw, ``(n, draws)``."""
         draws = logits.shape[1]
         return function(logits.flatten(0, 1).float(), classes.repeat_interleave(draws)).view(-1, draws)
 
@@ -266,8 +266,8 @@ class _Best:
         self._better = torch.zeros_like(self.fooled)
 
     def note(self, rows: Tensor, number: int, points: Tensor, look: _Look) -> None:
-        """Takes point ``number`` of the images ``rows`` into account."""
-        self._current[number:, rows] = look.value  # held, should the image be left alone from here on
+        """Records point ``number`` of the images ``rows``."""
+        self._current[number:, rows] = look.value  # kept for the remaining steps, in case the image is left alone
         better = look.score > self.score[rows]
         self.x_adv[rows[better]] = points[better]
         self.score[rows[better]] = look.score[better]
@@ -275,7 +275,7 @@ class _Best:
         self._better[rows[better]] = True
 
     def end_restart(self) -> None:
-        """Keeps the curves of the images that this restart got further with."""
+        """Keeps the curves of the images that this restart improved."""
         self.curve[:, self._better] = self._current[:, self._better]
         self._better[:] = False
 

@@ -16,12 +16,12 @@ from .pgd import PGD
 
 @dataclass(frozen=True)
 class _Kind:
-    """What a name stands for.
+    """The meaning of a name.
 
     Attributes:
         make: the attack's class, or a function of its settings.
         budget: the settings that the numbers after a name give, in order.
-        fixed: settings that the name itself says.
+        fixed: settings that the name itself implies.
     """
 
     make: Callable[..., Attack]
@@ -29,17 +29,17 @@ class _Kind:
     fixed: dict[str, Any]
 
 
-#: What PGD adds to the attacks before it.
+#: PGD's settings for the attacks that preceded it.
 _PLAIN: dict[str, Any] = {"schedule": "constant", "momentum": 0.0, "random_start": False}
 
 
 def _fgsm(**settings: Any) -> PGD:
-    """One step of length eps from the image itself (Goodfellow et al. 2015, arXiv 1412.6572)."""
+    """Makes PGD with one step of length eps from the image itself (Goodfellow et al. 2015, arXiv 1412.6572)."""
     return PGD(**_PLAIN | {"steps": 1, "step": 1.0, "label": "FGSM"} | settings)
 
 
 def _bim(steps: int = 10, **settings: Any) -> PGD:
-    """Equal steps from the image itself, 2.5 eps in all (Kurakin et al. 2017, arXiv 1607.02533)."""
+    """Makes PGD with equal steps from the image itself, 2.5 eps in all (Kurakin et al. 2017, arXiv 1607.02533)."""
     return PGD(**_PLAIN | {"steps": steps, "step": 2.5 / steps, "label": f"BIM-{steps}"} | settings)
 
 
@@ -68,31 +68,33 @@ NAMES: tuple[str, ...] = tuple(_KINDS)
 
 
 def from_name(name: str, **settings: Any) -> Attack:
-    """An attack by name, with its budget: "pgd", "pgd-20", "pgd-margin-50x3", "apgd-t-100x9", "square-5000".
+    """Makes an attack by name, with its budget: "pgd", "pgd-20", "pgd-margin-50x3", "apgd-t-100x9", "square-5000".
 
     Args:
         name: one of ``NAMES``, in any case, then, after a hyphen, the number of steps (of queries, for "square"), then,
             after an "x", that of restarts (of target classes for "fab", of weights for "cw", of candidates for
             "deepfool").
         settings: fields of the attack's class, such as ``norm="l2"`` or ``draws=20``. A norm of None is the
-            attack's own: "linf" but for the attacks that minimise the L2 norm only.
+            attack's own: "linf", or "l2" for attacks that only minimise the L2 norm.
 
     Raises:
-        ValueError: for an unknown name or setting, a number that the attack has no use for, or a value out of range.
+        ValueError: for an unknown name or setting, a number that the attack does not use, or a value out of range.
         MissingPackage: if the attack needs a package that is not installed.
     """
     match = re.fullmatch(r"(?P<kind>[a-z][a-z-]*?)(?:-(?P<first>\d+)(?:[x×](?P<second>\d+))?)?", name.lower())
     kind = _KINDS.get(match["kind"]) if match else None
     if match is None or kind is None:
-        raise ValueError(f'attack should be one of {", ".join(NAMES)}, or such as "pgd-20x5", got {name!r}')
+        raise ValueError(
+            f'attack must be one of {", ".join(NAMES)}, or one with its budget, such as "pgd-20x5", got {name!r}'
+        )
     numbers = [int(match[group]) for group in ("first", "second") if match[group] is not None]
     if len(numbers) > len(kind.budget):
         taken = " and ".join(kind.budget) or "no numbers"
-        raise ValueError(f"attack {match['kind']} takes {taken} after its name, got {name!r}")
+        raise ValueError(f"attack {match['kind']} must have {taken} after its name, got {name!r}")
     known = {field.name for field in fields(PGD if kind.make in (_fgsm, _bim) else kind.make)}  # type: ignore[arg-type]
     if not settings.keys() <= known:
         raise ValueError(
-            f"settings of {match['kind']} should be among {', '.join(sorted(known))}, "
+            f"settings of {match['kind']} must be among {', '.join(sorted(known))}, "
             f"got {', '.join(sorted(settings.keys() - known))}"
         )
     if settings.get("norm", "") is None:

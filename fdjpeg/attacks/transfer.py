@@ -1,4 +1,4 @@
-"""Where an attacker stands: without the defended model's gradients, or behind a first pass of the defence."""
+"""Threat models: attacks without the defended model's gradients, or behind a first pass of the defence."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from .pgd import PGD
 
 @dataclass(frozen=True)
 class Transfer(Attack):
-    """Examples made on another model, tried on the one that is attacked, which answers nothing while they are made.
+    """Examples made on another model and tried on the attacked one, which is not queried while they are made.
 
     Attributes:
-        attack: makes the examples. A ``PGD`` goes on after it has fooled the surrogate, so that they carry over.
+        attack: makes the examples. A ``PGD`` continues after it has fooled the surrogate, so that they carry over.
         surrogate: differentiable, of the same classes: the undefended network, or another defended one.
-        title: what the surrogate is called in reports.
+        title: the surrogate's name in reports.
     """
 
     attack: Attack
@@ -43,7 +43,7 @@ class Transfer(Attack):
         return self.attack.seed
 
     def settings(self) -> dict[str, Any]:
-        """The attack's own, and the surrogate's title."""
+        """Returns the attack's own settings, and the surrogate's title."""
         return {"attack": "Transfer", "surrogate": self.title, "by": self.attack.settings()}
 
     def search(
@@ -55,10 +55,10 @@ class Transfer(Attack):
 
 
 def first_pass(layer: nn.Module, images: Tensor) -> Tensor:
-    """Images as a defence with two passes puts them on its lattice, before an attacker sees them.
+    """Returns images as a defence with two passes puts them on its lattice, before an attacker sees them.
 
-    The attacker of that threat model starts from these: ``attack(defended, first_pass(layer, x), y, eps)``, and eps is
-    the distance from them. An attacker who comes before the first pass attacks ``nn.Sequential(layer, layer, network)``
+    The attacker of that threat model starts from these: ``attack(defended, first_pass(layer, x), y, eps)``, where eps
+    is the distance from them. An attacker before the first pass attacks ``nn.Sequential(layer, layer, network)``
     at ``x``.
 
     Args:
@@ -74,10 +74,10 @@ def first_pass(layer: nn.Module, images: Tensor) -> Tensor:
 
 
 def zero_gradients(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """The share of each image's samples at which the gradient of the loss is exactly zero (or not finite), ``(N,)``.
+    """Returns the share of each image's samples with a gradient of exactly zero (or not finite), ``(N,)``.
 
-    Near 1 it means that gradients are masked, for instance by a plain rounding, and that no attack by gradients says
-    anything about robustness. It is measured on the margin, which does not saturate, so a confident network alone does
+    Near 1 it means that gradients are masked, for instance by a plain rounding, and that attacks by gradients show
+    nothing about robustness. It is measured on the margin, which does not saturate, so a confident network alone does
     not raise it.
 
     Args:

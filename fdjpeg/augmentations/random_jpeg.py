@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fdjpeg import functional, surrogates
-from fdjpeg._arguments import DEFAULT_QUALITY
+from fdjpeg._arguments import DEFAULT_QUALITY, check_arguments
 from fdjpeg.surrogates import Surrogate
 from fdjpeg.tables import QuantTables, check_tables
 
@@ -104,7 +104,7 @@ class RandomJPEG(Augmentation[JPEGParameters]):
         if not self.subsamplings:
             raise ValueError("subsampling must be a name or one or more of them, got none")
         for name in self.subsamplings:
-            functional.check_arguments(75, None, name, upsampling, gradient, "libjpeg", False)
+            check_arguments(75, None, name, upsampling, gradient, "libjpeg", False)
         self.upsampling = upsampling
         self.gradient = surrogates.resolve(gradient)
         self.qualities = None if qualities is None else checked_qualities(qualities)

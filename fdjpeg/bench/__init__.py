@@ -1,4 +1,4 @@
-"""fdjpeg beside Pillow and every peer, measured side by side in one run: time, memory and fidelity."""
+"""fdjpeg compared with Pillow and every installed peer in one run: time, memory and fidelity."""
 
 from .measure import Measurement, Results, run
 from .peers import PEERS, Peer

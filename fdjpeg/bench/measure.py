@@ -1,4 +1,4 @@
-"""Times peers in turns, so that all see the same machine; memory each in a process of its own; fidelity to Pillow."""
+"""Times peers in turns, so that all see the same machine; memory in separate processes; fidelity to Pillow."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ class Measurement:
 
     Attributes:
         seconds: the median, and the 20th and 80th percentiles, of ``rounds`` calls.
-        memory: bytes at the peak beyond what stood before the call, its results included; None where not measured.
-        error: why there is no measurement.
+        memory: bytes at the peak in addition to those before the call, its results included; None if not measured.
+        error: the reason for a missing measurement.
     """
 
     peer: str
@@ -58,7 +58,7 @@ class Measurement:
 
 @dataclass
 class Results:
-    """Everything that a run measured, and on what."""
+    """Everything that a run measured, and on which machine."""
 
     machine: dict[str, Any]
     quality: int
@@ -68,12 +68,12 @@ class Results:
     missing: dict[str, str] = field(default_factory=dict)
 
     def find(self, peer: str, batch: str, direction: str, threads: int) -> Measurement | None:
-        """The measurement of that description, None if there is none."""
+        """Returns the measurement of that description, or None."""
         key = (peer, batch, direction, threads)
         return next((m for m in self.measurements if (m.peer, m.batch, m.direction, m.threads) == key), None)
 
     def as_json(self) -> dict[str, Any]:
-        """Plain data; what was not measured is None."""
+        """Returns plain data, with None for missing measurements."""
 
         def plain(value: Any) -> Any:
             return None if isinstance(value, float) and math.isnan(value) else value
@@ -84,9 +84,9 @@ class Results:
 
 
 def photographs(count: int, height: int, width: int) -> Tensor:
-    """Photographs, uint8 ``(count, 3, height, width)``: those that foolbox carries, or else shapes in soft noise.
+    """Returns photographs, uint8 ``(count, 3, height, width)``: those in foolbox, or else shapes in soft noise.
 
-    Content matters: Pillow's entropy coder, which fdjpeg has no need of, is the slower the busier the picture.
+    Content matters: Pillow's entropy coder, which fdjpeg does not need, is slower on busier pictures.
     """
     from fdjpeg._packages import MissingPackage, package_folder
     from fdjpeg.sources.image_set import fit, to_tensor
@@ -109,7 +109,7 @@ def photographs(count: int, height: int, width: int) -> Tensor:
 
 
 def describe_machine() -> dict[str, Any]:
-    """Processor, cores, load, versions, date and commit."""
+    """Returns processor, cores, load, versions, date and commit."""
     import numpy
     import PIL
     from PIL import features
@@ -142,7 +142,7 @@ def describe_machine() -> dict[str, Any]:
 
 
 def _call(peer: Peer, direction: str, batch: Any, codec: Callable[[Any], Any]) -> Callable[[], Any]:
-    """The function that is timed."""
+    """Returns the function that is timed."""
     if direction == FORWARD:
 
         def forward() -> Any:
@@ -161,7 +161,7 @@ def _call(peer: Peer, direction: str, batch: Any, codec: Callable[[Any], Any]) -
 
 
 def _time_in_turns(calls: dict[str, Callable[[], Any]], rounds: int, budget: float) -> dict[str, list[float]]:
-    """Calls each in turn, ``rounds`` times; one whose calls took ``budget`` seconds in all drops out."""
+    """Calls each in turn, ``rounds`` times; one whose calls took more than ``budget`` seconds in total drops out."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     for call in calls.values():  # warm caches, pools and lazy imports
         call()
@@ -177,18 +177,18 @@ def _time_in_turns(calls: dict[str, Callable[[], Any]], rounds: int, budget: flo
 
 
 def peak_memory(peer: str, batch: str, direction: str, quality: int, subsampling: str) -> int:
-    """Bytes that one call needs at its peak beyond what stood before it; in a fresh process. Linux only."""
+    """Measures the bytes that one call adds at its peak, in a fresh process. Linux only."""
     arguments = json.dumps([peer, batch, direction, quality, subsampling])
     return int(run_python("-m", "fdjpeg.bench.measure", arguments))
 
 
 def run_python(*arguments: str) -> str:
-    """What a fresh Python prints in which `bytes_at_peak` tells the truth.
+    """Returns the output of a fresh Python in which `bytes_at_peak` is accurate.
 
-    Freed memory goes back to the system at once, so that what was there before cannot hide what a call needs.
+    Freed memory goes back to the system at once, so memory used before a call cannot hide what the call needs.
 
     Raises:
-        RuntimeError: it failed; the message is its last line.
+        RuntimeError: if it failed; the message is its last line.
     """
     settings = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
     done = subprocess.run(
@@ -216,8 +216,8 @@ def _measure_memory_here(name: str, batch: str, direction: str, quality: int, su
 
 
 def bytes_at_peak(call: Callable[[], Any]) -> int:
-    """Bytes that a call needs at its peak beyond what stood before it, its results included. Linux only."""
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    """Measures the bytes that a call adds at its peak, its results included. Linux only."""
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = _resident("VmRSS")
     result = call()
     peak = _resident("VmHWM")
@@ -226,7 +226,7 @@ def bytes_at_peak(call: Callable[[], Any]) -> int:
 
 
 def measure_fidelity(peer: Peer, pictures: Tensor, quality: int, subsampling: str) -> dict[str, Any]:
-    """How near a peer comes to Pillow: PSNR in dB (None where equal), share of equal samples, largest difference."""
+    """Measures a peer against Pillow: PSNR in dB (None if equal), share of equal samples, largest difference."""
     wanted = PEERS["Pillow codec"]
     reference = wanted.tensor(wanted.codec(quality, subsampling)(wanted.prepare(pictures))).double()
     with torch.no_grad():
@@ -257,17 +257,17 @@ def run(
     """Measures peers side by side.
 
     Args:
-        peers: names of `PEERS`; None takes all that are installed.
+        peers: names of `PEERS`; all that are installed if None.
         batches: names of `BATCHES`.
         quality, subsampling: of every call.
-        threads: numbers of torch threads; None takes 1 and as many as there are cores.
+        threads: numbers of torch threads; 1 and the number of cores if None.
         rounds: calls of each peer for each cell, in turns.
-        budget: seconds after which a peer takes no further part in a cell, at least three calls taken.
+        budget: seconds after which a peer drops out of a cell, after at least three calls.
         memory: whether peak memory is measured too (Linux).
-        progress: is told what is being measured.
+        progress: called with the name of each measurement.
 
     Raises:
-        ValueError: a name is unknown, or a number is not positive.
+        ValueError: if a name is unknown, or a number is not positive.
     """
     chosen = _chosen(peers)
     batches = list(batches)

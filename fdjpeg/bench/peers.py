@@ -1,7 +1,7 @@
-"""What is compared: each peer as its own users write it.
+"""The peers that are compared, each as its own users write it.
 
-A peer takes a batch of images and returns it compressed and decompressed at one quality. All get the same pixels; each
-in the form that it is made for, so that no peer pays for a conversion that its users would not write.
+A peer compresses and decompresses a batch of images at one quality. All get the same pixels, each in its own form, so
+that no peer pays for a conversion that its users would not write.
 """
 
 from __future__ import annotations
@@ -18,10 +18,9 @@ from PIL import Image
 from torch import Tensor
 
 import fdjpeg
+from fdjpeg._geometry import PILLOW_SUBSAMPLINGS
 
 Codec = Callable[[Any], Any]
-
-_PILLOW_SUBSAMPLING = {"4:4:4": 0, "4:2:2": 1, "4:2:0": 2}
 
 
 @dataclass(frozen=True)
@@ -29,14 +28,14 @@ class Peer:
     """One way to put images through JPEG.
 
     Attributes:
-        name: what the tables call it.
-        dtype: of the batch that it is given, ``(N, 3, H, W)``: uint8 in 0…255 or a float type in [0, 1].
-        prepare: makes its input of a uint8 batch, outside the timing.
-        codec: makes the function that is timed, for a quality and a subsampling; raises ValueError where it has none.
-        tensor: makes a uint8 batch of what that function returns, for fidelity.
-        differentiable: whether autograd runs through it.
-        module: the package that it needs, None if it is always there.
-        install: what brings it.
+        name: its name in tables.
+        dtype: of its batch, ``(N, 3, H, W)``: uint8 in 0…255 or a float type in [0, 1].
+        prepare: converts a uint8 batch to its input, outside the timing.
+        codec: makes the timed function for a quality and a subsampling; raises ValueError if it does not support them.
+        tensor: converts the result of that function to a uint8 batch, for fidelity.
+        differentiable: whether autograd differentiates it.
+        module: the package that it needs, or None.
+        install: the package's name for pip, if it differs.
     """
 
     name: str
@@ -49,7 +48,7 @@ class Peer:
     install: str = ""
 
     def missing(self) -> str | None:
-        """Why it cannot be run here, or None."""
+        """Returns the reason why it cannot run here, or None."""
         if self.module is None or importlib.util.find_spec(self.module) is not None:
             return None
         return f"{self.module} is not installed (pip install {self.install or self.module})"
@@ -72,7 +71,7 @@ def _bytes(batch: Tensor) -> Tensor:
 
 
 def _arrays(batch: Tensor) -> list[Any]:
-    """The form of Pillow, OpenCV and simplejpeg: an ``(H, W, 3)`` uint8 array for each image."""
+    """Returns the form of Pillow, OpenCV and simplejpeg: an ``(H, W, 3)`` uint8 array for each image."""
     return [image.permute(1, 2, 0).contiguous().numpy() for image in batch]
 
 
@@ -98,12 +97,12 @@ def _through_pillow(array: Any, quality: int, subsampling: int) -> Any:
 
 
 def _pillow(quality: int, subsampling: str) -> Codec:
-    at = _PILLOW_SUBSAMPLING[subsampling]
+    at = PILLOW_SUBSAMPLINGS[subsampling]
     return lambda arrays: [_through_pillow(array, quality, at) for array in arrays]
 
 
 class _PillowIdentity(torch.autograd.Function):
-    """Pillow between float tensors, with the gradient that people give it (BPDA's identity)."""
+    """Pillow between float tensors, with the usual gradient (BPDA's identity)."""
 
     @staticmethod
     def forward(ctx: Any, batch: Tensor, quality: int, subsampling: int) -> Tensor:
@@ -117,7 +116,7 @@ class _PillowIdentity(torch.autograd.Function):
 
 
 def _pillow_tensors(quality: int, subsampling: str) -> Codec:
-    return lambda batch: _PillowIdentity.apply(batch, quality, _PILLOW_SUBSAMPLING[subsampling])
+    return lambda batch: _PillowIdentity.apply(batch, quality, PILLOW_SUBSAMPLINGS[subsampling])
 
 
 def _opencv(quality: int, subsampling: str) -> Codec:
@@ -150,7 +149,7 @@ def _simplejpeg(quality: int, subsampling: str) -> Codec:
 
 def _only_420(name: str, subsampling: str) -> None:
     if subsampling != "4:2:0":
-        raise ValueError(f"{name} has 4:2:0 only")
+        raise ValueError(f"subsampling must be 4:2:0 for {name}, got {subsampling}")
 
 
 def _torchvision(quality: int, subsampling: str) -> Codec:
@@ -189,7 +188,7 @@ def _mlomnitz(quality: int, subsampling: str) -> Codec:
     return through
 
 
-#: fdjpeg in each form, then its peers; ratios are against the two that go through Pillow.
+#: fdjpeg in each form, then its peers; ratios are against the two that use Pillow.
 PEERS: dict[str, Peer] = {
     peer.name: peer
     for peer in (

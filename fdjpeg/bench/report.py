@@ -9,11 +9,13 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
+from fdjpeg._markdown import markdown_table
+
 from .measure import BACKWARD, BATCHES, FORWARD, Measurement, Results
 
 
 def save(results: Results, folder: str | os.PathLike[str]) -> list[Path]:
-    """Writes ``cpu.json``, ``cpu.csv``, ``cpu.md`` and, where matplotlib is installed, three plots into ``folder``.
+    """Writes ``cpu.json``, ``cpu.csv``, ``cpu.md`` and, if matplotlib is installed, three plots into ``folder``.
 
     Returns:
         The files.
@@ -33,7 +35,7 @@ def save(results: Results, folder: str | os.PathLike[str]) -> list[Path]:
 
 
 def markdown(results: Results, plots: list[str] | None = None) -> str:
-    """The results as a page: a table for each number of threads and direction, then memory and fidelity."""
+    """Returns the results as a page: a table for each number of threads and direction, then memory and fidelity."""
     machine = results.machine
     lines = [
         "# fdjpeg and its peers on a CPU",
@@ -53,15 +55,6 @@ def markdown(results: Results, plots: list[str] | None = None) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _table(header: list[str], rows: list[list[str]]) -> list[str]:
-    return [
-        "| " + " | ".join(header) + " |",
-        "|" + "---|" * len(header),
-        *("| " + " | ".join(row) + " |" for row in rows),
-        "",
-    ]
-
-
 def _peers_in(results: Results, direction: str, threads: int) -> list[str]:
     return list(dict.fromkeys(m.peer for m in results.measurements if (m.direction, m.threads) == (direction, threads)))
 
@@ -76,7 +69,7 @@ def _time_table(results: Results, direction: str, threads: int) -> list[str]:
     if not rows:
         return []
     title = f"## {direction.capitalize()}, {threads} thread{'s' if threads > 1 else ''}"
-    return [title, "", *_table(["batch", *peers], rows)]
+    return [title, "", *markdown_table(["batch", *peers], rows), ""]
 
 
 def _time(m: Measurement | None) -> str:
@@ -97,7 +90,7 @@ def _memory_table(results: Results) -> list[str]:
     if not rows:
         return []
     header = ["peer", "batch", "direction", "MiB beyond the input", "bytes a sample"]
-    return ["## Peak memory, results included", "", *_table(header, rows)]
+    return ["## Peak memory, results included", "", *markdown_table(header, rows), ""]
 
 
 def _fidelity_table(results: Results) -> list[str]:
@@ -113,7 +106,7 @@ def _fidelity_table(results: Results) -> list[str]:
             cells.append(f"{psnr} / {100 * row['equal']:.2f} / {row['largest']}")
         rows.append([peer, *cells])
     title = "## Fidelity to Pillow: PSNR in dB / % of samples equal / largest difference"
-    return [title, "", *_table(["peer", *(f"quality {q}" for q in qualities)], rows)]
+    return [title, "", *markdown_table(["peer", *(f"quality {q}" for q in qualities)], rows), ""]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -136,7 +129,7 @@ def _plots(results: Results, folder: Path) -> list[Path]:
 
 
 def _widest(results: Results, peer: str, batch: str) -> Measurement | None:
-    """A peer's measurement on one thread, with backward if it has one."""
+    """Returns a peer's measurement on one thread, with backward if it has one."""
     return results.find(peer, batch, BACKWARD, 1) or results.find(peer, batch, FORWARD, 1)
 
 

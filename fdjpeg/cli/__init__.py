@@ -1,1 +1,1 @@
-"""The command ``fdjpeg``, a file for each of its commands."""
+"""The command ``fdjpeg``, with a file for each of its commands."""

@@ -6,27 +6,26 @@ from pathlib import Path
 
 import torch
 from PIL import Image, UnidentifiedImageError
-from rich.console import Console
 from torch import Tensor
 
-complaints = Console(stderr=True)
+from .console import complaints
 
 
 def image_files(folder: Path) -> list[Path]:
-    """All files of the folder and its folders that look like images by their names, sorted.
+    """Returns all files of the folder and its folders with names of images, sorted.
 
     Raises:
-        ValueError: there are none.
+        ValueError: if there are none.
     """
     known = {suffix for suffix, name in Image.registered_extensions().items() if name in Image.OPEN}
     files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in known and file.is_file())
     if not files:
-        raise ValueError(f"folder should hold images that Pillow reads, got {str(folder)!r} with none")
+        raise ValueError(f"folder must hold images that Pillow reads, got {str(folder)!r} with none")
     return files
 
 
 def read_image(file: Path) -> Tensor | None:
-    """An image as uint8 ``(3, H, W)``, or ``(1, H, W)`` if grey; None, and a complaint, if it cannot be read."""
+    """Reads an image as uint8 ``(3, H, W)``, or ``(1, H, W)`` if grey; complains and returns None if it cannot."""
     try:
         with Image.open(file) as image:
             converted = image.convert("L" if image.mode in ("1", "L", "LA") else "RGB")

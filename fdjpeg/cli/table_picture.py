@@ -13,7 +13,7 @@ from fdjpeg.tables import QuantTables
 
 
 def by_component(tables: QuantTables) -> dict[str, Tensor]:
-    """Each different table, int64 ``(8, 8)``, by the components that use it."""
+    """Returns each different table, int64 ``(8, 8)``, by the components that use it."""
     y, cb, cr = tables.integer().stacked()[0].long()
     if not torch.equal(cb, cr):
         return {"Y": y, "Cb": cb, "Cr": cr}
@@ -21,7 +21,7 @@ def by_component(tables: QuantTables) -> dict[str, Tensor]:
 
 
 def draw(tables: QuantTables) -> Image.Image:
-    """The tables side by side, a cell for each step: the number, on a shade that goes with its logarithm."""
+    """Draws the tables side by side, a cell for each step: the number, on a shade by its logarithm."""
     cell, margin = 28, 20
     named = by_component(tables)
     side = BLOCK * cell

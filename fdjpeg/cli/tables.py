@@ -9,7 +9,6 @@ from typing import Annotated
 
 import torch
 import typer
-from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
@@ -17,6 +16,7 @@ from fdjpeg import reference
 from fdjpeg._geometry import BLOCK
 from fdjpeg.tables import QuantTables
 
+from .console import complaints, console, say_written
 from .image_files import image_files, read_image
 from .table_picture import by_component, draw
 from .tables_learn import learn
@@ -25,15 +25,13 @@ app = typer.Typer(
     help="Quantization tables: show them, convert them, derive or learn them from images.", no_args_is_help=True
 )
 app.command()(learn)
-console = Console()
-complaints = Console(stderr=True)
 
-_SOURCE = "A quality 1…100, a JPEG file, a text file as `cjpeg -qtables` reads it, or a .json file of Pillow's qtables."
-_TARGET = "A text file as `cjpeg -qtables` reads it; or, if its name ends in .json, Pillow's qtables."
+_SOURCE = "Quality 1…100, JPEG file, text file as `cjpeg -qtables` reads it, or .json file of Pillow's qtables."
+_TARGET = "Text file as `cjpeg -qtables` reads it; if its name ends in .json, Pillow's qtables."
 
 Source = Annotated[str, typer.Argument(help=_SOURCE)]
 Target = Annotated[Path, typer.Argument(help=_TARGET)]
-Picture = Annotated[Path | None, typer.Option(help="Draws the tables into this PNG file.")]
+Picture = Annotated[Path | None, typer.Option(help="PNG file for a picture of the tables.")]
 
 
 @app.command()
@@ -54,18 +52,18 @@ def convert(source: Source, target: Target) -> None:
 
 @app.command()
 def derive(
-    folder: Annotated[Path, typer.Argument(help="A folder of images, searched with all its folders.")],
+    folder: Annotated[Path, typer.Argument(help="Folder of images, searched with all its folders.")],
     target: Target,
-    n: Annotated[int, typer.Option(min=0, max=64, help="How many bands get the fine step.")] = 15,
-    fine: Annotated[int, typer.Option(min=1, max=255, help="Their step.")] = 1,
-    coarse: Annotated[int, typer.Option(min=1, max=255, help="The step of the others.")] = 40,
+    n: Annotated[int, typer.Option(min=0, max=64, help="Number of bands with the fine step.")] = 15,
+    fine: Annotated[int, typer.Option(min=1, max=255, help="Step of those bands.")] = 1,
+    coarse: Annotated[int, typer.Option(min=1, max=255, help="Step of the other bands.")] = 40,
     picture: Picture = None,
 ) -> None:
     """Derives the table of feature distillation: fine steps in the bands where these images vary most.
 
     Source: Liu et al., "Feature Distillation: DNN-Oriented JPEG Compression Against Adversarial Examples", arXiv
     1803.05787v1, eq. 11: the standard deviation of each band of the 8×8 DCT over all images, their channels pooled.
-    Images are read one at a time, at their own size; blocks that are not whole are left out, which is our choice.
+    Images are read one at a time, at their own size. Incomplete blocks are left out, which is our choice.
     """
     files = image_files(folder)
     images = (read_image(file) for file in track(files, "reading", console=complaints, transient=True))
@@ -83,10 +81,10 @@ def derive(
 
 
 def read_tables(source: str) -> QuantTables:
-    """The tables of a quality or a file.
+    """Reads the tables of a quality or a file.
 
     Raises:
-        ValueError: it is neither, or the file holds no tables.
+        ValueError: if it is neither, or the file holds no tables.
     """
     try:
         quality = float(source)
@@ -97,22 +95,22 @@ def read_tables(source: str) -> QuantTables:
     try:
         content = Path(source).read_bytes()
     except OSError as error:
-        raise ValueError(f"source should be a quality or a file that can be read, got {source!r}: {error}") from error
+        raise ValueError(f"source must be a quality or a file that can be read, got {source!r}: {error}") from error
     if content.startswith(b"\xff\xd8"):
         return QuantTables.from_image(content)
     if Path(source).suffix.lower() == ".json":
         try:
             return QuantTables.from_pillow(json.loads(content))
         except (json.JSONDecodeError, UnicodeDecodeError, TypeError) as error:
-            raise ValueError(f"source should hold a list of tables, got {source!r}: {error}") from error
+            raise ValueError(f"source must hold a list of tables, got {source!r}: {error}") from error
     return QuantTables.load(source)
 
 
 def write_tables(tables: QuantTables, target: Path) -> None:
-    """Writes a text file for ``cjpeg -qtables``, or a ``.json`` file of Pillow's ``qtables``, and says so.
+    """Writes a text file for ``cjpeg -qtables``, or a ``.json`` file of Pillow's ``qtables``, and prints its name.
 
     Raises:
-        ValueError: it cannot be written, or a step is outside 1…255.
+        ValueError: if it cannot be written, or a step is outside 1…255.
     """
     try:
         if target.suffix.lower() == ".json":
@@ -120,16 +118,12 @@ def write_tables(tables: QuantTables, target: Path) -> None:
         else:
             tables.save(target)
     except OSError as error:
-        raise ValueError(f"target should be a file that can be written, got {str(target)!r}: {error}") from error
-    _say_written(target)
-
-
-def _say_written(file: Path) -> None:
-    console.print(f"Written: {file}", soft_wrap=True, markup=False, highlight=False)
+        raise ValueError(f"target must be a file that can be written, got {str(target)!r}: {error}") from error
+    say_written(target)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Tables to look at
+# Printing and drawing
 
 
 def print_table(title: str, table: Tensor) -> None:
@@ -142,12 +136,12 @@ def print_table(title: str, table: Tensor) -> None:
 
 def _save_picture(tables: QuantTables, target: Path) -> None:
     if target.suffix.lower() != ".png":
-        raise ValueError(f"picture should be a .png file, got {str(target)!r}")
+        raise ValueError(f"picture must be a .png file, got {str(target)!r}")
     try:
         draw(tables).save(target)
     except OSError as error:
-        raise ValueError(f"picture should be a file that can be written, got {str(target)!r}: {error}") from error
-    _say_written(target)
+        raise ValueError(f"picture must be a file that can be written, got {str(target)!r}: {error}") from error
+    say_written(target)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -159,16 +153,16 @@ _STRIP = 32 * BLOCK
 
 
 def band_deviation(images: Iterable[Tensor]) -> Tensor:
-    """The standard deviation of each band of the 8×8 DCT over images, all channels pooled.
+    """Returns the standard deviation of each band of the 8×8 DCT over images, all channels pooled.
 
     Args:
-        images: uint8 ``(C, H, W)`` each; taken one at a time. Rows and columns beyond whole blocks are left out.
+        images: uint8 ``(C, H, W)`` each; read one at a time. Rows and columns beyond whole blocks are left out.
 
     Returns:
         float64 ``(8, 8)``, in units of 0…255: the coefficients are those of the orthonormal DCT.
 
     Raises:
-        ValueError: there is no whole block.
+        ValueError: if there is not a single whole block.
     """
     count = 0
     total, squares = torch.zeros(2, BLOCK, BLOCK, dtype=torch.float64)
@@ -176,11 +170,11 @@ def band_deviation(images: Iterable[Tensor]) -> Tensor:
         _, height, width = image.shape
         whole = image[:, : height - height % BLOCK, : width - width % BLOCK]
         for strip in whole.split(_STRIP, dim=1):
-            # Less 128, so that squares stay small beside their variance.
+            # Less 128, so that squares stay small compared with their variance.
             coefficients = reference.real_dct(reference.to_blocks(strip.double() - 128)).flatten(0, 2)
             count += len(coefficients)
             total += coefficients.sum(0)
             squares += coefficients.square().sum(0)
     if count == 0:
-        raise ValueError(f"images should hold at least one block of {BLOCK} × {BLOCK} samples, got none")
+        raise ValueError(f"images must hold at least one block of {BLOCK} × {BLOCK} samples, got none")
     return (squares / count - (total / count).square()).clamp(min=0).sqrt()

@@ -1,4 +1,4 @@
-"""The command ``fdjpeg tables learn``: tables learned from images, and what they save against the standard ones."""
+"""The command ``fdjpeg tables learn``: tables learned from images, and the bits they save against the standard ones."""
 
 from __future__ import annotations
 
@@ -12,57 +12,59 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
 from fdjpeg import sources
+from fdjpeg._geometry import PILLOW_SUBSAMPLINGS
 from fdjpeg.functional import encode
-from fdjpeg.learning.rate_distortion import PILLOW_SUBSAMPLINGS, Measured, Ratio, bits_ratio, measure, ms_ssim_scales
+from fdjpeg.learning.metrics import ms_ssim_scales
+from fdjpeg.learning.rate_distortion import Measured, Ratio, bits_ratio, measure
 from fdjpeg.learning.tables import LOSSES, ClassifierLoss, learn_tables
 from fdjpeg.learning.tables import Progress as StepsDone
 from fdjpeg.rate import bits
 from fdjpeg.sources.image_set import fit, to_bytes, to_pillow, to_tensor
 from fdjpeg.tables import QuantTables
 
+from .console import complaints, console
 from .image_files import image_files, read_image
 from .table_picture import draw
-
-console = Console()
-complaints = Console(stderr=True)
 
 #: The qualities of the standard tables between which their curve is interpolated.
 CURVE = (5, 10, 15, 20, 25, 30, 40, 50, 60, 70, 80, 85, 90, 95)
 
-#: What may be kept: a column of `Measured`, and how it is written.
+#: Measures of quality: columns of `Measured`, with their names.
 KEPT = {"psnr": "PSNR", "ms_ssim": "MS-SSIM", "correct": "accuracy"}
 
-_IMAGES = "A folder of images, an .npz file of images and labels (cifar.npz:train), or photographs."
+_IMAGES = "Folder of images, .npz file of images and labels (cifar.npz:train), or photographs."
 
 
 def learn(
     images: Annotated[str, typer.Argument(help=_IMAGES)],
-    out: Annotated[Path, typer.Argument(help="The folder for the tables, the plot and results.json.")],
-    quality: Annotated[str, typer.Option(help="As many bits as at each of these qualities.")] = "25,50,75",
-    loss: Annotated[str, typer.Option(help=f"What is to be small: {', '.join(LOSSES)} or classifier.")] = "psnr",
-    model: Annotated[str, typer.Option(help="A classifier, named as for fdjpeg evaluate; its accuracy counts.")] = "",
+    out: Annotated[Path, typer.Argument(help="Folder for the tables, the plot and results.json.")],
+    quality: Annotated[str, typer.Option(help="Qualities whose numbers of bits the tables may take.")] = "25,50,75",
+    loss: Annotated[str, typer.Option(help=f"Loss: {', '.join(LOSSES)} or classifier.")] = "psnr",
+    model: Annotated[
+        str, typer.Option(help="Classifier whose accuracy is measured, named as for fdjpeg evaluate.")
+    ] = "",
     held_out: Annotated[str, typer.Option(help="Images to measure on; by default a quarter of the others.")] = "",
-    subsampling: Annotated[str, typer.Option(help="4:4:4, 4:2:2 or 4:2:0.")] = "4:2:0",
-    share: Annotated[str, typer.Option(help="Components that have a table together: chroma, all or none.")] = "chroma",
-    steps: Annotated[int, typer.Option(min=5, help="Minibatches for each quality.")] = 300,
-    batch_size: Annotated[int, typer.Option(min=2, help="Images in each.")] = 64,
-    size: Annotated[int, typer.Option(min=8, help="Folders and photographs: pixels of the resized square.")] = 128,
-    seed: Annotated[int, typer.Option(help="Of all that is random.")] = 0,
+    subsampling: Annotated[str, typer.Option(help="Subsampling, 4:4:4, 4:2:2 or 4:2:0.")] = "4:2:0",
+    share: Annotated[str, typer.Option(help="Components that share a table: chroma, all or none.")] = "chroma",
+    iterations: Annotated[int, typer.Option(min=5, help="Number of minibatches for each quality.")] = 300,
+    batch_size: Annotated[int, typer.Option(min=2, help="Number of images in each minibatch.")] = 64,
+    size: Annotated[
+        int, typer.Option(min=8, help="Side of the resized square in pixels, for folders and photographs.")
+    ] = 128,
+    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
 ) -> None:
-    """Learns tables that keep more of these images for the same bits, and measures what they save.
+    """Learns tables that keep more of these images for the same bits, and measures the bits they save.
 
-    For each quality the tables take as many bits as the standard ones do there. Held-out images are then written as
-    files with them, and with the standard tables at many qualities: how many of those bits do the learned ones need to
-    keep as much? Into the folder go the tables (for cjpeg -qtables, and as pictures), the curve and results.json. A run
-    that was stopped goes on where it was.
+    For each quality the tables take as many bits as the standard ones. Held-out images are then written as files with
+    them, and with the standard tables at many qualities, to compare the bits for equal quality. The folder receives the
+    tables (for cjpeg -qtables, and as pictures), the curve and results.json. A stopped run resumes where it was.
 
-    For a classifier the tables of highest PSNR are learned first; from there a fifth as many minibatches of half the
-    size go through the network. Without labels its answers to the uncompressed images count as right.
+    For a classifier the tables of highest PSNR are learned first; then a fifth as many minibatches of half the size go
+    through the network. Without labels its answers to the uncompressed images count as right.
     """
     qualities = _qualities(quality)
     _check_names(loss, model, subsampling)
@@ -80,7 +82,7 @@ def learn(
         "model": model,
         "subsampling": subsampling,
         "share": share,
-        "steps": steps,
+        "steps": iterations,  # the key under which kept results have it
         "batch size": batch_size,
         "seed": seed,
     }
@@ -97,7 +99,7 @@ def learn(
                     loss=loss,
                     share=share,
                     subsampling=subsampling,
-                    steps=steps,
+                    iterations=iterations,
                     batch_size=batch_size,
                     seed=seed,
                 )
@@ -134,28 +136,28 @@ def learn(
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# What is asked for
+# Arguments
 
 
 def _qualities(listed: str) -> list[int]:
-    """``25,50,75`` as numbers, each once."""
+    """Returns ``25,50,75`` as numbers, each once."""
     words = [word.strip() for word in listed.split(",")]
     if not all(word.isdecimal() and CURVE[0] <= int(word) <= CURVE[-1] for word in words):
-        raise ValueError(f"quality should be whole numbers in {CURVE[0]}…{CURVE[-1]}, such as 25,50,75, got {listed!r}")
+        raise ValueError(f"quality must be whole numbers in {CURVE[0]}…{CURVE[-1]}, such as 25,50,75, got {listed!r}")
     return sorted({int(word) for word in words})
 
 
 def _check_names(loss: str, model: str, subsampling: str) -> None:
     if loss not in (*LOSSES, "classifier"):
-        raise ValueError(f"loss should be one of {', '.join(LOSSES)} or classifier, got {loss!r}")
+        raise ValueError(f"loss must be one of {', '.join(LOSSES)} or classifier, got {loss!r}")
     if loss == "classifier" and not model:
-        raise ValueError("model should name a classifier where the loss is one's, got none")
+        raise ValueError("model must name a classifier where the loss is one's, got none")
     if subsampling not in PILLOW_SUBSAMPLINGS:
-        raise ValueError(f"subsampling should be one of {', '.join(PILLOW_SUBSAMPLINGS)}, got {subsampling!r}")
+        raise ValueError(f"subsampling must be one of {', '.join(PILLOW_SUBSAMPLINGS)}, got {subsampling!r}")
 
 
 def _network(model: str) -> nn.Module | None:
-    """The classifier in evaluation mode, its parameters without gradient; None if no model is named."""
+    """Loads the classifier in evaluation mode, its parameters without gradient; None if no model is named."""
     return sources.load_network(model).module.eval().requires_grad_(False) if model else None
 
 
@@ -168,13 +170,13 @@ class _Images:
 
 
 def _both(images: str, held_out: str, size: int, seed: int, network: nn.Module | None) -> tuple[_Images, _Images]:
-    """The images to learn from, and those to measure on."""
+    """Loads the images to learn from, and those to measure on."""
     learning = _load(images, size, network)
     if held_out:
         return learning, _load(held_out, size, network)
     count = len(learning.samples)
     if count < 4:
-        raise ValueError(f"images should be at least four, of which one is held out, got {count}")
+        raise ValueError(f"images must be at least 4, of which one is held out, got {count}")
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
     parts = order.split([count - count // 4, count // 4])
     first, second = (
@@ -184,14 +186,14 @@ def _both(images: str, held_out: str, size: int, seed: int, network: nn.Module |
 
 
 def _load(source: str, size: int, network: nn.Module | None) -> _Images:
-    """Images by name; those without labels get the network's answers, if there is one."""
+    """Loads images by name; those without labels get the network's answers, if there is one."""
     folder = Path(source)
     if folder.is_dir() and not any(entry.is_dir() for entry in folder.iterdir()):
         read = (read_image(file) for file in image_files(folder))
         # All in colour, so that they make one batch.
         squares = [to_tensor(fit(to_pillow(image).convert("RGB"), size)) for image in read if image is not None]
         if not squares:
-            raise ValueError(f"images should be a folder of images that Pillow reads, got {source!r} with none")
+            raise ValueError(f"images must be a folder of images that Pillow reads, got {source!r} with none")
         samples = torch.stack(squares)
         return _Images(samples, None if network is None else _answers(network, samples))
     found = sources.load_images(source, size)
@@ -214,15 +216,15 @@ def _learned(
     progress: StepsDone,
     *,
     loss: str,
-    steps: int,
+    iterations: int,
     batch_size: int,
     **settings: Any,
 ) -> QuantTables:
-    """The tables for as many bits as at ``quality``, of highest PSNR first where a network is to be served."""
+    """Learns tables for as many bits as at ``quality``; for a network, those of highest PSNR first."""
     budget = bits(encode(images.samples, quality, subsampling=settings["subsampling"]))
     name = loss if network is None else "psnr"
     tables = learn_tables(
-        images.samples, budget, name, steps=steps, batch_size=batch_size, progress=progress, **settings
+        images.samples, budget, name, iterations=iterations, batch_size=batch_size, progress=progress, **settings
     )
     if network is None:
         return tables
@@ -232,7 +234,7 @@ def _learned(
         ClassifierLoss(network),
         labels=images.labels,
         start=tables,
-        steps=steps // 5,
+        iterations=iterations // 5,
         batch_size=batch_size // 2,
         learning_rate=0.02,
         progress=progress,
@@ -242,14 +244,14 @@ def _learned(
 
 @contextmanager
 def _bars() -> Iterator[Progress]:
-    """Progress bars on standard error."""
+    """Shows progress bars on standard error."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=complaints) as bars:
         yield bars
 
 
 def _finished(out: Path, settings: dict[str, object]) -> dict[int, QuantTables]:
-    """The tables that an earlier run of the same settings has left in ``results.json``."""
+    """Returns the tables that an earlier run of the same settings left in ``results.json``."""
     try:
         state = json.loads((out / "results.json").read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError):
@@ -264,11 +266,11 @@ def _as_lists(learned: dict[int, QuantTables]) -> dict[int, list[list[int]]]:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# What came of it
+# Results
 
 
 def _ratios(point: Measured, curve: list[Measured]) -> dict[tuple[str, str], Ratio]:
-    """By what is counted and what is kept: the bits needed over those of the standard tables."""
+    """Returns bits relative to the standard tables' at equal quality, by kind of bits and measure of quality."""
     found = {}
     for counted in ("bits", "file_bits"):
         for kept in KEPT:
@@ -285,7 +287,7 @@ def _plain(ratios: dict[tuple[str, str], Ratio]) -> dict[str, dict[str, float]]:
 def _summary(
     images: _Images, points: dict[int, Measured], ratios: dict[int, dict[tuple[str, str], Ratio]]
 ) -> Iterator[str]:
-    """What was found, in sentences."""
+    """Yields the results in sentences."""
     count, _, height, width = images.samples.shape
     yield f"On {count} held-out images of {width} × {height} pixels, with the interval of 95 % of bootstrap resamples:"
     for number, point in points.items():
@@ -321,11 +323,11 @@ def _write_json(out: Path, content: dict[str, object]) -> Path:
 
 
 def _plot(out: Path, curve: list[Measured], points: dict[int, Measured]) -> list[Path]:
-    """Draws what is kept over bits an image; nothing, and a sentence, where matplotlib is not installed."""
+    """Draws quality over bits an image; if matplotlib is not installed, prints that instead."""
     try:
         import matplotlib
     except ImportError:
-        complaints.print('No plot: matplotlib is not installed; pip install "fdjpeg[bench]" brings it.', markup=False)
+        complaints.print('No plot: matplotlib is not installed; pip install "fdjpeg[bench]" installs it.', markup=False)
         return []
     matplotlib.use("Agg")
     from matplotlib import pyplot

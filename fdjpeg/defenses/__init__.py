@@ -1,26 +1,30 @@
 """Published defences that put JPEG or an autoencoder before a classifier, or train the classifier otherwise.
 
-Each is a `Defense`: ``wrap(classifier)`` is the defended classifier, ``forward(images)`` what reaches the classifier,
-``prepare(images)`` what an attacker gets to see, and ``for_attack(gradient)`` the same defence for each of the
-``gradients`` that an attacker should try. ``save(defense, path)`` and ``load(path)`` keep it in a safetensors file::
+A `Defense` is a module that can be trained and saved; a `Defended` is what an evaluation takes. Both have the same
+vocabulary: ``deployed(network)`` is the defended classifier, ``attacked(network, gradient)`` the same for one of the
+``gradients`` that an attacker must try, and ``entered(images)`` the images that the attacker meets. ``save`` and
+``load`` keep a `Defense` in a safetensors file::
 
     defense = fdjpeg.defenses.load("runs/purifier")
-    deployed = defense.wrap(classifier)  # images in [0, 1] to logits; verdicts come from it
+    deployed = defense.deployed(classifier)  # images in [0, 1] to logits; verdicts come from it
     for gradient in defense.gradients:  # an adaptive attacker takes the worst
-        x_adv = attack(defense.for_attack(gradient).wrap(classifier), defense.prepare(x), y)
+        x_adv = attack(defense.attacked(classifier, gradient), defense.entered(x), y)
 
-`train` makes those that need data, as ``fdjpeg train`` does.
+`parse_defense` and `of_module` make a `Defended` from a name or a module. `train` makes the defences that need data, as
+``fdjpeg train`` does.
 """
 
 from __future__ import annotations
 
 from .base import Defense
 from .checkpoint import save
-from .defended import GRADIENTS, UNDEFENDED, Defended, jpeg_defense, layer_defense, of_module, parse_defense
+from .defended import UNDEFENDED, Defended, SeedFixed, differentiable, layer_defense, of_module
 from .defensive_distillation import DefensiveDistillation
 from .feature_distillation import FeatureDistillation
+from .gradients import GRADIENTS, OPAQUE, ZERO
 from .jpeg import JPEG, RandomJPEG, StochasticJPEG
 from .jpeg_ensemble import JPEGEnsemble
+from .names import feature_distillation_defense, jpeg_defense, parse_defense
 from .purifier import Purifier
 from .recipes import train
 from .registry import DEFENSES, load
@@ -30,7 +34,9 @@ __all__ = [
     "DEFENSES",
     "GRADIENTS",
     "JPEG",
+    "OPAQUE",
     "UNDEFENDED",
+    "ZERO",
     "Defended",
     "Defense",
     "DefensiveDistillation",
@@ -39,7 +45,10 @@ __all__ = [
     "Purifier",
     "RandomJPEG",
     "S2SNet",
+    "SeedFixed",
     "StochasticJPEG",
+    "differentiable",
+    "feature_distillation_defense",
     "jpeg_defense",
     "layer_defense",
     "load",

@@ -1,40 +1,42 @@
-"""What every defence is: a module before or around a classifier, with the gradients that an attacker may try on it."""
+"""The interface of all trained and saved defences: a module before or around a classifier, with its gradients."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from fdjpeg import surrogates
 
+from .gradients import GRADIENTS
+
 Self = TypeVar("Self", bound="Defense")
-
-#: Gradients that an adaptive attacker tries on a JPEG layer; `for_attack` takes every other name of
-#: `fdjpeg.surrogates` as well.
-JPEG_GRADIENTS = ("identity", "straight-through", "cubic")
-
-#: The same at 4:4:4, where the identity is straight-through but for the last clamp: it would be one attack twice.
-FULL_CHROMA_GRADIENTS = ("straight-through", "cubic")
-
-#: Gradients that an adaptive attacker tries on a network before the classifier: its own, and BPDA's identity
-#: (Athalye et al. 2018, arXiv 1802.00420).
-AUTOENCODER_GRADIENTS = ("end-to-end", "identity")
 
 
 class Defense(nn.Module):
-    """A defence. ``wrap(classifier)`` is the defended classifier; the rest says what it is made of.
+    """A defence as a module that can be trained and saved.
 
-    A subclass sets ``kind``, ``gradients`` and ``random``, and overrides what differs: ``forward`` where it changes the
-    images, ``wrap`` where it changes the classifier.
+    `Defended` is the same defence as an evaluation takes it; ``deployed``, ``attacked``, ``first``, ``entered`` and
+    ``gradients`` mean the same in both. A subclass sets ``kind``, ``gradients`` and ``random``, and overrides what
+    differs: ``forward`` where it changes the images, ``deployed`` where it changes the classifier.
 
     Attributes:
         kind: its name in checkpoints and on the command line.
-        gradients: the names that ``for_attack`` takes and an adaptive attacker should try, the worst of which counts.
-        random: whether each call draws anew, so that an attacker must average over draws.
-        gradient: the one that ``for_attack`` was asked for; None for the defence as deployed.
+        gradients: the names that an adaptive attacker must try with ``attacked``; the worst of them counts.
+        random: whether each call draws again, so that an attacker must average over draws.
+        gradient: the gradient of a copy made by ``attacked``; None for the defence as deployed.
+
+    Example::
+
+        defense = fdjpeg.defenses.JPEG(75)
+        deployed = defense.deployed(classifier)  # verdicts come from it
+        x = defense.entered(images)
+        for gradient in defense.gradients:
+            x_adv = attack(defense.attacked(classifier, gradient), x, labels)
+            right = deployed(x_adv).argmax(dim=1) == labels
     """
 
     kind: ClassVar[str]
@@ -43,65 +45,85 @@ class Defense(nn.Module):
     gradient: str | None = None
 
     def forward(self, images: Tensor) -> Tensor:
-        """What the defence makes of images ``(N, C, H, W)`` in [0, 1]: images of the same shape, in [0, 1].
-
-        The images themselves, where the defence changes the classifier instead.
-        """
-        return images
-
-    def prepare(self, images: Tensor) -> Tensor:
-        """What the defence makes of images before an attacker sees them; the images themselves for most.
-
-        An evaluation attacks ``prepare(images)``, not ``images``.
-        """
-        return images
-
-    def wrap(self, classifier: nn.Module) -> nn.Module:
-        """The defended classifier, in evaluation mode: images ``(N, C, H, W)`` in [0, 1] to logits ``(N, classes)``.
-
-        Its forward pass is the one that is deployed and the one that a verdict must come from.
+        """Returns the images that reach the classifier; the given ones where the defence changes the classifier.
 
         Args:
-            classifier: maps such images to logits. Where the defence leaves it as it is, it is used
-                itself, not a copy; its weights are never changed.
+            images: ``(N, C, H, W)``, floats in [0, 1].
+
+        Returns:
+            Images of the same shape, in [0, 1].
+        """
+        return images
+
+    @property
+    def first(self) -> Callable[[Tensor], Tensor] | None:
+        """The pass that images take before an attacker sees them (the first of two), or None."""
+        return None
+
+    def entered(self, images: Tensor) -> Tensor:
+        """Returns the images as an attacker meets them: behind ``first``, or as they are.
+
+        An evaluation attacks ``entered(images)``, not ``images``.
+        """
+        return images if self.first is None else self.first(images)
+
+    def deployed(self, network: nn.Module) -> nn.Module:
+        """Returns the defended classifier in evaluation mode: images ``(N, C, H, W)`` in [0, 1] to logits.
+
+        Every verdict must come from its forward pass.
+
+        Args:
+            network: the bare classifier, such images to logits ``(N, classes)``. A defence that leaves it as it is uses
+                it itself, not a copy. Its weights never change.
 
         Raises:
             ValueError: the defence holds weights for a classifier of another architecture.
         """
-        return nn.Sequential(self, classifier).eval()
+        return nn.Sequential(self, network).eval()
 
-    def for_attack(self: Self, gradient: str) -> Self:
-        """The same defence, with the same weights, as an attacker may differentiate it.
+    def attacked(self, network: nn.Module, gradient: str) -> nn.Module:
+        """Returns the classifier that an attacker differentiates: the same weights, with one of the gradients.
 
-        Its ``wrap(classifier)`` has another gradient, and, where the class says so, another output, which is then
-        only climbed: success is counted on the ``wrap`` of the defence itself.
+        Its output may differ from that of ``deployed``, and then only serves to be climbed; the class documents this.
+
+        Args:
+            network: as for ``deployed``.
+            gradient: one of ``gradients``, or another name that the class allows.
 
         Raises:
-            ValueError: the defence has no such gradient.
+            ValueError: the defence has no such gradient, or the network is of another architecture.
         """
+        return self._through(gradient).deployed(network)
+
+    def _through(self: Self, gradient: str) -> Self:
+        """Returns the same defence, with the same weights, set to one of its gradients."""
         self.check_gradient(gradient)
-        attacked = copy.copy(self)
+        changed = copy.copy(self)
         # A shallow copy shares parameters and submodules, but not the dictionaries that name them.
         for table in ("_parameters", "_buffers", "_modules"):
-            attacked.__dict__[table] = self.__dict__[table].copy()
-        attacked.gradient = gradient
-        return attacked
+            changed.__dict__[table] = self.__dict__[table].copy()
+        changed.gradient = gradient
+        return changed
 
     def check_gradient(self, name: str) -> None:
-        """Refuses names that ``for_attack`` does not take."""
+        """Refuses names that ``attacked`` does not take.
+
+        Raises:
+            ValueError: naming those that it does.
+        """
         if name not in self.gradients:
             raise ValueError(f"gradient must be one of {', '.join(self.gradients)} for {self.kind}, got {name!r}")
 
     def config(self) -> dict[str, Any]:
-        """The constructor's arguments as plain values, so that ``type(self)(**self.config())`` is alike."""
+        """Returns the constructor's arguments as plain values, so that ``type(self)(**self.config())`` is alike."""
         return {}
 
     def tensors(self) -> dict[str, Tensor]:
-        """All that was learned or derived, by name."""
+        """Returns all that was learned or derived, by name."""
         return self.state_dict()
 
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        """Takes what ``tensors`` gave.
+        """Takes the tensors that ``tensors`` returned.
 
         Raises:
             ValueError: the names or shapes are not those of this defence.
@@ -109,14 +131,14 @@ class Defense(nn.Module):
         load_state(self, tensors, f"a defence {self.kind} of these settings")
 
     def extra_repr(self) -> str:
-        """The constructor's arguments."""
+        """Shows the constructor's arguments."""
         return ", ".join(f"{name}={value!r}" for name, value in self.config().items())
 
 
 class JPEGDefense(Defense):
-    """A defence made of JPEG: ``for_attack`` takes every name of `fdjpeg.surrogates`."""
+    """A defence made of JPEG: ``attacked`` takes every name of `fdjpeg.surrogates`."""
 
-    gradients: ClassVar[tuple[str, ...]] = JPEG_GRADIENTS
+    gradients: ClassVar[tuple[str, ...]] = GRADIENTS
 
     @property
     def surrogate(self) -> str:
@@ -124,12 +146,16 @@ class JPEGDefense(Defense):
         return self.gradient or "straight-through"
 
     def check_gradient(self, name: str) -> None:
-        """Refuses names that `fdjpeg.surrogates` does not have."""
+        """Refuses names that `fdjpeg.surrogates` does not have.
+
+        Raises:
+            ValueError: naming those that it does.
+        """
         surrogates.resolve(name)
 
 
 class Weights(nn.Module):
-    """The weights of a network whose class is not known here: a state dict that moves, and is saved, with a module.
+    """The weights of a network of any class: a state dict that moves and is saved with the module that holds it.
 
     Args:
         state: its tensors by name.
@@ -147,31 +173,38 @@ class Weights(nn.Module):
             owner.register_buffer(leaf, tensor)
 
 
-def load_state(module: nn.Module, tensors: Mapping[str, Tensor], what: str) -> None:
+def load_state(module: nn.Module, tensors: Mapping[str, Tensor], wanted: str) -> None:
     """Loads weights, all or none.
 
     Args:
         module: takes the weights.
         tensors: by the names of ``module.state_dict()``.
-        what: what the module is, for the message.
+        wanted: describes the module in messages.
 
     Raises:
-        ValueError: a name or a shape differs; the first that does is told.
+        ValueError: a name or a shape differs; the message names the first that does.
     """
     own = module.state_dict()
     for name in (*own, *tensors):
         if name not in tensors:
-            raise ValueError(f"checkpoint should fit {what}, but holds no {name!r}: it is of another architecture")
+            raise ValueError(f"checkpoint must fit {wanted}, got one without {name!r}: it is of another architecture")
         if name not in own:
-            raise ValueError(f"checkpoint should fit {what}, which has no {name!r}: it is of another architecture")
+            raise ValueError(
+                f"checkpoint must fit {wanted}, which has no {name!r}, got one that has: it is of another architecture"
+            )
         if own[name].shape != tensors[name].shape:
             raise ValueError(
-                f"checkpoint should fit {what}, where {name!r} has shape {tuple(own[name].shape)}, got "
+                f"checkpoint must fit {wanted}, where {name!r} has shape {tuple(own[name].shape)}, got "
                 f"{tuple(tensors[name].shape)}: it is of another architecture"
             )
     module.load_state_dict(dict(tensors))
 
 
+def device_of(module: nn.Module) -> torch.device:
+    """Returns the device of a module's first tensor; the CPU where it has none."""
+    return next((tensor.device for tensor in module.state_dict().values()), torch.device("cpu"))
+
+
 def straight_through(images: Tensor, changed: Tensor) -> Tensor:
-    """``changed`` in value, ``images`` in gradient: BPDA with the identity (Athalye et al. 2018)."""
+    """Returns ``changed`` in value with the gradient of ``images`` (BPDA: Athalye et al. 2018, arXiv 1802.00420)."""
     return images + (changed - images).detach()

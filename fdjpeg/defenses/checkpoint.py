@@ -1,4 +1,4 @@
-"""Saved defences: safetensors files whose metadata say what they hold. A file appears whole or not at all."""
+"""Saved defences: safetensors files with metadata that describe them. A file appears whole or not at all."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fdjpeg._packages import required
 
 from .base import Defense
 
-#: What a file says it is; the number changes when older readers would misread it.
+#: The format in a file's metadata; the number changes when older readers would misread the file.
 FORMAT = "fdjpeg-defense/1"
 
 #: The file's name in the folder that training writes.
@@ -26,7 +26,7 @@ FILE = "defense.safetensors"
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A temporary path that becomes ``path`` if the block ends well, and vanishes if it does not.
+    """Gives the block a temporary path, which becomes ``path`` if the block ends well and is removed if it does not.
 
     Raises:
         ValueError: the folder cannot be written.
@@ -36,18 +36,18 @@ def whole_file(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         draft.touch()
     except OSError as error:
-        raise ValueError(f"out should be a folder that can be written, got {str(path.parent)!r}: {error}") from error
+        raise ValueError(f"out must be a folder that can be written, got {str(path.parent)!r}: {error}") from error
     mode = draft.stat().st_mode
     try:
         yield draft
-        draft.chmod(mode)  # safetensors makes a file of its own, for its owner only
+        draft.chmod(mode)  # safetensors replaces it by a file for its owner only
         os.replace(draft, path)
     finally:
         draft.unlink(missing_ok=True)
 
 
 def remove_drafts(*folders: Path) -> None:
-    """Removes what `whole_file` left in folders when its process was killed."""
+    """Removes the temporary files that `whole_file` left in folders when its process was killed."""
     for folder in folders:
         for file in folder.glob(".*"):
             if re.fullmatch(r"\..+\.(json|safetensors)\.\d+", file.name):
@@ -56,7 +56,7 @@ def remove_drafts(*folders: Path) -> None:
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
     """Writes a safetensors file; each value of ``metadata`` is kept as JSON."""
-    save_file = required("safetensors.torch", "safetensors").save_file
+    save_file = required("safetensors.torch", "safetensors", "train").save_file
     # Copies, because safetensors refuses tensors that share memory.
     stored = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     with whole_file(path) as draft:
@@ -64,31 +64,38 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors (on the CPU) and the metadata of a file of ``write_tensors``.
+    """Returns the tensors (on the CPU) and the metadata of a file of ``write_tensors``.
 
     Raises:
-        ValueError: there is no such file, or it is none of these.
+        ValueError: there is no such file, or it is not one of these.
     """
-    library = required("safetensors", "safetensors")
+    library = required("safetensors", "safetensors", "train")
     if not path.is_file():
-        raise ValueError(f"path should be a safetensors file, got {str(path)!r}, which does not exist")
+        raise ValueError(f"path must be a safetensors file, got {str(path)!r}, which does not exist")
     try:
         with library.safe_open(str(path), "pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
             metadata = {name: json.loads(value) for name, value in (file.metadata() or {}).items()}
     except (library.SafetensorError, json.JSONDecodeError) as error:
-        raise ValueError(f"path should be a safetensors file of fdjpeg, got {str(path)!r}: {error}") from error
+        raise ValueError(f"path must be a safetensors file of fdjpeg, got {str(path)!r}: {error}") from error
     return tensors, metadata
 
 
 def save(defense: Defense, path: str | os.PathLike[str]) -> Path:
     """Saves a defence: ``FILE`` in ``path``, or ``path`` itself if it ends in .safetensors.
 
-    Metadata: the format, the defence's name, its settings, the version of fdjpeg.
+    The metadata are the format, the defence's name, its settings and the version of fdjpeg.
+
+    Returns:
+        The file.
 
     Raises:
         ValueError: the folder cannot be written.
         MissingPackage: safetensors is not installed.
+
+    Example::
+
+        fdjpeg.defenses.save(fdjpeg.defenses.JPEG(75), "runs/jpeg-75")
     """
     file = _file(path)
     metadata = {
@@ -102,26 +109,26 @@ def save(defense: Defense, path: str | os.PathLike[str]) -> Path:
 
 
 def read(path: str | os.PathLike[str], kinds: Mapping[str, type[Defense]]) -> Defense:
-    """The defence that `save` wrote, of one of the given kinds; in evaluation mode, on the CPU.
+    """Returns a defence that `save` wrote, of one of the given kinds; in evaluation mode, on the CPU.
 
     Raises:
-        ValueError: no such file, or no saved defence, or one that this version does not know, or damaged.
+        ValueError: there is no such file, or it is not a saved defence, is damaged, or is of another kind.
     """
     file = _file(path)
     tensors, metadata = read_tensors(file)
     if metadata.get("format") != FORMAT:
-        raise ValueError(f"path should be a defence that fdjpeg saved ({FORMAT}), got {str(file)!r}, which is none")
+        raise ValueError(f"path must be a defence that fdjpeg saved ({FORMAT}), got {str(file)!r}, which is not one")
     kind = str(metadata.get("defense"))
     if kind not in kinds:
-        raise ValueError(f"path should hold one of {', '.join(kinds)}, got {str(file)!r} with {kind!r}")
+        raise ValueError(f"path must hold one of {', '.join(kinds)}, got {str(file)!r} with {kind!r}")
     try:
         defense = kinds[kind](**metadata["config"])
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"path should hold the settings of {kind}, got {str(file)!r}: {error}") from error
+        raise ValueError(f"path must hold the settings of {kind}, got {str(file)!r}: {error}") from error
     try:
         defense.load_tensors(tensors)
     except ValueError as error:
-        raise ValueError(f"path should hold what belongs to its settings, got {str(file)!r}: {error}") from error
+        raise ValueError(f"path must hold the tensors of its settings, got {str(file)!r}: {error}") from error
     return defense.eval()
 
 

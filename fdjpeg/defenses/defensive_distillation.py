@@ -1,4 +1,4 @@
-"""Defensive distillation: a network trained at a softmax temperature on the soft labels of another trained so.
+"""Defensive distillation: a network trained at a softmax temperature on the soft labels of another such network.
 
 Source: Papernot et al., arXiv 1511.04508. Train F at temperature T; relabel the images with F(X); train the same
 architecture at the same T on these soft labels; predict at T = 1. Published: success of JSMA 95.89 → 1.34 % (MNIST)
@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .base import Defense, Weights, load_state
+from .base import Defense, Weights, device_of, load_state
 from .training.config import Schedule, Settings, at_least
 from .training.images import Images
 from .training.objective import Chance, Objective
@@ -32,14 +32,14 @@ class Centred(nn.Module):
     """Images in [0, 1] moved to mean 0 and a deviation of about 1."""
 
     def forward(self, images: Tensor) -> Tensor:
-        """``4 x − 2``."""
+        """Returns ``4 x − 2``."""
         return 4 * images - 2
 
 
 class DistillationNet(nn.Sequential):
     """The paper's network: conv-conv-pool twice, of 3×3 convolutions, two hidden linear layers, dropout.
 
-    Ours: how the images are centred, no padding, He's initial weights, and where dropout stands.
+    Ours: how the images are centred, no padding, He's initial weights, and the place of dropout.
 
     Args:
         widths: the channels of both pairs of convolutions, and the units of the hidden layers: (64, 128, 256) for
@@ -47,7 +47,10 @@ class DistillationNet(nn.Sequential):
         channels: of the images.
         size: height and width of the images, at least 16.
         classes: number of classes.
-        dropout: after the first hidden layer.
+        dropout: probability, after the first hidden layer.
+
+    Raises:
+        ValueError: a size below 16.
     """
 
     def __init__(
@@ -89,7 +92,7 @@ class DistillationNet(nn.Sequential):
 
 
 class DefensiveDistillation(Defense):
-    """The distilled network in the place of the classifier.
+    """The distilled network in place of the classifier.
 
     Its gradients: "end-to-end" is the network as deployed, at T = 1, whose cross-entropy saturates; "tempered" is the
     network's logits / T.
@@ -101,6 +104,11 @@ class DefensiveDistillation(Defense):
 
     Raises:
         ValueError: a temperature below 1.
+
+    Example::
+
+        defense = fdjpeg.defenses.train("defensive-distillation", images, "runs/distilled")
+        model = defense.attacked(torch.nn.Identity(), "tempered")  # logits / T
     """
 
     kind = "defensive-distillation"
@@ -113,50 +121,59 @@ class DefensiveDistillation(Defense):
         state: Mapping[str, Tensor] | None = None,
     ) -> None:
         super().__init__()
-        if not (math.isfinite(temperature) and temperature >= 1):
-            raise ValueError(f"temperature must be at least 1, got {temperature!r}")
+        check_temperature(temperature)
         self.temperature = float(temperature)
         self.network = None if network is None else dict(network)
         self.student = Weights(state or {})
 
-    def wrap(self, classifier: nn.Module) -> nn.Module:
-        """See `Defense.wrap`: the distilled network, of the classifier's architecture or of its own."""
-        device = next((tensor.device for tensor in classifier.state_dict().values()), None)
-        student = copy.deepcopy(classifier) if self.network is None else DistillationNet(**self.network).to(device)
+    def deployed(self, network: nn.Module) -> nn.Module:
+        """Returns the distilled network, of the classifier's architecture or the paper's, see `Defense.deployed`."""
+        paper = self.network
+        student = copy.deepcopy(network) if paper is None else DistillationNet(**paper).to(device_of(network))
         load_state(student, self.student.state_dict(), "the network that was distilled")
-        return (
-            nn.Sequential(student, Tempered(self.temperature)).eval() if self.gradient == "tempered" else student.eval()
-        )
+        if self.gradient == "tempered":
+            return nn.Sequential(student, Tempered(self.temperature)).eval()
+        return student.eval()
 
     def config(self) -> dict[str, Any]:
         """See `Defense.config`."""
         return {"temperature": self.temperature, "network": self.network}
 
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        """See `Defense.load_tensors`; they are compared with the architecture in ``wrap``."""
+        """See `Defense.load_tensors`; ``deployed`` compares them with the architecture."""
         self.student = Weights({name.removeprefix("student."): tensor for name, tensor in tensors.items()})
 
 
+def check_temperature(temperature: float) -> None:
+    """Refuses temperatures below 1, and those that are not finite.
+
+    Raises:
+        ValueError: naming the argument and its value.
+    """
+    if not (math.isfinite(temperature) and temperature >= 1):
+        raise ValueError(f"temperature must be at least 1, got {temperature!r}")
+
+
 class Tempered(nn.Module):
-    """Logits divided by a temperature."""
+    """Divides logits by a temperature."""
 
     def __init__(self, temperature: float) -> None:
         super().__init__()
         self.temperature = temperature
 
     def forward(self, logits: Tensor) -> Tensor:
-        """``logits / temperature``."""
+        """Returns ``logits / temperature``."""
         return logits / self.temperature
 
 
 @dataclass(frozen=True)
 class Config(Settings):
-    """What ``fdjpeg train defensive-distillation`` takes.
+    """Settings of ``fdjpeg train defensive-distillation``.
 
     Attributes:
-        temperature: T.
+        temperature: T, at least 1.
         widths, dropout: of `DistillationNet`, where no classifier is given; the paper's for CIFAR-10 by default.
-        training: of the first network and of the distilled one; AdamW is ours, and so is its learning rate.
+        training: the schedule of the first network and of the distilled one; AdamW and its learning rate are ours.
     """
 
     temperature: float = 20.0
@@ -165,10 +182,9 @@ class Config(Settings):
     training: Schedule = field(default_factory=lambda: Schedule(epochs=50, batch_size=128, augment="none"))
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.temperature) and self.temperature >= 1):
-            raise ValueError(f"temperature should be at least 1, got {self.temperature}")
+        check_temperature(self.temperature)
         if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout should be in [0, 1), got {self.dropout}")
+            raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
         at_least(1, widths=min(self.widths))
 
 
@@ -176,7 +192,7 @@ class HardLabels(Objective):
     """Cross-entropy of the classes at a temperature.
 
     Args:
-        network: what is trained.
+        network: the network that is trained.
         temperature: its logits are divided by it.
     """
 
@@ -193,7 +209,7 @@ class SoftLabels(Objective):
     """Cross-entropy of another network's probabilities, both at a temperature; the classes are not used.
 
     Args:
-        network: what is trained.
+        network: the network that is trained.
         teacher: gives the probabilities.
         temperature: of both.
     """
@@ -210,7 +226,7 @@ class SoftLabels(Objective):
 
 
 def train(run: Run, images: Images, classifier: nn.Module | None, config: Config) -> DefensiveDistillation:
-    """Trains a network at the temperature, and its like on what it makes of the images.
+    """Trains a network at the temperature, and another of the same architecture on its soft labels.
 
     Without a classifier both are the paper's network, from scratch; with one, both start from its weights.
     """
@@ -218,7 +234,7 @@ def train(run: Run, images: Images, classifier: nn.Module | None, config: Config
     if classifier is None:
         channels, height, width = images.shape
         if height != width:
-            raise ValueError(f"images should be square where no model is given, got {height} × {width}")
+            raise ValueError(f"images must be square where no model is given, got {height} × {width}")
         classes = int(images.labels.max()) + 1
         network = {"widths": list(config.widths), "channels": channels, "size": height, "classes": classes}
         network["dropout"] = config.dropout

@@ -1,16 +1,17 @@
-"""Feature distillation: fine steps where images carry most, coarse steps elsewhere.
+"""Feature distillation: fine steps for the bands in which images are strongest, coarse steps for the others.
 
 Source: Liu et al., "Feature Distillation: DNN-Oriented JPEG Compression Against Adversarial Examples", CVPR 2019,
-arXiv 1803.05787. Published, all gray-box: ImageNet (CVPR, Table 1), % right on adversarial images: one pass FGSM 13,
-BIM 35, DeepFool 63, CW2 86, CW0 61, CWi 78, mean 56; two passes 92, 99, 99, 99, 58, 99, mean 91; clean 69.5 → 68.5.
-Version 1, 100 correctly classified images: mean 2 → 63 % on CIFAR-10, 4 → 57 % on ImageNet.
+arXiv 1803.05787. All published figures are gray-box. ImageNet (CVPR, Table 1), % right on adversarial images: one pass
+FGSM 13, BIM 35, DeepFool 63, CW2 86, CW0 61, CWi 78, mean 56; two passes 92, 99, 99, 99, 58, 99, mean 91; clean 69.5 →
+68.5. Version 1, 100 correctly classified images: mean 2 → 63 % on CIFAR-10, 4 → 57 % on ImageNet.
 
-Ours: tables derived here run as libjpeg's arithmetic, YCbCr at 4:4:4, one table for all components; statistics are
-those of libjpeg's integer DCT of each RGB channel, so that they add up to the same bits whatever the order.
+Ours: tables derived here run as libjpeg's arithmetic, YCbCr at 4:4:4, one table for all components. The statistics are
+those of libjpeg's integer DCT of each RGB channel, so that any order of the images gives the same sums, bit for bit.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,28 +21,35 @@ from torch import Tensor
 import fdjpeg
 from fdjpeg import QuantTables
 
-from .base import FULL_CHROMA_GRADIENTS, JPEGDefense
+from .base import JPEGDefense
+from .gradients import GRADIENTS, distinct
 from .training.config import at_least
 from .training.images import Images
 from .training.run import Run
 
 
 class FeatureDistillation(JPEGDefense):
-    """The layer, with a published table or one of its own.
+    """The layer, with a published table or a derived one.
 
     Args:
         preset: "paper", "code" or "uniform(step)", see `fdjpeg.FeatureDistillation`; None where ``steps`` are given.
         steps: ``(8, 8)``, steps 1…255, row-major; None where a preset is.
-        passes: 1, or 2: then ``prepare`` puts images on the table's lattice before an attacker sees them. Where a
-            perturbation moves no coefficient by half a step or more, the pass before the network restores the image.
+        passes: 1 or 2. With 2, ``first`` puts images on the table's lattice before an attacker sees them. If a
+            perturbation then moves every coefficient by less than half a step, the pass before the network restores
+            the image.
 
     Raises:
         ValueError: neither or both of preset and steps; an unknown preset; steps of another shape or range; other
             passes.
+
+    Example::
+
+        defense = fdjpeg.defenses.FeatureDistillation("uniform(30)", passes=2)
+        logits = defense.deployed(classifier)(defense.entered(images))
     """
 
     kind = "feature-distillation"
-    gradients = FULL_CHROMA_GRADIENTS
+    gradients = distinct(GRADIENTS, "4:4:4")
 
     steps: Tensor
 
@@ -51,8 +59,7 @@ class FeatureDistillation(JPEGDefense):
         super().__init__()
         if (preset is None) == (steps is None):
             raise ValueError(f"either preset or steps must be given, got preset={preset!r}, steps={steps!r}")
-        if passes not in (1, 2):
-            raise ValueError(f"passes must be 1 or 2, got {passes!r}")
+        check_passes(passes)
         self.preset = preset
         self.passes = passes
         if steps is None:
@@ -70,15 +77,20 @@ class FeatureDistillation(JPEGDefense):
         return QuantTables(self.steps, self.steps)
 
     def forward(self, images: Tensor) -> Tensor:
-        """See `Defense.forward`: one pass, the one before the network."""
+        """Returns images behind one pass, the one before the network, see `Defense.forward`."""
         if self.preset == "code":
             return fdjpeg.FeatureDistillation("code", gradient=self.surrogate).to(images.device)(images)
         return fdjpeg.jpeg(images, tables=self.tables, subsampling="4:4:4", gradient=self.surrogate)
 
-    def prepare(self, images: Tensor) -> Tensor:
-        """See `Defense.prepare`: the first of two passes."""
+    @property
+    def first(self) -> Callable[[Tensor], Tensor] | None:
+        """The first of two passes, without a gradient; None where there is one."""
+        return None if self.passes == 1 else self._first_pass
+
+    def _first_pass(self, images: Tensor) -> Tensor:
         with torch.no_grad():
-            return images if self.passes == 1 else self(images)
+            placed: Tensor = self(images)
+        return placed
 
     def config(self) -> dict[str, Any]:
         """See `Defense.config`."""
@@ -86,9 +98,19 @@ class FeatureDistillation(JPEGDefense):
         return {"preset": self.preset, "steps": steps, "passes": self.passes}
 
 
+def check_passes(passes: int) -> None:
+    """Refuses numbers of passes other than 1 and 2.
+
+    Raises:
+        ValueError: naming the argument and its value.
+    """
+    if passes not in (1, 2):
+        raise ValueError(f"passes must be 1 or 2, got {passes!r}")
+
+
 @dataclass
 class BandStatistics:
-    """Sums over the DCT coefficients of each band, of all images and channels: integers, so any order gives the same.
+    """Sums over the DCT coefficients of each band, of all images and channels: integers, exact in any order.
 
     Attributes:
         count: blocks.
@@ -102,7 +124,7 @@ class BandStatistics:
 
     @classmethod
     def none(cls) -> BandStatistics:
-        """Of no image."""
+        """Returns the statistics of no image, to add to."""
         return cls(0, torch.zeros(8, 8, dtype=torch.int64), torch.zeros(8, 8, dtype=torch.int64))
 
     def add(self, images: Tensor) -> None:
@@ -122,7 +144,7 @@ class BandStatistics:
             ValueError: there was no image.
         """
         if self.count == 0:
-            raise ValueError("data should hold at least one image, got none")
+            raise ValueError("data must hold at least one image, got none")
         mean = self.total.double() / self.count
         return (self.squares.double() / self.count - mean.square()).clamp_min(0).sqrt()
 
@@ -130,10 +152,24 @@ class BandStatistics:
 def derive(
     statistics: BandStatistics, n: int = 15, fine: float = 1, coarse: float = 40, passes: int = 1
 ) -> FeatureDistillation:
-    """The defence whose table follows from statistics: the ``n`` strongest bands get ``fine``, the rest ``coarse``.
+    """Returns the defence with the table that follows from statistics.
+
+    The ``n`` bands of the largest standard deviation get the step ``fine``, all others ``coarse``.
+
+    Args:
+        statistics: of at least one image.
+        n: 0…64.
+        fine, coarse: steps, 1…255.
+        passes: 1 or 2.
 
     Raises:
         ValueError, TypeError: as `QuantTables.feature_distillation`, and for no image.
+
+    Example::
+
+        statistics = BandStatistics.none()
+        statistics.add(images)
+        defense = derive(statistics)
     """
     table = QuantTables.feature_distillation(statistics.deviation, n, fine, coarse)
     return FeatureDistillation(steps=table.luma, passes=passes)
@@ -141,13 +177,13 @@ def derive(
 
 @dataclass(frozen=True)
 class Config:
-    """What ``fdjpeg train feature-distillation`` takes; n, fine and coarse as in the paper.
+    """Settings of ``fdjpeg train feature-distillation``; n, fine and coarse are the paper's.
 
     Attributes:
-        n: how many bands get the fine step.
+        n: number of bands with the fine step.
         fine, coarse: the steps. To undo a perturbation of b bytes, coarse must exceed 16 b.
         passes: 1 or 2.
-        batch_size: images at once.
+        batch_size: number of images analysed at once.
     """
 
     n: int = 15
@@ -160,11 +196,10 @@ class Config:
         at_least(1, fine=self.fine, coarse=self.coarse, batch_size=self.batch_size)
         for name, step in (("fine", self.fine), ("coarse", self.coarse)):
             if step > 255:
-                raise ValueError(f"{name} should be at most 255, got {step}")
+                raise ValueError(f"{name} must be at most 255, got {step}")
         if not 0 <= self.n <= 64:
-            raise ValueError(f"n should be in 0…64, got {self.n}")
-        if self.passes not in (1, 2):
-            raise ValueError(f"passes should be 1 or 2, got {self.passes}")
+            raise ValueError(f"n must be in 0…64, got {self.n}")
+        check_passes(self.passes)
 
 
 def train(run: Run, images: Images, classifier: None, config: Config) -> FeatureDistillation:

@@ -1,4 +1,4 @@
-"""JPEG as a defence: at one quality, or at a random one for each image or each block."""
+"""JPEG as a defence: at one quality, or at a random one for each image or for each block."""
 
 from __future__ import annotations
 
@@ -18,13 +18,20 @@ class JPEG(JPEGDefense):
     Args:
         quality: 1…100.
         subsampling: as for `fdjpeg.jpeg`.
+
+    Raises:
+        ValueError: a value out of its range.
+
+    Example::
+
+        fdjpeg.defenses.JPEG(75).deployed(classifier)(images)
     """
 
     kind = "jpeg"
 
     def __init__(self, quality: float = 75, subsampling: str = "4:2:0") -> None:
         super().__init__()
-        fdjpeg.JPEG(quality, subsampling=subsampling)  # raises for what it does not take
+        fdjpeg.JPEG(quality, subsampling=subsampling)  # raises for values out of range
         self.quality = quality
         self.subsampling = subsampling
 
@@ -43,6 +50,13 @@ class RandomJPEG(JPEGDefense):
     Args:
         least, greatest: qualities, 1 ≤ least ≤ greatest ≤ 100.
         subsampling: as for `fdjpeg.jpeg`.
+
+    Raises:
+        ValueError: a value out of its range.
+
+    Example::
+
+        fdjpeg.defenses.RandomJPEG(30, 95).deployed(classifier)(images)
     """
 
     kind = "random-jpeg"
@@ -50,7 +64,7 @@ class RandomJPEG(JPEGDefense):
 
     def __init__(self, least: int = 30, greatest: int = 95, subsampling: str = "4:2:0") -> None:
         super().__init__()
-        fdjpeg.RandomJPEG((least, greatest), subsampling=subsampling)  # raises for what it does not take
+        fdjpeg.RandomJPEG((least, greatest), subsampling=subsampling)  # raises for values out of range
         self.quality = (least, greatest)
         self.subsampling = subsampling
 
@@ -67,8 +81,15 @@ class StochasticJPEG(JPEGDefense):
     """Stochastic local quantization: a quality drawn for each 8×8 block (Das et al. 2018, arXiv 1802.06816, SHIELD).
 
     Args:
-        qualities: to draw from; the default is SHIELD's.
+        qualities: each 1…100, to draw from; the default is SHIELD's.
         subsampling: as for `fdjpeg.jpeg`.
+
+    Raises:
+        ValueError: a value out of its range, or no quality.
+
+    Example::
+
+        fdjpeg.defenses.StochasticJPEG((20, 40, 60, 80)).deployed(classifier)(images)
     """
 
     kind = "stochastic-jpeg"
@@ -76,7 +97,7 @@ class StochasticJPEG(JPEGDefense):
 
     def __init__(self, qualities: Sequence[int] = (20, 40, 60, 80), subsampling: str = "4:2:0") -> None:
         super().__init__()
-        fdjpeg.StochasticJPEG(qualities, subsampling=subsampling)  # raises for what it does not take
+        fdjpeg.StochasticJPEG(qualities, subsampling=subsampling)  # raises for values out of range
         self.qualities = tuple(qualities)
         self.subsampling = subsampling
 

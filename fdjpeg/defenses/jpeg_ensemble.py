@@ -1,12 +1,12 @@
-"""JPEG ensemble: a table favoured by networks, one copy of the classifier tuned for each level of it, a majority vote.
+"""JPEG ensemble: a table favoured by networks, a copy of the classifier tuned for each level of it, a majority vote.
 
-Source: Zhang & Gao, arXiv 2106.13394, known to us by its abstract: a quantization table designed from an analysis of
-the frequency coefficients, the pre-trained model tuned on images of different compression levels, a majority vote.
+Source: Zhang & Gao, arXiv 2106.13394. We know only its abstract: a quantization table designed from an analysis of the
+frequency coefficients, the pre-trained model tuned on images of different compression levels, a majority vote.
 
 Ours, because the abstract leaves it open: a band's importance is the mean |∂loss/∂coefficient| (or its standard
 deviation) at 4:4:4; the steps of the standard table are dealt out by importance, the smallest to the most important, so
-that the mean step is the standard table's; the levels are that table × {0.5, 1, 2}; each member sees its own level; of
-equal votes the class of the higher summed softmax wins.
+that the mean step is the standard table's; the levels are that table × {0.5, 1, 2}; each member sees its own level; if
+votes are equal, the class with the higher summed softmax wins.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ import fdjpeg
 from fdjpeg import QuantTables
 from fdjpeg.sources.images import sample
 
-from .base import FULL_CHROMA_GRADIENTS, JPEGDefense, Weights, load_state
+from .base import JPEGDefense, Weights, device_of, load_state
+from .gradients import GRADIENTS, distinct
 from .training.config import Schedule, Settings, at_least, positive
 from .training.images import Images
 from .training.objective import Chance, Objective
@@ -35,20 +36,25 @@ from .training.run import Run
 class JPEGEnsemble(JPEGDefense):
     """Copies of one classifier, each behind its own level of a table, that vote.
 
-    The verdict is the vote: what ``wrap`` returns. An attacker climbs the mean log-probability through every branch:
-    what ``for_attack(gradient).wrap`` returns.
+    ``deployed`` returns the vote. A vote has no gradient, so ``attacked`` returns the mean log-probability through
+    every branch.
 
     Args:
         luma, chroma: ``(8, 8)``, the table of level 1.
-        levels: what the table is multiplied by for each member; steps are rounded and clamped to 1…255.
+        levels: one factor of the table for each member; steps are rounded and clamped to 1…255.
         members: the state dict of each member; None if each is the classifier itself.
 
     Raises:
         ValueError: no level, a level that is not positive, tables of another shape, or another number of members.
+
+    Example::
+
+        tables = fdjpeg.QuantTables.standard(50)
+        untuned = fdjpeg.defenses.JPEGEnsemble(tables.luma, tables.chroma, levels=(0.5, 1, 2))
     """
 
     kind = "jpeg-ensemble"
-    gradients = FULL_CHROMA_GRADIENTS
+    gradients = distinct(GRADIENTS, "4:4:4")
 
     def __init__(
         self,
@@ -70,18 +76,18 @@ class JPEGEnsemble(JPEGDefense):
         self.members = nn.ModuleList(Weights(member) for member in members or [])
 
     def layer(self, level: float) -> fdjpeg.JPEG:
-        """The compression that the member of a level sees."""
+        """Returns the compression of a level, which its member sees."""
         tables = QuantTables(self.luma * level, self.chroma * level).integer()
         return fdjpeg.JPEG(tables=tables, subsampling="4:4:4", gradient=self.surrogate)
 
-    def wrap(self, classifier: nn.Module) -> nn.Module:
-        """See `Defense.wrap`. Copies the classifier once for each member that holds weights of its own."""
-        device = next((tensor.device for tensor in classifier.state_dict().values()), torch.device("cpu"))
+    def deployed(self, network: nn.Module) -> nn.Module:
+        """See `Defense.deployed`. Copies the classifier once for each member that has separate weights."""
+        device = device_of(network)
         branches = []
         for number, level in enumerate(self.levels):
-            member = classifier
+            member = network
             if self.members:
-                member = copy.deepcopy(classifier)
+                member = copy.deepcopy(network)
                 state = self.members[number].state_dict()
                 load_state(member, state, f"the classifier given, for member {number + 1} of the ensemble")
             branches.append(nn.Sequential(self.layer(level).to(device), member))
@@ -97,7 +103,7 @@ class JPEGEnsemble(JPEGDefense):
         for key, tensor in tensors.items():
             _, number, name = key.split(".", 2)
             if not number.isdecimal() or int(number) >= len(states):
-                raise ValueError(f"checkpoint should hold weights of {len(states)} members, got {key!r}")
+                raise ValueError(f"checkpoint must hold weights of {len(states)} members, got {key!r}")
             states[int(number)][name] = tensor
         self.members = nn.ModuleList(Weights(state) for state in (states if tensors else []))
 
@@ -115,10 +121,10 @@ class Branches(nn.Module):
 
 
 class Vote(Branches):
-    """The majority vote of classifiers, the summed softmax deciding between equal votes."""
+    """The majority vote of classifiers; the summed softmax decides between equal votes."""
 
     def forward(self, images: Tensor) -> Tensor:
-        """``(N, classes)``: votes for each class, plus the members' mean softmax, which never outweighs a vote."""
+        """Returns ``(N, classes)``: votes, plus the members' mean softmax, which never outweighs a vote."""
         logits = torch.stack([branch(images) for branch in self.branches])
         votes = F.one_hot(logits.argmax(dim=2), logits.shape[2]).sum(dim=0)
         return votes + logits.softmax(dim=2).mean(dim=0)
@@ -128,7 +134,7 @@ class MeanLogProbability(Branches):
     """The mean of the branches' log-probabilities, differentiable through every branch."""
 
     def forward(self, images: Tensor) -> Tensor:
-        """``(N, classes)``."""
+        """Returns the mean, ``(N, classes)``."""
         return torch.stack([branch(images).log_softmax(dim=1) for branch in self.branches]).mean(dim=0)
 
 
@@ -136,12 +142,12 @@ class MeanLogProbability(Branches):
 
 
 def favoured_tables(luma: Tensor, chroma: Tensor, standard: QuantTables) -> QuantTables:
-    """The standard table's steps dealt out by importance: the smallest to the most important band.
+    """Deals out the standard table's steps by importance: the smallest to the most important band.
 
     Args:
-        luma, chroma: ``(8, 8)``, the importance of each band; of equal ones the first in row-major order is the most
-            important.
-        standard: tables ``(8, 8)``, whose 64 steps each are kept, and so their mean.
+        luma, chroma: ``(8, 8)``, the importance of each band. Of equal ones the first in row-major order counts as the
+            most important.
+        standard: tables ``(8, 8)``. Their 64 steps each are kept, and so is their mean.
     """
     dealt = []
     for importance, table in ((luma, standard.luma), (chroma, standard.chroma)):
@@ -151,10 +157,10 @@ def favoured_tables(luma: Tensor, chroma: Tensor, standard: QuantTables) -> Quan
 
 
 def gradient_sensitivity(classifier: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    """The sum over images and blocks of |∂loss/∂coefficient|, for luma and chroma at 4:4:4.
+    """Sums |∂loss/∂coefficient| over images and blocks, for luma and chroma at 4:4:4.
 
-    The coefficients are those of the orthonormal DCT of Y, Cb and Cr, the loss is cross-entropy; blocks that the image
-    does not fill are left out. Grey images have luma's for both.
+    The coefficients are those of the orthonormal DCT of Y, Cb and Cr; the loss is cross-entropy. Blocks that the image
+    does not fill are left out. Grey images have luma's sums for both.
 
     Args:
         classifier: maps images in [0, 1] to logits.
@@ -183,14 +189,14 @@ def gradient_sensitivity(classifier: nn.Module, images: Tensor, labels: Tensor) 
 
 @dataclass(frozen=True)
 class Config(Settings):
-    """What ``fdjpeg train jpeg-ensemble`` takes; all of it ours.
+    """Settings of ``fdjpeg train jpeg-ensemble``; all of them are ours.
 
     Attributes:
-        quality: of the standard table whose steps are dealt out.
+        quality: 1…100, of the standard table whose steps are dealt out.
         importance: of a band: "gradient" (mean |∂loss/∂coefficient|) or "deviation" (of its coefficients).
-        analysed: how many of the images are looked at for it, drawn from the seed; None for all.
-        levels: one member for each.
-        tuning: of each member; a tenth of the learning rate that the network was trained with.
+        analysed: number of images from which it is measured, drawn from the seed; None for all.
+        levels: factors of the table, one member for each.
+        tuning: the schedule of each member; a tenth of the learning rate that the network was trained with.
     """
 
     quality: int = 50
@@ -201,13 +207,13 @@ class Config(Settings):
 
     def __post_init__(self) -> None:
         if not 1 <= self.quality <= 100:
-            raise ValueError(f"quality should be in 1…100, got {self.quality}")
+            raise ValueError(f"quality must be in 1…100, got {self.quality}")
         if self.importance not in ("gradient", "deviation"):
-            raise ValueError(f"importance should be gradient or deviation, got {self.importance!r}")
+            raise ValueError(f"importance must be gradient or deviation, got {self.importance!r}")
         if self.analysed is not None:
             at_least(1, analysed=self.analysed)
         if not self.levels:
-            raise ValueError("levels should hold at least one number, got none")
+            raise ValueError("levels must hold at least one number, got none")
         for level in self.levels:
             positive(levels=level)
 
@@ -225,8 +231,8 @@ class Tuning(Objective):
 
 
 def analyse(run: Run, images: Images, classifier: nn.Module, config: Config) -> Tensor:
-    """The importance of each band, ``(2, 8, 8)`` float64, luma and chroma: the same for any number of processes."""
-    # At random, because folders stand in the order of their classes.
+    """Returns the importance of each band, ``(2, 8, 8)`` float64, luma and chroma; any number of processes agree."""
+    # At random, because folders come in the order of their classes.
     chosen = images.select(sample(len(images), config.analysed, config.seed))
     parts = torch.zeros(-(-len(chosen) // config.tuning.batch_size), 2, 8, 8, dtype=torch.float64)
     for batch, pixels, labels in run.mine(chosen, config.tuning.batch_size):
@@ -234,14 +240,14 @@ def analyse(run: Run, images: Images, classifier: nn.Module, config: Config) -> 
             parts[batch] = gradient_sensitivity(classifier, pixels, labels).cpu()
         else:
             parts[batch] = squares_of_coefficients(pixels).cpu()
-    # Each batch's part comes from one process, so that adding zeros of the others changes no bit.
+    # Each batch's part comes from one process, so adding the zeros of the others changes no bit.
     return run.total(parts).sum(dim=0)
 
 
 def squares_of_coefficients(images: Tensor) -> Tensor:
-    """The sum over images and blocks of the squared coefficients, ``(2, 8, 8)`` float64, luma, and Cb with Cr.
+    """Sums squared coefficients over images and blocks, ``(2, 8, 8)`` float64, luma, and Cb with Cr.
 
-    Each coefficient is taken from its band's mean over the blocks of its image.
+    The mean of a band over the blocks of an image is subtracted from its coefficients first.
     """
     coefficients = fdjpeg.encode(images, tables=QuantTables.flat(1), subsampling="4:4:4")
     sums = []

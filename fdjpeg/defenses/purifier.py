@@ -1,11 +1,11 @@
-"""Purifier: an autoencoder before an unchanged classifier, the student of a normal and of an adversarial teacher.
+"""Purifier: an autoencoder before an unchanged classifier, the student of a normal and an adversarial teacher.
 
-Source: Koo, Chae, Lee, Appl. Sci. 13, 11313, 2023, known to us by its abstract: a convolutional autoencoder; two
+Source: Koo, Chae, Lee, Appl. Sci. 13, 11313, 2023. We know only its abstract: a convolutional autoencoder; two
 teachers, one trained normally and one adversarially; ensemble knowledge distillation into the student, which is the
 purifier; two teachers beat one.
 
-Ours, because the abstract leaves it open: the layers of `ConvAutoencoder`, the losses of the three trainings, which
-stand at each, and that the adversarial teacher and the student start as the normal teacher ended.
+Ours, because the abstract leaves it open: the layers of `ConvAutoencoder`; the losses of the three trainings, given at
+each; and that the adversarial teacher and the student start with the normal teacher's final weights.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from torch import Tensor, nn
 import fdjpeg
 from fdjpeg.attacks import PGD
 
-from .base import AUTOENCODER_GRADIENTS, Defense, straight_through
+from .base import Defense, straight_through
+from .gradients import AUTOENCODER
 from .training.config import Schedule, Settings, at_least, positive
 from .training.images import Images
 from .training.objective import Chance, Objective
@@ -29,11 +30,11 @@ from .training.run import Run
 
 
 class ConvAutoencoder(nn.Module):
-    """Images through a bottleneck of a quarter of their height and width: 3→32→64→64 channels, then back.
+    """An autoencoder with a bottleneck of a quarter of the height and width: 3→32→64→64 channels, then back.
 
     Args:
         channels: of the images, 3 or 1.
-        widths: of the three layers.
+        widths: channels of the three layers.
     """
 
     def __init__(self, channels: int = 3, widths: tuple[int, int, int] = (32, 64, 64)) -> None:
@@ -57,7 +58,7 @@ class ConvAutoencoder(nn.Module):
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images ``(N, C, H, W)`` in [0, 1] to the same; sizes that 4 does not divide are padded and cut."""
+        """Maps images ``(N, C, H, W)`` in [0, 1] to the same; sizes that 4 does not divide are padded and cut."""
         height, width = images.shape[-2:]
         padded = nn.functional.pad(images, (0, -width % 4, 0, -height % 4), mode="replicate")
         result: Tensor = self.decoder(self.encoder(padded))[..., :height, :width]
@@ -65,14 +66,21 @@ class ConvAutoencoder(nn.Module):
 
 
 class Purifier(Defense):
-    """The student before the classifier. Evaluate it end to end: those trained on attacks of the classifier alone fall.
+    """The student before the classifier.
+
+    Evaluate it end to end: a purifier trained only on attacks of the classifier falls to attacks through both.
 
     Args:
         channels, widths: as for `ConvAutoencoder`.
+
+    Example::
+
+        defense = fdjpeg.defenses.train("purifier", images, "runs/purifier", network=network)
+        assert isinstance(defense, fdjpeg.defenses.Purifier)
     """
 
     kind = "purifier"
-    gradients = AUTOENCODER_GRADIENTS
+    gradients = AUTOENCODER
 
     def __init__(self, channels: int = 3, widths: tuple[int, int, int] = (32, 64, 64)) -> None:
         super().__init__()
@@ -92,17 +100,17 @@ class Purifier(Defense):
 
 @dataclass(frozen=True)
 class Config(Settings):
-    """What ``fdjpeg train purifier`` takes; all of it ours.
+    """Settings of ``fdjpeg train purifier``; all of them are ours.
 
     Attributes:
         widths: of `ConvAutoencoder`, for teachers and student.
-        noise: standard deviation of the noise that the normal teacher and the student take away.
+        noise: standard deviation of the noise that the normal teacher and the student remove, in units of [0, 1].
         eps: L∞ radius of the adversarial images, in units of [0, 1].
-        attack_steps: of PGD, that finds them.
+        attack_steps: steps of the PGD that finds them.
         classification: μ, the weight of cross-entropy in the adversarial teacher's loss.
-        quality: the least and the greatest quality of JPEG as a corruption.
-        normal, adversarial, student: the schedules of the two teachers and of the student. The last two start as the
-            normal teacher ended, so that few of their epochs, which climb through the classifier, are enough.
+        quality: the least and the greatest quality of JPEG as a corruption, 1…100.
+        normal, adversarial, student: the schedules of the two teachers and of the student. The last two start with the
+            normal teacher's final weights. Their epochs climb through the classifier, and few are enough.
     """
 
     widths: tuple[int, int, int] = (32, 64, 64)
@@ -119,11 +127,11 @@ class Config(Settings):
         at_least(1, widths=min(self.widths), attack_steps=self.attack_steps)
         positive(noise=self.noise, eps=self.eps)
         if self.eps > 1:
-            raise ValueError(f"eps should be at most 1, as images are, got {self.eps}")
+            raise ValueError(f"eps must be at most 1, as images are, got {self.eps}")
         if self.classification < 0:
-            raise ValueError(f"classification should be at least 0, got {self.classification}")
+            raise ValueError(f"classification must be at least 0, got {self.classification}")
         if not 1 <= self.quality[0] <= self.quality[1] <= 100:
-            raise ValueError(f"quality should be two of 1…100, the least first, got {self.quality}")
+            raise ValueError(f"quality must be two of 1…100, the least first, got {self.quality}")
 
 
 class NormalTeacher(Objective):
@@ -131,7 +139,7 @@ class NormalTeacher(Objective):
 
     Args:
         autoencoder: T.
-        noise: its standard deviation.
+        noise: standard deviation of the noise.
     """
 
     def __init__(self, autoencoder: nn.Module, noise: float) -> None:
@@ -168,7 +176,7 @@ class AdversarialTeacher(Objective):
 class Student(Objective):
     """MSE(S(x̃), x) + ½ MSE(S(x_adv), T_A(x_adv)) + ½ MSE(S(x), T_N(x)).
 
-    x̃ is, image by image, x with noise or x behind JPEG of a random quality; x_adv comes from PGD through C∘T_A.
+    Image by image, x̃ is x with noise or x behind JPEG of a random quality. x_adv comes from PGD through C∘T_A.
 
     Args:
         autoencoder: S.
@@ -201,18 +209,18 @@ class Student(Objective):
 
 
 def noisy(images: Tensor, deviation: float, chance: Chance) -> Tensor:
-    """Images with normally distributed noise, in [0, 1]."""
+    """Adds normally distributed noise to images, and clamps them to [0, 1]."""
     return (images + deviation * chance.normal(images.shape[1:], "noise")).clamp(0, 1)
 
 
 def adversarial(model: nn.Module, images: Tensor, labels: Tensor, config: Config, chance: Chance) -> Tensor:
-    """Images that PGD finds within eps; each image's random start depends on its index and the epoch."""
-    attack = PGD(steps=config.attack_steps, until_fooled=False, seed=chance.number("attack"))
+    """Returns the images that PGD finds within eps; each random start depends on the image's index and the epoch."""
+    attack = PGD(steps=config.attack_steps, until_fooled=False, seed=chance.seed_for("attack"))
     return attack(model, images, labels, config.eps, indices=chance.indices)
 
 
 def train(run: Run, images: Images, classifier: nn.Module, config: Config) -> Purifier:
-    """The normal teacher, then the adversarial one and the student, which start with its weights."""
+    """Trains the normal teacher, then the adversarial one and the student, which start with its weights."""
     run.start("normal")
     normal = Purifier(images.shape[0], config.widths)
     run.fit("normal", NormalTeacher(normal.autoencoder, config.noise), images, config.normal)

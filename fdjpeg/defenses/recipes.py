@@ -1,4 +1,4 @@
-"""What there is to train, and one function that does it."""
+"""The defences that can be trained, and the function that trains one."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from . import checkpoint, defensive_distillation, feature_distillation, jpeg_ens
 from .base import Defense
 from .registry import load
 from .training import config
-from .training.images import Images
+from .training.images import Images, in_unit_range
 from .training.run import Run
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a defence is trained.
+    """The training of a defence.
 
     Attributes:
         config: the dataclass of its settings, with a ``seed`` and a share ``validation`` of the images.
@@ -37,6 +37,7 @@ class Recipe:
     classifier: str
 
 
+#: The training of each defence that needs data, by its name.
 RECIPES: dict[str, Recipe] = {
     "feature-distillation": Recipe(feature_distillation.Config, feature_distillation.train, "no"),
     "jpeg-ensemble": Recipe(jpeg_ensemble.Config, jpeg_ensemble.train, "yes"),
@@ -47,13 +48,13 @@ RECIPES: dict[str, Recipe] = {
 
 
 def recipe(kind: str) -> Recipe:
-    """The recipe of a defence by its name.
+    """Returns the recipe of a defence by its name.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is none of this name.
     """
     if kind not in RECIPES:
-        raise ValueError(f"defense should be one of {', '.join(RECIPES)}, got {kind!r}")
+        raise ValueError(f"defense must be one of {', '.join(RECIPES)}, got {kind!r}")
     return RECIPES[kind]
 
 
@@ -69,14 +70,14 @@ def train(
     workers: int = 0,
     quiet: bool = False,
 ) -> Defense:
-    """Trains a defence and saves it in a folder. A run that was stopped goes on where it was.
+    """Trains a defence and saves it in a folder. A run that was stopped resumes where it was.
 
     Under ``torchrun`` each process calls this with the same arguments, and all return the same defence.
 
     Args:
         kind: a key of ``RECIPES``.
-        images: to train on, see `fdjpeg.defenses.training.images.load`.
-        out: the folder: defense.safetensors and training.json, and run.json with what it depends on.
+        images: to train on, see `fdjpeg.defenses.training.images.load_training_images`.
+        out: the folder of defense.safetensors and training.json, and of run.json with all that the result depends on.
         settings: an object of the recipe's ``config``, a YAML file, or "cifar10", "imagenet" or "small".
         network: the classifier of images in [0, 1] that is to be defended; it is not changed.
         device, precision, workers, quiet: as for `fdjpeg.defenses.training.run.Run`.
@@ -85,18 +86,24 @@ def train(
         The defence, in evaluation mode, on the CPU, as `fdjpeg.defenses.load` would.
 
     Raises:
-        ValueError: anything that is not as it should be; the message says what and where.
+        ValueError: for any setting, image, network or folder that cannot be used; the message names it.
         MissingPackage: a package of the ``train`` extra is not installed.
+
+    Example::
+
+        images = load_training_images("cifar10.npz:train")
+        network = fdjpeg.sources.load_network("resnet18-cifar10")
+        defense = fdjpeg.defenses.train("purifier", images, "runs/purifier", settings="cifar10", network=network)
     """
     chosen, out = recipe(kind), Path(out)
     if isinstance(settings, str):
         settings = config.read(chosen.config, settings, kind)
     if chosen.classifier == "yes" and network is None:
-        raise ValueError(f"model should be given: {kind} is trained with the classifier that it defends")
+        raise ValueError(f"model must be given for {kind}, which is trained with its classifier, got none")
     if chosen.classifier == "no":
         network = None
     if int(images.labels.min()) < 0:
-        raise ValueError(f"labels should be at least 0, got {int(images.labels.min())}")
+        raise ValueError(f"labels must be at least 0, got {int(images.labels.min())}")
     if network is not None:
         _check_fit(network, images)
     depends_on = {
@@ -109,7 +116,7 @@ def train(
     }
     file = out / checkpoint.FILE
     if file.exists() and not (out / "run.json").exists():
-        raise ValueError(f"out should be a folder without another defence, got {str(out)!r}, which holds a saved one")
+        raise ValueError(f"out must be a folder without another defence, got {str(out)!r}, which holds a saved one")
     run = Run(
         out,
         depends_on,
@@ -132,13 +139,12 @@ def train(
 
 
 def _check_fit(network: Network, images: Images) -> None:
-    """Refuses a classifier that makes no logits of these classes from one of the images."""
-    pixels = torch.stack([images.image(0)])
-    pixels = pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels
+    """Refuses a classifier that does not map one of the images to logits of these classes."""
+    pixels = in_unit_range(torch.stack([images.image(0)]))
     try:
         with torch.no_grad():
             logits = copy.deepcopy(network.module).cpu().eval()(pixels)
     except RuntimeError as error:
         shape = " × ".join(str(size) for size in images.shape)
-        raise ValueError(f"model should take images of {shape}, got {network.name}, which does not: {error}") from error
+        raise ValueError(f"model must take images of {shape}, got {network.name}, which does not: {error}") from error
     check_logits(logits, images.labels)

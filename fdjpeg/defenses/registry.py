@@ -1,4 +1,4 @@
-"""All defences by name, and loading one that was saved."""
+"""All defences by name, and the loader of saved ones."""
 
 from __future__ import annotations
 
@@ -30,13 +30,21 @@ DEFENSES: dict[str, type[Defense]] = {
 
 
 def load(path: str | os.PathLike[str]) -> Defense:
-    """The defence that `save` or ``fdjpeg train`` wrote: a file, or the folder that holds it.
+    """Loads a defence that `save` or ``fdjpeg train`` wrote.
+
+    Args:
+        path: a file, or the folder that holds it.
 
     Returns:
         The defence in evaluation mode, on the CPU.
 
     Raises:
-        ValueError: no such file, or no saved defence, or one that this version does not know, or damaged.
+        ValueError: there is no such file, or it is not a saved defence, is damaged, or is of a kind that this version
+            does not know.
         MissingPackage: safetensors is not installed.
+
+    Example::
+
+        defense = fdjpeg.defenses.load("runs/purifier")
     """
     return checkpoint.read(path, DEFENSES)

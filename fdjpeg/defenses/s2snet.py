@@ -1,14 +1,14 @@
 """Structure-to-signal autoencoders (S2SNets): a decoder tuned with the gradients of a frozen classifier.
 
-Source: Folz et al., "Adversarial Defense based on Structure-to-Signal Autoencoders", WACV 2020, arXiv 1803.07994:
-SegNet as the autoencoder; stage 1, unsupervised, mean squared error; stage 2, cross-entropy of the frozen classifier,
-only the decoder learns, the bottleneck and the pooling indices are detached.
+Source: Folz et al., "Adversarial Defense based on Structure-to-Signal Autoencoders", WACV 2020, arXiv 1803.07994.
+SegNet is the autoencoder. Stage 1 is unsupervised, with the mean squared error. In stage 2, with the cross-entropy of
+the frozen classifier, only the decoder learns; the bottleneck and the pooling indices are detached.
 
 Ours: the small version (two stages, 32, 32 | 64, 64), and clamping to [0, 1] before the classifier.
 
-The claim is that gradients through it lose the signal of the class. Pooling indices carry structure and no gradient,
-so masked gradients must be suspected: attack it end to end, with the identity in its place (BPDA), from other networks,
-and without gradients.
+The paper claims that gradients through it lose the signal of the class. Pooling indices carry structure and no
+gradient, so masked gradients must be suspected: attack it end to end, with the identity in its place (BPDA), from other
+networks, and without gradients.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .base import AUTOENCODER_GRADIENTS, Defense, straight_through
+from .base import Defense, straight_through
+from .gradients import AUTOENCODER
 from .training.config import Schedule, Settings
 from .training.images import Images
 from .training.objective import Chance, Objective
@@ -36,9 +37,9 @@ ARCHITECTURES: dict[str, tuple[tuple[int, ...], ...]] = {
 
 
 class SegNetAutoencoder(nn.Module):
-    """SegNet from images to images: stages of 3×3 convolution, batch norm and ReLU, pooled by 2 with indices; mirrored.
+    """SegNet from images to images: stages of 3×3 convolution, batch norm and ReLU, pooled by 2 with indices.
 
-    A last 1×1 convolution gives the image, without non-linearity.
+    The decoder mirrors the encoder. A last 1×1 convolution gives the image, without non-linearity.
 
     Args:
         stages: channels of the convolutions of each stage, from the image inwards.
@@ -54,7 +55,7 @@ class SegNetAutoencoder(nn.Module):
         for stage in stages:
             widths = flat[at : at + len(stage) + 1]
             encoder.append(_convolutions(widths))
-            # Mirrored, a stage ends with the channels that it began with; the first one, with its own, before `last`.
+            # Mirrored, a stage ends with its first channels; the first stage ends with its own, before `last`.
             decoder.append(_convolutions([*widths[:0:-1], widths[0] if at else widths[1]]))
             at += len(stage)
         self.encoder = nn.ModuleList(encoder)
@@ -62,7 +63,7 @@ class SegNetAutoencoder(nn.Module):
         self.last = nn.Conv2d(stages[0][0], channels, 1)
 
     def forward(self, images: Tensor, detached: bool = False) -> Tensor:
-        """Images ``(N, C, H, W)`` to signals of the same shape, not limited to [0, 1].
+        """Maps images ``(N, C, H, W)`` to signals of the same shape, not limited to [0, 1].
 
         Sizes that the pooling does not divide are padded and cut.
 
@@ -86,7 +87,7 @@ class SegNetAutoencoder(nn.Module):
 
 
 def _convolutions(widths: Sequence[int]) -> nn.Sequential:
-    """3×3 convolutions from each width to the next, each with batch norm and ReLU."""
+    """Returns 3×3 convolutions from each width to the next, each with batch norm and ReLU."""
     layers: list[nn.Module] = []
     for before, after in itertools.pairwise(widths):
         layers += [nn.Conv2d(before, after, 3, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
@@ -102,15 +103,19 @@ class S2SNet(Defense):
 
     Raises:
         ValueError: another architecture.
+
+    Example::
+
+        defense = fdjpeg.defenses.S2SNet("small")
+        model = defense.attacked(classifier, "identity")  # BPDA
     """
 
     kind = "s2snet"
-    gradients = AUTOENCODER_GRADIENTS
+    gradients = AUTOENCODER
 
     def __init__(self, architecture: str = "segnet", channels: int = 3) -> None:
         super().__init__()
-        if architecture not in ARCHITECTURES:
-            raise ValueError(f"architecture must be one of {', '.join(ARCHITECTURES)}, got {architecture!r}")
+        check_architecture(architecture)
         self.architecture = architecture
         self.channels = channels
         self.autoencoder = SegNetAutoencoder(ARCHITECTURES[architecture], channels)
@@ -125,34 +130,51 @@ class S2SNet(Defense):
         return {"architecture": self.architecture, "channels": self.channels}
 
 
-def gradient_cosine(defense: Defense, classifier: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    """The cosine between the loss's gradients with a defence and without it, ``(N,)``, one for each image.
+def check_architecture(name: str) -> None:
+    """Refuses names that are not in ``ARCHITECTURES``.
 
-    Near 0 for a layer that hides the gradient of the class, 1 for a layer that passes it on. The loss is cross-entropy;
-    where a gradient is zero all over, so is the cosine.
+    Raises:
+        ValueError: naming those that are.
+    """
+    if name not in ARCHITECTURES:
+        raise ValueError(f"architecture must be one of {', '.join(ARCHITECTURES)}, got {name!r}")
+
+
+def gradient_cosine(defended: nn.Module, network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    """Returns the cosine between the loss's gradients with a defence and without it.
+
+    It is near 0 for a layer that hides the gradient of the class, and 1 for a layer that passes it on. The loss is
+    cross-entropy. Where a gradient is zero all over, so is the cosine.
 
     Args:
-        defense: any that changes images; its ``for_attack`` chooses the gradient.
-        classifier: maps images in [0, 1] to logits.
-        images: ``(N, C, H, W)`` in [0, 1].
+        defended: ``defense.deployed(network)``, or ``defense.attacked(network, gradient)`` for one of its gradients.
+        network: the bare classifier, images in [0, 1] to logits.
+        images: ``(N, C, H, W)``, floats in [0, 1].
         labels: ``(N,)``, int64.
+
+    Returns:
+        ``(N,)``, one for each image.
+
+    Example::
+
+        gradient_cosine(defense.attacked(network, "identity"), network, images, labels).median()
     """
     gradients: list[Tensor] = []
-    for model in (classifier, defense.wrap(classifier)):
+    for model in (network, defended):
         x = images.detach().requires_grad_()
         gradients += torch.autograd.grad(F.cross_entropy(model(x), labels, reduction="sum"), x)
-    bare, defended = (gradient.flatten(1) for gradient in gradients)
-    return F.cosine_similarity(bare, defended)
+    bare, changed = (gradient.flatten(1) for gradient in gradients)
+    return F.cosine_similarity(bare, changed)
 
 
 @dataclass(frozen=True)
 class Config(Settings):
-    """What ``fdjpeg train s2snet`` takes; the schedules are ours.
+    """Settings of ``fdjpeg train s2snet``; the schedules are ours.
 
     Attributes:
         architecture: "segnet" or "small".
-        reconstruction: of stage 1.
-        signal: of stage 2.
+        reconstruction: the schedule of stage 1.
+        signal: the schedule of stage 2.
     """
 
     architecture: str = "segnet"
@@ -160,8 +182,7 @@ class Config(Settings):
     signal: Schedule = field(default_factory=lambda: Schedule(epochs=5, learning_rate=1e-4))
 
     def __post_init__(self) -> None:
-        if self.architecture not in ARCHITECTURES:
-            raise ValueError(f"architecture should be one of {', '.join(ARCHITECTURES)}, got {self.architecture!r}")
+        check_architecture(self.architecture)
 
 
 class Reconstruction(Objective):
@@ -173,7 +194,7 @@ class Reconstruction(Objective):
 
 
 class Signal(Objective):
-    """Stage 2: the frozen classifier's cross-entropy, of which only the decoder learns.
+    """Stage 2: the frozen classifier's cross-entropy, from which only the decoder learns.
 
     Args:
         autoencoder: after stage 1; its encoder stays as it is, batch statistics included.
@@ -186,7 +207,7 @@ class Signal(Objective):
         autoencoder.encoder.requires_grad_(False)
 
     def train(self, mode: bool = True) -> Signal:
-        """Training mode for the decoder only."""
+        """Sets training mode for the decoder only."""
         super().train(mode)
         self.autoencoder.encoder.eval()
         return self
@@ -198,7 +219,7 @@ class Signal(Objective):
 
 
 def train(run: Run, images: Images, classifier: nn.Module, config: Config) -> S2SNet:
-    """Both stages."""
+    """Trains both stages."""
     run.start("autoencoder")
     net = S2SNet(config.architecture, images.shape[0])
     run.fit("reconstruction", Reconstruction(net.autoencoder), images, config.reconstruction)

@@ -1,12 +1,14 @@
-"""What a layer before a classifier is worth: threat models, exact judging, sanity checks and a report.
+"""How robust a defence before a classifier is: threat models, exact judging, sanity checks and a report.
 
-``evaluate`` is the whole of it; its parts are here for those who want to combine them otherwise.
+``evaluate`` does all of it by a ``Plan``; the other modules hold its parts.
 """
 
 from .cells import Cell, wilson
 from .checks import Check
+from .plan import Plan
 from .protocol import Progress, evaluate
-from .report import Report, Row
+from .report import Report
+from .results import Row
 from .world import World
 
-__all__ = ["Cell", "Check", "Progress", "Report", "Row", "World", "evaluate", "wilson"]
+__all__ = ["Cell", "Check", "Plan", "Progress", "Report", "Row", "World", "evaluate", "wilson"]

@@ -15,15 +15,15 @@ from torch import Tensor
 
 from fdjpeg.sources.image_set import to_pillow, to_tensor
 
-#: Threats whose successes count towards the worst case. Noise is no attacker; checks stand beside the table.
+#: Threats whose successes count towards the worst case. Noise is not an attacker, and checks are not in the table.
 ATTACKERS = ("white-box", "gray-box", "adaptive", "transfer", "black-box")
 
 
 def wilson(right: float, count: int, z: float = 1.959964) -> tuple[float, float]:
-    """Wilson's score interval for a proportion, at 95 % by default.
+    """Returns Wilson's score interval for a proportion, at 95 % by default.
 
     Source: Wilson 1927, J. Am. Stat. Assoc. 22, 209–212. Unlike the normal approximation it is
-    sound for few images and at 0 and 1.
+    valid for few images and at 0 and 1.
     """
     share = right / count
     centre = (share + z * z / (2 * count)) / (1 + z * z / count)
@@ -32,14 +32,14 @@ def wilson(right: float, count: int, z: float = 1.959964) -> tuple[float, float]
 
 
 def png(image: Tensor) -> str:
-    """A uint8 image ``(C, H, W)`` as PNG in base64."""
+    """Returns a uint8 image ``(C, H, W)`` as PNG in base64."""
     buffer = io.BytesIO()
     to_pillow(image).save(buffer, "PNG", optimize=True)
     return base64.b64encode(buffer.getvalue()).decode()
 
 
 def unpng(text: str) -> Tensor:
-    """The image that ``png`` wrote."""
+    """Returns the image that ``png`` wrote."""
     with Image.open(io.BytesIO(base64.b64decode(text))) as image:
         return to_tensor(image)
 
@@ -65,20 +65,20 @@ class Cell:
             (another network attacked), "black-box" (the defended network attacked by queries alone), or the name of
             a sanity check.
         attack: its name; None when clean.
-        gradient: the one that an adaptive attacker used, else None.
-        source: the network that was attacked in its place, when it is a transfer.
+        gradient: the gradient that an adaptive attacker used, else None.
+        source: for a transfer, the network that was attacked instead.
         eps: radius, as "2/255"; None when clean.
-        indices: which images of the set, ascending.
+        indices: places of its images in the set, ascending.
         predicted: class under the exact forward pass (under the first draw of a randomised defence).
-        right: 1 where that is the true class, else 0; the share of draws in which it is, of a randomised defence.
+        right: 1 where that is the true class, else 0; for a randomised defence the share of draws in which it is.
         margin: largest other logit minus the true one, so positive where wrong; a mean over draws.
         distance: of each adversarial image from its original, in the norm of the run.
-        zeros: share of samples whose gradient is exactly zero, for the check of that; else empty.
-        loss: sum of the attack's loss over the images under attack, at each of its steps; empty where there is none.
+        zeros: share of samples whose gradient is exactly zero, if that is the check; else empty.
+        loss: sum of the attack's loss over the images under attack, at each step; empty for attacks without one.
         attacked: number of images under attack.
-        differing: samples behind the layer that the oracle gives otherwise; None where there is no oracle.
-        queries: images that went through the network during the attack.
-        seconds: the attack's time; 0 where the images of another cell are judged.
+        differing: number of samples behind the layer that differ from the oracle's; None without an oracle.
+        queries: number of images that went through the network during the attack.
+        seconds: the attack's time; 0 if the images of another cell are judged.
         pictures: a few of the adversarial images.
     """
 
@@ -103,7 +103,7 @@ class Cell:
 
     @property
     def key(self) -> tuple[str | None, ...]:
-        """What tells a cell from the others of a run, whatever its images."""
+        """The fields that distinguish a cell from the others of a run, for any images."""
         return (self.defense, self.threat, self.attack, self.gradient, self.source, self.eps)
 
     @property
@@ -112,7 +112,7 @@ class Cell:
         return [value / self.attacked for value in self.loss] if self.attacked else []
 
     def to_json(self, *, pictures: bool = True) -> dict[str, Any]:
-        """As plain values, pictures as PNG in base64."""
+        """Returns plain values, with pictures as PNG in base64."""
         plain = {name: value for name, value in vars(self).items() if name != "pictures"}
         if pictures:
             plain["pictures"] = [[p.index, png(p.clean), png(p.adversarial), png(p.defended)] for p in self.pictures]
@@ -120,7 +120,7 @@ class Cell:
 
     @classmethod
     def from_json(cls, plain: dict[str, Any]) -> Cell:
-        """What ``to_json`` wrote."""
+        """Returns the cell that ``to_json`` wrote."""
         pictures = [Picture(index, *(unpng(image) for image in images)) for index, *images in plain["pictures"]]
         return cls(**{**plain, "pictures": pictures})
 
@@ -130,7 +130,7 @@ _PER_IMAGE = ("indices", "predicted", "right", "margin", "distance", "zeros")
 
 
 def join(cells: Iterable[Cell]) -> list[Cell]:
-    """Cells of one experiment on several batches as one, in the order of their first appearance."""
+    """Joins the cells of each experiment on several batches, in the order of their first appearance."""
     groups: dict[tuple[str | None, ...], list[Cell]] = {}
     for cell in cells:
         groups.setdefault(cell.key, []).append(cell)
@@ -156,5 +156,21 @@ def _joined(parts: list[Cell]) -> Cell:
 
 
 def rights(cell: Cell) -> Tensor:
-    """``(N,)`` float64: how far each image of a cell is right, 0 … 1."""
+    """Returns ``(N,)`` float64: how far each image of a cell is right, 0 … 1."""
     return torch.tensor(cell.right, dtype=torch.float64)
+
+
+def total(cell: Cell, clean: Cell | None = None) -> float:
+    """Returns the number of images right in a cell, of those right without an attack if ``clean`` is given."""
+    right = rights(cell)
+    return float(right.sum() if clean is None else torch.minimum(right, rights(clean)).sum())
+
+
+def worst_case(cells: list[Cell]) -> float:
+    """Returns the number of images right in all of these cells, image by image."""
+    return float(torch.stack([rights(cell) for cell in cells]).amin(dim=0).sum())
+
+
+def number(value: float) -> str:
+    """Returns a count of images as text, with one decimal if a randomised defence gets shares of images right."""
+    return f"{value:.0f}" if value == int(value) else f"{value:.1f}"

@@ -1,20 +1,15 @@
-"""Sanity checks: what must hold in an evaluation that is worth reading, each with its figure."""
+"""Sanity checks: conditions of an evaluation that can be trusted, each with its figure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING
 
-import torch
+from .cells import Cell, number, total
+from .results import Results, Row
 
-from .cells import Cell, rights
-
-if TYPE_CHECKING:
-    from .report import Report, Row
-
-#: Share of exactly zero gradients above which a gradient leads nowhere. Clamps make some on any photograph.
+#: Share of exactly zero gradients above which a gradient is useless. Clamps make some on any photograph.
 MASKED = 0.5
 
 #: Share of the whole gain in loss that the last tenth of the steps may bring. Steps shrink towards the end, so an
@@ -27,11 +22,11 @@ class Check:
     """One sanity check of a run.
 
     Attributes:
-        name: what should hold.
+        name: the condition that must hold.
         passed: whether it does.
-        figure: what was measured.
-        masked: the defences of which a failure says that their gradients are masked: that they look robust only
-            because the attacks lose their way.
+        figure: the measurement.
+        masked: the defences whose gradients a failure shows to be masked: they look robust only because the attacks
+            follow useless gradients.
     """
 
     name: str
@@ -40,42 +35,31 @@ class Check:
     masked: tuple[str, ...] = ()
 
 
-def run_checks(report: Report) -> list[Check]:
-    """All checks that the cells of a report allow."""
+def run_checks(results: Results) -> list[Check]:
+    """Runs all checks that the cells allow."""
     made: list[Check | None] = [
-        _pillow(report),
-        _lossless(report),
-        _inside(report),
-        _more_radius(report),
-        _noise(report),
-        _knowing(report),
-        _black_box(report),
-        _zero_gradients(report),
-        _large_radius(report),
-        _one_step(report),
-        _converged(report),
-        _rising(report),
-        _plain_rounding(report),
-        _seed_fixed(report),
-        _ones(report),
+        _pillow(results),
+        _lossless(results),
+        _inside(results),
+        _more_radius(results),
+        _noise(results),
+        _knowing(results),
+        _black_box(results),
+        _zero_gradients(results),
+        _large_radius(results),
+        _one_step(results),
+        _converged(results),
+        _rising(results),
+        _plain_rounding(results),
+        _seed_fixed(results),
+        _ones(results),
     ]
     return [check for check in made if check is not None]
 
 
 def allowed(count: int) -> float:
-    """Images that a comparison of two attacks may differ by: one point, or one image where that is more."""
+    """Returns by how many images two attacks may differ: one point, or one image if that is more."""
     return max(1.0, count / 100)
-
-
-def number(value: float) -> str:
-    """A count of images, of which a randomised defence gets shares right."""
-    return f"{value:.0f}" if value == int(value) else f"{value:.1f}"
-
-
-def total(cell: Cell, clean: Cell | None = None) -> float:
-    """Images right in a cell; those that count were right without an attack."""
-    right = rights(cell)
-    return float(right.sum() if clean is None else torch.minimum(right, rights(clean)).sum())
 
 
 def _named(failures: Iterable[str], otherwise: str) -> str:
@@ -84,57 +68,57 @@ def _named(failures: Iterable[str], otherwise: str) -> str:
     return "; ".join(failures[:4]) + more or otherwise
 
 
-def _complete(report: Report) -> list[Row]:
-    """The rows of which all attacks are finished."""
-    return [row for row in report.rows if row.complete]
+def _complete(results: Results) -> list[Row]:
+    """Returns the rows whose attacks are all finished."""
+    return [row for row in results.rows if row.complete]
 
 
-def _pillow(report: Report) -> Check | None:
-    judged = [cell for cell in report.cells if cell.differing is not None]
+def _pillow(results: Results) -> Check | None:
+    judged = [cell for cell in results.cells if cell.differing is not None]
     if not judged:
         return None
     differing = sum(cell.differing or 0 for cell in judged)
-    figure = f"{differing} samples differ in {len(judged)} cells of {report.count} images"
+    figure = f"{differing} samples differ in {len(judged)} cells of {results.count} images"
     return Check("Every judged image is Pillow's, sample for sample", differing == 0, figure)
 
 
-def _lossless(report: Report) -> Check:
-    origin = report.settings["images"]
-    found = [f"{name} of quality {quality}" for name, quality in origin["on a JPEG lattice"].items()]
-    figure = f"{len(found)} of the {origin['tried for a JPEG lattice']} images tried"
+def _lossless(results: Results) -> Check:
+    origin = results.settings.images
+    found = [f"{name} of quality {quality}" for name, quality in origin.on_lattice.items()]
+    figure = f"{len(found)} of the {origin.lattice_tried} images tried"
     return Check("No image is a decompressed JPEG", not found, "; ".join([figure, *found[:3]]))
 
 
-def _inside(report: Report) -> Check:
+def _inside(results: Results) -> Check:
     far = max(
-        (max(cell.distance, default=0.0) / float(Fraction(cell.eps)) for cell in report.cells if cell.eps), default=0.0
+        (max(cell.distance, default=0.0) / float(Fraction(cell.eps)) for cell in results.cells if cell.eps), default=0.0
     )
-    # What rounding in float32 may add.
+    # The tolerance is for rounding in float32.
     return Check("Adversarial images stay within their radius", far < 1 + 1e-4, f"at most {far:.5f} of it")
 
 
-def _more_radius(report: Report) -> Check:
+def _more_radius(results: Results) -> Check:
     grown = [
         f"{a.defense} {number(a.worst)} at {a.eps}, {number(b.worst)} at {b.eps}"
-        for a, b in zip(report.rows, report.rows[1:], strict=False)
+        for a, b in zip(results.rows, results.rows[1:], strict=False)
         if a.defense == b.defense and a.complete and b.complete and b.worst > a.worst
     ]
     return Check("A larger radius never helps the defender", not grown, _named(grown, "worst case"))
 
 
-def _noise(report: Report) -> Check:
+def _noise(results: Results) -> Check:
     harmed = [
         f"{row.defense} at {row.eps}: {number(row.noise)} after noise, {number(row.worst)} after attacks"
-        for row in report.rows
+        for row in results.rows
         if row.noise is not None and row.complete and row.noise < row.worst
     ]
     return Check("Random noise does less harm than the attacks", not harmed, _named(harmed, "every row"))
 
 
-def _knowing(report: Report) -> Check:
+def _knowing(results: Results) -> Check:
     failures, masked = [], []
-    for row in _complete(report):
-        knowing = _adaptive(row, report)
+    for row in _complete(results):
+        knowing = _adaptive(row, results)
         for threat in ("gray-box", "transfer"):
             if knowing is not None and threat in row.attacks and row.attacks[threat] < knowing:
                 left = number(row.attacks[threat])
@@ -144,10 +128,10 @@ def _knowing(report: Report) -> Check:
     return Check(name, not failures, _named(failures, "every row"), tuple(masked))
 
 
-def _black_box(report: Report) -> Check | None:
+def _black_box(results: Results) -> Check | None:
     failures, masked, seen = [], [], False
-    for row in _complete(report):
-        knowing = row.attacks.get("white-box", _adaptive(row, report))
+    for row in _complete(results):
+        knowing = row.attacks.get("white-box", _adaptive(row, results))
         if knowing is not None and "black-box" in row.attacks:
             seen = True
             if row.attacks["black-box"] < knowing:
@@ -160,16 +144,16 @@ def _black_box(report: Report) -> Check | None:
     return Check(name, not failures, _named(failures, "every row"), tuple(masked)) if seen else None
 
 
-def _adaptive(row: Row, report: Report) -> float | None:
-    """What the best of the adaptive attacks leaves right, each gradient for itself."""
-    counts = [row.attacks[name] for name in report.gradients if name in row.attacks]
+def _adaptive(row: Row, results: Results) -> float | None:
+    """Returns the number of images right under the best gradient, each gradient taken separately."""
+    counts = [row.attacks[name] for name in results.gradients if name in row.attacks]
     return min(counts) if counts else None
 
 
-def _zero_gradients(report: Report) -> Check | None:
+def _zero_gradients(results: Results) -> Check | None:
     shares = {
         (cell.defense, cell.gradient): sum(cell.zeros) / len(cell.zeros)
-        for cell in report.select(threat="zero gradients")
+        for cell in results.select(threat="zero gradients")
     }
     if not shares:
         return None
@@ -189,35 +173,37 @@ def _zero_gradients(report: Report) -> Check | None:
     )
 
 
-def _large_radius(report: Report) -> Check | None:
-    left = {cell.defense: total(cell) for cell in report.select(threat="large radius")}
+def _large_radius(results: Results) -> Check | None:
+    left = {cell.defense: total(cell) for cell in results.select(threat="large radius")}
     if not left:
         return None
     failures = [f"{defense} keeps {number(value)}" for defense, value in left.items() if value > 0]
     name = "A radius that allows any image leaves none right"
-    masked = tuple(defense for defense, value in left.items() if value > allowed(report.count))
+    masked = tuple(defense for defense, value in left.items() if value > allowed(results.count))
     return Check(name, not failures, _named(failures, "0 of every defence"), masked)
 
 
-def _one_step(report: Report) -> Check | None:
+def _one_step(results: Results) -> Check | None:
     pairs = []
-    for single in report.select(threat="one step"):
-        for many in report.select(single.defense, single.eps, "adaptive", single.gradient, single.attack):
-            pairs.append((single, total(single, report.clean(single.defense)), total(many, report.clean(many.defense))))
+    for single in results.select(threat="one step"):
+        for many in results.select(single.defense, single.eps, "adaptive", single.gradient, single.attack):
+            pairs.append(
+                (single, total(single, results.clean(single.defense)), total(many, results.clean(many.defense)))
+            )
     if not pairs:
         return None
     failures = [
         f"{cell.defense} through {cell.gradient} at {cell.eps}: {number(one)} after one step, {number(many)} after many"
         for cell, one, many in pairs
-        if one < many - allowed(report.count)
+        if one < many - allowed(results.count)
     ]
     return Check("Many steps do more than one", not failures, _named(failures, f"{len(pairs)} attacks"))
 
 
-def _converged(report: Report) -> Check | None:
+def _converged(results: Results) -> Check | None:
     changes = []
-    for cell in report.select(threat="twice the steps"):
-        for row in report.rows:
+    for cell in results.select(threat="twice the steps"):
+        for row in results.rows:
             if (row.defense, row.eps) == (cell.defense, cell.eps):
                 changes.append((row, row.known - total(cell)))
     if not changes:
@@ -225,16 +211,16 @@ def _converged(report: Report) -> Check | None:
     failures = [
         f"{row.defense} at {row.eps}: {number(change)} fewer"
         for row, change in changes
-        if change > allowed(report.count)
+        if change > allowed(results.count)
     ]
     largest = max(change for _, change in changes)
     name = "Twice the steps changes less than one point (or one image)"
-    return Check(name, not failures, _named(failures, f"at most {number(largest)} of {report.count} images"))
+    return Check(name, not failures, _named(failures, f"at most {number(largest)} of {results.count} images"))
 
 
-def _rising(report: Report) -> Check | None:
+def _rising(results: Results) -> Check | None:
     shares = []
-    for cell in report.cells:
+    for cell in results.cells:
         curve = cell.curve
         if cell.threat in ("white-box", "adaptive") and len(curve) > 10 and curve[-1] > curve[0]:
             before = curve[-1 - len(curve) // 10]
@@ -252,12 +238,12 @@ def _label(cell: Cell) -> str:
     return f"{cell.attack} on {cell.defense}{through} at {cell.eps}"
 
 
-def _plain_rounding(report: Report) -> Check | None:
+def _plain_rounding(results: Results) -> Check | None:
     figures, failures = [], []
-    for cell in report.select(threat="plain rounding"):
-        for row in report.rows:
+    for cell in results.select(threat="plain rounding"):
+        for row in results.rows:
             if (row.defense, row.eps) == (cell.defense, cell.eps):
-                false = total(cell, report.clean(cell.defense))
+                false = total(cell, results.clean(cell.defense))
                 figures.append(f"{row.defense} at {row.eps}: {number(false)} instead of {number(row.worst)}")
                 failures += figures[-1:] if false < row.worst else []
     if not figures:
@@ -266,13 +252,13 @@ def _plain_rounding(report: Report) -> Check | None:
     return Check(name, not failures, _named(failures or figures, ""))
 
 
-def _seed_fixed(report: Report) -> Check | None:
+def _seed_fixed(results: Results) -> Check | None:
     figures, failures = [], []
-    for cell in report.select(threat="seed fixed"):
-        for row in report.rows:
+    for cell in results.select(threat="seed fixed"):
+        for row in results.rows:
             if (row.defense, row.eps) == (cell.defense, cell.eps):
                 figures.append(f"{row.defense} at {row.eps}: {number(total(cell))} with, {number(row.worst)} without")
-                failures += figures[-1:] if total(cell) > row.worst + allowed(report.count) else []
+                failures += figures[-1:] if total(cell) > row.worst + allowed(results.count) else []
     if not figures:
         return None
     return Check(
@@ -280,19 +266,19 @@ def _seed_fixed(report: Report) -> Check | None:
     )
 
 
-def _ones(report: Report) -> Check | None:
-    for cell in report.select(threat="tables of ones"):
-        for row in report.rows:
+def _ones(results: Results) -> Check | None:
+    for cell in results.select(threat="tables of ones"):
+        for row in results.rows:
             if (row.defense, row.eps) == ("none", cell.eps) and "white-box" in row.attacks:
                 bare, ones = row.attacks["white-box"], total(cell)
                 figure = f"{number(ones)} right at {row.eps}, {number(bare)} of the bare network"
                 name = "A codec whose steps are all 1 leaves what the bare network leaves, within two points or images"
-                return Check(name, abs(ones - bare) <= 2 * allowed(report.count), figure)
+                return Check(name, abs(ones - bare) <= 2 * allowed(results.count), figure)
     return None
 
 
 def masked(checks: Iterable[Check]) -> Iterator[tuple[str, list[Check]]]:
-    """Defences whose gradients are masked, with the failed checks that say so."""
+    """Yields the defences whose gradients are masked, with the failed checks that show it."""
     checks = [check for check in checks if not check.passed]
     for defense in dict.fromkeys(name for check in checks for name in check.masked):
         yield defense, [check for check in checks if defense in check.masked]

@@ -1,4 +1,4 @@
-"""Experiments whose outcome is known beforehand: what the sanity checks of a report need beside the table's cells."""
+"""Experiments whose outcome is known in advance; the sanity checks of a report need them besides the table's cells."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ import fdjpeg
 from fdjpeg import attacks as attack_library
 from fdjpeg.attacks import PGD, format_eps, zero_gradients
 from fdjpeg.attacks.base import seeded
-from fdjpeg.defenses.defended import ZERO, Defended, SeedFixed, layer_defense
+from fdjpeg.defenses import ZERO, Defended, SeedFixed, layer_defense
 
 from .cells import Cell, rights
 from .judging import Batch, Evaluation, Job
 
 
 def control_jobs(run: Evaluation) -> Iterator[Job]:
-    """What the checks of a report need beside the table's cells, all by the first PGD of the run."""
-    chosen = [attack for attack in run.attacks if isinstance(attack, PGD) and attack.draws == 1]
+    """Yields the jobs that only the checks of a report need, all by the first PGD of the run."""
+    chosen = [attack for attack in run.plan.chosen if isinstance(attack, PGD) and attack.draws == 1]
     if not chosen:
         return
-    attack, smallest, largest = chosen[0], run.radii[0], run.radii[-1]
+    attack, smallest, largest = chosen[0], run.plan.radii[0], run.plan.radii[-1]
     by = {"attack": attack.settings(), "gradients": {d.name: list(d.gradients) for d in run.defenses}}
     described = {"defenses": [run.describe(defense) for defense in run.defenses], **by}
     yield Job("check: share of zero gradients", {"check": "gradients", **described}, partial(gradient_cells, run))
     for defense in run.defenses:
         settings = {"defense": run.describe(defense), **by}
-        for eps in run.radii:
+        for eps in run.plan.radii:
             at, radius = f"{defense.name} at {format_eps(eps)}", {"eps": str(eps)}
             if defense.gradients:
                 yield Job(
@@ -41,7 +41,7 @@ def control_jobs(run: Evaluation) -> Iterator[Job]:
                 )
             yield Job(
                 f"check: twice the steps on {at}",
-                {"check": "twice the steps", **settings, **radius, "all": [a.settings() for a in run.attacks]},
+                {"check": "twice the steps", **settings, **radius, "all": [a.settings() for a in run.plan.chosen]},
                 partial(twice_cells, run, attack, defense, eps),
             )
         yield Job(
@@ -69,7 +69,7 @@ def control_jobs(run: Evaluation) -> Iterator[Job]:
 
 
 def gradient_cells(run: Evaluation, batch: Batch) -> list[Cell]:
-    """The share of samples of each image whose gradient is exactly zero, through each gradient."""
+    """Measures the share of samples of each image whose gradient is exactly zero, through each gradient."""
     cells = []
     for defense in run.defenses:
         for gradient in defense.gradients:
@@ -77,7 +77,7 @@ def gradient_cells(run: Evaluation, batch: Batch) -> list[Cell]:
             x = defense.entered(batch.x).detach()
 
             def zeros(part: Tensor, model: nn.Module = model, x: Tensor = x) -> Tensor:
-                with seeded(run.seed, x.device):
+                with seeded(run.plan.seed, x.device):
                     return zero_gradients(model, x[part], batch.y[part]).cpu()
 
             share = torch.cat(run.in_parts(len(x), zeros))
@@ -94,7 +94,7 @@ def gradient_cells(run: Evaluation, batch: Batch) -> list[Cell]:
 
 
 def best_first(run: Evaluation, batch: Batch, defense: Defended, eps: str) -> list[str | None]:
-    """The gradients of a defence, from the one that left the fewest images of this batch right."""
+    """Returns the gradients of a defence, the one that left the fewest images of this batch right first."""
     if not defense.gradients:
         return [None]
     left: dict[str, float] = dict.fromkeys(defense.gradients, float("inf"))
@@ -105,9 +105,9 @@ def best_first(run: Evaluation, batch: Batch, defense: Defended, eps: str) -> li
 
 
 def one_step_cells(run: Evaluation, attack: PGD, defense: Defended, eps: Fraction, batch: Batch) -> list[Cell]:
-    """One step of the whole radius through each gradient."""
+    """Attacks with one step of the whole radius through each gradient."""
     cells = []
-    single = attack_library.from_name("fgsm", norm=run.norm, seed=run.seed)
+    single = attack_library.from_name("fgsm", norm=run.plan.ball, seed=run.plan.seed)
     for gradient in defense.gradients:
         made = run.through(single, defense, gradient, batch, eps, run.clean(batch, defense))
         cells.append(run.cell(batch, defense, "one step", made, attack=attack, eps=eps, gradient=gradient))
@@ -115,7 +115,7 @@ def one_step_cells(run: Evaluation, attack: PGD, defense: Defended, eps: Fractio
 
 
 def twice_cells(run: Evaluation, attack: PGD, defense: Defended, eps: Fraction, batch: Batch) -> list[Cell]:
-    """The images that are left right attacked with twice the steps, through the gradient that did best."""
+    """Attacks the images still right with twice the steps, through the gradient that did best."""
     gradient, left = (
         best_first(run, batch, defense, format_eps(eps))[0],
         run.survivors(batch, defense, format_eps(eps)),
@@ -126,11 +126,11 @@ def twice_cells(run: Evaluation, attack: PGD, defense: Defended, eps: Fraction, 
 
 
 def large_cells(run: Evaluation, attack: PGD, defense: Defended, batch: Batch) -> list[Cell]:
-    """A radius at which every image can become the same grey, through one gradient after the other."""
+    """Attacks at a radius where every image can become the same grey, through one gradient after the other."""
     left = run.clean(batch, defense)
-    eps = Fraction(1, 2) if run.norm == "linf" else Fraction(batch.x[0].numel() ** 0.5 / 2)
+    eps = Fraction(1, 2) if run.plan.ball == "linf" else Fraction(batch.x[0].numel() ** 0.5 / 2)
     cell = None
-    for gradient in best_first(run, batch, defense, format_eps(run.radii[-1])):
+    for gradient in best_first(run, batch, defense, format_eps(run.plan.radii[-1])):
         made = run.through(attack, defense, gradient, batch, eps, left)
         cell = _only(run.cell(batch, defense, "large radius", made, attack=attack), left)
         left = left & (rights(cell) > 0)
@@ -139,7 +139,7 @@ def large_cells(run: Evaluation, attack: PGD, defense: Defended, batch: Batch) -
 
 
 def zero_cells(run: Evaluation, attack: PGD, defense: Defended, eps: Fraction, batch: Batch) -> list[Cell]:
-    """The attack through plain rounding, whose gradient is zero: what masked gradients would show."""
+    """Attacks through plain rounding, whose gradient is zero, as an example of masked gradients."""
     version = _zero_version(defense, run.network.module)
     assert version is not None
     made = run.craft(attack, version, None, batch, defense.entered(batch.x), eps, run.clean(batch, defense))
@@ -147,11 +147,11 @@ def zero_cells(run: Evaluation, attack: PGD, defense: Defended, eps: Fraction, b
 
 
 def seed_fixed_cells(run: Evaluation, attack: PGD, defense: Defended, eps: Fraction, batch: Batch) -> list[Cell]:
-    """A randomised defence whose draws are the same in every call, attacked and judged so."""
-    fixed = SeedFixed(defense.deployed(run.network.module), run.seed)
+    """Attacks and judges a randomised defence whose draws are the same in every call."""
+    fixed = SeedFixed(defense.deployed(run.network.module), run.plan.seed)
     left = run.judge(fixed, defense.entered(batch.x), batch.y, batch, 1)[1] > 0
     for gradient in best_first(run, batch, defense, format_eps(eps)):
-        model = fixed if gradient is None else SeedFixed(defense.attacked(run.network.module, gradient), run.seed)
+        model = fixed if gradient is None else SeedFixed(defense.attacked(run.network.module, gradient), run.plan.seed)
         judge = None if defense.exact else fixed
         made = run.craft(attack, model, judge, batch, defense.entered(batch.x), eps, left)
         left = left & (run.judge(fixed, made.x_adv, batch.y, batch, 1)[1] > 0)
@@ -159,7 +159,7 @@ def seed_fixed_cells(run: Evaluation, attack: PGD, defense: Defended, eps: Fract
 
 
 def ones_cells(run: Evaluation, attack: PGD, eps: Fraction, batch: Batch) -> list[Cell]:
-    """JPEG whose steps are all 1, attacked straight through: hardly a defence at all."""
+    """Attacks JPEG whose steps are all 1 straight through: it is hardly a defence at all."""
     ones = fdjpeg.QuantTables.flat(1)
     module = fdjpeg.JPEG(tables=ones, subsampling="4:4:4").to(run.network.device)
     defense = layer_defense("tables of ones", module, ("straight-through",))
@@ -170,12 +170,12 @@ def ones_cells(run: Evaluation, attack: PGD, eps: Fraction, batch: Batch) -> lis
 
 
 def _only(cell: Cell, left: Tensor) -> Cell:
-    """A cell in which all other images count as wrong."""
+    """Returns the cell with all images but those ``left`` counted as wrong."""
     return replace(cell, right=(rights(cell) * left).tolist())
 
 
 def _zero_version(defense: Defended, network: nn.Module) -> nn.Module | None:
-    """The defended network through plain rounding; None where the defence has no such gradient."""
+    """Returns the defended network with plain rounding; None if the defence has no such gradient."""
     if not defense.gradients:
         return None
     try:

@@ -1,4 +1,4 @@
-"""What all experiments of an evaluation share: images are attacked, and the exact forward pass judges them.
+"""The common part of all experiments: images are attacked, and the exact forward pass judges them.
 
 A *cell* is one judged experiment: a defence, a threat, an attack, a radius. Two rules hold everywhere. The verdict is
 the exact forward pass of the defended network, whatever gradient the attacker used. And an attacker may leave an image
@@ -19,12 +19,13 @@ from torch import Tensor, nn
 
 from fdjpeg.attacks import Attack, AttackResult, distances, format_eps, margin
 from fdjpeg.attacks.base import image_seed, seeded
-from fdjpeg.defenses.defended import UNDEFENDED, Defended
-from fdjpeg.sources.image_set import ImageSet, to_bytes
-from fdjpeg.sources.networks import Network
+from fdjpeg.defenses import UNDEFENDED, Defended
+from fdjpeg.sources import ImageSet, Network
+from fdjpeg.sources.image_set import to_bytes
 
 from .cells import Cell, Picture, rights
 from .memory import in_batches
+from .plan import Plan
 
 T = TypeVar("T")
 
@@ -47,7 +48,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Crafted:
-    """What an attack made of the images of a batch: ``(N, C, H, W)``, and what it cost."""
+    """The images ``(N, C, H, W)`` that an attack made from a batch, and its cost."""
 
     x_adv: Tensor
     loss: list[float]
@@ -61,8 +62,8 @@ class Job:
     """One experiment.
 
     Attributes:
-        name: as the progress prints it.
-        settings: all that decides its cells, but for the images, the network and the versions of the packages.
+        name: its name in the progress bar.
+        settings: everything that decides its cells, except images, network and versions of packages.
         compute: makes its cells for one batch.
     """
 
@@ -72,50 +73,22 @@ class Job:
 
 
 class Evaluation:
-    """One run: what it attacks and by what, and how images are attacked and judged.
+    """One run: the network, images and defences, and how images are attacked and judged.
 
     Args:
         network: the bare network.
         images: all images of the run.
-        defenses: beside the bare network.
-        attacks: each runs through each gradient of each defence.
-        radii: ascending.
-        transfer: other networks, whose adversarial images are tried.
-        draws: see ``DRAWS``.
-        checks: whether the sanity checks that need attacks of their own run.
-        batch_size: images at once.
-        pictures: images of the first batch that the report shows.
-        seed: of all that is random.
+        defenses: those of the plan, parsed; the bare network comes before them.
+        plan: the settings.
     """
 
-    def __init__(
-        self,
-        network: Network,
-        images: ImageSet,
-        defenses: Sequence[Defended],
-        attacks: Sequence[Attack],
-        radii: Sequence[Fraction],
-        transfer: Sequence[Network],
-        draws: int,
-        checks: bool,
-        batch_size: int,
-        pictures: int,
-        seed: int,
-    ) -> None:
+    def __init__(self, network: Network, images: ImageSet, defenses: Sequence[Defended], plan: Plan) -> None:
         self.network = network
         self.images = images
         self.defenses = [UNDEFENDED, *defenses]
-        self.attacks = list(attacks)
-        self.radii = list(radii)
-        self.transfer = transfer
-        self.draws = draws
-        self.checks = checks
-        self.batch_size = batch_size
-        self.pictures = pictures
-        self.seed = seed
-        self.norm = attacks[0].norm
-        #: Images that go through the network at once; halved when the device's memory does not suffice.
-        self.at_once = batch_size
+        self.plan = plan
+        #: Images that go through the network together; halved when the device's memory does not suffice.
+        self.at_once = plan.batch_size
         #: Cells of this process so far, by the number of their batch.
         self.found: dict[int, list[Cell]] = {}
 
@@ -123,19 +96,19 @@ class Evaluation:
 
     @cached_property
     def batch_indices(self) -> list[Tensor]:
-        """Consecutive images."""
-        return list(torch.arange(len(self.images)).split(self.batch_size))
+        """The places of each batch's images: consecutive ones."""
+        return list(torch.arange(len(self.images)).split(self.plan.batch_size))
 
     def batch(self, number: int) -> Batch:
-        """The batch of that number."""
+        """Returns the batch of that number."""
         indices, device = self.batch_indices[number], self.network.device
         return Batch(number, indices, self.images.images[indices].to(device), self.images.labels[indices].to(device))
 
     def in_parts(self, size: int, compute: Callable[[Tensor], T]) -> list[T]:
-        """``compute`` for consecutive parts of the places 0 … size − 1, as many at once as the device's memory holds.
+        """Calls ``compute`` for consecutive parts of the places 0 … size − 1, as large as the device's memory allows.
 
         Raises:
-            ValueError: if it does not hold one image.
+            ValueError: if the memory does not hold one image.
         """
         results = []
         for places, result in in_batches(compute, torch.arange(size), self.at_once):
@@ -146,8 +119,8 @@ class Evaluation:
 
     @cached_property
     def random(self) -> dict[str, bool]:
-        """Whether each defence draws anew in every call."""
-        # Of noise, which no draw leaves as another does; a flat image looks the same at every quality.
+        """Whether each defence draws again in every call."""
+        # Noise, which every draw changes differently; a flat image looks the same at every quality.
         noise = torch.rand(self.images.images[:1].shape, generator=torch.Generator().manual_seed(0))
         image = noise.to(self.network.device)
         found = {}
@@ -161,17 +134,20 @@ class Evaluation:
         return found
 
     def describe(self, defense: Defended) -> list[Any]:
-        """All of a defence that decides a figure."""
-        return [defense.digest(), self.draws if self.random[defense.name] else 1]
+        """Returns everything about a defence that decides a figure."""
+        return [defense.digest(), self.plan.draws if self.random[defense.name] else 1]
 
     def judge(self, model: nn.Module, x: Tensor, y: Tensor, batch: Batch, draws: int) -> tuple[Tensor, Tensor, Tensor]:
-        """The exact forward pass over images: the classes of the first draw, shares right and mean margins, on the CPU.
+        """Returns the first draw's classes, shares right and mean margins under the exact forward pass, on the CPU.
 
-        Draws are seeded by the batch, not by what was drawn before.
+        Draws are seeded by the batch, and do not depend on earlier draws.
         """
         predicted, right, margins = [], [], []
         for draw in range(draws):
-            with torch.no_grad(), seeded(image_seed(self.seed, f"verdict {draw}", int(batch.indices[0])), x.device):
+            with (
+                torch.no_grad(),
+                seeded(image_seed(self.plan.seed, f"verdict {draw}", int(batch.indices[0])), x.device),
+            ):
                 logits = torch.cat(self.in_parts(len(x), lambda part: model(x[part]).float()))
             predicted.append(logits.argmax(dim=1).cpu())
             right.append((predicted[-1] == y.cpu()).double())
@@ -193,7 +169,7 @@ class Evaluation:
     ) -> Cell:
         """Judges images by ``model``, the deployed one if None; the other arguments are fields of the cell."""
         model = defense.deployed(self.network.module) if model is None else model
-        draws = self.draws if self.random.get(defense.name) else 1
+        draws = self.plan.draws if self.random.get(defense.name) else 1
         predicted, right, margins = self.judge(model, made.x_adv, batch.y, batch, draws)
         differing = None
         if defense.oracle is not None and defense.layer is not None:
@@ -212,7 +188,7 @@ class Evaluation:
             predicted=predicted.tolist(),
             right=right.tolist(),
             margin=[round(value, 4) for value in margins.tolist()],
-            distance=[round(value, 7) for value in distances(made.x_adv, start, self.norm).tolist()],
+            distance=[round(value, 7) for value in distances(made.x_adv, start, self.plan.ball).tolist()],
             loss=made.loss,
             attacked=made.attacked,
             differing=differing,
@@ -222,19 +198,19 @@ class Evaluation:
         )
 
     def shown(self, batch: Batch, defense: Defended, made: Crafted) -> list[Picture]:
-        """The first few images of the first batch, if they were right without an attack."""
-        if batch.number > 0 or self.pictures == 0:
+        """Returns pictures of the first few images of the first batch that were right without an attack."""
+        if batch.number > 0 or self.plan.pictures == 0:
             return []
-        chosen = self.clean(batch, defense).nonzero().flatten()[: self.pictures].to(batch.x.device)
+        chosen = self.clean(batch, defense).nonzero().flatten()[: self.plan.pictures].to(batch.x.device)
         with torch.no_grad():
             start, x_adv = defense.entered(batch.x)[chosen], made.x_adv[chosen]
-            with seeded(self.seed, x_adv.device):
+            with seeded(self.plan.seed, x_adv.device):
                 defended = x_adv if defense.layer is None else defense.layer(x_adv)
         rows = zip(batch.indices[chosen.cpu()].tolist(), *map(_bytes, (start, x_adv, defended)), strict=True)
         return [Picture(*row) for row in rows]
 
     def select(self, batch: Batch, defense: Defended, *threats: str, eps: str | None = None) -> list[Cell]:
-        """Cells of this batch that were found before."""
+        """Returns the cells of this batch found so far."""
         return [
             cell
             for cell in self.found.get(batch.number, [])
@@ -242,12 +218,12 @@ class Evaluation:
         ]
 
     def clean(self, batch: Batch, defense: Defended) -> Tensor:
-        """``(N,)`` bool: which images are ever right without an attack, so that there is something to attack."""
+        """Returns ``(N,)`` bool: which images are right without an attack in any draw, and so can be attacked."""
         (cell,) = self.select(batch, defense, "clean")
         return rights(cell) > 0
 
     def survivors(self, batch: Batch, defense: Defended, eps: str) -> Tensor:
-        """``(N,)`` bool: which images are right under every attack so far."""
+        """Returns ``(N,)`` bool: which images are right under every attack so far."""
         cells = self.select(batch, defense, "white-box", "adaptive", eps=eps)
         return torch.stack([self.clean(batch, defense), *(rights(cell) > 0 for cell in cells)]).all(dim=0)
 
@@ -263,10 +239,10 @@ class Evaluation:
         eps: Fraction,
         chosen: Tensor,
     ) -> Crafted:
-        """Adversarial images of those of ``x`` that are ``chosen``; the others stay as they are.
+        """Attacks those images of ``x`` that are ``chosen``; the others stay as they are.
 
         Raises:
-            ValueError: if the attack returns something else than images.
+            ValueError: if the attack does not return images.
         """
         start = time.perf_counter()
         rows = chosen.nonzero().flatten()
@@ -276,7 +252,7 @@ class Evaluation:
             at = on_device[part.to(x.device)]
             result = attack.run(model, x[at], batch.y[at], float(eps), indices=batch.indices[rows[part]], judge=judge)
             if result.x_adv.shape != x[at].shape or not bool(((result.x_adv >= 0) & (result.x_adv <= 1)).all()):
-                raise ValueError(f"attack {attack.name} should return images like its input in [0, 1]; it did not")
+                raise ValueError(f"attack {attack.name} must return images like its input in [0, 1], got others")
             return result
 
         results = self.in_parts(len(rows), attacked)
@@ -297,7 +273,7 @@ class Evaluation:
     def through(
         self, attack: Attack, defense: Defended, gradient: str | None, batch: Batch, eps: Fraction, chosen: Tensor
     ) -> Crafted:
-        """An attack on the defended network, with a gradient of it."""
+        """Attacks the defended network through one of its gradients."""
         network = self.network.module
         model = defense.deployed(network) if gradient is None else defense.attacked(network, gradient)
         judge = None if defense.exact or gradient is None else defense.deployed(network)
@@ -305,8 +281,8 @@ class Evaluation:
         return self.craft(attack, model, judge, batch, defense.entered(batch.x), eps, chosen)
 
     def averaged(self, attack: Attack) -> Attack:
-        """The same attack with as many draws for each gradient as asked for, if it knows of draws."""
-        return replace(attack, draws=self.draws) if hasattr(attack, "draws") else attack  # type: ignore[type-var]
+        """Returns the attack with the plan's number of draws for each gradient, if it has such a setting."""
+        return replace(attack, draws=self.plan.draws) if hasattr(attack, "draws") else attack  # type: ignore[type-var]
 
 
 def _bytes(images: Tensor) -> Tensor:

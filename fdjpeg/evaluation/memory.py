@@ -14,10 +14,10 @@ Result = TypeVar("Result")
 def in_batches(
     function: Callable[[Tensor], Result], indices: Tensor, batch_size: int
 ) -> Iterator[tuple[Tensor, Result]]:
-    """Calls ``function`` on batches of ``indices``; where the device's memory ends, it halves them and goes on.
+    """Calls ``function`` on batches of ``indices``, and halves them if the device runs out of memory.
 
-    The batch that failed is tried again in halves; smaller batches stay for the rest. Attacks draw chance by image, so
-    results do not depend on it.
+    The batch that failed is tried again in halves, and the rest uses the smaller size. Attacks draw random numbers by
+    image, so results do not depend on it.
 
     Args:
         function: of some of the indices, ``(n,)``. It must have no effect if it raises.
@@ -31,7 +31,7 @@ def in_batches(
         ValueError: if not even a batch of one fits, or ``batch_size`` is less than 1.
     """
     if batch_size < 1:
-        raise ValueError(f"batch_size should be at least 1, got {batch_size}")
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     done = 0
     while done < len(indices):
         batch = indices[done : done + batch_size]
@@ -42,17 +42,17 @@ def in_batches(
             if not is_out_of_memory(error):
                 raise
             if len(batch) == 1:
-                raise ValueError(f"batch_size should be one that fits into memory, but 1 does not: {error}") from error
+                raise ValueError(f"batch_size must fit into memory, got 1, which does not: {error}") from error
         if results:
             done += len(batch)
             yield batch, results[0]
             continue
-        # Only here, behind the handler, are the traceback and the tensors of the failed call gone.
+        # Only here, after the handler, are the traceback and the tensors of the failed call gone.
         batch_size = len(batch) // 2
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether torch raised ``error`` because a device (or the machine) has no memory left."""
+    """Returns whether torch raised ``error`` because a device (or the machine) has no memory left."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -6,70 +6,93 @@ import json
 from collections.abc import Sequence
 from fractions import Fraction
 from html import escape
-from typing import TYPE_CHECKING
 
 import torch
 
 from .cells import Cell, Picture, png, rights, wilson
+from .results import Results, Row
+from .text import Table, Text
 
-if TYPE_CHECKING:
-    from .report import Report, Row
 
-
-def html(report: Report) -> str:
-    """The whole page."""
-    parts = [
-        f"<h1>fdjpeg evaluation</h1><p>{escape(report.headline)}</p>",
-        *(f'<p class="failed">{escape(sentence)}</p>' for sentence in report.summary()),
-        "<ul>" + "".join(f"<li>{escape(sentence)}</li>" for sentence in report.findings) + "</ul>",
-        _table(report.header, report.table),
-    ]
-    if len(report.settings["attacks"]) > 1:
-        parts += [
-            "<h2>Each attack by itself</h2>",
-            _table(report.attacks_header, report.attacks_table),
-            '<p class="note">Images right, worst case over gradients.</p>',
-        ]
-    parts += [f'<p class="note">{escape(note)}</p>' for note in report.notes]
-    parts += ["<h2>Accuracy against the radius</h2>", _radius_charts(report)]
-    parts += [
-        '<p class="note">Solid, with its 95 % interval: worst case. Dashed: gray-box only. Radius 0: no attack.</p>'
-    ]
-    curves = _loss_charts(report)
-    if curves:
-        parts += ["<h2>Loss against the step</h2>", curves]
-        parts += [
-            '<p class="note">Mean over the images under attack, at the largest radius. An image that is fooled is left '
-            "alone where the attack was made so, and keeps its last value. A curve that still climbs at its end "
-            "belongs to an attack that needs more steps.</p>"
-        ]
-    checks = [["passed" if check.passed else "FAILED", check.name, check.figure] for check in report.checks]
-    parts += ["<h2>Checks</h2>", f'<div class="checks">{_table(["", "check", "figure"], checks, grouped=False)}</div>']
-    parts += ["<h2>Pictures</h2>", _gallery(report)]
-    origins = (
-        f"{report.settings[kind]['source']}. Terms: {report.settings[kind]['terms']}" for kind in ("images", "model")
-    )
-    parts += ["<h2>Settings, origins and terms</h2>", *(f"<p>{escape(origin)}</p>" for origin in origins)]
-    settings = escape(json.dumps(report.settings, indent=2, ensure_ascii=False))
-    parts += [f"<details><summary>All settings</summary><pre>{settings}</pre></details>"]
+def html(results: Results, text: Text) -> str:
+    """Returns the whole page."""
+    body = "\n".join(part for part in (*_top(text), *_charts(results), *_bottom(results, text)) if part)
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>fdjpeg evaluation</title>'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<style>{STYLE}</style></head>\n<body>\n" + "\n".join(parts) + "\n</body></html>\n"
+        f"<style>{STYLE}</style></head>\n<body>\n{body}\n</body></html>\n"
     )
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]], grouped: bool = True) -> str:
-    """A table, ``grouped`` by its first column: what stands there is not repeated."""
+def _top(text: Text) -> list[str]:
+    """Returns headline, warnings, findings, tables and notes."""
+    parts = [
+        f"<h1>fdjpeg evaluation</h1><p>{escape(text.headline)}</p>",
+        *(f'<p class="failed">{escape(sentence)}</p>' for sentence in text.warnings),
+        "<ul>" + "".join(f"<li>{escape(sentence)}</li>" for sentence in text.findings) + "</ul>",
+        _table(text.table),
+    ]
+    if text.by_attack is not None:
+        parts += [
+            "<h2>Each attack by itself</h2>",
+            _table(text.by_attack),
+            _note("Images right, worst case over gradients."),
+        ]
+    return [*parts, *(_note(note) for note in text.notes)]
+
+
+def _charts(results: Results) -> list[str]:
+    """Returns the charts, each with the note that explains it."""
+    parts = [
+        "<h2>Accuracy against the radius</h2>",
+        _radius_charts(results),
+        _note("Solid, with its 95 % interval: worst case. Dashed: gray-box only. Radius 0: no attack."),
+    ]
+    curves = _loss_charts(results)
+    if not curves:
+        return parts
+    return [
+        *parts,
+        "<h2>Loss against the step</h2>",
+        curves,
+        _note(
+            "Mean over the images under attack, at the largest radius. If the attack leaves fooled images alone, they "
+            "keep their last value. A curve that still climbs at its end belongs to an attack that needs more steps."
+        ),
+    ]
+
+
+def _bottom(results: Results, text: Text) -> list[str]:
+    """Returns checks, pictures, origins and settings."""
+    checks = [["passed" if check.passed else "FAILED", check.name, check.figure] for check in text.checks]
+    settings = escape(json.dumps(results.settings.to_json(), indent=2, ensure_ascii=False))
+    return [
+        "<h2>Checks</h2>",
+        f'<div class="checks">{_table(Table(["", "check", "figure"], checks), grouped=False)}</div>',
+        "<h2>Pictures</h2>",
+        _gallery(results),
+        "<h2>Settings, origins and terms</h2>",
+        *(f"<p>{escape(origin)}</p>" for origin in text.origins),
+        f"<details><summary>All settings</summary><pre>{settings}</pre></details>",
+    ]
+
+
+def _note(sentences: str) -> str:
+    return f'<p class="note">{escape(sentences)}</p>'
+
+
+def _table(table: Table, grouped: bool = True) -> str:
+    """Returns a table; if ``grouped``, a text in the first column is not repeated in the rows below it."""
 
     def line(tag: str, values: Sequence[str], kind: str = "") -> str:
         return f"<tr{kind}>" + "".join(f"<{tag}>{escape(value)}</{tag}>" for value in values) + "</tr>"
 
     body = []
-    for number, row in enumerate(rows):
-        again = grouped and number > 0 and rows[number - 1][0] == row[0]
+    for number, row in enumerate(table.rows):
+        again = grouped and number > 0 and table.rows[number - 1][0] == row[0]
         body.append(line("td", ["" if again else row[0], *row[1:]], "" if again else ' class="first"'))
-    return f'<div class="scroll"><table><thead>{line("th", header)}</thead><tbody>{"".join(body)}</tbody></table></div>'
+    head = line("th", table.header)
+    return f'<div class="scroll"><table><thead>{head}</thead><tbody>{"".join(body)}</tbody></table></div>'
 
 
 # --- charts -----------------------------------------------------------------------------------------------------------
@@ -79,10 +102,10 @@ class _Chart:
     """A small drawing with axes, as an SVG inside the page.
 
     Args:
-        title: above it.
+        title: text above it.
         across: labels under the horizontal axis at their places.
         up: the least and the greatest value.
-        ticks: labels beside the vertical axis at their values.
+        ticks: labels of the vertical axis at their values.
         below: name of the horizontal axis.
     """
 
@@ -113,15 +136,15 @@ class _Chart:
         )
 
     def x(self, place: float) -> float:
-        """Pixels from the left."""
+        """Returns pixels from the left."""
         return self.LEFT + self.WIDTH * place / self.last
 
     def y(self, value: float) -> float:
-        """Pixels from the top."""
+        """Returns pixels from the top."""
         return self.TOP + self.HEIGHT * (1 - (value - self.low) / ((self.high - self.low) or 1.0))
 
     def line(self, points: Sequence[tuple[float, float]], colour: str, kind: str = "", dots: bool = False) -> None:
-        """A line through points of place and value."""
+        """Draws a line through points of place and value."""
         path = " ".join(f"{self.x(place):.1f},{self.y(value):.1f}" for place, value in points)
         self.parts.append(f'<polyline class="{kind}" points="{path}" stroke="{colour}"/>')
         if dots:
@@ -131,67 +154,67 @@ class _Chart:
             ]
 
     def bar(self, place: float, low: float, high: float, colour: str) -> None:
-        """An interval of values."""
+        """Draws an interval of values."""
         path = f"M{self.x(place):.1f} {self.y(low):.1f}V{self.y(high):.1f}"
         self.parts.append(f'<path class="bar" d="{path}" stroke="{colour}"/>')
 
     def html(self) -> str:
-        """The drawing under its title."""
+        """Returns the drawing under its title."""
         width, height = self.LEFT + self.WIDTH + self.RIGHT, self.TOP + self.HEIGHT + self.BOTTOM
         drawing = f'<svg viewBox="0 0 {width} {height}" width="{width}" role="img">{"".join(self.parts)}</svg>'
         return f'<div class="chart"><p>{escape(self.title)}</p>{drawing}</div>'
 
 
-def _radius_charts(report: Report) -> str:
-    """For each defence the share of images right against the radius: worst case, and dashed gray-box."""
-    radii = [float(Fraction(eps)) for eps in report.settings["eps"]]
-    across = [(0.0, "0"), *zip(radii, report.settings["eps"], strict=True)]
+def _radius_charts(results: Results) -> str:
+    """Draws the share of images right against the radius for each defence: worst case, and dashed gray-box."""
+    radii = [float(Fraction(eps)) for eps in results.settings.eps]
+    across = [(0.0, "0"), *zip(radii, results.settings.eps, strict=True)]
     ticks = [(0.0, "0"), (0.5, "50 %"), (1.0, "100 %")]
     charts = []
-    for number, defense in enumerate(report.defenses):
-        rows = [row for row in report.rows if row.defense == defense]
+    for number, defense in enumerate(results.defenses):
+        rows = [row for row in results.rows if row.defense == defense]
         colour = COLOURS[number % len(COLOURS)]
         if not all(row.complete for row in rows):
             continue
         chart = _Chart(defense, across, (0.0, 1.0), ticks, "ε")
         if all("gray-box" in row.attacks for row in rows):
-            chart.line(_shares(report, rows, radii, [row.attacks["gray-box"] for row in rows]), colour, "gray-box")
-        points = _shares(report, rows, radii, [row.worst for row in rows])
+            chart.line(_shares(results, rows, radii, [row.attacks["gray-box"] for row in rows]), colour, "gray-box")
+        points = _shares(results, rows, radii, [row.worst for row in rows])
         chart.line(points, colour, "worst", dots=True)
         for place, share in points:
-            chart.bar(place, *wilson(share * report.count, report.count), colour)
+            chart.bar(place, *wilson(share * results.count, results.count), colour)
         charts.append(chart.html())
     return f'<div class="charts">{"".join(charts)}</div>'
 
 
 def _shares(
-    report: Report, rows: Sequence[Row], radii: Sequence[float], counts: Sequence[float]
+    results: Results, rows: Sequence[Row], radii: Sequence[float], counts: Sequence[float]
 ) -> list[tuple[float, float]]:
-    """Points of radius and share of images right, from the clean one on."""
-    return [(r, n / report.count) for r, n in zip([0.0, *radii], [rows[0].clean, *counts], strict=True)]
+    """Returns points of radius and share of images right; the first is without an attack."""
+    return [(r, n / results.count) for r, n in zip([0.0, *radii], [rows[0].clean, *counts], strict=True)]
 
 
-def _loss_charts(report: Report) -> str:
-    """For each defence and attack at the largest radius the loss at each step, a line for each gradient."""
-    eps = report.settings["eps"][-1]
+def _loss_charts(results: Results) -> str:
+    """Draws the loss at each step for each defence and attack at the largest radius, a line for each gradient."""
+    eps = results.settings.eps[-1]
     charts = []
-    for defense in report.defenses:
-        for attack in report.settings["attacks"]:
+    for defense in results.defenses:
+        for attack in results.settings.attacks:
             cells = [
                 cell
-                for cell in report.select(defense, eps, attack=attack)
+                for cell in results.select(defense, eps, attack=attack)
                 if cell.threat in ("white-box", "adaptive") and len(cell.curve) > 2
             ]
             if cells:
-                charts.append(_loss_chart(cells, defense, attack, report.gradients))
+                charts.append(_loss_chart(cells, defense, attack, results.gradients))
     legend = "".join(
-        f'<span style="color:{_colour(name, report.gradients)}">━ {escape(name)}</span>' for name in report.gradients
+        f'<span style="color:{_colour(name, results.gradients)}">━ {escape(name)}</span>' for name in results.gradients
     )
     return f'<div class="charts">{"".join(charts)}</div><p class="legend">{legend}</p>' if charts else ""
 
 
 def _colour(gradient: str | None, gradients: Sequence[str]) -> str:
-    """The colour of a gradient in all drawings; the bare network's is the first."""
+    """Returns the colour of a gradient in all drawings; the bare network's is the first."""
     return COLOURS[0] if gradient is None else COLOURS[1 + gradients.index(gradient) % (len(COLOURS) - 1)]
 
 
@@ -210,29 +233,29 @@ def _loss_chart(cells: Sequence[Cell], defense: str, attack: str, gradients: Seq
 # --- pictures ---------------------------------------------------------------------------------------------------------
 
 
-def _gallery(report: Report) -> str:
-    """For each defence at the largest radius: clean, adversarial, difference × 10, defended."""
-    eps = report.settings["eps"][-1]
+def _gallery(results: Results) -> str:
+    """Returns the pictures of each defence at the largest radius: clean, adversarial, difference × 10, defended."""
+    eps = results.settings.eps[-1]
     parts = []
-    for defense in report.defenses:
-        cells = [cell for cell in report.select(defense, eps) if cell.pictures]
+    for defense in results.defenses:
+        cells = [cell for cell in results.select(defense, eps) if cell.pictures]
         strips = []
         for place in range(len(cells[0].pictures) if cells else 0):
-            # The attack that got furthest with this image.
+            # The attack with the largest margin on this image.
             index = cells[0].pictures[place].index
             cell = max(cells, key=lambda cell, index=index: cell.margin[index])  # type: ignore[misc]
-            strips.append(_strip(report, cell, cell.pictures[place]))
+            strips.append(_strip(results, cell, cell.pictures[place]))
         if strips:
             parts.append(f"<h3>{escape(defense)}, ε = {eps}</h3>" + "".join(strips))
-    return "\n".join(parts) or "<p>None were asked for.</p>"
+    return "\n".join(parts) or "<p>None were requested.</p>"
 
 
-def _strip(report: Report, cell: Cell, picture: Picture) -> str:
-    name, label = report.images.names[picture.index], int(report.images.labels[picture.index])
+def _strip(results: Results, cell: Cell, picture: Picture) -> str:
+    name, label = results.images.names[picture.index], int(results.images.labels[picture.index])
     difference = (picture.adversarial.short() - picture.clean.short()) * 10 + 128
     by = f"{cell.attack} through {cell.gradient}" if cell.gradient else str(cell.attack)
     after = _verdict(cell, picture.index, label)
-    before = _verdict(report.clean(cell.defense), picture.index, label)
+    before = _verdict(results.clean(cell.defense), picture.index, label)
     bare = cell.defense == "none"
     panels = [
         ("clean", picture.clean, before),

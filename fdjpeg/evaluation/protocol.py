@@ -1,9 +1,9 @@
 """The protocol: ``evaluate``, from its arguments to its report.
 
-``judging`` says what a *cell* is, one judged experiment, and what counts as success; ``threats`` and ``controls`` say
-which experiments there are. A *job* makes cells of one batch of images. Batches are consecutive images, the same ones
-whatever the number of processes; processes share the batches, and each finished pair of job and batch is stored. So
-neither the number of processes nor being killed and started again changes a figure.
+``plan`` holds the settings. ``judging`` defines a *cell*, one judged experiment, and what counts as success.
+``threats`` and ``controls`` list the experiments. A *job* makes cells of one batch of images. Batches are consecutive
+images, the same ones for any number of processes. Processes share the batches, and each finished pair of job and batch
+is stored. So neither the number of processes nor being killed and started again changes a figure.
 """
 
 from __future__ import annotations
@@ -13,91 +13,73 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from fdjpeg import attacks as attack_library
-from fdjpeg.attacks import Attack, format_eps, parse_eps
-from fdjpeg.defenses.defended import GRADIENTS, Defended, of_module, parse_defense
-from fdjpeg.sources.image_set import ImageSet, lattice_quality, to_bytes
-from fdjpeg.sources.networks import Network, check_logits, evaluating
+from fdjpeg.attacks import format_eps
+from fdjpeg.defenses import Defended, of_module, parse_defense
+from fdjpeg.sources import ImageSet, Network
+from fdjpeg.sources.image_set import lattice_quality, to_bytes
+from fdjpeg.sources.networks import check_logits, evaluating
 
 from .cells import Cell, join
 from .controls import control_jobs
 from .judging import Evaluation, Job
 from .memory import in_batches
-from .report import Report, versions
+from .plan import AnyDefense, Plan
+from .report import Report
+from .results import versions
+from .settings import ImageOrigin, NetworkOrigin, RunSettings
 from .store import Store
 from .threats import GRADIENT_FREE, threat_jobs
 from .world import World
 
-#: Called with the work done, the whole work (in images of all jobs) and what is being done now.
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from .plan import PlanSettings
+
+#: Called with the finished work, the whole work (both in images of all jobs) and the name of the current job.
 Progress = Callable[[int, int, str], None]
 
-#: What ``evaluate`` takes as a defence.
-AnyDefense = str | nn.Module | Defended
-
-#: Images that are tried for traces of JPEG compression.
+#: Number of images searched for traces of JPEG compression.
 LATTICE_IMAGES = 50
-
-#: Draws of a randomised defence in each gradient, and in each verdict.
-DRAWS = 20
 
 
 def evaluate(
     model: nn.Module | Network,
     data: ImageSet | tuple[Tensor, Tensor] | Iterable[tuple[Tensor, Tensor]],
+    plan: Plan | None = None,
     *,
-    defenses: Sequence[AnyDefense] | Mapping[str, Sequence[str]] = ("jpeg:75", "jpeg:50", "jpeg:25"),
-    attacks: Sequence[str | Attack] = ("pgd",),
-    eps: Sequence[str | float | Fraction] = ("1/255", "2/255"),
-    norm: str = "linf",
-    gradients: Sequence[str] = GRADIENTS,
-    transfer: Sequence[nn.Module | Network] = (),
-    draws: int = DRAWS,
-    checks: bool = True,
-    batch_size: int = 5,
-    pictures: int = 3,
-    seed: int = 0,
     out: str | Path | None = None,
     merge: Iterable[str | Path] = (),
     world: World | None = None,
     only_finished: bool = False,
     progress: Progress | None = None,
+    **settings: Unpack[PlanSettings],
 ) -> Report:
-    """What defences before a network are worth, under attacks that know nothing, something and all of them.
+    """Measures defences before a network under attackers who know nothing, something and everything of them.
 
-    For each radius the bare network is attacked; those images are judged on the bare network (white-box) and behind
+    For each radius the bare network is attacked. Those images are judged on the bare network (white-box) and behind
     every defence (gray-box), as are those of other networks (transfer). Then every defence is attacked through each of
     its gradients (adaptive), and by attacks that only ask for outputs (black-box). Random noise of the same radius and
-    the sanity checks stand beside them.
+    the sanity checks complete the report.
 
     Args:
         model: maps images ``(N, C, H, W)`` in [0, 1] to logits ``(N, classes)``; normalisation belongs inside it. It
-            runs in evaluation mode, and where its parameters are; neither they nor its mode are changed.
+            runs in evaluation mode on the device of its parameters; neither they nor its mode are changed.
         data: the images with their classes: an ``ImageSet``, a pair of tensors, or an iterable of batches.
-        defenses: names such as "jpeg:75" (see ``parse_defense``), modules (see ``of_module``) or ``Defended`` objects;
-            or a mapping from names to the gradients that an adaptive attacker tries on each.
-        attacks: names (``attacks.NAMES``) or objects.
-        eps: radii, in units of the images' range; strings such as "2/255" are read exactly.
-        norm: "linf" or "l2", of named attacks.
-        gradients: those that an adaptive attacker tries on layers of fdjpeg's, where ``defenses`` is no mapping.
-        transfer: other networks, attacked without any defence.
-        draws: of a randomised defence, in each gradient and in each verdict.
-        checks: whether to run the sanity checks that need attacks of their own.
-        batch_size: images at once; halved when the device runs out of memory. The figures belong to this batch size:
-            another one may change the last bits of a network's arithmetic.
-        pictures: images of the first batch that the report shows for each defence.
-        seed: of all that is random.
-        out: a folder for finished work, from which a stopped run goes on; None keeps nothing.
-        merge: more such folders to take finished work from, those of shards.
+        plan: the settings; `Plan`'s defaults if None.
+        out: a folder for finished work, from which a stopped run resumes; None keeps nothing.
+        merge: more folders of finished work to read, those of shards.
         world: the processes that share the work; those of ``torchrun`` if None. Shards report on what they have.
         only_finished: compute nothing; report on the experiments that are finished.
         progress: called after every batch.
+        settings: fields of `Plan`, in place of those of ``plan``: ``defenses``, ``attacks``, ``eps``, ``norm``,
+            ``gradients``, ``transfer``, ``draws``, ``checks``, ``batch_size``, ``pictures``, ``seed``.
 
     Returns:
         The report, the same in each process of ``torchrun``; ``report.save(folder)`` writes it.
@@ -106,69 +88,44 @@ def evaluate(
         ValueError: for values out of range, images outside [0, 1], no images, a model whose output cannot be logits
             of these classes, a device without memory for one image, or a folder that cannot be written.
         TypeError: for arguments of another type.
+
+    Example::
+
+        report = evaluate(model, loader, defenses=["jpeg:75"], attacks=["pgd-50"], eps=["2/255", "4/255"], out="run")
+        report.save("run")
     """
     network, images = Network.of(model), ImageSet.of(data)
+    plan = replace(Plan() if plan is None else plan, **settings)
     world = World.here() if world is None else world
-    chosen = [
-        item if isinstance(item, Attack) else attack_library.from_name(item, norm=norm, seed=seed) for item in attacks
-    ]
-    if not chosen:
-        raise ValueError("attacks should hold at least one, got none")
-    if len({attack.norm for attack in chosen}) > 1:
-        raise ValueError(f"attacks should share one norm, got {', '.join(f'{a.name} in {a.norm}' for a in chosen)}")
-    if len({attack.name for attack in chosen}) < len(chosen):
-        raise ValueError(f"attacks should be different, got {', '.join(attack.name for attack in chosen)}")
-    radii = sorted({parse_eps(value, chosen[0].norm) for value in eps})
-    if not radii:
-        raise ValueError("eps should hold at least one, got none")
-    for name, value, least in (("batch_size", batch_size, 1), ("draws", draws, 1), ("pictures", pictures, 0)):
-        if value < least:
-            raise ValueError(f"{name} should be at least {least}, got {value}")
     with evaluating(network.module):
-        _check_network(network, images, batch_size)
-        layers = _defenses(defenses, gradients, network.module, images.images[:1].to(network.device))
-        run = Evaluation(
-            network,
-            images,
-            layers,
-            chosen,
-            radii,
-            [Network.of(item) for item in transfer],
-            draws,
-            checks,
-            batch_size,
-            pictures,
-            seed,
-        )
+        _check_network(network, images, plan.batch_size)
+        layers = _defenses(plan, network.module, images.images[:1].to(network.device))
+        run = Evaluation(network, images, layers, plan)
         store = Store(None if out is None else Path(out), world.name, [Path(folder) for folder in merge])
         numbers = world.mine(range(len(run.batch_indices)))
         cells, open_jobs = _run(run, store, numbers, only_finished, progress)
     gathered = join(world.gather(cells))
     done = sorted({index for cell in gathered for index in cell.indices})
-    settings = _settings(run, images, chosen, radii, layers, open_jobs)
-    return Report(settings=settings, cells=_placed(gathered, done), images=images.select(done))
+    return Report(_settings(run, open_jobs), _placed(gathered, done), images.select(done))
 
 
 def _check_network(network: Network, images: ImageSet, batch_size: int) -> None:
-    """Raises what ``check_logits`` does for the first images, or if the device does not hold one of them."""
+    """Raises the errors of ``check_logits`` for the first images, or a ValueError if the device cannot hold one."""
     first = torch.arange(len(images))[:batch_size]
     with torch.no_grad():
         found = in_batches(lambda part: network.module(images.images[part].to(network.device)), first, batch_size)
         check_logits(torch.cat([logits for _, logits in found]), images.labels)
 
 
-def _defenses(
-    given: Sequence[AnyDefense] | Mapping[str, Sequence[str]],
-    gradients: Sequence[str],
-    network: nn.Module,
-    image: Tensor,
-) -> list[Defended]:
-    """All defences but the bare network, on the device of ``image``; given modules are not changed.
+def _defenses(plan: Plan, network: nn.Module, image: Tensor) -> list[Defended]:
+    """Returns all defences but the bare network, on the device of ``image``; given modules are not changed.
 
     Raises:
         ValueError: for an unknown name, or the same name twice.
     """
-    pairs = given.items() if isinstance(given, Mapping) else [(item, gradients) for item in given]
+    given = plan.defenses
+    pairs: Iterable[tuple[AnyDefense, Sequence[str]]]
+    pairs = given.items() if isinstance(given, Mapping) else [(item, plan.gradients) for item in given]
     found = []
     for item, tried in pairs:
         if isinstance(item, str):
@@ -181,20 +138,20 @@ def _defenses(
             found.append(of_module(layer, type(item).__name__, tried, image))
     found = [defense for defense in found if defense.gradients]  # the bare network is always there
     if len({defense.name for defense in found}) < len(found):
-        raise ValueError(f"defenses should be different, got {', '.join(defense.name for defense in found)}")
+        raise ValueError(f"defenses must be different, got {', '.join(defense.name for defense in found)}")
     return found
 
 
 def _run(
     run: Evaluation, store: Store, numbers: Sequence[int], only_finished: bool, progress: Progress | None
 ) -> tuple[list[Cell], list[str]]:
-    """The cells of these batches from the store, or computed, and the names of jobs that are not finished."""
-    jobs = [*threat_jobs(run), *(control_jobs(run) if run.checks else ())]
+    """Returns the cells of these batches, stored or computed, and the names of jobs that are not finished."""
+    jobs = [*threat_jobs(run), *(control_jobs(run) if run.plan.checks else ())]
     common = {
         "network": run.network.digest(),
-        "seed": run.seed,
-        "pictures": run.pictures,
-        "draws": run.draws,
+        "seed": run.plan.seed,
+        "pictures": run.plan.pictures,
+        "draws": run.plan.draws,
         "versions": {name: version for name, version in versions().items() if name in ("fdjpeg", "torch")},
     }
     digests = {number: run.images.digest(run.batch_indices[number]) for number in numbers}
@@ -224,12 +181,12 @@ def _run(
     if progress is not None:
         progress(done, total, "done")
     if not cells:
-        raise ValueError("out should hold finished work where only that is reported, but the clean accuracy is open")
+        raise ValueError("out must hold finished work where only that is reported, got none of the clean accuracy")
     return cells, unfinished
 
 
 def _placed(cells: list[Cell], indices: list[int]) -> list[Cell]:
-    """Cells whose indices are places among ``indices``, the images of this report."""
+    """Returns cells whose indices are places among ``indices``, the images of this report."""
     place = {index: number for number, index in enumerate(indices)}
     return [
         replace(
@@ -241,46 +198,36 @@ def _placed(cells: list[Cell], indices: list[int]) -> list[Cell]:
     ]
 
 
-def _settings(
-    run: Evaluation,
-    images: ImageSet,
-    attacks: Sequence[Attack],
-    radii: Sequence[Fraction],
-    layers: Sequence[Defended],
-    open_jobs: list[str],
-) -> dict[str, Any]:
-    """All that a reader needs to run this again, as plain values."""
+def _settings(run: Evaluation, open_jobs: list[str]) -> RunSettings:
+    """Returns everything that a reader needs to run this again."""
+    plan, images, network = run.plan, run.images, run.network
+    layers = run.defenses[1:]
     tried = range(min(len(images), LATTICE_IMAGES))
     lattice = {images.names[i]: lattice_quality(to_bytes(images.images[i])) for i in tried}
-    return {
-        "images": {
-            "count": len(images),
-            "source": images.source,
-            "terms": images.terms,
-            "digest": images.digest(),
-            "tried for a JPEG lattice": len(tried),
-            "on a JPEG lattice": {name: quality for name, quality in lattice.items() if quality is not None},
-        },
-        "model": {
-            "name": run.network.name,
-            "source": run.network.source,
-            "terms": run.network.terms,
-            "digest": run.network.digest(),
-        },
-        "attacks": {attack.name: attack.settings() for attack in attacks},
-        "gradient-free": [attack.name for attack in attacks if isinstance(attack, GRADIENT_FREE)],
-        "defenses": {layer.name: list(layer.gradients) for layer in layers},
-        "randomised": [layer.name for layer in layers if run.random[layer.name]],
-        "draws": run.draws,
-        "transfer": {network.name: network.source for network in run.transfer},
-        "norm": run.norm,
-        "eps": [format_eps(radius) for radius in radii],
-        "batch_size": run.batch_size,
-        "images at once": run.at_once,
-        "pictures": run.pictures,
-        "seed": run.seed,
-        "checks": run.checks,
-        "open": open_jobs,
-        "device": str(run.network.device),
-        "versions": versions(),
-    }
+    return RunSettings(
+        images=ImageOrigin(
+            count=len(images),
+            source=images.source,
+            terms=images.terms,
+            digest=images.digest(),
+            lattice_tried=len(tried),
+            on_lattice={name: quality for name, quality in lattice.items() if quality is not None},
+        ),
+        model=NetworkOrigin(network.name, network.source, network.terms, network.digest()),
+        attacks={attack.name: attack.settings() for attack in plan.chosen},
+        gradient_free=[attack.name for attack in plan.chosen if isinstance(attack, GRADIENT_FREE)],
+        defenses={layer.name: list(layer.gradients) for layer in layers},
+        randomised=[layer.name for layer in layers if run.random[layer.name]],
+        draws=plan.draws,
+        transfer={other.name: other.source for other in plan.others},
+        norm=plan.ball,
+        eps=[format_eps(radius) for radius in plan.radii],
+        batch_size=plan.batch_size,
+        at_once=run.at_once,
+        pictures=plan.pictures,
+        seed=plan.seed,
+        checks=plan.checks,
+        open=open_jobs,
+        device=str(network.device),
+        versions=versions(),
+    )

@@ -1,4 +1,4 @@
-"""Finished work in a folder, from which a run that was stopped goes on, and in which shards of one run meet."""
+"""Finished work in a folder, from which a stopped run resumes and which the shards of one run share."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from .cells import Cell
 
 
 class Store:
-    """Cells by the fingerprint of all that they depend on, one line of JSON for each piece of finished work.
+    """Cells by the fingerprint of everything they depend on, one line of JSON for each piece of finished work.
 
-    A line is written in one go and counts only if it is whole, so a run may be killed at any point. Each process
-    appends to a file of its own; all files of the folder are read.
+    A line is written at once and counts only if it is complete, so a run may be killed at any point. Each process
+    appends to its own file; all files of the folder are read.
 
     Args:
-        folder: is made if need be; None keeps nothing.
-        process: tells the processes of one run from each other.
-        others: more folders of finished work to take from.
+        folder: made if needed; None keeps nothing.
+        process: name that is unique among the processes of a run.
+        others: more folders of finished work to read.
 
     Raises:
-        ValueError: if ``folder`` cannot be written, or one of ``others`` is none.
+        ValueError: if ``folder`` cannot be written, or one of ``others`` holds no finished work.
     """
 
     def __init__(self, folder: Path | None, process: str, others: Iterable[Path] = ()) -> None:
@@ -29,7 +29,7 @@ class Store:
         self._lines: dict[str, str] = {}
         for other in others:
             if not (other / "work").is_dir():
-                raise ValueError(f"merge should name folders of finished work, got {str(other)!r}, which holds none")
+                raise ValueError(f"merge must name folders of finished work, got {str(other)!r}, which holds none")
             self._read(other / "work")
         if folder is None:
             return
@@ -38,11 +38,11 @@ class Store:
             self.file.parent.mkdir(parents=True, exist_ok=True)
             self._read(self.file.parent)
             with self.file.open("a+b") as lines:
-                # What a killed run left of its last line would spoil the next one.
+                # The rest of a killed run's last line would spoil the next one.
                 if lines.seek(0, 2) > 0 and (lines.seek(-1, 2), lines.read(1))[1] != b"\n":
                     lines.write(b"\n")
         except OSError as error:
-            raise ValueError(f"out should be a folder that can be written, got {str(folder)!r}: {error}") from error
+            raise ValueError(f"out must be a folder that can be written, got {str(folder)!r}: {error}") from error
 
     def _read(self, folder: Path) -> None:
         for file in sorted(folder.glob("*.jsonl")):
@@ -55,7 +55,7 @@ class Store:
         return key in self._lines
 
     def load(self, key: str) -> list[Cell] | None:
-        """The cells of a piece of work that was finished before, else None."""
+        """Returns the cells of a piece of work that was finished before, else None."""
         if key not in self._lines:
             return None
         try:
@@ -76,4 +76,4 @@ class Store:
             with self.file.open("ab", buffering=0) as lines:
                 lines.write(line.encode())
         except OSError as error:
-            raise ValueError(f"out should be a folder that can be written, got {str(self.file)!r}: {error}") from error
+            raise ValueError(f"out must be a folder that can be written, got {str(self.file)!r}: {error}") from error

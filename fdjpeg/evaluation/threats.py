@@ -1,4 +1,4 @@
-"""The experiments of an evaluation, by threat model: who is attacked, and who judges."""
+"""The experiments of an evaluation by threat model: which network is attacked, and which one judges."""
 
 from __future__ import annotations
 
@@ -11,48 +11,48 @@ from typing import Any
 import torch
 
 from fdjpeg.attacks import PGD, Attack, Boundary, HopSkipJump, Noise, Square, format_eps
-from fdjpeg.defenses.defended import UNDEFENDED, Defended
+from fdjpeg.defenses import UNDEFENDED, Defended
 from fdjpeg.sources.networks import Network, evaluating
 
 from .cells import Cell
 from .judging import Batch, Crafted, Evaluation, Job
 
-#: Attacks that only ask for outputs.
+#: Attacks that only use outputs.
 GRADIENT_FREE = (Square, Boundary, HopSkipJump)
 
 
 def threat_jobs(run: Evaluation) -> Iterator[Job]:
-    """All but the controls, each after those whose cells it needs, and those first of which most is learned."""
+    """Yields all jobs but the controls, each after those whose cells it needs, the most informative ones first."""
     judged = {"defenses": [run.describe(defense) for defense in run.defenses]}
     yield Job("clean accuracy", {"threat": "clean", **judged}, partial(clean_cells, run))
-    noise = Noise(seed=run.seed, norm=run.norm)
-    for eps in run.radii:
+    noise = Noise(seed=run.plan.seed, norm=run.plan.ball)
+    for eps in run.plan.radii:
         settings = {**noise.settings(), **judged, "eps": str(eps)}
         yield Job(f"noise at {format_eps(eps)}", settings, partial(noise_cells, run, noise, eps))
     yield from bare_jobs(run)
-    for attack in run.attacks:
+    for attack in run.plan.chosen:
         yield from adaptive_jobs(run, attack)
     yield from elsewhere_jobs(run)
 
 
 def plain(run: Evaluation) -> dict[str, Any]:
-    """All of the defences whose images an attacker meets as they are, that decides a figure."""
+    """Returns everything that decides a figure about the defences without a first pass."""
     return {"defenses": [run.describe(defense) for defense in run.defenses if defense.first is None]}
 
 
 def bare_jobs(run: Evaluation) -> Iterator[Job]:
-    """The bare network attacked: white-box for itself, gray-box for the defences."""
+    """Yields attacks on the bare network: white-box for that network, gray-box for the defences."""
     for attack in white_box(run):
-        for eps in run.radii:
+        for eps in run.plan.radii:
             settings = {"threat": "gray-box", "attack": _onwards(attack).settings(), "eps": str(eps), **plain(run)}
             name = f"{attack.name} on the bare network at {format_eps(eps)}"
             yield Job(name, settings, partial(bare_cells, run, attack, eps))
 
 
 def elsewhere_jobs(run: Evaluation) -> Iterator[Job]:
-    """The bare network attacked behind the first pass of a defence, and other networks attacked."""
+    """Yields attacks on the bare network after the first pass of a defence, and on other networks."""
     for attack in white_box(run):
-        for eps in run.radii:
+        for eps in run.plan.radii:
             at, by = f"at {format_eps(eps)}", {"attack": _onwards(attack).settings(), "eps": str(eps)}
             for defense in run.defenses:
                 if defense.first is not None:
@@ -61,7 +61,7 @@ def elsewhere_jobs(run: Evaluation) -> Iterator[Job]:
                         {"threat": "gray-box", "defense": run.describe(defense), **by},
                         partial(entered_cells, run, attack, defense, eps),
                     )
-            for network in run.transfer:
+            for network in run.plan.others:
                 yield Job(
                     f"{attack.name} on {network.name} {at}",
                     {"threat": "transfer", "source": network.digest(), **by, **plain(run)},
@@ -70,17 +70,17 @@ def elsewhere_jobs(run: Evaluation) -> Iterator[Job]:
 
 
 def adaptive_jobs(run: Evaluation, attack: Attack) -> Iterator[Job]:
-    """The first gradient of each defence, then the second: a run that is stopped has something of all of them."""
+    """Yields the first gradient of each defence, then the second, so that a stopped run has some of all defences."""
     tried = {d.name: (None,) if isinstance(attack, GRADIENT_FREE) else d.gradients for d in run.defenses}
     for place in range(max(len(gradients) for gradients in tried.values())):
         for defense in run.defenses:
             for gradient in tried[defense.name][place : place + 1]:
-                for eps in run.radii:
+                for eps in run.plan.radii:
                     yield adaptive_job(run, attack, defense, gradient, eps)
 
 
 def adaptive_job(run: Evaluation, attack: Attack, defense: Defended, gradient: str | None, eps: Fraction) -> Job:
-    """An attack on a defended network."""
+    """Returns an attack on a defended network."""
     through = "" if gradient is None else f" through {gradient}"
     settings = {
         "threat": "black-box" if gradient is None else "adaptive",
@@ -94,17 +94,17 @@ def adaptive_job(run: Evaluation, attack: Attack, defense: Defended, gradient: s
 
 
 def white_box(run: Evaluation) -> list[Attack]:
-    """The attacks that need a gradient."""
-    return [attack for attack in run.attacks if not isinstance(attack, GRADIENT_FREE)]
+    """Returns the attacks that need a gradient."""
+    return [attack for attack in run.plan.chosen if not isinstance(attack, GRADIENT_FREE)]
 
 
 def clean_cells(run: Evaluation, batch: Batch) -> list[Cell]:
-    """Every defence without an attack."""
+    """Judges every defence without an attack."""
     return [run.cell(batch, defense, "clean", _untouched(defense, batch)) for defense in run.defenses]
 
 
 def noise_cells(run: Evaluation, noise: Attack, eps: Fraction, batch: Batch) -> list[Cell]:
-    """Every defence under noise."""
+    """Judges every defence under noise."""
     everything = torch.ones(len(batch.x), dtype=torch.bool)
     cells = []
     for defense in run.defenses:
@@ -114,7 +114,7 @@ def noise_cells(run: Evaluation, noise: Attack, eps: Fraction, batch: Batch) -> 
 
 
 def bare_cells(run: Evaluation, attack: Attack, eps: Fraction, batch: Batch) -> list[Cell]:
-    """The bare network attacked; it and every defence judged."""
+    """Attacks the bare network; judges it and every defence."""
     everything = torch.ones(len(batch.x), dtype=torch.bool)
     made = run.craft(_onwards(attack), run.network.module, None, batch, batch.x, eps, everything)
     cells = [run.cell(batch, UNDEFENDED, "white-box", made, attack=attack, eps=eps)]
@@ -125,14 +125,14 @@ def bare_cells(run: Evaluation, attack: Attack, eps: Fraction, batch: Batch) -> 
 
 
 def entered_cells(run: Evaluation, attack: Attack, defense: Defended, eps: Fraction, batch: Batch) -> list[Cell]:
-    """The bare network attacked at what the first pass of a defence makes of the images; the defence judged."""
+    """Attacks the bare network at images after the first pass of a defence; judges that defence."""
     everything = torch.ones(len(batch.x), dtype=torch.bool)
     made = run.craft(_onwards(attack), run.network.module, None, batch, defense.entered(batch.x), eps, everything)
     return [run.cell(batch, defense, "gray-box", made, attack=attack, eps=eps)]
 
 
 def transfer_cells(run: Evaluation, attack: Attack, network: Network, eps: Fraction, batch: Batch) -> list[Cell]:
-    """Another network attacked; the bare one and every defence judged."""
+    """Attacks another network; judges the bare one and every defence."""
     everything = torch.ones(len(batch.x), dtype=torch.bool)
     with evaluating(network.module):
         made = run.craft(_onwards(attack), network.module, None, batch, batch.x, eps, everything)
@@ -154,7 +154,7 @@ def transfer_cells(run: Evaluation, attack: Attack, network: Network, eps: Fract
 def adaptive_cells(
     run: Evaluation, attack: Attack, defense: Defended, gradient: str | None, eps: Fraction, batch: Batch
 ) -> list[Cell]:
-    """A defended network attacked through one of its gradients, or by queries alone."""
+    """Attacks and judges a defended network, through one of its gradients or by queries alone."""
     made = run.through(attack, defense, gradient, batch, eps, run.clean(batch, defense))
     threat = "black-box" if gradient is None else "adaptive"
     return [run.cell(batch, defense, threat, made, attack=attack, eps=eps, gradient=gradient)]
@@ -166,10 +166,10 @@ def _untouched(defense: Defended, batch: Batch) -> Crafted:
 
 
 def _judged_only(made: Crafted) -> Crafted:
-    """The same images without what they cost, which is told once."""
+    """Returns the same images without their cost, which is counted once."""
     return Crafted(made.x_adv, [], 0, 0, 0.0)
 
 
 def _onwards(attack: Attack) -> Attack:
-    """The attack as one that must carry over to another network: it does not stop at its first success."""
+    """Returns the attack without its stop at the first success, so that images carry over to another network."""
     return replace(attack, until_fooled=False) if isinstance(attack, PGD) else attack

@@ -1,4 +1,4 @@
-"""The processes that share one evaluation, started by ``torchrun`` or as shards that never meet."""
+"""The processes that share one evaluation, started by ``torchrun`` or as shards without contact."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class World:
-    """This process among those that share a run: it takes every ``size``-th piece of work, from number ``rank`` on.
+    """This process among those that share a run: it does every ``size``-th piece of work, starting with ``rank``.
 
     Attributes:
         rank: 0 … size − 1.
         size: number of processes.
-        together: whether they are in touch, as those of ``torchrun`` are and shards are not.
+        together: whether they communicate: those of ``torchrun`` do, shards do not.
     """
 
     rank: int = 0
@@ -30,9 +30,9 @@ class World:
 
     @classmethod
     def here(cls) -> World:
-        """This process as ``torchrun`` started it, or alone. The first call meets the others, over gloo."""
+        """Returns this process as ``torchrun`` started it, or alone. The first call connects to the others by gloo."""
         if dist.is_available() and not dist.is_initialized() and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            # Attacks take hours, and whoever is done first waits for all the others.
+            # Attacks take hours, and the first process to finish waits for all the others.
             dist.init_process_group("gloo", timeout=timedelta(days=14))
         if dist.is_available() and dist.is_initialized():
             return cls(dist.get_rank(), dist.get_world_size(), together=True)
@@ -40,11 +40,11 @@ class World:
 
     @property
     def name(self) -> str:
-        """Such as "1-of-2"."""
+        """Its name, such as "1-of-2"."""
         return f"{self.rank + 1}-of-{self.size}"
 
     def shard(self, text: str | None) -> World:
-        """One shard of several, written "2/8": its processes take every eighth share of the work.
+        """Returns one shard of several, written "2/8": its processes do every eighth piece of the work.
 
         Raises:
             ValueError: if it is not i/n with 1 ≤ i ≤ n.
@@ -53,15 +53,15 @@ class World:
             return self
         number, _, count = text.partition("/")
         if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
-            raise ValueError(f"shard should be i/n with 1 ≤ i ≤ n, such as 2/8, got {text!r}")
+            raise ValueError(f"shard must be i/n with 1 ≤ i ≤ n, such as 2/8, got {text!r}")
         return World((int(number) - 1) * self.size + self.rank, int(count) * self.size, self.together)
 
     def mine(self, work: Sequence[T]) -> Sequence[T]:
-        """The share of this process."""
+        """Returns the share of this process."""
         return work[self.rank :: self.size]
 
     def gather(self, found: list[T]) -> list[T]:
-        """What all processes found that are in touch, the same for each of them."""
+        """Returns the findings of all processes that communicate, the same in each of them."""
         if not self.together:
             return found
         parts: list[list[T]] = [[] for _ in range(dist.get_world_size())]
@@ -70,10 +70,10 @@ class World:
 
 
 def device_here(name: str) -> torch.device:
-    """A device by name; of several GPUs "cuda" is the one of this process.
+    """Returns a device by name; "cuda" is the GPU of this process.
 
     Raises:
-        ValueError: if torch has none of that name here.
+        ValueError: if torch has no device of that name here.
     """
     try:
         device = torch.device(name)
@@ -81,5 +81,5 @@ def device_here(name: str) -> torch.device:
             device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device should be one that torch has here, got {name!r}: {error}") from error
+        raise ValueError(f"device must be one that torch has here, got {name!r}: {error}") from error
     return device

@@ -12,19 +12,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fdjpeg._arguments import flattened, setting_of
+from fdjpeg._arguments import flattened, sampling_of
 from fdjpeg.functional import encode, jpeg
+from fdjpeg.learning import metrics
 from fdjpeg.modules import LearnableJPEG
 from fdjpeg.rate import bits, rate
 from fdjpeg.tables import QuantTables
-
-from . import rate_distortion
 
 #: What is to be small: ``loss(decoded, original, labels)``, both images ``(N, C, H, W)`` in [0, 1], labels ``(N,)`` or
 #: None, gives ``(N,)``.
 Loss: TypeAlias = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
-#: Called after each step with the number of steps that are done and of all.
+#: Called after each iteration with the number of those that are done and of all.
 Progress: TypeAlias = Callable[[int, int], None]
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -32,7 +31,7 @@ Progress: TypeAlias = Callable[[int, int], None]
 
 
 def _negative_psnr(decoded: Tensor, original: Tensor, labels: Tensor | None) -> Tensor:
-    return -rate_distortion.psnr(decoded, original)
+    return -metrics.psnr(decoded, original)
 
 
 def _squared_error(decoded: Tensor, original: Tensor, labels: Tensor | None) -> Tensor:
@@ -40,7 +39,7 @@ def _squared_error(decoded: Tensor, original: Tensor, labels: Tensor | None) -> 
 
 
 def _dissimilarity(decoded: Tensor, original: Tensor, labels: Tensor | None) -> Tensor:
-    return 1 - rate_distortion.ms_ssim(decoded, original)
+    return 1 - metrics.ms_ssim(decoded, original)
 
 
 #: The losses that need no more than their name: less PSNR in dB, the squared error in units of 0…255, 1 − MS-SSIM.
@@ -110,7 +109,7 @@ def learn_tables(
     start: QuantTables | None = None,
     share: str = "chroma",
     subsampling: str = "4:2:0",
-    steps: int = 300,
+    iterations: int = 300,
     batch_size: int = 64,
     learning_rate: float = 0.06,
     seed: int = 0,
@@ -134,7 +133,7 @@ def learn_tables(
         start: where to start; by default flat tables, chroma finer the fewer its samples.
         share: which components have a table together, as for `LearnableJPEG`.
         subsampling: as for `jpeg`.
-        steps: how many minibatches.
+        iterations: number of minibatches.
         batch_size: images in each, drawn without repetition until all have been seen.
         learning_rate: Adam's first, by which logarithms of steps move; it falls to 0 like a cosine.
         seed: of the draws.
@@ -147,20 +146,20 @@ def learn_tables(
         TypeError, ValueError: an argument is of the wrong type, shape or name, or a number is out of range.
     """
     batch = flattened(images)
-    setting = setting_of(subsampling, "fancy")
-    _check(batch, budget, labels, start, steps, batch_size, learning_rate, seed)
+    sampling = sampling_of(subsampling, "fancy")
+    _check(batch, budget, labels, start, iterations, batch_size, learning_rate, seed)
     measure_of_loss = _resolve(loss)
     if start is None:
         # Chroma samples count for so many pixels that an error in them weighs more, by this factor.
-        chroma = (setting.horizontal * setting.vertical) ** -0.5
+        chroma = (sampling.horizontal * sampling.vertical) ** -0.5
         start = _fitted(QuantTables(torch.ones(8, 8), torch.full((8, 8), chroma)), batch, budget, subsampling)
     layer = LearnableJPEG(start, share=share, subsampling=subsampling, gradient=DeadZone()).to(batch.device)
     optimizer = torch.optim.Adam(layer.parameter_groups(), lr=learning_rate)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, iterations)
     generator = torch.Generator().manual_seed(seed)
     order = torch.empty(0, dtype=torch.int64)
     multiplier: float | None = None
-    for step in range(steps):
+    for iteration in range(iterations):
         if len(order) < min(batch_size, len(batch)):
             order = torch.randperm(len(batch), generator=generator)
         chosen, order = order[:batch_size], order[batch_size:]
@@ -175,7 +174,7 @@ def learn_tables(
         schedule.step()
         multiplier *= float(mean_rate.detach() / budget[chosen].double().mean()) ** _HASTE
         if progress is not None:
-            progress(step + 1, steps)
+            progress(iteration + 1, iterations)
     assert multiplier is not None  # there is a minibatch at least
     judges = torch.randperm(len(batch), generator=generator)[: _JUDGES * batch_size].split(batch_size)
     parts = [(batch[chosen], None if labels is None else labels[chosen]) for chosen in judges]
@@ -203,7 +202,7 @@ def _check(
     budget: Tensor,
     labels: Tensor | None,
     start: QuantTables | None,
-    steps: int,
+    iterations: int,
     batch_size: int,
     learning_rate: float,
     seed: int,
@@ -216,7 +215,7 @@ def _check(
             raise ValueError(f"{name} must be a tensor of shape ({len(batch)},), one for each image, got {came}")
     if not bool((budget > 0).all()):
         raise ValueError(f"budget must be above 0, got {float(budget.min()):g}")
-    for name, number in (("steps", steps), ("batch_size", batch_size)):
+    for name, number in (("iterations", iterations), ("batch_size", batch_size)):
         if isinstance(number, bool) or not isinstance(number, int) or number < 1:
             raise ValueError(f"{name} must be an integer of at least 1, got {number!r}")
     if not (isinstance(learning_rate, (int, float)) and learning_rate > 0):

@@ -9,13 +9,12 @@ from operator import add
 import torch
 from torch import Tensor
 
-from fdjpeg._geometry import BLOCK, Geometry, Plane
+from fdjpeg._geometry import BLOCK, Geometry, Plane, geometry_of
 from fdjpeg.reference.conversions import from_bytes, to_bytes
 from fdjpeg.reference.geometry import (
     component_planes,
     far_samples,
     from_blocks,
-    geometry_of,
     near_samples,
     subsampled_columns,
     subsampled_rows,

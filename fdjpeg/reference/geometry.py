@@ -8,12 +8,6 @@ from torch import Tensor
 from fdjpeg._geometry import BLOCK, Geometry, Plane
 
 
-def geometry_of(image: Tensor, horizontal: int, vertical: int) -> Geometry:
-    """That of an image ``(N, C, H, W)``."""
-    _, channels, height, width = image.shape
-    return Geometry.of(height, width, channels, horizontal, vertical)
-
-
 def component_planes(geometry: Geometry) -> list[tuple[Plane, int, int]]:
     """Each component's plane and its own subsampling factors, horizontal and vertical."""
     luma = [(geometry.luma, 1, 1)]

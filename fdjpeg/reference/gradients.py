@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fdjpeg._geometry import BLOCK, Geometry
+from fdjpeg._geometry import BLOCK, Geometry, geometry_of
+from fdjpeg._slopes import interpolate_slopes
 from fdjpeg.reference.conversions import from_bytes, laid_out_like, real_dtype
 from fdjpeg.reference.exact import decode_components, quantize, transform_components, unlimited_rgb, unpack_planes
-from fdjpeg.reference.geometry import from_blocks, geometry_of, to_blocks
+from fdjpeg.reference.geometry import from_blocks, to_blocks
 from fdjpeg.reference.real import (
     components_of,
     components_of_adjoint,
@@ -24,7 +25,7 @@ from fdjpeg.reference.real import (
     samples_of_adjoint,
 )
 from fdjpeg.reference.tables import integer_tables, steps_of, table_of
-from fdjpeg.surrogates import Surrogate, interpolate_slopes
+from fdjpeg.surrogates import Surrogate
 
 
 def _within_range(decoded: Sequence[Tensor], geometry: Geometry, fancy: bool) -> Tensor:
@@ -116,7 +117,7 @@ def surrogate_backward(
         vertical: as for `round_trip`.
         fancy: as for `round_trip`.
         table_gradient: whether the tables' gradient is wanted.
-        slopes: the surrogate's derivative, as `fdjpeg.surrogates.slope_table` gives it.
+        slopes: the surrogate's derivative, as `fdjpeg._slopes.slope_table` gives it.
 
     Returns:
         As `round_trip_backward`.

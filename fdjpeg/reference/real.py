@@ -13,13 +13,13 @@ from operator import add
 import torch
 from torch import Tensor
 
-from fdjpeg._geometry import BLOCK, Geometry, Plane
+from fdjpeg._geometry import BLOCK, Geometry, Plane, geometry_of
+from fdjpeg._slopes import Formula, surrogate_of
 from fdjpeg.reference.conversions import laid_out_like, real_dtype
 from fdjpeg.reference.geometry import (
     component_planes,
     far_samples,
     from_blocks,
-    geometry_of,
     near_samples,
     subsampled_columns,
     subsampled_rows,
@@ -28,7 +28,7 @@ from fdjpeg.reference.geometry import (
 )
 from fdjpeg.reference.linear import linear_map, transposed
 from fdjpeg.reference.tables import real_tables, table_of
-from fdjpeg.surrogates import Formula, hard_rounding, surrogate_of
+from fdjpeg.surrogates import hard_rounding
 
 #: ITU-R BT.601's weights of red and blue in luma; all else about colour follows from them.
 _K_R, _K_B = 0.299, 0.114
@@ -287,7 +287,7 @@ def real_round_trip(
         horizontal: as for `round_trip`.
         vertical: as for `round_trip`.
         fancy: as for `round_trip`.
-        surrogate: its name, and the next two the rest of its `fdjpeg.surrogates.Formula`.
+        surrogate: its name, and the next two the rest of its `fdjpeg._slopes.Formula`.
         parameter: of the surrogate.
         floor: under its derivative: of no account here.
         soft: whether the surrogate takes the place of rounding.

@@ -20,13 +20,18 @@ def _base(dtype: torch.dtype, like: Tensor) -> Tensor:
     return constant((STANDARD_LUMA, STANDARD_CHROMA, STANDARD_CHROMA), dtype, like)
 
 
+def _percentage(quality: float) -> float:
+    """The factor, in percent, by which libjpeg scales T.81's tables; ``quality`` acts as the nearest in 1…100."""
+    quality = min(100.0, max(1.0, quality))
+    return 5000 / quality if quality < 50 else 200 - 2 * quality
+
+
 def standard_tables(quality: float, like: Tensor) -> Tensor:
     """The tables of libjpeg at ``quality``, which acts as the nearest number in 1…100: int32 ``(1, 3, 8, 8)``.
 
     They are on the device of ``like``.
     """
-    quality = min(100.0, max(1.0, quality))
-    scale = math.floor(5000 / quality) if quality < 50 else math.floor(200 - 2 * quality)
+    scale = math.floor(_percentage(quality))
     return ((_base(torch.int32, like)[None] * scale + 50) // 100).clamp(1, 255)
 
 
@@ -80,6 +85,4 @@ def real_tables(tables: Tensor | None, quality: float, soft: bool, image: Tensor
         return tables.to(dtype)
     if not soft:
         return standard_tables(quality, image).to(dtype)
-    quality = min(100.0, max(1.0, quality))
-    percentage = 5000 / quality if quality < 50 else 200 - 2 * quality
-    return (_base(dtype, image)[None] * (percentage / 100)).clamp(min=1)
+    return (_base(dtype, image)[None] * (_percentage(quality) / 100)).clamp(min=1)

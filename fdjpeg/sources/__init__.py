@@ -1,4 +1,4 @@
-"""Labelled images and networks by name: those that packages carry, and those that users bring."""
+"""Labelled images and networks by name: those in installed packages, and those that users bring."""
 
 from .image_set import ImageSet
 from .images import load_images, photographs

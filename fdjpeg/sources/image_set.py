@@ -12,9 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 import fdjpeg
-
-#: Subsamplings that Pillow writes, by its numbers.
-SUBSAMPLINGS = {"4:4:4": 0, "4:2:2": 1, "4:2:0": 2}
+from fdjpeg._geometry import PILLOW_SUBSAMPLINGS
 
 
 @dataclass(frozen=True)
@@ -24,9 +22,9 @@ class ImageSet:
     Attributes:
         images: ``(N, C, H, W)``, float32 in [0, 1], C = 3 (RGB) or 1 (grey).
         labels: ``(N,)``, integers (kept as int64), the index of each image's class.
-        names: one name for each image, as reports print it.
+        names: one name for each image, for reports.
         source: where the images come from, in a sentence.
-        terms: what their owners ask of those who use them, in a sentence.
+        terms: the terms of use, in a sentence.
     """
 
     images: Tensor
@@ -38,28 +36,28 @@ class ImageSet:
     def __post_init__(self) -> None:
         images, labels = self.images, self.labels
         if images.ndim != 4 or images.shape[1] not in (1, 3):
-            raise ValueError(f"images should be (N, 3, H, W) or (N, 1, H, W), got shape {tuple(images.shape)}")
+            raise ValueError(f"images must be (N, 3, H, W) or (N, 1, H, W), got shape {tuple(images.shape)}")
         if images.dtype != torch.float32:
-            raise TypeError(f"images should be float32 in [0, 1], got {images.dtype}")
+            raise TypeError(f"images must be float32 in [0, 1], got {images.dtype}")
         if labels.shape != images.shape[:1]:
-            raise ValueError(f"labels should be ({len(images)},), one for each image, got shape {tuple(labels.shape)}")
+            raise ValueError(f"labels must be ({len(images)},), one for each image, got shape {tuple(labels.shape)}")
         if labels.is_floating_point() or labels.dtype == torch.bool:
-            raise TypeError(f"labels should be integers, got {labels.dtype}")
+            raise TypeError(f"labels must be integers, got {labels.dtype}")
         if len(images) == 0:
-            raise ValueError("images should hold at least one image, got none")
+            raise ValueError("images must hold at least one image, got none")
         if len(self.names) != len(images):
-            raise ValueError(f"names should be {len(images)} names, one for each image, got {len(self.names)}")
+            raise ValueError(f"names must be {len(images)} names, one for each image, got {len(self.names)}")
         object.__setattr__(self, "labels", labels.long())
         low, high = float(images.min()), float(images.max())
         if not (low >= 0 and high <= 1):  # written so that NaN fails as well
-            raise ValueError(f"images should lie in [0, 1], got values from {low:g} to {high:g}")
+            raise ValueError(f"images must lie in [0, 1], got values from {low:g} to {high:g}")
 
     def __len__(self) -> int:
         return len(self.images)
 
     @classmethod
     def of(cls, data: ImageSet | tuple[Tensor, Tensor] | Iterable[tuple[Tensor, Tensor]]) -> ImageSet:
-        """An image set from what callers have: one of these, a pair of tensors, or a loader of batches.
+        """Makes an image set from an image set, a pair of tensors, or a loader of batches.
 
         Images may be uint8 in 0…255 or of any float type in [0, 1].
 
@@ -73,25 +71,25 @@ class ImageSet:
         else:
             batches = list(data)
             if not batches:
-                raise ValueError("data should hold at least one image, got none")
+                raise ValueError("data must hold at least one image, got none")
         images = torch.cat([batch[0].detach() for batch in batches])
         labels = torch.cat([batch[1].detach() for batch in batches])
         images = images.float() / 255 if images.dtype == torch.uint8 else images.float()
         return cls(images.cpu(), labels.cpu(), tuple(f"image {i}" for i in range(len(images))))
 
     def head(self, count: int) -> ImageSet:
-        """The first ``count`` images (all of them, where there are fewer)."""
+        """Returns the first ``count`` images, or all if there are fewer."""
         if count < 1:
-            raise ValueError(f"count should be at least 1, got {count}")
+            raise ValueError(f"count must be at least 1, got {count}")
         return replace(self, images=self.images[:count], labels=self.labels[:count], names=self.names[:count])
 
     def select(self, indices: list[int]) -> ImageSet:
-        """The images at these places."""
+        """Returns the images at these places."""
         names = tuple(self.names[index] for index in indices)
         return replace(self, images=self.images[indices], labels=self.labels[indices], names=names)
 
     def digest(self, indices: Tensor | None = None) -> str:
-        """A fingerprint of pixels and labels (those at ``indices``), to tell whether two runs saw the same images."""
+        """Returns a fingerprint of pixels and labels (those at ``indices``): equal only for the same images."""
         images = self.images if indices is None else self.images[indices]
         labels = self.labels if indices is None else self.labels[indices]
         state = hashlib.sha256(repr(tuple(images.shape)).encode())
@@ -101,35 +99,35 @@ class ImageSet:
 
 
 def to_tensor(image: Image.Image) -> Tensor:
-    """A Pillow image of mode "RGB" or "L" as uint8 ``(3, H, W)`` or ``(1, H, W)``."""
+    """Returns a Pillow image of mode "RGB" or "L" as uint8 ``(3, H, W)`` or ``(1, H, W)``."""
     channels = len(image.getbands())
     samples = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
     return samples.view(image.height, image.width, channels).permute(2, 0, 1).contiguous()
 
 
 def to_pillow(image: Tensor) -> Image.Image:
-    """A uint8 tensor ``(3, H, W)`` or ``(1, H, W)`` as a Pillow image of mode "RGB" or "L"."""
+    """Returns a uint8 tensor ``(3, H, W)`` or ``(1, H, W)`` as a Pillow image of mode "RGB" or "L"."""
     channels, height, width = image.shape
     samples = image.permute(1, 2, 0).contiguous().cpu().numpy().tobytes()
     return Image.frombytes("RGB" if channels == 3 else "L", (width, height), samples)
 
 
 def to_bytes(images: Tensor) -> Tensor:
-    """Float images in [0, 1] as uint8, rounded as the codec rounds its input: rint(255 · x), half to even."""
+    """Returns float images in [0, 1] as uint8, rounded as the codec rounds its input: rint(255 · x), half to even."""
     return (images * 255).round().clamp(0, 255).to(torch.uint8)
 
 
 def pillow_codec(image: Image.Image, strength: int | list[list[int]], subsampling: str) -> tuple[Image.Image, int]:
-    """What Pillow decodes from the JPEG that it writes of ``image``, and the length of that file in bytes.
+    """Returns the image that Pillow decodes from its own JPEG of ``image``, and the length of that file in bytes.
 
     Args:
         image: of mode "RGB" or "L".
-        strength: a quality, 1…100, or tables as ``QuantTables.to_pillow`` gives them.
-        subsampling: a key of ``SUBSAMPLINGS``.
+        strength: a quality, 1…100, or tables as ``QuantTables.to_pillow`` returns them.
+        subsampling: a key of ``PILLOW_SUBSAMPLINGS``.
     """
     buffer = io.BytesIO()
     option = {"quality": strength} if isinstance(strength, int) else {"qtables": strength}
-    image.save(buffer, "JPEG", subsampling=SUBSAMPLINGS[subsampling], **option)
+    image.save(buffer, "JPEG", subsampling=PILLOW_SUBSAMPLINGS[subsampling], **option)
     with Image.open(buffer) as decoded:
         decoded.load()
         return decoded, buffer.tell()
@@ -144,28 +142,28 @@ def fit(image: Image.Image, size: int) -> Image.Image:
 
 
 def lattice_quality(image: Tensor) -> int | None:
-    """The quality of the JPEG compression that an image has been through, or None if none shows.
+    """Returns the quality of the JPEG compression that an image has been through, or None if no trace is found.
 
-    On the lattice of its own compression an image hardly changes when it is compressed so again; at neighbouring
-    qualities it does. An evaluation on such images meets a defence that looks stronger than it is. Seen are the
-    standard tables at qualities 20…95, where the image was neither resized nor cut since.
+    On the lattice of its own compression an image hardly changes when it is compressed the same way again; at
+    neighbouring qualities it does. On such images a defence looks stronger than it is. Only the standard tables at
+    qualities 20…95 are found, and only if the image was neither resized nor cut afterwards.
 
     Args:
-        image: uint8 ``(3, H, W)`` or ``(1, H, W)``; of a large one its top left corner is looked at.
+        image: uint8 ``(3, H, W)`` or ``(1, H, W)``; only the top left corner of a large one is used.
     """
     corner = image[:, :128, :128]
-    if float(corner.float().std()) < 1:  # of hardly any content: on every lattice, or on none
+    if float(corner.float().std()) < 1:  # with hardly any content it is on every lattice, or on none
         return None
     qualities = torch.arange(18, 98)
     for subsampling in ("4:2:0", "4:4:4") if len(corner) == 3 else ("4:4:4",):
         again = fdjpeg.jpeg(corner.expand(len(qualities), *corner.shape), qualities, subsampling=subsampling)
         change = (again.short() - corner.short()).abs().float().mean(dim=(1, 2, 3))
-        beside = torch.minimum(change[:-4], change[4:])
+        nearby = torch.minimum(change[:-4], change[4:])
         # Measured on photographs: at most 0.4 on the lattice of a quality up to 90, at least 0.65 off it.
-        ratio = change[2:-2] / beside.clamp_min(1e-9)
+        ratio = change[2:-2] / nearby.clamp_min(1e-9)
         dips = (ratio < 0.5).nonzero().flatten()
         if len(dips) > 0:
-            # Lattices nest: an image of quality 25 also lies on those of 50 and 75, and next to the latter.
+            # Lattices nest: an image of quality 25 is also on those of 50 and 75, and near that of 75.
             first = dips[dips <= dips[0] + 2]
             return int(qualities[2:-2][first[ratio[first].argmin()]])
     return None

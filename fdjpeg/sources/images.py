@@ -16,13 +16,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from fdjpeg._packages import EXTRA, MissingPackage, optional, package_folder
+from fdjpeg._packages import EXTRA, MissingPackage, package_folder, required
 
 from .image_set import ImageSet, fit, to_tensor
 
 
 def load_images(name: str, size: int | None = None, count: int | None = None, seed: int = 0) -> ImageSet:
-    """Images by the name that the command line takes.
+    """Loads images by the name that the command line accepts.
 
     Args:
         name: one of
@@ -30,24 +30,24 @@ def load_images(name: str, size: int | None = None, count: int | None = None, se
             - "photographs": see ``photographs``;
             - a folder with one folder of image files for each class, see ``folder``;
             - an ``.npz`` file with the arrays ``images`` (uint8, or floats in [0, 1]; channels second or last) and
-              ``labels``; after a colon, what the names of the arrays begin with: "cifar.npz:test" reads ``test_images``
+              ``labels``; after a colon, a prefix of the arrays' names: "cifar.npz:test" reads ``test_images``
               and ``test_labels``;
             - "torchvision:CIFAR10" or "torchvision:CIFAR10:train", or another of its data sets, where torchvision is
-              installed: the test split if none is named;
-            - "hf:ylecun/mnist" or "hf:ylecun/mnist:train", where the package ``datasets`` is installed: the split
-              "test" if none is named.
+              installed: by default the test split;
+            - "hf:ylecun/mnist" or "hf:ylecun/mnist:train", where the package ``datasets`` is installed: by
+              default the split "test".
         size: pixels of the square to which images are resized and cut, see ``fit``; arrays stay as they are. If None,
             photographs become 224 × 224 and all else keeps its size.
-        count: how many; of a file of arrays and of the photographs the first, of all else a random sample, since such
-            sets often stand in the order of their classes. All, if None or more than there are.
+        count: number of images: the first ones of a file of arrays or of the photographs, else a random sample, since
+            such sets are often sorted by class. All, if None or more than there are.
         seed: of that sample.
 
     Raises:
-        ValueError: if there is no such thing, it holds no images, or images of several sizes where ``size`` is None.
+        ValueError: if the name is unknown, or its images are none, or of several sizes where ``size`` is None.
         MissingPackage: if a package that the name asks for is not installed.
     """
     if count is not None and count < 1:
-        raise ValueError(f"count should be at least 1, got {count}")
+        raise ValueError(f"count must be at least 1, got {count}")
     kind, _, rest = name.partition(":")
     path, _, prefix = name.partition(".npz:")
     if name == "photographs":
@@ -62,17 +62,17 @@ def load_images(name: str, size: int | None = None, count: int | None = None, se
         return _hugging_face(rest, size, count, seed)
     else:
         raise ValueError(
-            'data should be "photographs", a folder of class folders, an .npz file, "torchvision:NAME" or "hf:NAME", '
+            'data must be "photographs", a folder of class folders, an .npz file, "torchvision:NAME" or "hf:NAME", '
             f"got {name!r}"
         )
     return found if count is None else found.head(count)
 
 
 def photographs(size: int = 224) -> ImageSet:
-    """The 20 photographs with ImageNet labels that the package foolbox carries, ``size`` × ``size`` pixels.
+    """Returns the 20 photographs with ImageNet labels of the package foolbox, ``size`` × ``size`` pixels.
 
-    The files are JPEGs of about 512 × 512 pixels. Resizing takes them off the lattice of their own compression, so that
-    an evaluation starts from images that are lossless in its sense.
+    The files are JPEGs of about 512 × 512 pixels. Resizing takes them off the lattice of their own compression, so an
+    evaluation starts from images that are lossless in its sense.
 
     Raises:
         MissingPackage: if foolbox is not installed.
@@ -92,10 +92,10 @@ def photographs(size: int = 224) -> ImageSet:
 
 
 def class_indices(folders: Sequence[str]) -> list[int]:
-    """The class of each class folder, from the sorted names of all.
+    """Returns the class of each class folder, from the sorted names of all.
 
-    WordNet ids ("n01440764") get their index in ImageNet's list of 1,000, names that are all integers that integer,
-    any others their place among the names; so a subset of ImageNet's folders keeps the network's indices.
+    WordNet ids ("n01440764") get their index in ImageNet's list of 1,000. Names that are all integers get that integer,
+    and any others their place among the names. So a subset of ImageNet's folders keeps the network's indices.
 
     Raises:
         ValueError: for a WordNet id that ImageNet's 1,000 classes do not have.
@@ -107,20 +107,20 @@ def class_indices(folders: Sequence[str]) -> list[int]:
         index = {wnid: number for number, wnid in enumerate(listed)}
         for name in folders:
             if name not in index:
-                raise ValueError(f"data has a class folder {name!r}, which is none of ImageNet's 1,000 classes")
+                raise ValueError(f"data must have class folders of ImageNet's 1,000 classes, got {name!r}")
         return [index[name] for name in folders]
     return list(range(len(folders)))
 
 
 def folder(root: Path, size: int | None = None, count: int | None = None, seed: int = 0) -> ImageSet:
-    """Images from a tree with one folder of files for each class, whose numbers ``class_indices`` gives.
+    """Loads images from a tree with one folder of files for each class, numbered by ``class_indices``.
 
     Args:
         root: the folder of class folders.
-        size, count, seed: as for ``load``.
+        size, count, seed: as for ``load_images``.
 
     Raises:
-        ValueError: if it holds no images, or a file that is none though its name says so.
+        ValueError: if it holds no images, or a file named like an image that Pillow does not read.
     """
     files, classes = class_files(root)
     chosen = [files[i] for i in sample(len(files), count, seed)]
@@ -133,13 +133,13 @@ def folder(root: Path, size: int | None = None, count: int | None = None, seed: 
 
 
 def class_files(root: Path) -> tuple[list[tuple[Path, int]], int]:
-    """The image files of a tree with one folder for each class, with their classes, and the number of classes.
+    """Returns the image files of a tree with one folder for each class, with their classes, and the number of classes.
 
-    Files and folders whose names begin with a dot are left out: other programs put them there, and a folder of them
-    would shift the classes.
+    Files and folders whose names begin with a dot are left out: other programs make them, and such a folder would
+    shift the classes.
 
     Raises:
-        ValueError: if there are no images, or as ``class_indices`` says.
+        ValueError: if there are no images, or as in ``class_indices``.
     """
     folders = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     known = Image.registered_extensions()
@@ -150,15 +150,15 @@ def class_files(root: Path) -> tuple[list[tuple[Path, int]], int]:
         if file.suffix.lower() in known and not file.name.startswith(".")
     ]
     if not files:
-        raise ValueError(f"data should hold one folder of images for each class, got {str(root)!r} with none")
+        raise ValueError(f"data must hold one folder of images for each class, got {str(root)!r} with none")
     return files, len(folders)
 
 
 def arrays(file: Path, prefix: str = "") -> ImageSet:
-    """Images and labels from the arrays ``{prefix}images`` and ``{prefix}labels`` of an ``.npz`` file.
+    """Loads images and labels from the arrays ``{prefix}images`` and ``{prefix}labels`` of an ``.npz`` file.
 
     Raises:
-        ValueError: if the file cannot be read, lacks an array, or holds one that is no image set's.
+        ValueError: if the file cannot be read, lacks an array, or holds one that is not an image set's.
     """
     keys = [f"{prefix}images", f"{prefix}labels"]
     try:
@@ -166,30 +166,30 @@ def arrays(file: Path, prefix: str = "") -> ImageSet:
             there = [name.removesuffix(".npy") for name in archive.namelist()]
             found = [np.lib.format.read_array(archive.open(f"{key}.npy")) for key in keys if key in there]
     except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"data should be an .npz file that can be read, got {str(file)!r}: {error}") from error
+        raise ValueError(f"data must be an .npz file that can be read, got {str(file)!r}: {error}") from error
     for key in keys:
         if key not in there:
-            raise ValueError(f"data should hold {key}, got {str(file)!r} with {', '.join(there) or 'nothing'}")
+            raise ValueError(f"data must hold {key}, got {str(file)!r} with {', '.join(there) or 'nothing'}")
     try:
         images, labels = (torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False)) for array in found)
         if images.ndim == 4 and images.shape[1] not in (1, 3) and images.shape[3] in (1, 3):
             images = images.permute(0, 3, 1, 2)
         made = ImageSet.of((images, labels))
     except (TypeError, ValueError) as error:
-        raise ValueError(f"data should hold images and their classes, got {str(file)!r}: {error}") from error
+        raise ValueError(f"data must hold images and their classes, got {str(file)!r}: {error}") from error
     return replace(made, source=f"{prefix}images of {file.name}, in its order")
 
 
 def _torchvision(name: str, size: int | None, count: int | None, seed: int) -> ImageSet:
-    """A split of a torchvision data set, downloaded if need be to where torch keeps such files."""
+    """Loads a split of a torchvision data set, downloaded if needed to torch's folder of such files."""
     name, _, split = name.partition(":")
     if split not in ("", "test", "train"):
-        raise ValueError(f"split of a torchvision data set should be test or train, got {split!r}")
+        raise ValueError(f"split of a torchvision data set must be test or train, got {split!r}")
     split = split or "test"
-    sets = optional("torchvision.datasets", "torchvision")
+    sets = required("torchvision.datasets", "torchvision")
     make = getattr(sets, name, None)
     if make is None:
-        raise ValueError(f"data should name a torchvision data set, got {name!r}")
+        raise ValueError(f"data must name a torchvision data set, got {name!r}")
     accepted = inspect.signature(make).parameters
     options: dict[str, Any] = {"root": str(Path(torch.hub.get_dir()).parent / "datasets" / name)}
     if "train" in accepted:
@@ -203,13 +203,13 @@ def _torchvision(name: str, size: int | None, count: int | None, seed: int) -> I
 
 
 def _hugging_face(name: str, size: int | None, count: int | None, seed: int) -> ImageSet:
-    """A split of a data set of the Hugging Face Hub: its column of images and its column of classes."""
+    """Loads a split of a data set of the Hugging Face Hub: its column of images and its column of classes."""
     name, _, split = name.partition(":")
-    dataset = optional("datasets", "datasets").load_dataset(name, split=split or "test")
+    dataset = required("datasets", "datasets").load_dataset(name, split=split or "test")
     columns = {type(feature).__name__: column for column, feature in reversed(list(dataset.features.items()))}
     for kind in ("Image", "ClassLabel"):
         if kind not in columns:
-            raise ValueError(f"data should have a column of type {kind}, got {name!r} with {dict(dataset.features)}")
+            raise ValueError(f"data must have a column of type {kind}, got {name!r} with {dict(dataset.features)}")
 
     def item(index: int) -> tuple[Image.Image, int]:
         row = dataset[index]
@@ -226,7 +226,7 @@ def _items(
     count: int | None,
     seed: int,
 ) -> ImageSet:
-    """A sample of a data set whose items are images of Pillow's and their classes."""
+    """Returns a sample of a data set whose items are Pillow images and their classes."""
     chosen = sample(total, count, seed)
     pairs = [item(index) for index in chosen]
     return _stack(
@@ -238,7 +238,7 @@ def _items(
 
 
 def sample(total: int, count: int | None, seed: int) -> list[int]:
-    """Sorted indices of all items, or of ``count`` drawn at random."""
+    """Returns the sorted indices of all items, or of ``count`` drawn at random."""
     if count is None or count >= total:
         return list(range(total))
     return sorted(torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:count].tolist())
@@ -252,7 +252,7 @@ def _described(count: int, total: int, origin: str, size: int | None, seed: int)
 
 
 def open_image(file: Path, size: int | None) -> torch.Tensor:
-    """Bytes ``(3, H, W)`` of an image file in RGB, fitted to ``size`` if that is given.
+    """Reads an image file as uint8 ``(3, H, W)``, RGB, fitted to ``size`` if that is given.
 
     Raises:
         ValueError: if Pillow does not read it.
@@ -260,14 +260,14 @@ def open_image(file: Path, size: int | None) -> torch.Tensor:
     try:
         with Image.open(file) as image:
             return _prepare(image, size)
-    # Pillow's answers to broken files: a SyntaxError to some PNGs, a ValueError to text where a number should be, and
-    # a DecompressionBombError to a header with a size beyond reason.
+    # Pillow's errors for broken files: SyntaxError for some PNGs, ValueError for text in place of a number, and
+    # DecompressionBombError for a header with an unreasonable size.
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"data should hold images that Pillow reads, got {str(file)!r}: {error}") from error
+        raise ValueError(f"data must hold images that Pillow reads, got {str(file)!r}: {error}") from error
 
 
 def _prepare(image: Image.Image, size: int | None) -> torch.Tensor:
-    """Bytes ``(3, H, W)`` of an image in RGB, fitted to ``size`` if that is given."""
+    """Returns an image as uint8 ``(3, H, W)``, RGB, fitted to ``size`` if that is given."""
     image = image.convert("RGB")
     return to_tensor(image if size is None else fit(image, size))
 
@@ -276,8 +276,8 @@ def _stack(
     images: list[torch.Tensor], *, labels: list[int], names: list[str], source: str, terms: str = "not stated"
 ) -> ImageSet:
     if not images:
-        raise ValueError("data should hold at least one image, got none")
+        raise ValueError("data must hold at least one image, got none")
     sizes = {tuple(image.shape[1:]) for image in images}
     if len(sizes) > 1:
-        raise ValueError(f"data should hold images of one size, or size be given, got {len(sizes)} sizes")
+        raise ValueError(f"data must hold images of one size, or a size be given, got {len(sizes)} sizes")
     return ImageSet(torch.stack(images).float() / 255, torch.tensor(labels), tuple(names), source, terms)

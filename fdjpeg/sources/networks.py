@@ -1,4 +1,4 @@
-"""Networks by name: those that packages carry, those of other libraries, and checks on any that the caller brings."""
+"""Networks by name: those in packages and other libraries, and checks of any that the caller brings."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fdjpeg._packages import EXTRA, MissingPackage, optional, package_folder
+from fdjpeg._packages import EXTRA, MissingPackage, package_folder, required
 
 
 class Normalized(nn.Module):
-    """``network((x − mean) / std)`` for images in [0, 1], so that a codec in front of it sees images, not statistics.
+    """``network((x − mean) / std)`` for images in [0, 1], so that a codec before it sees images, not statistics.
 
     Args:
         network: takes normalised images ``(N, C, H, W)``.
-        mean, std: one number for each channel, in the range [0, 1] of the images.
+        mean, std: one number for each channel, in the images' range [0, 1].
     """
 
     mean: Tensor
@@ -37,7 +37,7 @@ class Normalized(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits of images ``(N, C, H, W)`` in [0, 1]."""
+        """Returns the logits of images ``(N, C, H, W)`` in [0, 1]."""
         logits: Tensor = self.network((images - self.mean) / self.std)
         return logits
 
@@ -48,10 +48,10 @@ class Network:
 
     Attributes:
         module: maps ``(N, C, H, W)`` in [0, 1] to logits ``(N, classes)``.
-        name: as reports print it.
-        source: where its weights come from, in a sentence.
+        name: its name in reports.
+        source: the origin of its weights, in a sentence.
         terms: the licence of its weights.
-        size: pixels a side of the square images that it was trained on; None where that is not known.
+        size: side in pixels of the square images that it was trained on; None if that is unknown.
     """
 
     module: nn.Module
@@ -62,25 +62,25 @@ class Network:
 
     @classmethod
     def of(cls, model: Network | nn.Module) -> Network:
-        """The network itself, or a bare module under the name of its class."""
+        """Returns the network itself, or a bare module under the name of its class."""
         if isinstance(model, Network):
             return model
         if not isinstance(model, nn.Module):
-            raise TypeError(f"model should be a torch.nn.Module, got {type(model).__name__}")
+            raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
         return cls(model, type(model).__name__)
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters are (the CPU, where there are none)."""
+        """The device of its parameters; the CPU if it has none."""
         return next((parameter.device for parameter in self.module.parameters()), torch.device("cpu"))
 
     def digest(self) -> str:
-        """A fingerprint of all parameters and buffers, to tell whether two runs used the same weights."""
+        """Returns a fingerprint of all parameters and buffers: equal only for the same weights."""
         return digest(self.module)
 
 
 def efficientnet_lite(number: int) -> Network:
-    """EfficientNet-Lite0, 1 or 2 with ImageNet weights, for RGB images in [0, 1] of 224, 240 or 260 pixels a side.
+    """Loads EfficientNet-Lite0, 1 or 2 with ImageNet weights, for RGB images in [0, 1] of side 224, 240 or 260.
 
     Raises:
         MissingPackage: if efficientnet-lite-pytorch or the package of the weights is not installed.
@@ -108,10 +108,10 @@ def efficientnet_lite(number: int) -> Network:
 
 
 def resnet18_cifar10() -> Network:
-    """The ResNet-18 for CIFAR-10 that pyautoattack carries with its example, for RGB images of 32 × 32 in [0, 1].
+    """Loads the ResNet-18 for CIFAR-10 of pyautoattack's example, for RGB images of 32 × 32 in [0, 1].
 
     Raises:
-        MissingPackage: if pyautoattack is not installed, or without its examples.
+        MissingPackage: if pyautoattack is not installed, or lacks its examples.
     """
     examples = package_folder("pyautoattack") / "examples"
     spec = importlib.util.spec_from_file_location("pyautoattack_resnet", examples / "resnet.py")
@@ -131,7 +131,7 @@ def resnet18_cifar10() -> Network:
     )
 
 
-#: Networks that packages of the ``eval`` extra carry.
+#: Networks in packages of the ``eval`` extra.
 PACKAGED: dict[str, Callable[[], Network]] = {
     "efficientnet-lite0": lambda: efficientnet_lite(0),
     "efficientnet-lite1": lambda: efficientnet_lite(1),
@@ -141,7 +141,7 @@ PACKAGED: dict[str, Callable[[], Network]] = {
 
 
 def load_network(name: str) -> Network:
-    """A network by the name that the command line takes.
+    """Loads a network by the name that the command line accepts.
 
     Args:
         name: one of
@@ -153,7 +153,7 @@ def load_network(name: str) -> Network:
               ``Network`` or a ``torch.nn.Module`` of images in [0, 1]. It is looked for in the current folder too.
 
     Raises:
-        ValueError: if there is no such thing.
+        ValueError: if there is no network of that name.
         MissingPackage: if a package that the name asks for is not installed.
     """
     if name in PACKAGED:
@@ -163,21 +163,21 @@ def load_network(name: str) -> Network:
         return _LIBRARIES[kind](rest)
     if not kind or not rest:
         raise ValueError(
-            f"model should be one of {', '.join(PACKAGED)}, or torchvision:NAME, timm:NAME, hf:NAME or "
+            f"model must be one of {', '.join(PACKAGED)}, or torchvision:NAME, timm:NAME, hf:NAME or "
             f"module:callable, got {name!r}"
         )
     made = imported(name, "model")()
     if not isinstance(made, (Network, nn.Module)):
-        raise ValueError(f"model should make a torch.nn.Module, got {name!r}, which made {type(made).__name__}")
+        raise ValueError(f"model must make a torch.nn.Module, got {name!r}, which made {type(made).__name__}")
     return made if isinstance(made, Network) else replace(Network.of(made), name=name)
 
 
 def _torchvision(name: str) -> Network:
-    library = optional("torchvision.models", "torchvision")
+    library = required("torchvision.models", "torchvision")
     try:
         weights = library.get_model_weights(name).DEFAULT
     except (ValueError, AttributeError) as error:
-        raise ValueError(f"model should name a torchvision classifier with weights, got {name!r}: {error}") from error
+        raise ValueError(f"model must name a torchvision classifier with weights, got {name!r}: {error}") from error
     preset = weights.transforms()
     return Network(
         Normalized(library.get_model(name, weights=weights).eval(), preset.mean, preset.std),
@@ -188,9 +188,9 @@ def _torchvision(name: str) -> Network:
 
 
 def _timm(name: str) -> Network:
-    library = optional("timm", "timm")
+    library = required("timm", "timm")
     if not library.is_model(name.split(".")[0]):
-        raise ValueError(f"model should name a network of timm, got {name!r}")
+        raise ValueError(f"model must name a network of timm, got {name!r}")
     module = library.create_model(name, pretrained=True).eval()
     expected = module.pretrained_cfg
     return Network(
@@ -215,13 +215,13 @@ class _Logits(nn.Module):
 
 
 def _hugging_face(name: str) -> Network:
-    library = optional("transformers", "transformers")
+    library = required("transformers", "transformers")
     try:
         module = library.AutoModelForImageClassification.from_pretrained(name).eval()
         expected = library.AutoImageProcessor.from_pretrained(name)
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"model should name an image classifier of the Hugging Face Hub, got {name!r}: {error}"
+            f"model must name an image classifier of the Hugging Face Hub, got {name!r}: {error}"
         ) from error
     size = dict(expected.size)
     return Network(
@@ -236,23 +236,23 @@ _LIBRARIES = {"torchvision": _torchvision, "timm": _timm, "hf": _hugging_face}
 
 
 def imported(name: str, argument: str) -> Any:
-    """What "module:attribute" names; modules of the current folder are found too.
+    """Imports the object that "module:attribute" names; modules of the current folder are found too.
 
     Raises:
-        ValueError: naming ``argument``, if it cannot be imported.
+        ValueError: if it cannot be imported; ``argument`` is its name in the message.
     """
     place, _, attribute = name.partition(":")
     sys.path.insert(0, os.getcwd())
     try:
         return getattr(importlib.import_module(place), attribute)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"{argument} should name something that can be imported, got {name!r}: {error}") from error
+        raise ValueError(f"{argument} must name something that can be imported, got {name!r}: {error}") from error
     finally:
         sys.path.remove(os.getcwd())
 
 
 def digest(module: nn.Module) -> str:
-    """A fingerprint of a module's parameters, buffers and printed form."""
+    """Returns a fingerprint of a module's parameters, buffers and printed form."""
     state = hashlib.sha256(repr(module).encode())
     for name, value in module.state_dict().items():
         state.update(name.encode())
@@ -263,7 +263,7 @@ def digest(module: nn.Module) -> str:
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[nn.Module]:
-    """The module in evaluation mode; every submodule gets its own mode back afterwards."""
+    """Puts the module into evaluation mode; every submodule gets its own mode back afterwards."""
     modes = [(part, part.training) for part in module.modules()]
     module.eval()
     try:
@@ -281,19 +281,19 @@ def check_logits(logits: Tensor, labels: Tensor) -> None:
         labels: ``(N,)``, int64, of the same images; or of more images, if only the number of classes matters.
 
     Raises:
-        ValueError: for another shape, too few classes, or NaN; or for rows that are probabilities (each in [0, 1], each
-            row adding up to 1), on which losses saturate and attacks look weaker than they are.
+        ValueError: for another shape, too few classes, or NaN; or for rows that are probabilities (each in [0, 1], with
+            a sum of 1), on which losses saturate and attacks look weaker than they are.
     """
     if logits.ndim != 2:
-        raise ValueError(f"model should return logits (N, classes), got shape {tuple(logits.shape)}")
+        raise ValueError(f"model must return logits (N, classes), got shape {tuple(logits.shape)}")
     classes = logits.shape[1]
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= classes:
-        raise ValueError(f"labels should lie in 0…{classes - 1} for a model of {classes} classes, got {low}…{high}")
+        raise ValueError(f"labels must lie in 0…{classes - 1} for a model of {classes} classes, got {low}…{high}")
     if bool(logits.isnan().any()):
-        raise ValueError("model should return finite logits, got NaN")
+        raise ValueError("model must return finite logits, got NaN")
     sums = logits.sum(dim=1)
     if bool((logits >= 0).all()) and torch.allclose(sums, torch.ones_like(sums), atol=1e-3):
         raise ValueError(
-            "model should return logits, got probabilities (each row adds up to 1): leave out the final softmax"
+            "model must return logits, got probabilities (each row adds up to 1): remove the final softmax"
         )

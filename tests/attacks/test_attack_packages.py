@@ -115,7 +115,7 @@ def test_square_needs_no_gradient(norm: str, linear: Linear, x: Tensor, y: Tenso
     result = from_name("square-400", norm=norm).run(Opaque(), size, y, eps)
     assert bool((result.margin > 0).all())
     assert result.queries <= 5 * 410
-    with pytest.raises(ValueError, match=r"model should be differentiable.* such as square"):
+    with pytest.raises(ValueError, match=r"model must be differentiable.* such as square"):
         PGD()(Opaque(), size, y, eps)
 
 
@@ -213,20 +213,20 @@ def test_names_carry_budgets() -> None:
 @pytest.mark.parametrize(
     ("name", "settings", "message"),
     [
-        ("pdg", {}, "^attack should be one of fgsm, bim, pgd, .* got 'pdg'"),
-        ("pgd-", {}, "^attack should be one of"),
-        ("", {}, "^attack should be one of"),
-        ("noise-3", {}, "^attack noise takes no numbers after its name, got 'noise-3'"),
-        ("square-10x2", {}, "^attack square takes queries after its name"),
-        ("square", {"draws": 3}, "^settings of square should be among norm, queries, seed, got draws"),
-        ("pgd-0", {}, "^steps should be at least 1, got 0"),
-        ("square-0", {}, "^queries should be at least 1, got 0"),
-        ("deepfool-0", {}, "^steps should be positive, got 0"),
-        ("cw", {"searches": 0}, "^searches should be positive, got 0"),
-        ("boundary", {"norm": "linf"}, "^norm should be 'l2' for this attack, got 'linf'"),
-        ("cw", {"norm": "linf"}, "^norm should be 'l2' for this attack, got 'linf'"),
-        ("pgd", {"norm": "l1"}, "^norm should be 'linf' or 'l2' for this attack, got 'l1'"),
-        ("apgd-ce", {"norm": "Linf"}, "^norm should be 'linf' or 'l2'"),
+        ("pdg", {}, "^attack must be one of fgsm, bim, pgd, .* got 'pdg'"),
+        ("pgd-", {}, "^attack must be one of"),
+        ("", {}, "^attack must be one of"),
+        ("noise-3", {}, "^attack noise must have no numbers after its name, got 'noise-3'"),
+        ("square-10x2", {}, "^attack square must have queries after its name"),
+        ("square", {"draws": 3}, "^settings of square must be among norm, queries, seed, got draws"),
+        ("pgd-0", {}, "^steps must be at least 1, got 0"),
+        ("square-0", {}, "^queries must be at least 1, got 0"),
+        ("deepfool-0", {}, "^steps must be positive, got 0"),
+        ("cw", {"searches": 0}, "^searches must be positive, got 0"),
+        ("boundary", {"norm": "linf"}, "^norm must be 'l2' for this attack, got 'linf'"),
+        ("cw", {"norm": "linf"}, "^norm must be 'l2' for this attack, got 'linf'"),
+        ("pgd", {"norm": "l1"}, "^norm must be 'linf' or 'l2' for this attack, got 'l1'"),
+        ("apgd-ce", {"norm": "Linf"}, "^norm must be 'linf' or 'l2'"),
     ],
 )
 def test_names_and_settings_that_mean_nothing_are_refused(name: str, settings: dict[str, object], message: str) -> None:
@@ -237,9 +237,9 @@ def test_names_and_settings_that_mean_nothing_are_refused(name: str, settings: d
 def test_too_few_classes_for_a_loss_are_said(x: Tensor) -> None:
     model, y = Tiny(2).eval(), torch.zeros(5, dtype=torch.int64)
     size = torch.nn.functional.interpolate(x, size=(16, 16))
-    with pytest.raises(ValueError, match="at least 3 classes, got 2"):
+    with pytest.raises(ValueError, match="at least 3 classes for the loss dlr, got 2"):
         PGD(loss="dlr")(model, size, y, 0.1)
-    with pytest.raises(ValueError, match=r"model should have at least 4 classes for APGD-T.*, got 2"):
+    with pytest.raises(ValueError, match=r"model must have at least 4 classes for APGD-T.*, got 2"):
         from_name("apgd-t-5")(model, size, y, 0.1)
 
 
@@ -251,7 +251,7 @@ def test_a_missing_package_is_named(name: str, package: str, monkeypatch: pytest
 
 
 def test_square_in_l2_says_which_sizes_it_cannot_tile(linear: Linear, x: Tensor, y: Tensor) -> None:
-    with pytest.raises(ValueError, match=r"^x should be images that five tiles cover.* got 8 × 8"):
+    with pytest.raises(ValueError, match=r"^x must be images that five tiles cover.* got 8 × 8"):
         from_name("square-5", norm="l2")(linear, x, y, 0.5)
 
 

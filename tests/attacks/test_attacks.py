@@ -1,10 +1,8 @@
-"""Attacks of our own: against closed forms, and what holds of every attack."""
+"""PGD, noise and losses: against closed forms, and properties of every attack."""
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,10 +15,8 @@ from fdjpeg.attacks import (
     LOSSES,
     PGD,
     Noise,
-    Transfer,
     distances,
     draw,
-    first_pass,
     margin,
     on_byte_grid,
     to_byte_grid,
@@ -28,29 +24,8 @@ from fdjpeg.attacks import (
 )
 from fdjpeg.attacks.losses import AWAY, TOWARDS
 from fdjpeg.attacks.pgd import _checkpoints
-from fdjpeg.evaluation.memory import in_batches
 
 EPS = 8 / 255
-
-
-@pytest.fixture
-def model() -> nn.Module:
-    return Tiny().eval()
-
-
-@pytest.fixture
-def x() -> Tensor:
-    """Six smooth images of whole bytes."""
-    coarse = torch.rand(6, 3, 4, 4, generator=torch.Generator().manual_seed(SEED))
-    images = nn.functional.interpolate(coarse, size=(24, 24), mode="bicubic").clamp(0, 1)
-    return (images * 255).round() / 255
-
-
-@pytest.fixture
-def y(model: nn.Module, x: Tensor) -> Tensor:
-    """The classes that the model sees: by definition it gets all images right."""
-    with torch.no_grad():
-        return model(x).argmax(dim=1)
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
@@ -148,15 +123,6 @@ def test_losses_are_their_closed_forms() -> None:
     torch.testing.assert_close(LOSSES["dlr"](logits, y), torch.tensor([2.0 / 3.0, -0.5 / 2.0]))
     expected = torch.tensor([-2.0, -3.0]) + logits.exp().sum(dim=1).log()
     torch.testing.assert_close(LOSSES["cross-entropy"](logits, y), expected)
-
-
-@pytest.mark.parametrize(
-    ("setting", "word"),
-    [({"steps": 0}, "steps"), ({"restarts": 0}, "restarts"), ({"loss": "mse"}, "loss"), ({"step": 0}, "step")],
-)
-def test_pgd_refuses_senseless_settings(setting: dict[str, object], word: str) -> None:
-    with pytest.raises(ValueError, match=f"^{word} should be .* got"):
-        PGD(**setting)  # type: ignore[arg-type]
 
 
 def test_the_ascent_of_each_loss_points_where_its_value_does() -> None:
@@ -318,7 +284,7 @@ def test_whole_bytes_are_whole_in_the_ball_and_what_was_judged(
 
 def test_whole_bytes_need_images_of_whole_bytes(model: nn.Module, x: Tensor, y: Tensor) -> None:
     assert not bool(on_byte_grid(x + 0.3 / 255).any())
-    with pytest.raises(ValueError, match=r"^x should be images of whole bytes k / 255"):
+    with pytest.raises(ValueError, match=r"^x must be images of whole bytes k / 255"):
         PGD(whole_bytes=True)(model, x * 0.999, y, EPS)
 
 
@@ -332,215 +298,3 @@ def test_the_nearest_bytes_in_the_ball_by_exhaustion() -> None:
             away = (candidates - x_adv.view(1, 5)).abs().masked_fill(~inside, 2)
             found = to_byte_grid(x_adv, x, eps / 255, "linf").view(5)
             torch.testing.assert_close((found - x_adv.view(5)).abs(), away.amin(dim=0), rtol=0, atol=1e-6)
-
-
-# --- randomised models --------------------------------------------------------------------------------------------
-
-
-class Shaken(nn.Module):
-    """Adds noise before a model: to each image its own, or the same to all images of a call."""
-
-    def __init__(self, model: nn.Module, each: bool, size: float = 0.05) -> None:
-        super().__init__()
-        self.model, self.each, self.size = model, each, size
-
-    def forward(self, images: Tensor) -> Tensor:
-        noise = torch.randn(images.shape if self.each else images.shape[1:])
-        logits: Tensor = self.model(images + self.size * noise)
-        return logits
-
-
-@pytest.mark.parametrize("each", [True, False])
-def test_draws_average_over_a_randomised_model_the_same_in_every_batch(
-    each: bool, model: nn.Module, x: Tensor, y: Tensor
-) -> None:
-    shaken, attack = Shaken(model, each), PGD(4, draws=20, until_fooled=False)
-    state = torch.get_rng_state()
-    together = attack.run(shaken, x, y, EPS)
-    assert torch.equal(torch.get_rng_state(), state)
-    chosen = torch.tensor([4, 1])
-    alone = attack.run(shaken, x[chosen], y[chosen], EPS, indices=chosen)
-    assert torch.equal(alone.x_adv, together.x_adv[chosen])
-    # The margin is the mean over the draws, not one lucky draw.
-    torch.manual_seed(SEED)
-    with torch.no_grad():
-        many = torch.stack([margin(Shaken(model, True)(together.x_adv), y) for _ in range(200)])
-    spread = many.std(dim=0) / 20**0.5
-    assert bool(((many.mean(dim=0) - together.margin).abs() < 6 * spread + 1e-3).all())
-
-
-def test_more_draws_find_stronger_images(model: nn.Module, x: Tensor, y: Tensor) -> None:
-    shaken = Shaken(model, each=True, size=0.3)
-    expected = []
-    for draws in (1, 30):
-        found = PGD(6, draws=draws, until_fooled=False)(shaken, x, y, EPS)
-        torch.manual_seed(SEED)
-        with torch.no_grad():
-            expected.append(torch.stack([margin(shaken(found), y) for _ in range(300)]).mean(dim=0))
-    assert float(expected[1].mean()) > float(expected[0].mean())
-
-
-def test_an_image_is_left_alone_only_when_every_draw_is_fooled(x: Tensor) -> None:
-    class Coin(nn.Module):
-        """Wrong in about half of all draws, whatever the image."""
-
-        def forward(self, images: Tensor) -> Tensor:
-            score = torch.rand(len(images)).sub(0.5) + images.mean(dim=(1, 2, 3)) * 0
-            return torch.stack([torch.zeros_like(score), score], dim=1)
-
-    y = torch.zeros(len(x), dtype=torch.int64)
-    result = PGD(3, draws=20).run(Coin(), x, y, EPS)
-    assert result.queries == 6 * 20 * 4
-
-
-def test_random_jpeg_is_attacked_through_its_draws(model: nn.Module, x: Tensor, y: Tensor) -> None:
-    defended = nn.Sequential(fdjpeg.RandomJPEG((30, 95), gradient="cubic"), model).eval()
-    attack = PGD(3, draws=20)
-    assert torch.equal(attack(defended, x[:2], y[:2], EPS), attack(defended, x[:2], y[:2], EPS))
-
-
-# --- threat models ------------------------------------------------------------------------------------------------
-
-
-def test_transfer_asks_the_attacked_model_nothing_while_it_searches(model: nn.Module, x: Tensor, y: Tensor) -> None:
-    attacked = nn.Sequential(fdjpeg.JPEG(50), model).eval()
-    transfer = Transfer(PGD(5), model, "bare network")
-    result = transfer.run(attacked, x, y, EPS)
-    assert transfer.name == "PGD-5 on bare network"
-    assert torch.equal(result.x_adv, PGD(5, until_fooled=False)(model, x, y, EPS))
-    torch.testing.assert_close(result.margin, margin(attacked(result.x_adv), y))
-    assert result.queries == len(x)  # the verdict itself
-    assert transfer.settings()["by"]["steps"] == 5
-
-
-def test_first_pass_puts_images_where_a_second_changes_nothing(x: Tensor) -> None:
-    layer = fdjpeg.FeatureDistillation("uniform(30)")
-    placed = first_pass(layer, x)
-    assert float(placed.min()) >= 0
-    assert float(placed.max()) <= 1
-    assert not placed.requires_grad
-    again = (first_pass(layer, placed) - placed).abs()
-    assert float((again > 1.5 / 255).float().mean()) < 0.02  # but for samples that the clamp moved
-
-
-def test_plain_rounding_shows_as_zero_gradients_and_as_robustness_that_a_surrogate_undoes(
-    model: nn.Module, x: Tensor, y: Tensor
-) -> None:
-    masked, through = (nn.Sequential(fdjpeg.JPEG(75, gradient=g), model).eval() for g in ("zero", "cubic"))
-    with torch.no_grad():
-        y = masked(x).argmax(dim=1)
-    assert bool((zero_gradients(masked, x, y) == 1).all())
-    assert float(zero_gradients(through, x, y).max()) < 0.5
-    left = [int((PGD().run(each, x, y, EPS).margin <= 0).sum()) for each in (masked, through)]
-    assert left[0] > left[1]
-
-    class Detached(nn.Module):
-        def forward(self, images: Tensor) -> Tensor:
-            logits: Tensor = model(images.detach())
-            return logits
-
-    assert bool((zero_gradients(Detached(), x, y) == 1).all())
-
-
-# --- memory -------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("kind", ["cuda", "cpu"])
-def test_batches_halve_where_memory_ends_and_results_stay(kind: str, model: nn.Module, x: Tensor, y: Tensor) -> None:
-    sizes: list[int] = []
-
-    def compute(part: Tensor) -> Tensor:
-        sizes.append(len(part))
-        if len(part) > 2:
-            if kind == "cuda":
-                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
-            raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate")
-        return PGD(3, until_fooled=False)(model, x[part], y[part], EPS, indices=part)
-
-    parts = list(in_batches(compute, torch.arange(5), 5))
-    assert sizes == [5, 2, 2, 1]
-    assert [part.tolist() for part, _ in parts] == [[0, 1], [2, 3], [4]]
-    whole = PGD(3, until_fooled=False)(model, x[:5], y[:5], EPS)
-    torch.testing.assert_close(torch.cat([found for _, found in parts]), whole, rtol=0, atol=1e-6)
-
-
-def test_what_is_no_lack_of_memory_is_raised_and_one_image_that_does_not_fit_is_said() -> None:
-    def fail(part: Tensor) -> Tensor:
-        raise RuntimeError("shapes do not match")
-
-    def never(part: Tensor) -> Tensor:
-        raise torch.OutOfMemoryError("CUDA out of memory.")
-
-    with pytest.raises(RuntimeError, match="shapes do not match"):
-        list(in_batches(fail, torch.arange(3), 2))
-    with pytest.raises(ValueError, match=r"^batch_size should be one that fits into memory, but 1 does not"):
-        list(in_batches(never, torch.arange(3), 4))
-    with pytest.raises(ValueError, match=r"^batch_size should be at least 1, got 0"):
-        list(in_batches(never, torch.arange(3), 0))
-    assert list(in_batches(never, torch.arange(0), 4)) == []
-
-
-def test_the_pages_own_attack_runs(model: nn.Module, x: Tensor, y: Tensor) -> None:
-    page = (Path(__file__).parents[2] / "docs" / "attacks.md").read_text(encoding="utf-8")
-    (code,) = (block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "class Darken" in block)
-    names: dict[str, Any] = {"__name__": "page"}
-    exec(compile(code, "attacks.md", "exec", dont_inherit=True), names)
-    result = names["Darken"]().run(model, x, y, EPS)
-    torch.testing.assert_close(result.x_adv, (x - EPS).clamp_min(0))
-    torch.testing.assert_close(result.margin, margin(model(result.x_adv), y))
-    assert names["Darken"]().settings() == {"attack": "Darken", "seed": 0, "norm": "linf"}
-
-
-# --- bad input ----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("change", "error", "message"),
-    [
-        ({"eps": -1 / 255}, ValueError, r"^eps should be 0 or more.* got -0.0039"),
-        ({"eps": float("nan")}, ValueError, r"^eps should be 0 or more.* got nan"),
-        ({"eps": float("inf")}, ValueError, r"^eps should be 0 or more.* got inf"),
-        ({"x": torch.full((2, 3, 8, 8), 1.5)}, ValueError, r"^x should lie in \[0, 1\], got values from 1.5 to 1.5"),
-        ({"x": torch.full((2, 3, 8, 8), -0.1)}, ValueError, r"^x should lie in \[0, 1\]"),
-        ({"x": torch.full((2, 3, 8, 8), float("nan"))}, ValueError, r"^x should lie in \[0, 1\]"),
-        ({"x": torch.zeros(2, 3, 8, 8, dtype=torch.uint8)}, TypeError, r"^x should be floats.* got torch.uint8"),
-        ({"x": torch.zeros(3, 8, 8)}, ValueError, r"^x should be images \(N, C, H, W\), got shape \(3, 8, 8\)"),
-        ({"y": torch.tensor([0])}, ValueError, r"^y should be \(2,\), a class for each image, got shape \(1,\)"),
-        ({"y": torch.tensor([0, 4])}, ValueError, r"^y should lie in 0…3 for a model of 4 classes, got 4"),
-        ({"y": torch.tensor([0, -1])}, ValueError, r"^y should be classes 0, 1, …, got -1"),
-        ({"y": torch.tensor([0.0, 1.0])}, TypeError, r"^y should be int64, got torch.float32"),
-        ({"indices": torch.arange(3)}, ValueError, r"^indices should be \(2,\), one for each image, got shape \(3,\)"),
-    ],
-)  # fmt: skip
-def test_bad_input_is_named(change: dict[str, Any], error: type[Exception], message: str) -> None:
-    good = {"x": torch.full((2, 3, 8, 8), 0.5), "y": torch.tensor([0, 1]), "eps": 0.1, "indices": None}
-    arguments = good | change
-    for attack in (PGD(2), Noise(), PGD(2, norm="l2", draws=2)):
-        with pytest.raises(error, match=message):
-            attack(Tiny(), arguments["x"], arguments["y"], arguments["eps"], indices=arguments["indices"])
-
-
-def test_a_model_that_returns_no_logits_is_named(x: Tensor, y: Tensor) -> None:
-    with pytest.raises(ValueError, match=r"^model should return logits \(6, classes\), got shape \(6, 3, 24, 24\)"):
-        PGD(2)(nn.Identity(), x, y, EPS)
-
-
-def test_no_images_and_no_radius_are_fine(model: nn.Module, x: Tensor, y: Tensor) -> None:
-    for attack in (PGD(2), PGD(2, norm="l2", draws=3), Noise(norm="l2")):
-        assert attack(model, x[:0], y[:0], EPS).shape == (0, 3, 24, 24)
-        assert torch.equal(attack(model, x, y, 0.0), x)
-
-
-@pytest.mark.parametrize(
-    ("setting", "message"),
-    [
-        ({"norm": "l1"}, "^norm should be 'linf' or 'l2' for this attack, got 'l1'"),
-        ({"schedule": "linear"}, "^schedule should be one of constant, cosine, halving, got 'linear'"),
-        ({"aim": "far"}, "^aim should be one of away, likeliest, given, got 'far'"),
-        ({"momentum": 1.0}, "^momentum should be 0 or more and less than 1, got 1"),
-        ({"draws": 0}, "^draws should be at least 1, got 0"),
-    ],
-)
-def test_pgd_refuses_more_senseless_settings(setting: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        PGD(**setting)

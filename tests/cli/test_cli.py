@@ -80,11 +80,11 @@ def test_roundtrip_refuses_with_a_sentence(tmp_path, capsys: pytest.CaptureFixtu
     (tmp_path / "text.png").write_text("no image")
     photo, out = tmp_path / "photo.png", tmp_path / "out.png"
     for arguments, message in (
-        ((tmp_path / "nowhere.png", out), "source should be an image that Pillow reads"),
-        ((tmp_path / "text.png", out), "source should be an image that Pillow reads"),
-        ((tmp_path / "deep.png", out), "source should have 8-bit samples"),
-        ((photo, tmp_path / "out.jpg"), "target should end in one of .png"),
-        ((photo, tmp_path / "no" / "out.png"), "target should be a file that can be written"),
+        ((tmp_path / "nowhere.png", out), "source must be an image that Pillow reads"),
+        ((tmp_path / "text.png", out), "source must be an image that Pillow reads"),
+        ((tmp_path / "deep.png", out), "source must have 8-bit samples"),
+        ((photo, tmp_path / "out.jpg"), "target must end in one of .png"),
+        ((photo, tmp_path / "no" / "out.png"), "target must be a file that can be written"),
         ((photo, out, "--subsampling", "4:1:0"), "subsampling"),
         ((photo, out, "--quality", "0"), "--quality"),
     ):

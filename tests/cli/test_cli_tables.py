@@ -187,7 +187,7 @@ def test_learn_writes_tables_pictures_a_plot_and_results(
     rng: np.random.Generator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, out = some_photographs(rng, tmp_path / "images"), tmp_path / "out"
-    options = ("--quality", "50,70", "--steps", 5, "--batch-size", 4, "--size", 32)
+    options = ("--quality", "50,70", "--iterations", 5, "--batch-size", 4, "--size", 32)
     assert run("learn", folder, out, *options) == 0
     printed = " ".join(capsys.readouterr().out.split())
     assert "On 2 held-out images of 32 × 32 pixels" in printed
@@ -210,7 +210,7 @@ def test_learn_goes_on_where_it_was_and_starts_afresh_for_other_settings(
     rng: np.random.Generator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, out = some_photographs(rng, tmp_path / "images"), tmp_path / "out"
-    options = ("--steps", 5, "--batch-size", 4, "--size", 16)
+    options = ("--iterations", 5, "--batch-size", 4, "--size", 16)
     calls = []
     learn_tables = cli_tables_learn.learn_tables
     monkeypatch.setattr(
@@ -229,7 +229,7 @@ def test_learn_for_a_classifier_counts_its_answers(
     rng: np.random.Generator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, out = some_photographs(rng, tmp_path / "images"), tmp_path / "out"
-    options = ("--quality", 50, "--steps", 10, "--batch-size", 4, "--size", 16, "--loss", "classifier")
+    options = ("--quality", 50, "--iterations", 10, "--batch-size", 4, "--size", 16, "--loss", "classifier")
     assert run("learn", folder, out, *options, "--model", f"{__name__}:always_the_second") == 0
     assert "The same accuracy" in capsys.readouterr().out
     samples = rng.integers(0, 256, (8, 3, 16, 16), dtype=np.uint8)
@@ -248,13 +248,13 @@ def test_mistakes_of_learn_are_told_in_a_sentence(
         assert run("learn", *arguments) == 2
         return " ".join(capsys.readouterr().err.split())
 
-    assert "quality should be whole numbers in 5…95" in complaint(folder, out, "--quality", "50,99")
-    assert "loss should be one of psnr, mse, ms-ssim or classifier" in complaint(folder, out, "--loss", "lpips")
-    assert "model should name a classifier where the loss is one's" in complaint(folder, out, "--loss", "classifier")
-    assert "subsampling should be one of 4:4:4, 4:2:2, 4:2:0" in complaint(folder, out, "--subsampling", "4:4:0")
-    assert "images should be at least four" in complaint(folder, out, "--size", 16)
+    assert "quality must be whole numbers in 5…95" in complaint(folder, out, "--quality", "50,99")
+    assert "loss must be one of psnr, mse, ms-ssim or classifier" in complaint(folder, out, "--loss", "lpips")
+    assert "model must name a classifier where the loss is one's" in complaint(folder, out, "--loss", "classifier")
+    assert "subsampling must be one of 4:4:4, 4:2:2, 4:2:0" in complaint(folder, out, "--subsampling", "4:4:0")
+    assert "images must be at least 4" in complaint(folder, out, "--size", 16)
     assert "share must be one of" in complaint(folder, out, "--held-out", folder, "--size", 16, "--share", "luma")
-    assert "data should be" in complaint(tmp_path / "nowhere", out)
+    assert "data must be" in complaint(tmp_path / "nowhere", out)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -270,19 +270,19 @@ def test_mistakes_are_told_in_a_sentence(tmp_path: Path, capsys: pytest.CaptureF
     (tmp_path / "bad.json").write_text("{")
     (tmp_path / "number.json").write_text("3")
     (tmp_path / "empty").mkdir()
-    assert "source should be a quality or a file that can be read" in complaint("show", "nowhere")
+    assert "source must be a quality or a file that can be read" in complaint("show", "nowhere")
     assert "quality must be in 1…100, got 0\n" in complaint("show", "0")
     assert "quality must be in 1…100, got 100.5\n" in complaint("show", "100.5")
     assert "file must hold integers" in complaint("show", tmp_path / "words.txt")
-    assert "source should hold a list of tables" in complaint("show", tmp_path / "bad.json")
-    assert "source should hold a list of tables" in complaint("show", tmp_path / "number.json")
-    assert "picture should be a .png file" in complaint("show", 75, "--picture", tmp_path / "picture.jpg")
-    assert "picture should be a file that can be written" in complaint(
+    assert "source must hold a list of tables" in complaint("show", tmp_path / "bad.json")
+    assert "source must hold a list of tables" in complaint("show", tmp_path / "number.json")
+    assert "picture must be a .png file" in complaint("show", 75, "--picture", tmp_path / "picture.jpg")
+    assert "picture must be a file that can be written" in complaint(
         "show", 75, "--picture", tmp_path / "nowhere" / "picture.png"
     )
-    assert "target should be a file that can be written" in complaint("convert", 75, tmp_path / "nowhere" / "a.txt")
-    assert "folder should hold images" in complaint("derive", tmp_path / "empty", tmp_path / "a.txt")
-    assert "folder should hold images" in complaint("derive", tmp_path / "nowhere", tmp_path / "a.txt")
+    assert "target must be a file that can be written" in complaint("convert", 75, tmp_path / "nowhere" / "a.txt")
+    assert "folder must hold images" in complaint("derive", tmp_path / "empty", tmp_path / "a.txt")
+    assert "folder must hold images" in complaint("derive", tmp_path / "nowhere", tmp_path / "a.txt")
     Image.new("L", (7, 30)).save(tmp_path / "empty" / "small.png")
-    assert "images should hold at least one block" in complaint("derive", tmp_path / "empty", tmp_path / "a.txt")
+    assert "images must hold at least one block" in complaint("derive", tmp_path / "empty", tmp_path / "a.txt")
     assert not (tmp_path / "a.txt").exists()

@@ -18,6 +18,7 @@ from typer.main import get_command
 
 from fdjpeg import attacks, defenses, sources
 from fdjpeg.cli import evaluate as cli_evaluate
+from fdjpeg.cli import evaluate_settings
 from fdjpeg.cli import main as cli
 from fdjpeg.sources.image_set import to_bytes
 
@@ -78,9 +79,9 @@ def test_a_file_gives_what_the_command_line_does(tmp_path, capsys: pytest.Captur
 def test_what_is_given_wins_over_the_file_and_the_file_over_the_preset(tmp_path) -> None:
     file = tmp_path / "run.yaml"
     file.write_text("eps: [1/255]\nseed: 3\n")
-    settings = cli_evaluate.resolve("standard", file, {"seed": 4})
+    settings = evaluate_settings.resolve("standard", file, {"seed": 4})
     assert (settings.eps, settings.seed, settings.images) == (["1/255"], 4, 200)
-    assert cli_evaluate.resolve("quick", None, {}) == cli_evaluate.Settings()
+    assert evaluate_settings.resolve("quick", None, {}) == evaluate_settings.Settings()
 
 
 def test_an_option_may_have_several_values() -> None:
@@ -91,9 +92,9 @@ def test_an_option_may_have_several_values() -> None:
         assert cli_evaluate.spread(other.split()) == other.split()
 
 
-@pytest.mark.parametrize("preset", list(cli_evaluate.PRESETS))
+@pytest.mark.parametrize("preset", list(evaluate_settings.PRESETS))
 def test_presets_name_what_there_is(preset: str) -> None:
-    settings = cli_evaluate.resolve(preset, None, {})
+    settings = evaluate_settings.resolve(preset, None, {})
     for name in settings.attack:
         if name.startswith(("apgd", "fab", "square")):
             pytest.importorskip("pyautoattack")
@@ -105,41 +106,41 @@ def test_presets_name_what_there_is(preset: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("colour: red", "keys of a config should be among model, data,"),
-        ("images: many", "images in .* should be an integer, got 'many'"),
-        ("checks: 1", "checks in .* should be true or false, got 1"),
-        ("eps: [[1]]", "eps in .* should be a list of texts"),
-        ("model: 3", "model in .* should be a text, got 3"),
-        ("- a list", "config should hold keys and values"),
-        ("a: [", "config should be a YAML file that can be read"),
+        ("colour: red", "keys of a config must be among model, data,"),
+        ("images: many", "images in .* must be an integer, got 'many'"),
+        ("checks: 1", "checks in .* must be true or false, got 1"),
+        ("eps: [[1]]", "eps in .* must be a list of texts"),
+        ("model: 3", "model in .* must be a text, got 3"),
+        ("- a list", "config must hold keys and values"),
+        ("a: [", "config must be a YAML file that can be read"),
     ],
 )
 def test_mistakes_in_a_file_are_named(tmp_path, text: str, message: str) -> None:
     (tmp_path / "run.yaml").write_text(text)
     with pytest.raises(ValueError, match=message):
-        cli_evaluate.resolve("quick", tmp_path / "run.yaml", {})
+        evaluate_settings.resolve("quick", tmp_path / "run.yaml", {})
 
 
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--eps", "two"), "eps should be a number such as 4/255"),
-        (("--eps", "-1/255"), "eps should lie in"),
-        (("--defense", "png"), "defense should be"),
+        (("--eps", "two"), "eps must be a number such as 4/255"),
+        (("--eps", "-1/255"), "eps must lie in"),
+        (("--defense", "png"), "defense must be"),
         (("--defense", "jpeg:50", "--gradient", "quadratic"), "quadratic"),
         (("--images", "0"), "--images"),
-        (("--model", "vgg"), "model should be"),
-        (("--data", "imagenet"), "data should be"),
-        (("--attack", "pgd-0"), "steps should be at least 1"),
-        (("--norm", "l1"), "norm should be"),
-        (("--device", "abacus"), "device should be one that torch has here"),
-        (("--out", "/dev/null/report"), "out should be a folder that can be written"),
-        (("--preset", "slow"), "preset should be one of quick, standard, full"),
-        (("--config", "nowhere.yaml"), "config should be a YAML file that can be read"),
-        (("--shard", "3/2"), "shard should be i/n"),
-        (("--merge", "nowhere"), "merge should name folders of finished work"),
-        (("--only-finished",), "out should hold finished work"),
+        (("--model", "vgg"), "model must be"),
+        (("--data", "imagenet"), "data must be"),
+        (("--attack", "pgd-0"), "steps must be at least 1"),
+        (("--norm", "l1"), "norm must be"),
+        (("--device", "abacus"), "device must be one that torch has here"),
+        (("--out", "/dev/null/report"), "out must be a folder that can be written"),
+        (("--preset", "slow"), "preset must be one of quick, standard, full"),
+        (("--config", "nowhere.yaml"), "config must be a YAML file that can be read"),
+        (("--shard", "3/2"), "shard must be i/n"),
+        (("--merge", "nowhere"), "merge must name folders of finished work"),
+        (("--only-finished",), "out must hold finished work"),
     ],
 )
 def test_mistakes_end_with_a_sentence(arguments, message, tmp_path, capsys, monkeypatch) -> None:
@@ -230,7 +231,7 @@ def test_every_name_of_the_documentation_exists(tmp_path) -> None:
         if not name.startswith("fdjpeg"):
             assert re.sub(r"-\d.*", "", name) in attacks.NAMES
     (tmp_path / "run.yaml").write_text(re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)[0])
-    assert cli_evaluate.resolve("quick", tmp_path / "run.yaml", {}).defense == {
+    assert evaluate_settings.resolve("quick", tmp_path / "run.yaml", {}).defense == {
         "jpeg:75": ["cubic"],
         "jpeg:50": ["identity", "cubic", "tanh"],
     }
@@ -238,7 +239,7 @@ def test_every_name_of_the_documentation_exists(tmp_path) -> None:
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda file: file.stem)
 def test_settings_of_published_tables_can_be_read(config: Path) -> None:
-    settings = cli_evaluate.resolve("quick", config, {})
+    settings = evaluate_settings.resolve("quick", config, {})
     for name in settings.defense:
         assert defenses.parse_defense(name, settings.gradient).gradients
     assert config.name in PAGE

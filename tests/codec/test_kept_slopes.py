@@ -13,16 +13,16 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 import fdjpeg
-from fdjpeg import surrogates
+from fdjpeg import _slopes
 from fdjpeg.surrogates import Cubic, Fourier, Sine, Surrogate, Tanh
 
 
 @pytest.fixture(autouse=True)
 def nothing_kept() -> Iterator[None]:
     """Each test makes the first call."""
-    surrogates._kept_slope_table.cache_clear()
+    _slopes._kept_slope_table.cache_clear()
     yield
-    surrogates._kept_slope_table.cache_clear()
+    _slopes._kept_slope_table.cache_clear()
 
 
 def picture() -> Tensor:
@@ -39,13 +39,13 @@ def gradient(image: Tensor) -> Tensor:
 
 
 def slopes_of(surrogate: Surrogate, image: Tensor | None = None) -> Tensor:
-    table = surrogates.slopes_for(picture() if image is None else image, surrogate)
+    table = _slopes.slopes_for(picture() if image is None else image, surrogate)
     assert table is not None
     return table
 
 
 def kept() -> int:
-    return surrogates._kept_slope_table.cache_info().currsize
+    return _slopes._kept_slope_table.cache_info().currsize
 
 
 def is_everybodys(table: Tensor) -> bool:
@@ -57,7 +57,7 @@ def test_computed_once_for_all_objects_of_equal_parameters() -> None:
     first = slopes_of(Fourier(4))
     assert slopes_of(Fourier(4)) is first
     assert slopes_of(Fourier(4), torch.nn.Parameter(picture())) is first
-    assert surrogates.slope_table(Fourier(4), torch.device("cpu")).equal(first)  # type: ignore[union-attr]
+    assert _slopes.slope_table(Fourier(4), torch.device("cpu")).equal(first)  # type: ignore[union-attr]
 
 
 def test_another_parameter_is_another_table() -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import fdjpeg
-from fdjpeg import ops, reference, surrogates
+from fdjpeg import _slopes, ops, reference, surrogates
 from fdjpeg.surrogates import (
     Cubic,
     Fourier,
@@ -284,8 +284,8 @@ def test_surrogate_op_equals_autograd_through_the_explicit_formula(name: str, sa
     tables = (torch.rand(2, 3, 8, 8, generator=generator) * 40 + 2).requires_grad_()
     grad = torch.randn(image.shape, generator=generator, dtype=torch.float64)
     surrogate = surrogates.resolve(name)
-    slopes = surrogates.slope_table(surrogate, image.device)
-    out, _ = ops.round_trip(image, tables, 0.0, *sampling, True, slopes)
+    slopes = _slopes.slope_table(surrogate, image.device)
+    out, _ = ops.round_trip(image, tables, ops.Setting(0.0, *sampling, True), slopes)
     wanted = reference.exact_with_surrogate(image, tables, *sampling, True, surrogate)
     assert torch.equal(out, wanted)
     got = torch.autograd.grad(out, (image, tables), grad)
@@ -297,16 +297,16 @@ def test_surrogate_op_equals_autograd_through_the_explicit_formula(name: str, sa
 @pytest.mark.parametrize("name", ["cubic", "sine", "fourier", "tanh", "softmax", "zero"])
 def test_interpolated_slopes_equal_the_derivative(name: str) -> None:
     surrogate = surrogates.resolve(name)
-    slopes = surrogates.slope_table(surrogate, torch.device("cpu"))
+    slopes = _slopes.slope_table(surrogate, torch.device("cpu"))
     assert slopes is not None
     c = torch.rand(10_000, generator=torch.Generator().manual_seed(3), dtype=torch.float64) * 60 - 30
     wanted = surrogate.derivative(c)
-    error = (surrogates.interpolate_slopes(slopes, c - c.round()) - wanted).abs().max()
+    error = (_slopes.interpolate_slopes(slopes, c - c.round()) - wanted).abs().max()
     assert error <= 1e-5 * max(1.0, wanted.abs().max().item())
 
 
 def test_a_surrogate_that_is_not_periodic_has_no_slope_table() -> None:
-    assert surrogates.slope_table(surrogates.StraightThrough(), torch.device("cpu")) is None
+    assert _slopes.slope_table(surrogates.StraightThrough(), torch.device("cpu")) is None
 
 
 def test_surrogates_under_the_exact_forward_are_once_differentiable() -> None:

@@ -1,4 +1,4 @@
-"""Defences as modules: what they compute, what attackers get, and what a file keeps of them."""
+"""Defences as modules: their outputs, the gradients that attackers get, and saved files."""
 
 from __future__ import annotations
 
@@ -14,54 +14,18 @@ import scipy.fft
 import torch
 from PIL import Image
 from support import defense_data
-from support.defense_data import SEED, accuracy, needs_foolbox
+from support.defense_data import CHROMA, LUMA, SEED, accuracy, needs_foolbox
 from torch import Tensor, nn
 
 import fdjpeg
 from fdjpeg import QuantTables, defenses
 from fdjpeg.defenses import Defense, checkpoint
-from fdjpeg.defenses.defended import of_module
 from fdjpeg.defenses.defensive_distillation import DistillationNet
 from fdjpeg.defenses.feature_distillation import BandStatistics, derive
 from fdjpeg.defenses.jpeg_ensemble import MeanLogProbability, Vote, favoured_tables, gradient_sensitivity
 from fdjpeg.defenses.s2snet import ARCHITECTURES, SegNetAutoencoder, gradient_cosine
 
-LUMA, CHROMA = torch.full((8, 8), 12.0), torch.full((8, 8), 17.0)
-
-
-def examples() -> dict[str, Defense]:
-    """One of each kind, with random weights for `defense_data.network`."""
-    states = [defense_data.network().state_dict() for _ in range(3)]
-    torch.manual_seed(SEED)
-    return {
-        "jpeg": defenses.JPEG(40, "4:4:4"),
-        "random-jpeg": defenses.RandomJPEG(20, 90),
-        "stochastic-jpeg": defenses.StochasticJPEG((10, 90)),
-        "feature-distillation": defenses.FeatureDistillation("paper", passes=2),
-        "code": defenses.FeatureDistillation("code"),
-        "derived": defenses.FeatureDistillation(steps=torch.arange(1, 65).view(8, 8)),
-        "jpeg-ensemble": defenses.JPEGEnsemble(LUMA, CHROMA, (0.5, 1, 2), states),
-        "shared-ensemble": defenses.JPEGEnsemble(LUMA, CHROMA, (1, 3)),
-        "purifier": defenses.Purifier(3, (4, 6, 8)),
-        "s2snet": defenses.S2SNet("small"),
-        "defensive-distillation": defenses.DefensiveDistillation(20, None, states[0]),
-        "own-network": defenses.DefensiveDistillation(
-            30, {"widths": [4, 4, 8], "size": 16}, DistillationNet((4, 4, 8), size=16).state_dict()
-        ),
-    }
-
-
-EXAMPLES = examples()
-
-
-@pytest.fixture
-def classifier() -> nn.Module:
-    return defense_data.network().eval()
-
-
-@pytest.fixture
-def images() -> Tensor:
-    return defense_data.patterns(6, SEED)[0]
+EXAMPLES = defense_data.examples()
 
 
 # --- what all have in common ------------------------------------------------------------------------------------------
@@ -82,11 +46,11 @@ def test_logits_come_from_what_the_classifier_sees(name: str, classifier: nn.Mod
     assert seen.shape == images.shape
     assert float(seen.min()) >= 0
     assert float(seen.max()) <= 1
-    wrapped = defense.wrap(classifier)
+    deployed = defense.deployed(classifier)
     torch.manual_seed(0)
-    logits = wrapped(images)
+    logits = deployed(images)
     assert logits.shape[0] == 6
-    assert not any(part.training for part in wrapped.modules())
+    assert not any(part.training for part in deployed.modules())
     if seen is not images:
         assert torch.equal(logits, classifier(seen))
     assert torch.equal(images, kept)
@@ -103,29 +67,28 @@ def test_each_gradient_reaches_the_images_and_leaves_the_defence_as_it_is(
     for gradient in defense.gradients:
         x = images.clone().requires_grad_()
         torch.manual_seed(0)
-        attacked = defense.for_attack(gradient)
-        logits = attacked.wrap(classifier)(x)
+        logits = defense.attacked(classifier, gradient)(x)
         (found[gradient],) = torch.autograd.grad(logits[:, 0].sum(), x)
         assert found[gradient].abs().sum() > 0
         assert defense.gradient is None
         torch.manual_seed(0)
         expected = defense(images)
         torch.manual_seed(0)
-        torch.testing.assert_close(attacked(images), expected, rtol=0, atol=1e-6)
+        torch.testing.assert_close(defense._through(gradient)(images), expected, rtol=0, atol=1e-6)
     first, *others = found.values()
     assert all(not torch.equal(first, other) for other in others) or name == "jpeg"  # see below
     with pytest.raises(ValueError, match="nothing"):
-        defense.for_attack("nothing")
+        defense.attacked(classifier, "nothing")
 
 
 @pytest.mark.parametrize("name", ["feature-distillation", "code", "derived", "jpeg-ensemble"])
-def test_the_identity_is_no_attack_of_its_own_at_444(name: str, classifier: nn.Module, images: Tensor) -> None:
+def test_the_identity_is_not_a_separate_attack_at_444(name: str, classifier: nn.Module, images: Tensor) -> None:
     defense = EXAMPLES[name].eval()
     assert defense.gradients == ("straight-through", "cubic")
     found = []
     for gradient in ("identity", "straight-through"):
         x = images.clone().requires_grad_()
-        logits = defense.for_attack(gradient).wrap(classifier)(x)
+        logits = defense.attacked(classifier, gradient)(x)
         found += torch.autograd.grad(logits[:, 0].sum(), x)
     # These images hardly reach the last clamp, in which alone the two differ.
     assert float((found[0] - found[1]).abs().mean()) < 1e-2 * float(found[0].abs().mean())
@@ -141,11 +104,14 @@ def test_a_saved_defence_is_the_same(name: str, classifier: nn.Module, images: T
     assert type(loaded) is type(defense)
     assert loaded.config() == defense.config()
     for gradient in (None, *defense.gradients):
-        ours, theirs = (part if gradient is None else part.for_attack(gradient) for part in (defense, loaded))
+        ours, theirs = (
+            part.deployed(classifier) if gradient is None else part.attacked(classifier, gradient)
+            for part in (defense, loaded)
+        )
         torch.manual_seed(0)
-        expected = ours.wrap(classifier)(ours.prepare(images))
+        expected = ours(defense.entered(images))
         torch.manual_seed(0)
-        assert torch.equal(theirs.wrap(classifier)(theirs.prepare(images)), expected)
+        assert torch.equal(theirs(loaded.entered(images)), expected)
     metadata = checkpoint.read_tensors(file)[1]
     assert metadata["defense"] == defense.kind
     assert metadata["fdjpeg"] == fdjpeg.__version__
@@ -156,8 +122,8 @@ def test_a_saved_defence_is_the_same(name: str, classifier: nn.Module, images: T
 def test_weights_for_another_architecture_are_refused(name: str) -> None:
     other = nn.Sequential(nn.Conv2d(3, 16, 5), nn.Flatten(), nn.LazyLinear(4))
     other(torch.zeros(1, 3, 16, 16))
-    with pytest.raises(ValueError, match=r"which has no '3\.weight': it is of another architecture|'3\.weight'|'2\."):
-        EXAMPLES[name].wrap(other)
+    with pytest.raises(ValueError, match=r"checkpoint must fit .*'(3|2)\..*: it is of another architecture"):
+        EXAMPLES[name].deployed(other)
 
 
 def test_weights_of_another_shape_are_refused(tmp_path: Path) -> None:
@@ -170,14 +136,14 @@ def test_weights_of_another_shape_are_refused(tmp_path: Path) -> None:
         defenses.load(tmp_path)
 
 
-def test_files_that_are_no_saved_defence_are_refused(tmp_path: Path) -> None:
+def test_files_that_are_not_saved_defences_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="which does not exist"):
         defenses.load(tmp_path)
     (tmp_path / "text.safetensors").write_text("no tensors")
-    with pytest.raises(ValueError, match="should be a safetensors file of fdjpeg"):
+    with pytest.raises(ValueError, match="must be a safetensors file of fdjpeg"):
         defenses.load(tmp_path / "text.safetensors")
     checkpoint.write_tensors(tmp_path / "other.safetensors", {"a": torch.zeros(1)}, {"format": "other/1"})
-    with pytest.raises(ValueError, match="should be a defence that fdjpeg saved"):
+    with pytest.raises(ValueError, match="must be a defence that fdjpeg saved"):
         defenses.load(tmp_path / "other.safetensors")
     checkpoint.write_tensors(
         tmp_path / "later.safetensors", {}, {"format": checkpoint.FORMAT, "defense": "later", "config": {}}
@@ -187,7 +153,7 @@ def test_files_that_are_no_saved_defence_are_refused(tmp_path: Path) -> None:
     checkpoint.write_tensors(
         tmp_path / "settings.safetensors", {}, {"format": checkpoint.FORMAT, "defense": "jpeg", "config": {"q": 1}}
     )
-    with pytest.raises(ValueError, match="should hold the settings of jpeg"):
+    with pytest.raises(ValueError, match="must hold the settings of jpeg"):
         defenses.load(tmp_path / "settings.safetensors")
     metadata = {"format": checkpoint.FORMAT, "defense": "s2snet", "config": {"architecture": "vgg"}}
     checkpoint.write_tensors(tmp_path / "vgg.safetensors", {}, metadata)
@@ -218,7 +184,7 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
 
 
 def by_pillow(image: Tensor, **options: Any) -> Tensor:
-    """What Pillow makes of one image ``(3, H, W)`` of whole bytes."""
+    """Returns one image ``(3, H, W)`` of whole bytes after Pillow's encoder and decoder."""
     buffer = io.BytesIO()
     samples = (image * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
     Image.fromarray(samples).save(buffer, "JPEG", **options)
@@ -266,30 +232,21 @@ def test_statistics_are_those_of_an_orthonormal_dct_and_add_up_in_any_order(imag
 def test_two_passes_restore_what_one_pass_does_not() -> None:
     images = defense_data.foolbox_images("cifar10")[0]
     twice = defenses.FeatureDistillation("uniform(30)", passes=2)
-    prepared = twice.prepare(images)
+    entered = twice.entered(images)
     noise = torch.randint(0, 2, images.shape, generator=torch.Generator().manual_seed(SEED)) * 2 - 1
-    attacked = (prepared + 2 / 255 * noise).clamp(0, 1)
-    # Of such noise no coefficient comes near half a step.
-    assert torch.equal(twice(attacked), prepared)
+    attacked = (entered + 2 / 255 * noise).clamp(0, 1)
+    # Such noise moves no coefficient by nearly half a step.
+    assert torch.equal(twice(attacked), entered)
     # The layer rounds to bytes: half a step of 15 holds against 8 · 1, not against 8 · 2. (Nothing here is clipped.)
-    prepared = twice.prepare(0.25 + images / 2)
-    assert torch.equal(twice(prepared + 1.4 / 255), prepared)
-    moved = twice(prepared + 1.8 / 255)
-    assert torch.equal(moved, twice(prepared + 2 / 255))
-    assert not torch.equal(moved, prepared)
+    entered = twice.entered(0.25 + images / 2)
+    assert torch.equal(twice(entered + 1.4 / 255), entered)
+    moved = twice(entered + 1.8 / 255)
+    assert torch.equal(moved, twice(entered + 2 / 255))
+    assert not torch.equal(moved, entered)
     once = defenses.FeatureDistillation("uniform(30)")
-    assert torch.equal(once.prepare(images), images)
+    assert torch.equal(once.entered(images), images)
     changed = once((images + 2 / 255 * noise).clamp(0, 1)) != once(images)
     assert float(changed.float().mean()) > 0.5
-
-
-def test_an_evaluation_enters_after_the_first_of_two_passes_whatever_the_image(images: Tensor) -> None:
-    twice = defenses.FeatureDistillation("uniform(30)", passes=2)
-    on_the_lattice = torch.full((1, 3, 16, 16), 128 / 255)
-    assert torch.equal(twice.prepare(on_the_lattice), on_the_lattice)
-    for image in (images[:1], on_the_lattice):
-        assert of_module(twice, "twice", image=image).first is not None
-        assert of_module(defenses.FeatureDistillation("uniform(30)"), "once", image=image).first is None
 
 
 @pytest.mark.parametrize(
@@ -335,9 +292,9 @@ def test_the_vote_is_of_the_majority_and_ties_go_to_the_higher_softmax() -> None
 
 def test_each_member_sees_its_own_level(images: Tensor, classifier: nn.Module) -> None:
     ensemble = EXAMPLES["jpeg-ensemble"]
-    attacked = ensemble.for_attack("cubic").wrap(classifier)
+    attacked = ensemble.attacked(classifier, "cubic")
     assert isinstance(attacked, MeanLogProbability)
-    assert isinstance(ensemble.wrap(classifier), Vote)
+    assert isinstance(ensemble.deployed(classifier), Vote)
     for branch, step in zip(attacked.branches, (6, 12, 24), strict=True):
         expected = fdjpeg.jpeg(images, tables=QuantTables(LUMA / 12 * step, (CHROMA / 12 * step).round()))
         layer = branch[0]  # type: ignore[index]
@@ -426,23 +383,24 @@ def test_a_detached_bottleneck_gives_the_encoder_no_gradient(images: Tensor) -> 
     assert all(parameter.grad is not None for parameter in net.encoder.parameters())
 
 
-def test_gradient_cosine_tells_what_a_layer_passes_on(classifier: nn.Module, images: Tensor) -> None:
+def test_gradient_cosine_shows_whether_a_layer_passes_the_gradient_on(classifier: nn.Module, images: Tensor) -> None:
     labels = torch.arange(6) % 4
-    torch.testing.assert_close(gradient_cosine(Defense(), classifier, images, labels), torch.ones(6))
-    other = gradient_cosine(EXAMPLES["s2snet"].eval(), classifier, images, labels)
+    bare, defended = Defense().deployed(classifier), EXAMPLES["s2snet"].deployed(classifier)
+    torch.testing.assert_close(gradient_cosine(bare, classifier, images, labels), torch.ones(6))
+    other = gradient_cosine(defended, classifier, images, labels)
     assert float(other.abs().max()) < 0.5
 
 
 def test_tempered_logits_are_the_deployed_ones_divided(classifier: nn.Module, images: Tensor) -> None:
     defense = EXAMPLES["defensive-distillation"]
-    deployed, tempered = defense.wrap(classifier)(images), defense.for_attack("tempered").wrap(classifier)(images)
-    torch.testing.assert_close(tempered, deployed / 20)
+    tempered = defense.attacked(classifier, "tempered")(images)
+    torch.testing.assert_close(tempered, defense.deployed(classifier)(images) / 20)
 
 
-def test_own_network_stands_in_for_the_classifier(images: Tensor) -> None:
-    logits = EXAMPLES["own-network"].wrap(nn.Identity())(images)
+def test_the_papers_network_replaces_the_classifier(images: Tensor) -> None:
+    logits = EXAMPLES["own-network"].deployed(nn.Identity())(images)
     assert logits.shape == (6, 10)
-    assert accuracy(EXAMPLES["own-network"].wrap(nn.Identity()), images, logits.argmax(dim=1)) == 1
+    assert accuracy(EXAMPLES["own-network"].deployed(nn.Identity()), images, logits.argmax(dim=1)) == 1
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Every script of examples/ runs, and prints what its defence is worth."""
+"""Every script of examples/ runs, attacks its defence and prints the result."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from support.defense_data import patterns
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SCRIPTS = sorted(file.stem for file in EXAMPLES.glob("*.py") if file.stem not in ("common", "learn_tables"))
 
-#: Settings of seconds, where the packaged ones take minutes.
+#: Settings with which training takes seconds; the packaged ones take minutes.
 SETTINGS = {
     "feature_distillation": "n: 15",
     "jpeg_ensemble": "tuning: {epochs: 1, batch_size: 16}",
@@ -66,5 +66,5 @@ def test_examples_attack_no_image_that_they_train_on(tmp_path: Path, monkeypatch
     assert len(train) == 6
     assert torch.equal(attacked.images, images[6:])
     options.test = 10
-    with pytest.raises(SystemExit, match="should hold more than the 10 images to attack, got 10"):
+    with pytest.raises(SystemExit, match="must hold more than the 10 images to attack, got 10"):
         common.read(options)

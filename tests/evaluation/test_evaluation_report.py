@@ -7,6 +7,7 @@ import html.parser
 import io
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from support.evaluation_cases import smooth, tiny
 from fdjpeg import evaluation
 from fdjpeg.evaluation import Cell, Report
 from fdjpeg.evaluation.cells import join
+from fdjpeg.evaluation.settings import ImageOrigin, NetworkOrigin, RunSettings
 from fdjpeg.sources import ImageSet
 
 
@@ -38,24 +40,32 @@ CELLS = [
 ]
 
 
-def made(*more: Cell, **settings: object) -> Report:
-    """Four images of class 0; which are right where is written down, so that the table is known."""
+SETTINGS = RunSettings(
+    images=ImageOrigin(4, source="here", terms="none", digest="", lattice_tried=4, on_lattice={}),
+    model=NetworkOrigin("<net>", source="here", terms="none", digest=""),
+    attacks={"PGD-20": {"steps": 20}},
+    gradient_free=[],
+    defenses={"jpeg:75": ["identity", "cubic"]},
+    randomised=[],
+    draws=20,
+    transfer={},
+    norm="linf",
+    eps=["1/255"],
+    batch_size=4,
+    at_once=4,
+    pictures=0,
+    seed=0,
+    checks=True,
+    open=[],
+    device="cpu",
+    versions={"torch": "2"},
+)
+
+
+def made(*more: Cell, **settings: Any) -> Report:
+    """Four images of class 0, right where the cells above say so: the table is known."""
     images = ImageSet(torch.rand(4, 3, 8, 8), torch.zeros(4, dtype=torch.int64), ("a", "b", "c", "d"))
-    chosen = {
-        "defenses": {"jpeg:75": ["identity", "cubic"]},
-        "attacks": {"PGD-20": {"steps": 20}},
-        "gradient-free": [],
-        "randomised": [],
-        "draws": 20,
-        "transfer": {},
-        "norm": "linf",
-        "eps": ["1/255"],
-        "open": [],
-        "model": {"name": "<net>", "source": "here", "terms": "none"},
-        "images": {"source": "here", "terms": "none", "tried for a JPEG lattice": 4, "on a JPEG lattice": {}},
-        "versions": {"torch": "2"},
-    }
-    return Report({**chosen, **settings}, [*CELLS, *more], images)
+    return Report(replace(SETTINGS, **settings), [*CELLS, *more], images)
 
 
 def test_worst_case_is_taken_image_by_image() -> None:
@@ -75,7 +85,7 @@ def test_several_attacks_are_joined_image_by_image_and_told_apart() -> None:
         cell("jpeg:75", "adaptive", [0, 0, 1, 1], gradient="identity", attack="FGSM"),
         cell("jpeg:75", "black-box", [1, 0, 0, 0], attack="Square-50"),
         attacks={"PGD-20": {}, "FGSM": {}, "Square-50": {}},
-        **{"gradient-free": ["Square-50"]},
+        gradient_free=["Square-50"],
     )
     row = report.rows[1]
     assert row.attacks == {"gray-box": 2, "identity": 1, "cubic": 3, "black-box": 2}
@@ -196,7 +206,7 @@ def test_report_shows_pictures_and_curves_of_each_defence() -> None:
 
 def test_an_unwritable_folder_is_named(tmp_path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(ValueError, match="folder should be one that can be written"):
+    with pytest.raises(ValueError, match="folder must be a folder that can be written"):
         made().save(tmp_path / "file")
 
 

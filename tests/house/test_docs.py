@@ -1,4 +1,4 @@
-"""What docs/migrating.md promises runs; the tables of docs/evaluation.md and docs/defenses.md are the results'."""
+"""The documents: each call in docs/migrating.md runs, and tables in docs equal the kept results."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_the_page_has_a_replacement_for_each_peer() -> None:
     assert len(REPLACEMENTS) == 10
 
 
-#: The results of each CIFAR-10 table of docs/evaluation.md, which is told by a row, as files in their order of radii.
+#: The results of each CIFAR-10 table of docs/evaluation.md: a row that identifies it, and files in order of radii.
 EVALUATIONS = {
     "jpeg:75 | 170": ["cifar10", "cifar10-large"],
     "stochastic-jpeg:20+40+60+80 | 35.7": ["cifar10-random"],
@@ -51,14 +51,14 @@ EVALUATIONS = {
 
 
 def counts(rows: list[dict[str, object]], column: str) -> str:
-    """What a column of the page says of a defence: a count for each radius, – where none was taken."""
+    """Returns a cell of the page: a count for each radius, – where none was taken."""
     if column == "clean":
         rows = rows[:1]
     found: list[float | None] = []
     for row in rows:
         attacks: dict[str, float] = row["attacks"]  # type: ignore[assignment]
         named = {"clean": row["clean"], "noise": row["noise"], "worst case": row["worst"], **attacks}
-        # Where chroma is not subsampled identity and straight-through are one attack; one run called it identity.
+        # If chroma is not subsampled, identity and straight-through are one attack; one run called it identity.
         if column in ("identity", "straight-through") and str(row["defense"]).startswith("feature-distillation"):
             named["straight-through"] = attacks.get("straight-through", attacks.get("identity"))
             named.pop("identity", None)
@@ -74,7 +74,7 @@ def results(*names: str) -> list[dict[str, object]]:
 
 
 def table_with(row: str) -> tuple[list[str], list[list[str]]]:
-    """The columns and the rows of that table of docs/evaluation.md which has a row that begins so."""
+    """Returns columns and rows of the table in docs/evaluation.md with a row that begins with ``row``."""
     page = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
     (table,) = (part for part in page.split("\n\n") if part.startswith("| defence |") and f"\n| {row} |" in part)
     head, _, *lines = ([cell.strip() for cell in line.strip("|").split("|")] for line in table.strip().splitlines())
@@ -97,7 +97,7 @@ def test_the_table_of_photographs_is_that_of_the_results() -> None:
         assert [counts([row], column) for column in columns] == cells, (defence, eps)
 
 
-#: What docs/defenses.md calls the defences of benchmarks/defenses.py.
+#: Names in docs/defenses.md, and in benchmarks/defenses.py.
 DEFENSES = {
     "none (white-box)": "none",
     "feature distillation, paper": "feature-distillation:paper",
@@ -114,13 +114,13 @@ DEFENSES = {
 
 
 def tables_of_defenses(columns: str) -> list[list[list[str]]]:
-    """The rows of each table of docs/defenses.md whose columns begin so: the small network's, the ResNet-18's."""
+    """Returns the rows of each table in docs/defenses.md with these first columns: small network, then ResNet-18."""
     page = (ROOT / "docs" / "defenses.md").read_text(encoding="utf-8")
     tables = [part.strip().splitlines()[2:] for part in page.split("\n\n") if part.startswith(columns)]
     return [[[cell.strip() for cell in line.strip("|").split("|")] for line in lines] for lines in tables]
 
 
-@pytest.mark.parametrize(("place", "network"), enumerate(("small", "resnet18-cifar10")))
+@pytest.mark.parametrize(("place", "network"), [(0, "small"), (1, "resnet18-cifar10")])
 def test_the_tables_of_defenses_are_those_of_the_results(place: int, network: str) -> None:
     file = ROOT / "benchmarks" / "results" / "defenses" / f"2026-11-21-{network}.json"
     found = json.loads(file.read_text(encoding="utf-8"))

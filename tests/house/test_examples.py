@@ -1,4 +1,4 @@
-"""The examples run, and do what they say."""
+"""The example of learned tables runs, and its files have the tables that it learned."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_learn_tables_writes_files_with_the_tables_that_it_learned(rng: np.rando
     for number in range(2):
         coarse = Image.fromarray(rng.integers(0, 256, (9, 12, 3), dtype=np.uint8))
         coarse.resize((96, 72), Image.Resampling.BICUBIC).save(images / f"{number}.png")
-    options = ["--squares", "16", "--steps", "8", "--quality", "60"]
+    options = ["--squares", "16", "--iterations", "8", "--quality", "60"]
     command = [sys.executable, str(EXAMPLES / "learn_tables.py"), str(images), str(out), *options]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert printed.count("dB with the learned ones") == 2

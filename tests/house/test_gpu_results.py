@@ -1,4 +1,4 @@
-"""The kept results of GPUs: whether they are of the kernels as they are, and that the command can be used at all."""
+"""The kept results of GPUs: whether they are of these kernels, and that ``benchmarks/gpu.py`` works without a GPU."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def gpu() -> ModuleType:
 
 
 def test_newest_result_is_of_these_kernels(gpu: ModuleType) -> None:
-    """A warning, not a failure: a change need not wait for a GPU."""
+    """Warns and does not fail, because a change need not wait for a GPU."""
     newest = max(RESULTS.glob("????-??-??-*.json"), default=None)
     if newest is None:
         warnings.warn("GPU pending: no result of a GPU is kept (benchmarks/gpu.py makes one)", stacklevel=1)
@@ -86,7 +86,7 @@ def test_command_says_that_it_needs_a_gpu(tmp_path: Path) -> None:
 
 
 class _Event:
-    """What a GPU's event is, without one."""
+    """A GPU's event, without a GPU."""
 
     def __init__(self, enable_timing: bool) -> None:
         assert enable_timing
@@ -99,7 +99,7 @@ class _Event:
 
 
 def _torchvision() -> ModuleType:
-    """The two functions of its codec that a GPU would run."""
+    """Stands in for torchvision: the two functions of its codec that a GPU would run."""
     module = ModuleType("torchvision.io")
     module.__spec__ = ModuleSpec("torchvision", None)
     module.encode_jpeg = lambda images, quality: list(images)
@@ -109,7 +109,7 @@ def _torchvision() -> ModuleType:
 
 @pytest.fixture
 def pretended(gpu: ModuleType, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """``gpu_timings`` where a CPU stands for the GPU, with small images and few turns."""
+    """``gpu_timings`` with a CPU in place of the GPU, small images and few turns."""
     timings: ModuleType = gpu.gpu_timings
     for name, value in {
         "DEVICE": "cpu",
@@ -141,7 +141,7 @@ def pretended(gpu: ModuleType, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 @pytest.fixture
 def commands(gpu: ModuleType, monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, Any]]:
-    """What the commands of the parts answer, by name: "passed" and "said"; all succeed unless a test says otherwise."""
+    """Answers of the parts' commands, by name: "passed" and "said". All succeed unless a test changes them."""
     answers: dict[str, dict[str, Any]] = {}
 
     def run(kept: Any, name: str, arguments: list[str], limit: float, **environment: str) -> dict[str, Any]:
@@ -158,7 +158,7 @@ def commands(gpu: ModuleType, monkeypatch: pytest.MonkeyPatch) -> dict[str, dict
 def main(
     gpu: ModuleType, pretended: ModuleType, commands: object, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Callable[..., dict[str, Any]]:
-    """Runs the command, all parts of it unless some are named: the results as the file holds them."""
+    """Runs the command, by default with all parts, and returns the results in its file."""
 
     def run(*parts: str) -> dict[str, Any]:
         monkeypatch.setattr(sys, "argv", ["gpu.py", str(tmp_path), *(["--parts", *parts] if parts else [])])
@@ -176,7 +176,7 @@ def _results(out: Path) -> dict[str, Any]:
 def test_whole_run(
     gpu: ModuleType, main: Callable[..., dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """On a CPU that stands for the GPU: every measurement, the file, both tables."""
+    """Runs every measurement with a CPU in place of the GPU; checks the file and both tables."""
     results = main()
     assert results["kernels"] == gpu.kernel_hash()
     assert (results["gpu"], results["capability"], results["copy_rate"]) == ("Pretended GPU", [9, 0], 4e12)
@@ -280,7 +280,7 @@ def test_parts_say_what_was_left_out_and_what_failed(
 ) -> None:
     here = {"jpeglib": None, "simplejpeg": None}
     monkeypatch.setattr(gpu.importlib.util, "find_spec", lambda name: here.get(name, ModuleSpec(name, None)))
-    commands["tests of GPUs"] = {"said": "45 skipped"}  # none of them ran
+    commands["tests of GPUs"] = {"said": "45 skipped"}  # none ran
     commands["memcheck"] = {"passed": False, "said": "Device not supported"}
     results = main("tests", "sanitizer")
     tests, conformance = results["tests"]
@@ -301,7 +301,7 @@ def test_parts_say_what_was_left_out_and_what_failed(
 
 
 def test_tests_of_gpus_run_where_a_cpu_stands_for_one() -> None:
-    """That they can fail on a GPU is not shown, but that nothing in them fails for a reason of their own."""
+    """Shows that the tests have no mistakes of their own. It cannot show that they fail on a wrong GPU kernel."""
     paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     arguments = [
         "-p",
@@ -312,7 +312,7 @@ def test_tests_of_gpus_run_where_a_cpu_stands_for_one() -> None:
         "-q",
         "-m",
         "gpu",
-        "tests/kernels/test_gpu.py",
+        *sorted(str(path) for path in ROOT.glob("tests/kernels/test_gpu*.py")),
     ]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *arguments],

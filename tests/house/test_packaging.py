@@ -1,4 +1,4 @@
-"""The house: the build and its messages, what the package holds, how the library is loaded, README's commands."""
+"""Packaging: the build and its messages, the contents of packages, loading of the library, README's commands."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def text_of(name: str) -> str:
 
 
 def readme_command(ending: str) -> str:
-    """The one command of README's shell blocks that ends so."""
+    """Returns the one command in README's shell blocks with this ending."""
     lines = [
         line for block in re.findall(r"```sh\n(.*?)```", text_of("README.md"), re.S) for line in block.splitlines()
     ]
@@ -62,7 +62,7 @@ def setup_script(build_backend: ModuleType) -> ModuleType:
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A copy of what is under version control."""
+    """A copy of the files under version control."""
     ignored = shutil.ignore_patterns(
         ".*", "build", "dist", "*.egg-info", "*.so", "__pycache__", "venv", "fdjpeg-evaluation"
     )
@@ -108,14 +108,30 @@ def test_readme_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert torch.equal(saved.luma, names["tables"].luma.detach().to(saved.luma))
 
 
-def test_readme_links_exist() -> None:
-    for name in ("README.md", "CONTRIBUTING.md"):
-        for link in re.findall(r"\]\(([^)#:]+)\)", text_of(name)):
-            assert (ROOT / link).exists(), f"{name} links to {link}"
+#: The pages whose links are checked.
+PAGES = [
+    "README.md",
+    "CONTRIBUTING.md",
+    "tests/README.md",
+    "benchmarks/results/README.md",
+    *sorted(f"docs/{page.name}" for page in ROOT.glob("docs/*.md")),
+]
+
+
+def links_of(name: str) -> list[str]:
+    """Returns the relative links of a page, as paths from the root."""
+    links = re.findall(r"\]\(([^)#:]+)\)", text_of(name))
+    return [os.path.relpath((ROOT / name).parent / link, ROOT) for link in links]
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_links_exist(name: str) -> None:
+    for link in links_of(name):
+        assert (ROOT / link).exists(), f"{name} links to {link}"
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# What the build asks for
+# The build's requirements
 
 
 def fake_torch(place: Path, version: str, *, headers: bool = True) -> Path:
@@ -129,7 +145,7 @@ def fake_torch(place: Path, version: str, *, headers: bool = True) -> Path:
 
 @pytest.fixture
 def no_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An interpreter without packages, as a build environment is; returns the site-packages that it hides."""
+    """An interpreter without packages, like a build environment; returns the site-packages that it hides."""
     hidden = tmp_path / "site-packages"
     hidden.mkdir()
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
@@ -168,7 +184,7 @@ def test_build_requires_torch_only_where_there_is_none(
 
 
 def failing_build(checkout: Path, **environment: str) -> str:
-    """Runs setup.py, which must fail; returns the last line of what it said."""
+    """Runs setup.py, which must fail; returns the last line of its errors."""
     result = python("setup.py", "build_ext", cwd=checkout, **{"CXX": "", "FDJPEG_CUDA": "", **environment})
     assert result.returncode != 0
     assert "Traceback" not in result.stderr
@@ -194,14 +210,14 @@ def test_compiler_of_another_age_says_what_to_install(checkout: Path, tmp_path: 
 
 def test_cuda_without_nvcc_says_so(checkout: Path, tmp_path: Path) -> None:
     message = failing_build(checkout, FDJPEG_CUDA="1", CUDA_HOME=str(tmp_path))
-    assert f"there is no nvcc (looked for {tmp_path}/bin/nvcc)" in message
+    assert f"no nvcc was found (looked for {tmp_path}/bin/nvcc)" in message
     assert "install the CUDA toolkit" in message
 
 
 def test_wrong_settings_are_named(checkout: Path, setup_script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "FDJPEG_CUDA should be 0, 1 or unset, got 'yes'" in failing_build(checkout, FDJPEG_CUDA="yes")
+    assert "FDJPEG_CUDA must be 0, 1 or unset, got 'yes'" in failing_build(checkout, FDJPEG_CUDA="yes")
     monkeypatch.setenv("FDJPEG_CUDA_ARCHS", "8.0;sm_90")
-    with pytest.raises(setup_script.SetupError, match=r'such as "8\.0;9\.0", got \'sm_90\''):
+    with pytest.raises(setup_script.SetupError, match=r'must hold architectures such as "8\.0;9\.0", got \'sm_90\''):
         setup_script.gpu_flags()
 
 
@@ -235,12 +251,12 @@ def test_cuda_settings(setup_script: ModuleType, monkeypatch: pytest.MonkeyPatch
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# What is in the packages
+# The contents of packages
 
 
 @pytest.fixture
 def recording_compiler(tmp_path: Path) -> Path:
-    """Stands in for a compiler: writes down how it was called, and leaves an empty file where its output goes."""
+    """Stands in for a compiler: records its arguments, and writes an empty file as its output."""
     script = tmp_path / "recording-c++"
     script.write_text(
         f'#!/bin/sh\necho "$@" >> {tmp_path}/calls\n'
@@ -298,8 +314,11 @@ def test_source_distribution_holds_what_building_needs(checkout: Path) -> None:
     with tarfile.open(archive) as opened:
         names = {name.partition("/")[2] for name in opened.getnames()}
     sources = [path for folder in ("csrc", "fdjpeg", "tests") for path in ROOT.glob(f"{folder}/**/*.[chp]*")]
+    sources += ROOT.glob("docs/*")  # tests read the documents
     wanted = {path.relative_to(ROOT).as_posix() for path in sources if path.suffix not in (".pyc", ".so")}
     assert wanted | {"setup.py", "build_backend.py", "LICENSE", "NOTICE", "CITATION.cff"} <= names
+    linked = {link for page in PAGES for link in links_of(page)}
+    assert {link for link in linked if (ROOT / link).is_file()} <= names
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -360,7 +379,7 @@ def test_backends_that_cannot_serve_are_refused(checkout: Path) -> None:
     assert result.stderr.splitlines()[-1].startswith("ImportError: FDJPEG_BACKEND=cuda, but this backend is missing: ")
     result = report_of_import(checkout, FDJPEG_BACKEND="gpu")
     assert result.stderr.splitlines()[-1] == (
-        "ValueError: FDJPEG_BACKEND should be cuda, triton, reference or unset, got 'gpu'"
+        "ValueError: FDJPEG_BACKEND must be cuda, triton, reference or unset, got 'gpu'"
     )
 
 

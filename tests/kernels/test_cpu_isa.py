@@ -1,6 +1,6 @@
 """The CPU kernels on every instruction set of the machine, forced in turn by ``FDJPEG_ISA``.
 
-The choice is made once in a process, so each instruction set that this process has not chosen has one of its own, which
+The choice is made once in a process, so each instruction set that this process has not chosen has its own, which
 runs the conformance suite and the tests of this file.
 """
 
@@ -86,7 +86,7 @@ def test_forced_quantizer_is_exact_for_every_coefficient_and_step(isa: str, tmp_
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# What the conformance suite leaves out; these run in every process that is forced
+# Cases that the conformance suite leaves out; these run in every process that is forced
 
 
 @pytest.mark.parametrize("upsampling", ["fancy", "nearest"])

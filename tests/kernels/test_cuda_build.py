@@ -1,4 +1,4 @@
-"""What nvcc makes of the kernels: registers, spills and instructions, within what ``cuda_budget.json`` records."""
+"""The kernels as nvcc compiles them: registers, spills and instructions stay within ``cuda_budget.json``."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_the_recorded_instructions_meet_the_targets() -> None:
         assert task.microseconds <= task.target, task
 
 
-def test_library_beside_this_torch_holds_the_ops() -> None:
+def test_library_with_this_torch_holds_the_ops() -> None:
     """Whichever torch this is: the library holds kernels for GPUs even where torch has no CUDA."""
     import torch
 

@@ -16,12 +16,12 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
-from support import cases, emulation, planted_bugs
+from support import cases, emulation, emulation_cases, planted_bugs
 from support.oracles import FACTORS
 from support.planted_bugs import Mutant
 from torch import Tensor
 
-from fdjpeg import reference, surrogates
+from fdjpeg import _slopes, reference, surrogates
 from fdjpeg._geometry import Geometry
 
 pytestmark = pytest.mark.skipif(emulation.compiler() is None, reason="there is no g++ to compile the emulation with")
@@ -65,7 +65,7 @@ def _assert_close(actual: Tensor, expected: Tensor, tolerance: float) -> None:
 
 
 def _channels_and_upsamplings(subsampling: str) -> list[tuple[int, bool]]:
-    """What makes a difference: greyscale for one subsampling, the triangle where there is one."""
+    """The combinations that differ: greyscale for one subsampling, the triangle where there is one."""
     if subsampling == "4:4:4":
         return [(3, True), (1, True)]
     return [(3, True)] if subsampling == "4:1:1" else [(3, True), (3, False)]
@@ -93,7 +93,7 @@ def test_forward_in_each_order_and_layout(subsampling: str, dtype: torch.dtype, 
 def test_backward_in_each_order_and_layout(subsampling: str, dtype: torch.dtype, rng: np.random.Generator) -> None:
     factors = FACTORS[subsampling]
     orders = itertools.cycle(emulation.ORDERS)
-    slopes = surrogates.slope_table(surrogates.resolve("sine"), torch.device("cpu"))
+    slopes = _slopes.slope_table(surrogates.resolve("sine"), torch.device("cpu"))
     for (height, width), (channels, fancy) in itertools.product(
         [(43, 70), (64, 66)], _channels_and_upsamplings(subsampling)
     ):
@@ -177,7 +177,7 @@ def test_block_transforms_in_each_order(dtype: torch.dtype, rng: np.random.Gener
 
 
 @SUBSAMPLINGS
-def test_scratch_memory_is_small_beside_the_images(subsampling: str) -> None:
+def test_scratch_memory_is_small_compared_with_the_images(subsampling: str) -> None:
     """With the 8-bit planes at most half of float32 images; real planes take 25 MB or are those of one image."""
     factors = FACTORS[subsampling]
     for shape in [(1, 3, 8, 8), (70000, 3, 8, 8), (256, 3, 224, 224), (3, 3, 1000, 1500), (1, 3, 16384, 16384)]:
@@ -211,7 +211,7 @@ def test_integer_division_is_exact(rng: np.random.Generator) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Sanitizers and planted bugs: a program of its own reads cases from a file
+# Sanitizers and planted bugs: a separate program reads cases from a file
 
 
 #: Each of them, rounded and soft.
@@ -227,7 +227,7 @@ def _cases(ops: str, subsamplings: dict[str, tuple[int, int]], dtypes: list[torc
     blob = b""
     if ops == "blocks":
         for size, dtype in itertools.product([(2, 1, 24, 40), (1, 1, 64, 72), (3, 1, 8, 8)], dtypes):
-            blob += emulation.block_cases(torch.from_numpy(rng.standard_normal(size)).to(dtype), reference)
+            blob += emulation_cases.block_cases(torch.from_numpy(rng.standard_normal(size)).to(dtype), reference)
         return blob
     if ops == "real":
         for factors, dtype in itertools.product(subsamplings.values(), dtypes):
@@ -241,7 +241,7 @@ def _cases(ops: str, subsamplings: dict[str, tuple[int, int]], dtypes: list[torc
                 for rounding, given in zip(roundings, (tables.float(), tables[1:].clone(), None), strict=True):
                     if dtype == torch.float64 or rounding[-1]:
                         setting = (given, 61.0, factors, height != 67, rounding, reference)
-                        blob += emulation.real_cases(image, grad, *setting)
+                        blob += emulation_cases.real_cases(image, grad, *setting)
         return blob
     for factors, dtype in itertools.product(subsamplings.values(), dtypes):
         for height, width, layout, by_tables in ((99, 66, 0, True), (16, 96, 0, False), (66, 37, 1, True)):
@@ -250,13 +250,13 @@ def _cases(ops: str, subsamplings: dict[str, tuple[int, int]], dtypes: list[torc
             setting = (tables, 60.0, factors, height != 66, reference)
             if ops == "backward":
                 grad = torch.from_numpy(rng.standard_normal(image.shape)).to(dtype)
-                blob += emulation.backward_cases(image, grad, *setting)
+                blob += emulation_cases.backward_cases(image, grad, *setting)
             else:
-                blob += emulation.forward_cases(image, *setting)
+                blob += emulation_cases.forward_cases(image, *setting)
     return blob
 
 
-#: What the kernels are compiled for where they run under sanitizers, and where bugs are planted in them.
+#: The dtypes that the kernels are compiled for under sanitizers, and with planted bugs.
 SANITIZED = {
     "forward": [torch.uint8, torch.float32],
     "backward": [torch.float32],
@@ -309,17 +309,28 @@ def test_rows_beyond_2_to_the_31_samples(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def _holding(headers: Path, mutant: Mutant, ops: str) -> list[Path]:
+    """The file of each place where a mutant fits: in the kernels of `ops`, or else in what all kernels share."""
+    of_real = [path for path in headers.glob("*/*") if path.name.startswith("real_")]
+    others = [path for path in headers.glob("*/*") if path not in of_real]
+    shared = [path for path in others if not path.name.startswith(("exact_", "block_"))]
+    for sources in (of_real, shared) if ops == "real" else (others,):
+        holding = [path for path in sources for _ in range(path.read_text().count(mutant.old))]
+        if holding:
+            return holding
+    return []
+
+
 def _planted(folder: Path, number: int, mutant: Mutant | None, run: _Run) -> tuple[str, int | None, str]:
-    """Compiles a mutant (or none) and runs the cases of one subsampling: its name, the exit status, what it said."""
+    """Compiles a mutant (or none) and runs the cases of one subsampling; returns its name, exit status and output."""
     name = "none" if mutant is None else mutant.name
     headers = folder / f"headers-{number}"
     types = [str(dtype).removeprefix("torch.") for dtype in PLANTED[run.ops]]
     emulation.restricted_copy(headers, types, [FACTORS[run.subsampling]])
     if mutant is not None:
-        sources = [path for path in headers.glob("*/*") if path.name.startswith("real_") == (run.ops == "real")]
-        holding = [path for path in sources for _ in range(path.read_text().count(mutant.old))]
+        holding = _holding(headers, mutant, run.ops)
         if len(holding) != 1:
-            return name, None, f"{mutant.old!r} stands {len(holding)} times in the kernels, not once"
+            return name, None, f"{mutant.old!r} is {len(holding)} times in the kernels, not once"
         holding[0].write_text(holding[0].read_text().replace(mutant.old, mutant.new))
     program = folder / f"program-{number}"
     try:
@@ -337,7 +348,7 @@ def _planted(folder: Path, number: int, mutant: Mutant | None, run: _Run) -> tup
 
 
 class _Run(NamedTuple):
-    """What a mutant is run with."""
+    """The program and the cases that a mutant runs with."""
 
     runner: emulation.Runner
     ops: str

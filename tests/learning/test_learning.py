@@ -12,7 +12,8 @@ from torch import Tensor
 
 import fdjpeg
 from fdjpeg import QuantTables, bits, encode
-from fdjpeg.learning.rate_distortion import PILLOW_SUBSAMPLINGS, psnr
+from fdjpeg._geometry import PILLOW_SUBSAMPLINGS
+from fdjpeg.learning.metrics import psnr
 from fdjpeg.learning.tables import ClassifierLoss, DeadZone, learn_tables
 
 
@@ -43,7 +44,7 @@ def images() -> Tensor:
 def test_learned_tables_keep_more_than_the_standard_ones_for_the_same_bits(images: Tensor, loss: str) -> None:
     learning, held_out = images[:36], images[36:]
     standard = QuantTables.standard(50)
-    tables = learn_tables(learning, bits(encode(learning, 50)), loss, steps=25, batch_size=18)
+    tables = learn_tables(learning, bits(encode(learning, 50)), loss, iterations=25, batch_size=18)
     assert taken(learning, tables) == pytest.approx(taken(learning, standard), rel=0.02)
     print(loss, kept(held_out, tables), kept(held_out, standard), taken(held_out, tables), taken(held_out, standard))
     if loss != "ms-ssim":
@@ -54,7 +55,7 @@ def test_learning_improves_on_its_start_and_repeats_itself(images: Tensor) -> No
     frequency = torch.arange(8)[:, None] + torch.arange(8)
     bad = QuantTables(150 - 10 * frequency, 150 - 10 * frequency)
     budget = bits(encode(images, 60, subsampling="4:4:4"))
-    options = {"start": bad, "subsampling": "4:4:4", "share": "none", "steps": 20, "batch_size": 24}
+    options = {"start": bad, "subsampling": "4:4:4", "share": "none", "iterations": 20, "batch_size": 24}
     seen: list[tuple[int, int]] = []
     tables = learn_tables(images, budget, progress=lambda done, total: seen.append((done, total)), **options)
     assert seen == [(done, 20) for done in range(1, 21)]
@@ -70,7 +71,7 @@ def test_flat_images_get_a_dc_step_whose_multiples_are_whole_samples() -> None:
     textures = torch.from_numpy(rng.integers(0, 32, (48, 1, 16, 16), np.uint8))
     images = torch.cat([levels.expand(48, 1, 16, 16), textures + (levels // 2)])
     budget = bits(encode(images, 75))
-    tables = learn_tables(images, budget, steps=15, batch_size=48)
+    tables = learn_tables(images, budget, iterations=15, batch_size=48)
     assert int(tables.y[0, 0]) == 8
     assert taken(images, tables) == pytest.approx(float(budget.sum()), rel=0.02)
 
@@ -93,9 +94,9 @@ def test_a_classifier_keeps_the_frequencies_that_it_looks_at() -> None:
             return torch.stack([-answer, answer], 1)
 
     budget = bits(encode(images, 25))
-    tables = learn_tables(images, budget, ClassifierLoss(Matched()), labels=labels, steps=30, batch_size=32)
+    tables = learn_tables(images, budget, ClassifierLoss(Matched()), labels=labels, iterations=30, batch_size=32)
     assert int(tables.y[5, 5]) < 0.8 * float(tables.y[4:, 4:].double().mean())
-    without_labels = learn_tables(images, budget, ClassifierLoss(Matched()), steps=2, batch_size=8)
+    without_labels = learn_tables(images, budget, ClassifierLoss(Matched()), iterations=2, batch_size=8)
     assert isinstance(without_labels, QuantTables)
 
 
@@ -133,7 +134,7 @@ def test_dead_zone_tells_the_squared_errors_derivative_by_a_step() -> None:
 def test_files_with_learned_tables_decode_to_the_layers_output(channels: int, subsampling: str) -> None:
     images = textured(np.random.default_rng(9), 6, channels, 40)[..., :37, :]
     budget = bits(encode(images, 45, subsampling=subsampling))
-    tables = learn_tables(images, budget, share="none", subsampling=subsampling, steps=4, batch_size=6)
+    tables = learn_tables(images, budget, share="none", subsampling=subsampling, iterations=4, batch_size=6)
     layer = fdjpeg.LearnableJPEG(tables, share="none", subsampling=subsampling)
     floats, differing = layer(images.float() / 255), 0
     for image, out in zip(images, (255 * floats).round().to(torch.uint8), strict=True):
@@ -156,7 +157,7 @@ def test_files_with_learned_tables_decode_to_the_layers_output(channels: int, su
         ({"budget": torch.zeros(4)}, "budget must be above 0, got 0"),
         ({"labels": torch.zeros(5)}, r"labels must be a tensor of shape \(4,\)"),
         ({"loss": "lpips"}, "loss must be one of 'psnr', 'mse', 'ms-ssim', or a function, got 'lpips'"),
-        ({"steps": 0}, "steps must be an integer of at least 1, got 0"),
+        ({"iterations": 0}, "iterations must be an integer of at least 1, got 0"),
         ({"batch_size": 2.5}, "batch_size must be an integer of at least 1, got 2.5"),
         ({"learning_rate": 0}, "learning_rate must be a number above 0, got 0"),
         ({"learning_rate": "fast"}, "learning_rate must be a number above 0, got 'fast'"),

@@ -13,7 +13,8 @@ from torch import Tensor
 
 import fdjpeg
 from fdjpeg import QuantTables
-from fdjpeg.learning.rate_distortion import HIGHEST_PSNR, bits_ratio, measure, ms_ssim, ms_ssim_scales, psnr
+from fdjpeg.learning.metrics import HIGHEST_PSNR, ms_ssim, ms_ssim_scales, psnr
+from fdjpeg.learning.rate_distortion import bits_ratio, measure
 
 
 def smooth_bytes(rng: np.random.Generator, count: int, channels: int, size: int) -> Tensor:

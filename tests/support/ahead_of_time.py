@@ -1,4 +1,4 @@
-"""What Triton makes of the launches of `fdjpeg._triton.launches`, for GPUs that are not at hand."""
+"""Compiles the launches of `fdjpeg._triton.launches` with Triton for GPUs that are not at hand."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from triton.runtime.jit import JITFunction
 
 from support import sass
 
-#: Triton tells by their sources what it holds.
+#: Triton names its files there by their sources.
 _CACHE = Path(__file__).resolve().parents[2] / "build" / "tests" / "triton"
 
 
@@ -30,7 +30,7 @@ class Launch(NamedTuple):
 
 
 class _Driver:
-    """What Triton asks of a GPU before it compiles for it."""
+    """Answers what Triton asks of a GPU before it compiles for it."""
 
     def __init__(self, capability: int) -> None:
         self.capability = capability
@@ -67,7 +67,7 @@ def launches(capability: int, call: Callable[[], Any]) -> list[Launch]:
 
 
 class Usage(NamedTuple):
-    """What a thread of a compiled kernel takes."""
+    """The resources that a thread of a compiled kernel takes."""
 
     cost: sass.Cost
     registers: int

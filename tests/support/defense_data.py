@@ -1,9 +1,11 @@
-"""Images, networks and attacks for the tests of defences."""
+"""Images, networks, settings and attacks for the tests of defences."""
 
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,8 +14,12 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from fdjpeg.defenses.training import images as data
-from fdjpeg.sources import ImageSet
+from fdjpeg import defenses
+from fdjpeg.defenses import Defense, defensive_distillation, feature_distillation, jpeg_ensemble, purifier, s2snet
+from fdjpeg.defenses.defensive_distillation import DistillationNet
+from fdjpeg.defenses.training.config import Schedule
+from fdjpeg.defenses.training.images import Images, StoredImages
+from fdjpeg.sources import ImageSet, Network
 
 SEED = 20_261_121
 
@@ -23,7 +29,7 @@ needs_foolbox = pytest.mark.skipif(
 
 
 def patterns(count: int, seed: int, amplitude: float = 0.1, noise: float = 0.1) -> tuple[Tensor, Tensor]:
-    """Labelled images ``(count, 3, 16, 16)`` of four classes: each a fixed faint pattern in noise on grey."""
+    """Returns labelled images ``(count, 3, 16, 16)`` of four classes: each a fixed faint pattern in noise on grey."""
     fixed = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(7))
     fixed = F.interpolate(fixed, size=(16, 16), mode="bicubic")
     labels = torch.arange(count) % 4
@@ -31,13 +37,13 @@ def patterns(count: int, seed: int, amplitude: float = 0.1, noise: float = 0.1) 
     return (0.5 + amplitude * fixed[labels] + noise * grain).clamp(0, 1), labels
 
 
-def stored(images: Tensor, labels: Tensor) -> data.Images:
-    """Images as training takes them."""
-    return data.of(ImageSet(images, labels, tuple(f"image {i}" for i in range(len(images)))))
+def stored(images: Tensor, labels: Tensor) -> StoredImages:
+    """Returns images as training takes them."""
+    return StoredImages.of(ImageSet(images, labels, tuple(f"image {i}" for i in range(len(images)))))
 
 
 def network() -> nn.Module:
-    """A small classifier of the patterns, with random weights."""
+    """Returns a small classifier of the patterns, with random weights."""
     torch.manual_seed(SEED)
     return nn.Sequential(
         nn.Conv2d(3, 16, 5, padding=2),
@@ -52,13 +58,13 @@ def network() -> nn.Module:
 
 
 def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
-    """The share of images that a model gets right."""
+    """Returns the share of images that a model gets right."""
     with torch.no_grad():
         return float((model(images).argmax(dim=1) == labels).float().mean())
 
 
 def plain_pgd(model: nn.Module, x: Tensor, y: Tensor, eps: float, loss: str = "cross-entropy") -> Tensor:
-    """Ten signed steps as they were published: cross-entropy in float32, or the margin; no care for lost gradients."""
+    """Takes ten signed steps as published: cross-entropy in float32, or the margin; lost gradients are not restored."""
     x_adv = x
     for _ in range(10):
         x_adv = x_adv.detach().requires_grad_()
@@ -72,10 +78,79 @@ def plain_pgd(model: nn.Module, x: Tensor, y: Tensor, eps: float, loss: str = "c
 
 
 def foolbox_images(kind: str) -> tuple[Tensor, Tensor]:
-    """The 20 images of "cifar10" or "cifar100" that foolbox carries, float32 in [0, 1], and their classes."""
+    """Returns the 20 images of "cifar10" or "cifar100" that foolbox carries, float32 in [0, 1], and their classes."""
     spec = importlib.util.find_spec("foolbox")
     assert spec is not None
     assert spec.origin is not None
     files = sorted((Path(spec.origin).parent / "data").glob(f"{kind}_*.png"))
     pixels = [torch.from_numpy(np.array(Image.open(file).convert("RGB"))).permute(2, 0, 1) for file in files]
     return torch.stack(pixels).float() / 255, torch.tensor([int(file.stem.split("_")[-1]) for file in files])
+
+
+#: Tables of the ensembles among the examples.
+LUMA, CHROMA = torch.full((8, 8), 12.0), torch.full((8, 8), 17.0)
+
+
+def examples() -> dict[str, Defense]:
+    """Returns one defence of each kind, with random weights for `network`."""
+    own: dict[str, Any] = {"widths": [4, 4, 8], "size": 16}
+    states = [network().state_dict() for _ in range(3)]
+    torch.manual_seed(SEED)
+    return {
+        "jpeg": defenses.JPEG(40, "4:4:4"),
+        "random-jpeg": defenses.RandomJPEG(20, 90),
+        "stochastic-jpeg": defenses.StochasticJPEG((10, 90)),
+        "feature-distillation": defenses.FeatureDistillation("paper", passes=2),
+        "code": defenses.FeatureDistillation("code"),
+        "derived": defenses.FeatureDistillation(steps=torch.arange(1, 65).view(8, 8)),
+        "jpeg-ensemble": defenses.JPEGEnsemble(LUMA, CHROMA, (0.5, 1, 2), states),
+        "shared-ensemble": defenses.JPEGEnsemble(LUMA, CHROMA, (1, 3)),
+        "purifier": defenses.Purifier(3, (4, 6, 8)),
+        "s2snet": defenses.S2SNet("small"),
+        "defensive-distillation": defenses.DefensiveDistillation(20, None, states[0]),
+        "own-network": defenses.DefensiveDistillation(30, own, DistillationNet(**own).state_dict()),
+    }
+
+
+#: A training of seconds.
+FEW = Schedule(epochs=2, batch_size=32, augment="flip-crop")
+
+
+#: Settings of each defence that is trained, with which a training takes seconds.
+SETTINGS: dict[str, Any] = {
+    "feature-distillation": feature_distillation.Config(),
+    "jpeg-ensemble": jpeg_ensemble.Config(tuning=FEW),
+    "purifier": purifier.Config(widths=(4, 6, 8), attack_steps=2, normal=FEW, adversarial=FEW, student=FEW),
+    "s2snet": s2snet.Config(architecture="small", reconstruction=FEW, signal=FEW),
+    "defensive-distillation": defensive_distillation.Config(widths=(4, 4, 8), training=FEW),
+}
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A classifier of the patterns, and the images of its training and its test."""
+
+    classifier: nn.Module
+    images: Images
+    x: Tensor
+    y: Tensor
+
+    @property
+    def network(self) -> Network:
+        return Network(self.classifier, "patterns")
+
+
+def train(kind: str, trained: Trained, out: Path, **changes: Any) -> Any:
+    """Trains a defence of `SETTINGS` on the first 64 images."""
+    settings = replace(SETTINGS[kind], **changes)
+    network = None if kind == "feature-distillation" else trained.network
+    return defenses.train(kind, trained.images.select(range(64)), out, settings=settings, network=network, quiet=True)
+
+
+def folder_of(images: Tensor, labels: Tensor, root: Path) -> Path:
+    """Writes the images as a tree of PNG files, and returns its root."""
+    for number, (image, label) in enumerate(zip(images, labels.tolist(), strict=True)):
+        (root / f"class-{label}").mkdir(parents=True, exist_ok=True)
+        samples = (image * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+        Image.fromarray(samples).save(root / f"class-{label}" / f"{number:03}.png")
+    return root

@@ -8,7 +8,6 @@ import math
 import re
 import shlex
 import shutil
-import struct
 import subprocess
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -27,7 +26,7 @@ _CSRC = ROOT / "csrc"
 _ROOMS = ("codec", "cuda")
 _HEADERS = sorted(path for room in _ROOMS for path in (_CSRC / room).iterdir())
 _FLAGS = ("-std=c++20", "-O1", "-fwrapv", "-ffp-contract=off", "-Wall")
-_TYPES = {torch.uint8: 0, torch.float16: 1, torch.bfloat16: 2, torch.float32: 3, torch.float64: 4}
+TYPES = {torch.uint8: 0, torch.float16: 1, torch.bfloat16: 2, torch.float32: 3, torch.float64: 4}
 
 #: Orders in which the threads between two barriers run.
 ORDERS = ("ascending", "descending", "shuffled")
@@ -49,17 +48,17 @@ def restricted_copy(target: Path, types: Sequence[str], factors: Sequence[tuple[
     """Copies the kernels' headers with fewer sample types and sampling factors, which compile much faster."""
     for room in _ROOMS:
         shutil.copytree(_CSRC / room, target / room)
-    launch = target / "cuda" / "exact_launch.h"
-    text = launch.read_text()
+    geometry = target / "codec" / "geometry.h"
+    text = geometry.read_text()
     for name in ("uint8", "float16", "bfloat16", "float32", "float64"):
         if name not in types:
             text = text.replace(f"return body.template operator()<SampleType::{name}>();", "return;")
     if factors is not None:
-        for horizontal, vertical, grey in re.findall(r"body\.template operator\(\)<(\d), (\d), (\w+)>\(\)", text):
-            if grey == "true" or (int(horizontal), int(vertical)) not in factors:
-                call = f"body.template operator()<{horizontal}, {vertical}, {grey}>()"
-                text = text.replace(call, "static_cast<void>(0)")
-    launch.write_text(text)
+        pairs = ", ".join(f"{{{horizontal}, {vertical}}}" for horizontal, vertical in factors)
+        text, replaced = re.subn(r"(kSamplings\[\] = )\{\{.*?\}\};", rf"\1{{{pairs}}};", text)
+        assert replaced == 1, "geometry.h must list the sampling factors in kSamplings"
+        text = text.replace("body.template operator()<1, 1, true>()", "static_cast<void>(0)")
+    geometry.write_text(text)
 
 
 class Runner:
@@ -72,7 +71,7 @@ class Runner:
 
     def __init__(self, folder: Path, *flags: str) -> None:
         self._folder, self._flags = folder, flags
-        # A compiled header serves only what lies beside it.
+        # A compiled header serves only files in the same folder.
         for source in (_HERE / "emulation.h", _HERE / "cases.h", *_HERE.glob("run_*.cpp")):
             shutil.copy(source, folder)
         _compile(*flags, "-x", "c++-header", folder / "emulation.h", "-o", folder / "emulation.h.gch")
@@ -150,7 +149,7 @@ def round_trip(
     _library("forward").round_trip(
         _longs(image.shape),
         _options(horizontal, vertical, fancy, order),
-        _TYPES[image.dtype],
+        TYPES[image.dtype],
         *_image(image),
         *_steps(tables),
         ctypes.c_double(quality),
@@ -170,7 +169,7 @@ def round_trip_by_block(
     _library("forward").round_trip_by_block(
         _longs(image.shape),
         _options(horizontal, vertical, fancy, order),
-        _TYPES[image.dtype],
+        TYPES[image.dtype],
         *_image(image),
         _address(qualities),
         *_image(out),
@@ -199,7 +198,7 @@ def round_trip_backward(
     _library("backward").round_trip_backward(
         _longs(image.shape),
         _options(horizontal, vertical, fancy, order),
-        _TYPES[image.dtype],
+        TYPES[image.dtype],
         *_image(grad),
         _address(planes),
         *_image(image),
@@ -234,7 +233,7 @@ class _Rounding(ctypes.Structure):
 _SURROGATES = ("straight-through", "zero", "cubic", "sine", "fourier", "tanh", "softmax")
 
 
-def _rounding(surrogate: str, parameter: float, floor: float, soft: bool) -> _Rounding:
+def rounding_struct(surrogate: str, parameter: float, floor: float, soft: bool) -> _Rounding:
     terms = int(parameter) if surrogate == "fourier" else 0
     norm = 0.5 / math.tanh(parameter / 2) if surrogate == "tanh" else math.exp(-2 * parameter)
     return _Rounding(_SURROGATES.index(surrogate), soft, terms, parameter, norm, floor)
@@ -257,11 +256,11 @@ def real_round_trip(
     _library("real").real_round_trip(
         _longs(image.shape),
         _options(horizontal, vertical, fancy, order),
-        _TYPES[image.dtype],
+        TYPES[image.dtype],
         *_image(image),
         *_real_steps(tables),
         ctypes.c_double(quality),
-        ctypes.byref(_rounding(*rounding)),
+        ctypes.byref(rounding_struct(*rounding)),
         *_image(out),
         _address(mask),
     )
@@ -289,11 +288,11 @@ def real_round_trip_backward(
     _library("real").real_round_trip_backward(
         _longs(image.shape),
         _options(horizontal, vertical, fancy, order),
-        _TYPES[image.dtype],
+        TYPES[image.dtype],
         *_image(image),
         *_real_steps(tables),
         ctypes.c_double(quality),
-        ctypes.byref(_rounding(*rounding)),
+        ctypes.byref(rounding_struct(*rounding)),
         *_image(grad),
         _address(mask),
         *_image(grad_image),
@@ -315,7 +314,7 @@ def encode(
     _library("forward").encode(
         _longs(image.shape),
         _options(horizontal, vertical, False, order),
-        _TYPES[image.dtype],
+        TYPES[image.dtype],
         *_image(image),
         *_steps(tables),
         ctypes.c_double(quality),
@@ -351,7 +350,7 @@ def decode(
     _library("forward").decode(
         _longs(out.shape),
         _options(horizontal, vertical, fancy, order),
-        _TYPES[dtype],
+        TYPES[dtype],
         *map(_address, (y, cb, cr)),
         *_steps(tables),
         _address(planes),
@@ -378,7 +377,7 @@ def _block_transform(source: Tensor, shape: tuple[int, ...], columns: int, inver
     rows = ctypes.c_int64(source.numel() // (64 * columns))
     _library("blocks").block_transform(
         int(inverse),
-        _TYPES[source.dtype],
+        TYPES[source.dtype],
         _address(source),
         _address(target),
         rows,
@@ -402,12 +401,12 @@ def real_scratch_of(shape: Sequence[int], horizontal: int, vertical: int, dtype:
     for function in functions:
         function.restype = ctypes.c_int64
         options = _options(horizontal, vertical, True, ORDERS[0])
-        numbers.append(int(function(_longs(shape), options, _TYPES[dtype])))
+        numbers.append(int(function(_longs(shape), options, TYPES[dtype])))
     return numbers[0], numbers[1]
 
 
 def fraction_of(byte: int) -> float:
-    """What the kernels make of a byte for a float32 image."""
+    """Returns the float32 sample that the kernels make of a byte."""
     function = _library("forward").fraction_of
     function.restype = ctypes.c_float
     return float(function(byte))
@@ -416,127 +415,3 @@ def fraction_of(byte: int) -> float:
 def quotient_of(number: int, divisor: int) -> int:
     """The kernels' integer division."""
     return int(_library("forward").quotient_of(number, divisor))
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Cases in a file, for cuda_on_cpu/run_*.cpp
-
-
-def _array(tensor: Tensor | None) -> bytes:
-    if tensor is None:
-        return struct.pack("<q", 0)
-    # The memory that the tensor's strides reach, as it lies there.
-    dense = torch.as_strided(tensor, (tensor.untyped_storage().size() // tensor.element_size(),), (1,), 0)
-    data = bytes(dense.view(torch.uint8).numpy().tobytes())
-    return struct.pack("<q", len(data)) + data
-
-
-def _case(
-    kind: int,
-    shape: Sequence[int],
-    options: tuple[int, int, bool],
-    dtype: torch.dtype,
-    strides: tuple[Sequence[int], Sequence[int]],
-    tables: Tensor | None,
-    quality: float,
-    tolerance: float,
-    inputs: Sequence[Tensor | None],
-    outputs: Sequence[Tensor],
-) -> bytes:
-    stride = 0 if tables is None or len(tables) == 1 else 192
-    header = struct.pack(
-        "<20q2d",
-        kind,
-        1 + len(inputs),
-        len(outputs),
-        *shape,
-        *map(int, options),
-        _TYPES[dtype],
-        *strides[0],
-        *strides[1],
-        stride,
-        quality,
-        tolerance,
-    )
-    return header + b"".join(map(_array, (tables, *inputs, *outputs)))
-
-
-#: Surrogates', for the cases: few and steep, so that each of them counts; many more than a kernel keeps, of a curve.
-_SLOPES = (
-    torch.tensor([1.7, 0.2, 0.9, -0.4, 1.1, 0.6]),
-    1 + torch.sin(90 * torch.linspace(-0.5, 0.5, 32769)),
-)
-
-
-def forward_cases(
-    image: Tensor, tables: Tensor | None, quality: float, factors: tuple[int, int], fancy: bool, ops: Any
-) -> bytes:
-    """The forward ops on an image, with what `ops` (such as ``fdjpeg.reference``) makes of it."""
-    options, shape = (*factors, fancy), image.shape
-    setting = (shape, options, image.dtype, (image.stride(), image.contiguous().stride()), tables, quality, 0.0)
-    out, planes = ops.round_trip(image, tables, quality, *options)
-    encoded = ops.encode(image, tables, quality, *factors)
-    qualities = torch.arange(len(image) * -(-shape[2] // 8) * -(-shape[3] // 8), dtype=torch.uint8) % 103
-    qualities = qualities.view(len(image), -(-shape[2] // 8), -(-shape[3] // 8))
-    by_block, planes_by_block = ops.round_trip_by_block(image, qualities, *options)
-    cases = [
-        _case(0, *setting, [image], [out.contiguous(), planes]),
-        _case(1, *setting, [image], encoded),
-        _case(3, *setting, [image, qualities], [by_block.contiguous(), planes_by_block]),
-    ]
-    if tables is not None:
-        decoded = ops.decode(*encoded, tables, *shape[2:], *options, image.dtype)
-        cases.append(_case(2, *setting, encoded, [decoded]))
-    return b"".join(cases)
-
-
-def backward_cases(
-    image: Tensor, grad: Tensor, tables: Tensor | None, quality: float, factors: tuple[int, int], fancy: bool, ops: Any
-) -> bytes:
-    """The backward ops likewise: straight through without and with the tables' gradient, and by a surrogate."""
-    options, shape = (*factors, fancy), image.shape
-    setting = (shape, options, image.dtype, (image.stride(), image.contiguous().stride()), tables, quality, 2e-5)
-    _, planes = ops.round_trip(image, tables, quality, *options)
-    cases = []
-    for slopes, of_tables in ((None, False), (None, True), *((one, True) for one in _SLOPES)):
-        arguments = (grad, planes, image, tables, quality, *options, of_tables)
-        surrogate = () if slopes is None else (slopes,)
-        expected = (ops.surrogate_backward if surrogate else ops.round_trip_backward)(*arguments, *surrogate)
-        cases.append(_case(0, *setting, [slopes, grad, planes, image], [expected[0].contiguous(), expected[1]]))
-    return b"".join(cases)
-
-
-def real_cases(
-    image: Tensor,
-    grad: Tensor,
-    tables: Tensor | None,
-    quality: float,
-    factors: tuple[int, int],
-    fancy: bool,
-    rounding: tuple[str, float, float, bool],
-    ops: Any,
-) -> bytes:
-    """The ops in real numbers likewise, with a surrogate: its name, parameter and floor, and whether it is soft."""
-    options, shape = (*factors, fancy), image.shape
-    strides = (image.stride(), image.contiguous().stride())
-    # Of a coefficient of a thousand steps the last bit in float32 turns a surrogate's derivative noticeably.
-    near, gradient_near = (1e-9, 1e-9) if image.dtype == torch.float64 else (1e-5, 1e-3)
-    setting = (shape, options, image.dtype, strides, tables, quality)
-    arguments = (tables, quality, *options, *rounding)
-    out, mask = ops.real_round_trip(image, *arguments)
-    drawn = torch.frombuffer(bytearray(_rounding(*rounding)), dtype=torch.uint8)
-    cases = [_case(0, *setting, near, [drawn, image], [out.contiguous(), mask])]
-    for wants_tables in (True, False):
-        of_image, of_tables = ops.real_round_trip_backward(grad, mask, image, *arguments, wants_tables)
-        gradients = [of_image.contiguous(), of_tables]
-        cases.append(_case(1, *setting, gradient_near, [drawn, image, grad, mask], gradients))
-    return b"".join(cases)
-
-
-def block_cases(samples: Tensor, ops: Any) -> bytes:
-    """The block transforms of planes ``(N, 1, H, W)``, forth and back."""
-    blocks = ops.block_dct(samples)
-    shape = (*samples.shape[:2], *blocks.shape[2:4])
-    strides = (samples.stride(), samples.stride())
-    setting = (shape, (1, 1, False), samples.dtype, strides, None, 0.0, 1e-6)
-    return _case(0, *setting, [samples], [blocks]) + _case(1, *setting, [blocks], [ops.block_idct(blocks)])

@@ -1,6 +1,6 @@
-"""A plugin of pytest that runs ``test_gpu.py`` where a CPU stands for the GPU: ``pytest -p gpu_on_cpu``.
+"""A pytest plugin that runs ``test_gpu*.py`` with a CPU in place of the GPU: ``pytest -p support.gpu_on_cpu``.
 
-What those tests promise only a GPU can show; but that they run, and agree with themselves, can be seen before.
+Only a GPU can show what those tests promise. This shows beforehand that they run and agree with themselves.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ import pytest
 import torch
 
 import fdjpeg
+from support import gpu_cases
 
-#: What a CPU cannot stand in for, or takes long for: parts of the tests' names.
+#: Parts of the names of tests that need a GPU, or take long on a CPU.
 _NOT_HERE = ("graph", "each_stream", "memory", "larger", "more_images")
 
 
@@ -36,13 +37,12 @@ for name, stand_in in {
 }.items():
     setattr(torch.cuda, name, stand_in)
 
+gpu_cases.DEVICE = "cpu"
 fdjpeg.backends = lambda: {"cuda": "available", "triton": "missing: a CPU stands for the GPU"}
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[Any]) -> None:
-    """Leaves out what cannot run, and tells the others where the GPU is."""
+    """Leaves out the tests that cannot run."""
     left_out = [item for item in items if any(part in item.name for part in _NOT_HERE)]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in left_out]
-    for item in items:
-        item.module.DEVICE = "cpu"

@@ -1,4 +1,4 @@
-"""What tests compile, compiled once: for all test processes together, and again only when a source has changed."""
+"""Compiles each program of the tests once for all test processes, and again only when a source has changed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def kept_build(name: str, sources: Iterable[Path], commands: object, build: Call
     Args:
         name: of the folder, under ``build/tests``.
         sources: files that the result depends on.
-        commands: what else it depends on, such as a compiler's flags; its ``repr`` tells.
+        commands: anything else it depends on, such as a compiler's flags, compared by ``repr``.
         build: is called with an empty folder, unless one of the same sources and commands was filled before.
     """
     digest = hashlib.sha256(repr(commands).encode())

@@ -1,8 +1,8 @@
 """Bugs in the GPU's kernels, each of which the emulation's cases must notice: see ``test_emulation.py``.
 
-They stand in ``bugs/*.txt``, a file for the cases that find them and a paragraph for each: its name, the lines that it
-takes away from the kernels' sources, where they stand once, behind a minus, and those that it puts there, behind a
-plus. The first and the last line may be parts of one. A name may end with the subsampling whose cases find the bug.
+They are in ``bugs/*.txt``, a file for the cases that find them and a paragraph for each: its name, the lines that it
+removes from the kernels' sources, where they occur once, after a minus, and the lines that it puts there, after a plus.
+The first and the last line may be parts of a line. A name may end with the subsampling whose cases find the bug.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _FOLDER = Path(__file__).resolve().parents[1] / "kernels" / "bugs"
 
 
 class Mutant(NamedTuple):
-    """A bug: `old`, which stands once in the kernels' sources, becomes `new`."""
+    """A bug: `old`, which occurs once in the kernels' sources, becomes `new`."""
 
     name: str
     old: str

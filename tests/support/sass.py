@@ -51,10 +51,10 @@ def functions(listing: str) -> dict[str, list[Instruction]]:
 
 
 class Cost(NamedTuple):
-    """What a thread executes."""
+    """The instructions and memory turns that a thread executes."""
 
     instructions: int
-    turns: int  # of 32 lanes × 32 bits, in which memory's data lines serve a warp whose accesses lie well
+    turns: int  # of 32 lanes × 32 bits, in which memory's data lines serve a warp whose accesses spread over them
 
 
 class _Step(NamedTuple):
@@ -96,8 +96,8 @@ def _longest_loop(instructions: Sequence[Instruction], path: Sequence[int]) -> r
 def _path(instructions: Sequence[Instruction]) -> list[int]:
     """Of all paths from the entry to an exit, the shortest of those with the most wide accesses.
 
-    A thread at the image's edge, or one whose samples do not lie together, takes narrow ones. A loop stands there once,
-    a call as never taken.
+    A thread at the image's edge, or one whose samples are not contiguous, takes narrow ones. A loop counts once, a
+    call as never taken.
     """
     place = {instruction.address: i for i, instruction in enumerate(instructions)}
 
@@ -160,7 +160,7 @@ def disassembler() -> str | None:
 # The budget
 
 
-#: As in csrc/codec/exact_jobs.h and csrc/cuda/exact_forward.cuh.
+#: As in csrc/codec/geometry.h and csrc/cuda/exact_forward.cuh.
 _ENUMERATIONS = {
     "SampleType": ("uint8", "float16", "bfloat16", "float32", "float64"),
     "Make": ("planes", "planes_by_block", "coefficients"),
@@ -184,7 +184,7 @@ class Kernel(NamedTuple):
 
     @property
     def pattern(self) -> re.Pattern[str]:
-        """What the mangled name begins with: the kernel's own, and its template's arguments."""
+        """The beginning of the mangled name: the kernel's own, and its template's arguments."""
         kernel, arguments = self.name.removesuffix(">").split("<", 1)
         mangled = ""
         for template, values, enumeration, value, flag in re.findall(
@@ -201,7 +201,7 @@ class Kernel(NamedTuple):
 
 
 class Budget(NamedTuple):
-    """What ``cuda_budget.json`` holds."""
+    """The content of ``cuda_budget.json``."""
 
     architectures: list[str]
     target: str

@@ -1,6 +1,6 @@
 """Batch normalisation by the statistics of the whole batch where several processes share it.
 
-torch's own ``SyncBatchNorm`` does this on GPUs alone.
+torch's ``SyncBatchNorm`` does this on GPUs only.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ LAYERS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 @contextmanager
 def of_all_processes(module: nn.Module) -> Iterator[None]:
-    """Within the block, torch's batch normalisation in ``module`` is that of all processes' images together.
+    """Makes torch's batch normalisation in ``module`` that of all processes' images together, within the block.
 
-    Each process must hold as many images of a batch as every other and call the layers in the same order. The gradient
-    is that of the sum of all processes' losses, as ``DistributedDataParallel``, which averages it, expects.
+    All processes must hold equally many images of a batch and call the layers in the same order. The gradient is that
+    of the sum of all processes' losses, as ``DistributedDataParallel``, which averages it, expects.
     """
     layers = [layer for layer in module.modules() if type(layer) in LAYERS]
     for layer in layers:
@@ -37,7 +37,7 @@ def of_all_processes(module: nn.Module) -> Iterator[None]:
 
 
 class _Total(torch.autograd.Function):
-    """The sum of a tensor over all processes. Every process's loss depends on it, so its gradient is a sum as well."""
+    """Sums a tensor over all processes. Every process's loss depends on the sum, so its gradient is a sum as well."""
 
     @staticmethod
     def forward(ctx: Any, share: Tensor) -> Tensor:
@@ -59,7 +59,7 @@ def _total(share: Tensor) -> Tensor:
 
 
 def _forward(layer: nn.BatchNorm2d, x: Tensor) -> Tensor:
-    """What ``layer`` makes of this process's share ``(N, C, ...)`` of a batch."""
+    """Returns the layer's output for this process's share ``(N, C, ...)`` of a batch."""
     if not layer.training:
         return type(layer).forward(layer, x)
     values = x.to(torch.promote_types(x.dtype, torch.float32))

@@ -16,19 +16,19 @@ from fdjpeg import sources
 from fdjpeg.sources import ImageSet
 from fdjpeg.sources.images import class_files, open_image
 
-#: An image as bytes or floats in [0, 1], ``(C, H, W)``, its class, and its index; or what went wrong with its file.
+#: An image as bytes or floats in [0, 1], ``(C, H, W)``, its class, and its index; or the error of reading its file.
 Item = tuple[Tensor, int, int] | ValueError
 
 
 @dataclass(frozen=True)
 class Images(Dataset[Item], ABC):
-    """What training asks of images; an item is an image with its class and its index.
+    """Labelled images to train on; an item is an image with its class and its index.
 
     Attributes:
         labels: ``(N,)`` int64, the class of each image.
         shape: channels, height and width, the same for all.
         source: where they come from, in a sentence.
-        digest: a fingerprint, to tell whether two runs saw the same images.
+        digest: a fingerprint; two runs with the same one saw the same images.
     """
 
     labels: Tensor
@@ -41,14 +41,14 @@ class Images(Dataset[Item], ABC):
 
     @abstractmethod
     def image(self, index: int) -> Tensor:
-        """One image, ``shape``, uint8 or float32 in [0, 1].
+        """Returns one image, ``shape``, uint8 or float32 in [0, 1].
 
         Raises:
             ValueError: its file cannot be read.
         """
 
     def select(self, places: Sequence[int]) -> Images:
-        """The images at these places, which become 0, 1, and so on."""
+        """Returns the images at these places, which become 0, 1, and so on."""
         digest = hashlib.sha256(f"{self.digest} {list(places)}".encode()).hexdigest()[:16]
         return Selection(self.labels[list(places)], self.shape, self.source, digest, self, tuple(places))
 
@@ -62,11 +62,11 @@ class Images(Dataset[Item], ABC):
 
 @dataclass(frozen=True)
 class Selection(Images):
-    """Some of other images.
+    """Some images of a larger set.
 
     Attributes:
-        whole: the others.
-        places: of these images among them.
+        whole: the larger set.
+        places: the place of each of these images in it.
     """
 
     whole: Images
@@ -83,9 +83,19 @@ class StoredImages(Images):
 
     Attributes:
         images: ``(N, C, H, W)``, float32 in [0, 1].
+
+    Example::
+
+        StoredImages.of(fdjpeg.sources.load_images("cifar10.npz:train"))
     """
 
     images: Tensor
+
+    @classmethod
+    def of(cls, images: ImageSet) -> StoredImages:
+        """Returns the images of a set as training takes them."""
+        _, channels, height, width = images.images.shape
+        return cls(images.labels, (channels, height, width), images.source, images.digest(), images.images)
 
     def image(self, index: int) -> Tensor:
         """See `Images.image`."""
@@ -103,29 +113,34 @@ class FolderImages(Images):
     files: tuple[Path, ...]
 
     def image(self, index: int) -> Tensor:
-        """See `Images.image`; bytes."""
+        """Returns an image as bytes, see `Images.image`."""
         return open_image(self.files[index], self.shape[1])
 
 
-def load(name: str, size: int | None = None) -> Images:
-    """Images by the name that the command line takes: a folder of class folders, or what ``fdjpeg evaluate`` takes.
+def load_training_images(name: str, size: int | None = None) -> Images:
+    """Returns images by the name that the command line takes.
 
     Args:
-        name: see `fdjpeg.sources.load_images`; images of folders are read anew in every epoch, all else is kept in
-            memory.
-        size: pixels of the square that images are resized to and cut. If None, files of a folder and photographs become
-            224 × 224, and all else keeps its size.
+        name: a folder of class folders, or another name of `fdjpeg.sources.load_images`. Images of folders are read
+            again in every epoch; all others are kept in memory.
+        size: pixels a side of the square that images are resized to and cut. If None, files of a folder and photographs
+            become 224 × 224, and all others keep their size.
 
     Raises:
-        ValueError: there is no such thing, or it holds no images.
+        ValueError: the name is unknown, or there are no images.
+
+    Example::
+
+        images = load_training_images("cifar10.npz:train")
     """
-    return _folder(Path(name), size or 224) if Path(name).is_dir() else of(sources.load_images(name, size))
+    if Path(name).is_dir():
+        return _folder(Path(name), size or 224)
+    return StoredImages.of(sources.load_images(name, size))
 
 
-def of(images: ImageSet) -> StoredImages:
-    """Images in memory as training takes them."""
-    _, channels, height, width = images.images.shape
-    return StoredImages(images.labels, (channels, height, width), images.source, images.digest(), images.images)
+def in_unit_range(images: Tensor) -> Tensor:
+    """Returns images as floats in [0, 1]: bytes divided by 255, floats as they are."""
+    return images.float() / 255 if images.dtype == torch.uint8 else images
 
 
 def _folder(root: Path, size: int) -> FolderImages:

@@ -1,7 +1,7 @@
-"""What a training step sees: a batch with its chance, the loss that is lowered, and images changed at random.
+"""A training step: a batch with its chance, the loss that is lowered, and images changed at random.
 
-All chance is drawn from the seed, the stage, the epoch and the image's index. So a run that was stopped goes on to the
-result that it would have had, and several processes draw what one would.
+All chance is drawn from the seed, the stage, the epoch and the image's index. So a run that was stopped resumes to the
+same result, and several processes draw the same numbers as one.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from fdjpeg.attacks import draw
 
 
 class Chance:
-    """Random numbers for a batch, which depend on each image's index but not on the batch it is in.
+    """Random numbers for a batch, which depend on each image's index but not on its batch.
 
     Args:
         seed: of the run.
         moment: the stage and the epoch.
         indices: ``(N,)``, int64, on the CPU: the index of each image.
-        device: where the numbers go.
+        device: of the numbers.
     """
 
     def __init__(self, seed: int, moment: str, indices: Tensor, device: torch.device) -> None:
@@ -33,15 +33,15 @@ class Chance:
         self.device = device
 
     def uniform(self, shape: Sequence[int], purpose: str) -> Tensor:
-        """Numbers in [0, 1), ``(N, *shape)``; the same for the same purpose."""
+        """Returns numbers in [0, 1), ``(N, *shape)``; the same for the same purpose."""
         return draw(torch.Size(shape), self.indices, self.seed, f"{self.moment}/{purpose}").to(self.device)
 
-    def number(self, purpose: str) -> int:
-        """A seed that does not depend on the image."""
-        return number(self.seed, f"{self.moment}/{purpose}")
+    def seed_for(self, purpose: str) -> int:
+        """Returns a seed that does not depend on the image."""
+        return seed_for(self.seed, f"{self.moment}/{purpose}")
 
     def normal(self, shape: Sequence[int], purpose: str) -> Tensor:
-        """Normally distributed numbers, ``(N, *shape)``."""
+        """Returns normally distributed numbers, ``(N, *shape)``."""
         return torch.special.ndtri(self.uniform(shape, purpose).clamp(1e-6, 1 - 1e-6))
 
 
@@ -58,17 +58,23 @@ class Batch:
         self.chance = chance
 
 
-def number(seed: int, purpose: str) -> int:
-    """A seed for one purpose."""
+def seed_for(seed: int, purpose: str) -> int:
+    """Returns a seed of 63 bits for one purpose."""
     return int.from_bytes(hashlib.blake2b(f"{seed}/{purpose}".encode(), digest_size=8).digest(), "big") >> 1
 
 
 class Objective(nn.Module, ABC):
-    """A loss with the network that it trains and those that it only uses.
+    """A loss, with the network that it trains and those that it only uses.
 
     Args:
         trained: the network; its parameters that require a gradient are trained.
         frozen: other networks of the loss; they stay in evaluation mode and do not change.
+
+    Example::
+
+        class Reconstruction(Objective):
+            def loss(self, images: Tensor, labels: Tensor, chance: Chance) -> Tensor:
+                return F.mse_loss(self.trained(images), images)
     """
 
     def __init__(self, trained: nn.Module, frozen: Sequence[nn.Module] = ()) -> None:
@@ -78,28 +84,28 @@ class Objective(nn.Module, ABC):
         self.frozen.requires_grad_(False)
 
     def train(self, mode: bool = True) -> Objective:
-        """Training mode for the trained network only."""
+        """Sets training mode for the trained network only."""
         super().train(False)
         self.trained.train(mode)
         return self
 
     def forward(self, batch: Batch) -> Tensor:
-        """The loss of a batch."""
+        """Returns the loss of a batch."""
         return self.loss(batch.images, batch.labels, batch.chance)
 
     @abstractmethod
     def loss(self, images: Tensor, labels: Tensor, chance: Chance) -> Tensor:
-        """The mean loss over a batch, 0-dim.
+        """Returns the mean loss over a batch, 0-dim.
 
         Args:
             images: ``(N, C, H, W)``, float32 in [0, 1].
             labels: ``(N,)``, int64.
-            chance: all that may be drawn.
+            chance: the only source of random numbers.
         """
 
 
 def augment(images: Tensor, kind: str, chance: Chance) -> Tensor:
-    """Images changed at random as `Schedule.augment` says."""
+    """Changes images at random, in one of the ways of `Schedule.augment`."""
     if kind == "none":
         return images
     flipped = chance.uniform((1, 1, 1), "flip") < 0.5

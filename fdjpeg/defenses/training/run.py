@@ -1,4 +1,4 @@
-"""The engine that all trainings share: processes, precision, batches, what is kept to go on from, progress."""
+"""The engine of all trainings: processes, precision, batches, checkpoints, progress."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ from fdjpeg._packages import required
 from ..checkpoint import FILE, read_tensors, remove_drafts, whole_file, write_tensors
 from . import batch_statistics
 from .config import Schedule
-from .images import Images, Item
-from .objective import Batch, Chance, Objective, augment, number
+from .images import Images, Item, in_unit_range
+from .objective import Batch, Chance, Objective, augment, seed_for
 
 #: Precisions of the arithmetic, by Fabric's names: float32, or bfloat16 where that is safe.
 PRECISIONS = ("32-true", "bf16-mixed")
 
-#: Between two checkpoints within an epoch. One is also written at the end of each epoch.
+#: Time between two checkpoints within an epoch. One is also written at the end of each epoch.
 CHECKPOINT_SECONDS = 600.0
 
 
 @dataclass
-class Standing:
-    """How far a stage has come.
+class Position:
+    """The position of a stage in its training.
 
     Attributes:
-        epoch, step: what comes next.
-        loss: the sum of the losses of this epoch's steps, as the first process had them.
+        epoch, step: the next ones, from 0.
+        loss: the sum of the losses of this epoch's steps, in the first process.
         history: one entry for each finished epoch.
         best: the least loss on the images held out; infinite before the first.
-        stale: epochs since then.
+        stale: number of epochs since then.
         finished: whether the stage is over.
     """
 
@@ -56,22 +56,22 @@ class Standing:
     finished: bool = False
 
     def metadata(self) -> dict[str, Any]:
-        """As plain values; JSON knows no infinity."""
+        """Returns plain values; JSON has no infinity, so ``best`` becomes None."""
         return {**vars(self), "best": None if math.isinf(self.best) else self.best}
 
     @classmethod
-    def of(cls, metadata: Mapping[str, Any]) -> Standing:
-        """What ``metadata`` gave."""
+    def of(cls, metadata: Mapping[str, Any]) -> Position:
+        """Returns the position from the values that ``metadata`` returned."""
         return cls(**{**metadata, "best": math.inf if metadata["best"] is None else metadata["best"]})
 
 
 class Stage:
-    """A network on its way through a schedule, as far as it can be kept and taken up again.
+    """A network on its way through a schedule, with all that a checkpoint keeps of it.
 
     Args:
         name: unique in a run.
-        objective: on its device.
-        schedule: how it is trained.
+        objective: the loss with its network, on its device.
+        schedule: of the training.
     """
 
     def __init__(self, name: str, objective: Objective, schedule: Schedule) -> None:
@@ -80,26 +80,26 @@ class Stage:
         self.schedule = schedule
         trained = [parameter for parameter in objective.trained.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(trained, schedule.learning_rate, weight_decay=schedule.weight_decay)
-        self.standing = Standing()
+        self.position = Position()
         self.best: dict[str, Tensor] = {}
 
     @property
-    def goes_on(self) -> bool:
+    def unfinished(self) -> bool:
         """Whether there is another epoch."""
         patience = self.schedule.patience or math.inf
-        return self.standing.epoch < self.schedule.epochs and self.standing.stale < patience
+        return self.position.epoch < self.schedule.epochs and self.position.stale < patience
 
     def tensors(self) -> dict[str, Tensor]:
-        """All tensors that it takes to go on, or, where the stage is over, the weights."""
+        """Returns all tensors from which the stage can resume; only the weights where it is over."""
         groups = {"model": self.objective.trained.state_dict()}
-        if not self.standing.finished:
+        if not self.position.finished:
             state = self.optimizer.state_dict()["state"]
             groups["optimizer"] = {f"{index}/{key}": value for index in state for key, value in state[index].items()}
             groups["best"] = self.best
         return {f"{group}/{name}": tensor for group, named in groups.items() for name, tensor in named.items()}
 
-    def restore(self, tensors: Mapping[str, Tensor], standing: Standing) -> None:
-        """Takes what ``tensors`` gave."""
+    def restore(self, tensors: Mapping[str, Tensor], position: Position) -> None:
+        """Takes the tensors that ``tensors`` returned."""
         groups: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "best": {}}
         for key, tensor in tensors.items():
             group, _, name = key.partition("/")
@@ -110,11 +110,11 @@ class Stage:
             index, _, name = key.partition("/")
             state.setdefault(int(index), {})[name] = tensor
         self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
-        self.best, self.standing = groups["best"], standing
+        self.best, self.position = groups["best"], position
 
     def set_learning_rate(self, steps: int) -> None:
-        """A cosine from the schedule's rate to 0 over the ``steps`` of all epochs."""
-        along = (self.standing.epoch * steps + self.standing.step) / (steps * self.schedule.epochs)
+        """Sets the rate: a cosine from the schedule's rate to 0 over all epochs of ``steps`` steps."""
+        along = (self.position.epoch * steps + self.position.step) / (steps * self.schedule.epochs)
         for group in self.optimizer.param_groups:
             group["lr"] = self.schedule.learning_rate * (1 + math.cos(math.pi * along)) / 2
 
@@ -122,43 +122,51 @@ class Stage:
         """Notes the losses of an epoch, and the weights if they are the best so far.
 
         Raises:
-            ValueError: a loss is no number.
+            ValueError: a loss is not finite.
         """
         if not all(map(math.isfinite, entry.values())):
             losses = ", ".join(f"{kind} {loss}" for kind, loss in entry.items())
-            raise ValueError(f"{self.name} should have a finite loss, got {losses}: lower learning_rate")
-        if entry.get("held out", math.inf) < self.standing.best:
-            self.standing.best, self.standing.stale = entry["held out"], 0
+            raise ValueError(f"{self.name} must have a finite loss, got {losses}: lower learning_rate")
+        if entry.get("held out", math.inf) < self.position.best:
+            self.position.best, self.position.stale = entry["held out"], 0
             self.best = {name: value.clone() for name, value in self.objective.trained.state_dict().items()}
         else:
-            self.standing.stale += 1
-        self.standing.history.append(entry)
-        self.standing.epoch, self.standing.step, self.standing.loss = self.standing.epoch + 1, 0, 0.0
+            self.position.stale += 1
+        self.position.history.append(entry)
+        self.position.epoch, self.position.step, self.position.loss = self.position.epoch + 1, 0, 0.0
 
     def finish(self) -> None:
         """Takes the weights of the best epoch, if the schedule asks for them."""
         if self.schedule.patience is not None:
             self.objective.trained.load_state_dict(self.best)
-        self.standing.finished = True
+        self.position.finished = True
 
 
 class Run:
     """A training run in a folder.
 
     Args:
-        out: the folder. Stages that are over, and the one that is under way, are kept there until the run is complete.
+        out: the folder. It keeps finished stages and the current one until the run is complete.
         settings: all that the result depends on; a run in this folder with other settings is refused.
         seed: of all chance.
         validation: the share of the images that is held out, 0 … 0.5; drawn from the seed.
         device: "auto", "cpu" or "cuda".
         precision: one of ``PRECISIONS``.
-        workers: processes that read images, for each training process.
+        workers: number of processes that read images, for each training process.
         quiet: without progress bars.
 
     Raises:
         ValueError: a value out of range, a device that is not there, or a folder that cannot be written or that holds
             another run.
         MissingPackage: lightning-fabric is not installed.
+
+    Example::
+
+        run = Run(Path("out"), {"seed": 0})
+        run.start("network")
+        network = make_network()  # its weights follow from the seed and the stage
+        run.fit("network", HardLabels(network, temperature=1.0), images, Schedule(epochs=10))
+        run.complete({"seed": 0})
     """
 
     def __init__(
@@ -174,9 +182,9 @@ class Run:
         quiet: bool = False,
     ) -> None:
         if not 0 <= validation <= 0.5:
-            raise ValueError(f"validation should be in 0…0.5, got {validation}")
+            raise ValueError(f"validation must be in 0…0.5, got {validation}")
         if workers < 0:
-            raise ValueError(f"workers should be at least 0, got {workers}")
+            raise ValueError(f"workers must be at least 0, got {workers}")
         self.out = out
         self.seed = seed
         self.validation = validation
@@ -192,21 +200,21 @@ class Run:
 
     @property
     def device(self) -> torch.device:
-        """Where this process computes."""
+        """The device of this process."""
         device: torch.device = self.fabric.device
         return device
 
     # --- the folder ----------------------------------------------------------------------------------------------
 
     def _claim(self, settings: dict[str, Any]) -> str | None:
-        """Notes the settings in the folder, or says why it cannot be used."""
+        """Writes the settings to the folder, or returns the reason why it cannot be used."""
         file = self.out / "run.json"
         try:
             found = json.loads(file.read_text()) if file.exists() else None
         except (OSError, json.JSONDecodeError) as error:
-            return f"out should be a folder whose run.json can be read, got {str(self.out)!r}: {error}"
+            return f"out must be a folder whose run.json can be read, got {str(self.out)!r}: {error}"
         if not isinstance(found, dict | None):
-            return f"out should be a folder whose run.json holds a run's settings, got {str(self.out)!r}: {found!r}"
+            return f"out must be a folder whose run.json holds a run's settings, got {str(self.out)!r}: {found!r}"
         try:
             remove_drafts(self.out, self.out / "stages")
             if found is None or not self._begun():
@@ -220,12 +228,12 @@ class Run:
         before, now = _flat(found), _flat(settings)
         key = next(key for key in (*now, *before) if before.get(key) != now.get(key))
         return (
-            f"out should be a folder without another run, got {str(self.out)!r}, where {key} is {before.get(key)!r}, "
+            f"out must be a folder without another run, got {str(self.out)!r}, where {key} is {before.get(key)!r}, "
             f"not {now.get(key)!r}"
         )
 
     def _begun(self) -> bool:
-        """Whether the folder holds anything of a run beside its settings."""
+        """Returns whether the folder holds anything of a run in addition to its settings."""
         whole = (self.out / FILE, self.out / "training.json")
         return any(file.exists() for file in whole) or any((self.out / "stages").glob("*.safetensors"))
 
@@ -233,22 +241,22 @@ class Run:
         return self.out / "stages" / f"{stage}.safetensors"
 
     def _restore(self, stage: Stage) -> None:
-        """Takes a stage up where it was left: what the first process finds, for all processes."""
+        """Restores a stage in all processes from the checkpoint that the first process finds, if there is one."""
         stored = None
         if self.fabric.global_rank == 0 and self._file(stage.name).exists():
             stored = read_tensors(self._file(stage.name))
         stored = self.fabric.broadcast(stored)
         if stored is not None:
             tensors, metadata = stored
-            stage.restore(tensors, Standing.of(metadata))
+            stage.restore(tensors, Position.of(metadata))
 
     def _store(self, stage: Stage) -> None:
-        """Keeps a stage; the first process writes."""
+        """Writes a checkpoint of a stage, in the first process."""
         if self.fabric.global_rank == 0:
-            write_tensors(self._file(stage.name), stage.tensors(), stage.standing.metadata())
+            write_tensors(self._file(stage.name), stage.tensors(), stage.position.metadata())
 
     def complete(self, report: Mapping[str, Any]) -> None:
-        """Writes training.json and removes what was kept to go on from."""
+        """Writes training.json and removes the checkpoints."""
         if self.fabric.global_rank == 0:
             with whole_file(self.out / "training.json") as draft:
                 draft.write_text(json.dumps({**report, "history": self.history}, indent=1) + "\n")
@@ -261,20 +269,20 @@ class Run:
     # --- images --------------------------------------------------------------------------------------------------
 
     def split(self, images: Images) -> tuple[Tensor, Tensor]:
-        """Indices of the images to train on and of those held out."""
+        """Returns the indices of the images to train on and of those held out."""
         order = torch.randperm(len(images), generator=self._generator("split"))
         held_out = round(self.validation * len(images))
         return order[held_out:], order[:held_out].sort().values
 
     def _generator(self, purpose: str) -> torch.Generator:
-        return torch.Generator().manual_seed(number(self.seed, purpose))
+        return torch.Generator().manual_seed(seed_for(self.seed, purpose))
 
     def start(self, stage: str) -> None:
-        """Seeds torch's own generator, from which a new network draws its weights."""
-        torch.manual_seed(number(self.seed, f"{stage}/start"))
+        """Seeds torch's global generator, from which a new network draws its weights."""
+        torch.manual_seed(seed_for(self.seed, f"{stage}/start"))
 
     def read(self, images: Images, batches: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Batches of indices as images (float32 in [0, 1]), classes, both on the device, and the indices.
+        """Reads batches: images (float32 in [0, 1]) and classes, both on the device, and the given indices.
 
         Raises:
             ValueError: an image cannot be read.
@@ -290,14 +298,13 @@ class Run:
             if isinstance(found, ValueError):
                 raise found
             pixels, labels, indices = found
-            pixels = pixels.to(self.device, non_blocking=True)
-            pixels = pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels
+            pixels = in_unit_range(pixels.to(self.device, non_blocking=True))
             yield pixels, labels.to(self.device, non_blocking=True), indices
 
     def mine(self, images: Images, batch_size: int) -> Iterator[tuple[int, Tensor, Tensor]]:
-        """Every so many-th batch of all images, with its number, its images and its classes.
+        """Reads this process's batches of all images, each with its number, its images and its classes.
 
-        Batches are the same however many processes share them, so sums in their order are too.
+        The batches do not depend on the number of processes that share them, so sums in their order do not either.
         """
         batches = torch.arange(len(images)).split(batch_size)
         numbers = range(self.fabric.global_rank, len(batches), self.fabric.world_size)
@@ -308,7 +315,7 @@ class Run:
                 advance("")
 
     def total(self, tensor: Tensor) -> Tensor:
-        """The sum of a tensor over all processes."""
+        """Returns the sum of a tensor over all processes, on the CPU."""
         tensor = tensor.to(self.device)
         if self.fabric.world_size > 1:
             torch.distributed.all_reduce(tensor)
@@ -317,30 +324,30 @@ class Run:
     # --- training ------------------------------------------------------------------------------------------------
 
     def fit(self, name: str, objective: Objective, images: Images, schedule: Schedule) -> None:
-        """Trains ``objective.trained`` in place; goes on where this stage was left.
+        """Trains ``objective.trained`` in place; resumes where this stage was stopped.
 
         Args:
             name: the stage's, unique in the run.
-            objective: the loss.
+            objective: the loss with its network.
             images: to train on, those held out included.
-            schedule: how.
+            schedule: of the training.
 
         Raises:
             ValueError: fewer images than a batch, a batch that the processes cannot share, patience without images held
-                out, an image that cannot be read, or a loss that is no number.
+                out, an image that cannot be read, or a loss that is not finite.
         """
         chosen, held_out = self.split(images)
         self._check(len(chosen), len(held_out), schedule)
         stage = Stage(name, objective.to(self.device), schedule)
         self._restore(stage)
-        standing, steps = stage.standing, len(chosen) // schedule.batch_size
-        self.history[name] = standing.history
-        if not standing.finished:
+        position, steps = stage.position, len(chosen) // schedule.batch_size
+        self.history[name] = position.history
+        if not position.finished:
             wrapped = self.fabric.setup(objective, stage.optimizer)
             together = batch_statistics.of_all_processes(objective) if self.fabric.world_size > 1 else nullcontext()
-            total, done = steps * schedule.epochs, standing.epoch * steps + standing.step
+            total, done = steps * schedule.epochs, position.epoch * steps + position.step
             with together, self.bar(name, total, done) as advance:
-                while stage.goes_on:
+                while stage.unfinished:
                     entry = {"loss": self._epoch(stage, wrapped, images, chosen, advance)}
                     if len(held_out) > 0:
                         entry["held out"] = self._validate(stage, images, held_out)
@@ -354,24 +361,24 @@ class Run:
     def _epoch(
         self, stage: Stage, wrapped: Any, images: Images, chosen: Tensor, advance: Callable[[str], None]
     ) -> float:
-        """The rest of an epoch; its mean loss.
+        """Trains for the rest of an epoch, and returns the mean loss of the whole epoch.
 
         Args:
-            stage: says where in the epoch to begin.
+            stage: its position gives the first step.
             wrapped: the objective and the optimizer as Fabric has them.
             images, chosen: those to train on, and their indices.
             advance: called after each step.
         """
         module, optimizer = wrapped
-        standing, size, saved = stage.standing, stage.schedule.batch_size, time.monotonic()
-        moment, steps = f"{stage.name}/{standing.epoch}", len(chosen) // size
+        position, size, saved = stage.position, stage.schedule.batch_size, time.monotonic()
+        moment, steps = f"{stage.name}/{position.epoch}", len(chosen) // size
         order = chosen[torch.randperm(len(chosen), generator=self._generator(moment))]
-        shares = [self._share(batch) for batch in order[: steps * size].split(size)[standing.step :]]
-        loss_sum = torch.tensor(standing.loss, dtype=torch.float64, device=self.device)
+        shares = [self._share(batch) for batch in order[: steps * size].split(size)[position.step :]]
+        loss_sum = torch.tensor(position.loss, dtype=torch.float64, device=self.device)
         stage.objective.train()
         for pixels, labels, indices in self.read(images, shares):
-            # Dropout draws from torch's own generator, so each step sets it.
-            torch.manual_seed(number(self.seed, f"{moment}/{standing.step}/{self.fabric.global_rank}"))
+            # Dropout draws from torch's global generator, so each step seeds it.
+            torch.manual_seed(seed_for(self.seed, f"{moment}/{position.step}/{self.fabric.global_rank}"))
             chance = Chance(self.seed, moment, indices, self.device)
             stage.set_learning_rate(steps)
             loss = module(Batch(augment(pixels, stage.schedule.augment, chance), labels, chance))
@@ -379,28 +386,28 @@ class Run:
             self.fabric.backward(loss)
             optimizer.step()
             loss_sum += loss.detach()
-            standing.step += 1
-            advance(f"epoch {standing.epoch + 1}")
+            position.step += 1
+            advance(f"epoch {position.epoch + 1}")
             if time.monotonic() - saved > CHECKPOINT_SECONDS:
-                standing.loss, saved = float(loss_sum), time.monotonic()
+                position.loss, saved = float(loss_sum), time.monotonic()
                 self._store(stage)
         return float(self.total(loss_sum)) / steps / int(self.fabric.world_size)
 
     def _check(self, count: int, held_out: int, schedule: Schedule) -> None:
         world = self.fabric.world_size
         if schedule.batch_size % world:
-            raise ValueError(f"batch_size should be a multiple of the {world} processes, got {schedule.batch_size}")
+            raise ValueError(f"batch_size must be a multiple of the {world} processes, got {schedule.batch_size}")
         if count < schedule.batch_size:
-            raise ValueError(f"batch_size should be at most the {count} images to train on, got {schedule.batch_size}")
+            raise ValueError(f"batch_size must be at most the {count} images to train on, got {schedule.batch_size}")
         if schedule.patience is not None and held_out == 0:
-            raise ValueError("patience needs images held out: set validation above 0")
+            raise ValueError(f"validation must hold out images where patience is given, got {self.validation}")
 
     def _share(self, batch: Tensor) -> Tensor:
-        """This process's part of a batch of indices."""
+        """Returns this process's part of a batch of indices."""
         return batch[self.fabric.global_rank :: self.fabric.world_size]
 
     def _validate(self, stage: Stage, images: Images, held_out: Tensor) -> float:
-        """The mean loss over the images held out, in evaluation mode, of all processes."""
+        """Returns the mean loss over all images held out, in evaluation mode, from all processes."""
         stage.objective.eval()
         total = torch.zeros(2, dtype=torch.float64)
         batches = held_out.split(stage.schedule.batch_size)
@@ -415,7 +422,7 @@ class Run:
 
     @contextmanager
     def bar(self, name: str, total: int, completed: int = 0) -> Iterator[Callable[[str], None]]:
-        """A progress bar on standard error; the block gets a function that advances it by one."""
+        """Shows a progress bar on standard error; the block gets a function that advances it by one."""
         columns = (TextColumn(name), BarColumn(), TextColumn("{task.completed}/{task.total} {task.description}"))
         times = (TimeElapsedColumn(), TimeRemainingColumn())
         with Progress(*columns, *times, console=Console(stderr=True), disable=self.quiet) as progress:
@@ -424,7 +431,7 @@ class Run:
 
 
 def _collate(items: Iterable[Item]) -> tuple[Tensor, Tensor, Tensor] | ValueError:
-    """Items as a batch, or the first thing that went wrong."""
+    """Returns items as a batch, or the first error among them."""
     images, labels, indices = [], [], []
     for item in items:
         if isinstance(item, ValueError):
@@ -436,7 +443,7 @@ def _collate(items: Iterable[Item]) -> tuple[Tensor, Tensor, Tensor] | ValueErro
 
 
 def _flat(settings: Mapping[str, Any], before: str = "") -> dict[str, Any]:
-    """Nested settings by their full names."""
+    """Returns nested settings by their full names."""
     flat: dict[str, Any] = {}
     for key, value in settings.items():
         flat |= _flat(value, f"{before}{key}.") if isinstance(value, Mapping) else {f"{before}{key}": value}
@@ -444,19 +451,19 @@ def _flat(settings: Mapping[str, Any], before: str = "") -> dict[str, Any]:
 
 
 def _fabric(device: str, precision: str) -> Any:
-    """Lightning Fabric for this process: one of those that torchrun started, or the only one."""
-    lightning = required("lightning_fabric", "lightning-fabric")
-    strategies = required("lightning_fabric.strategies", "lightning-fabric")
+    """Returns Lightning Fabric for this process: one of those that torchrun started, or the only one."""
+    lightning = required("lightning_fabric", "lightning-fabric", "train")
+    strategies = required("lightning_fabric.strategies", "lightning-fabric", "train")
     if precision not in PRECISIONS:
-        raise ValueError(f"precision should be one of {', '.join(PRECISIONS)}, got {precision!r}")
+        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
     if device not in ("auto", "cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
-        raise ValueError(f'device should be "auto", "cpu" or, where torch has it, "cuda", got {device!r}')
+        raise ValueError(f'device must be "auto", "cpu" or, where torch has it, "cuda", got {device!r}')
     world, local = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     fabric = lightning.Fabric(
         accelerator="auto" if device == "auto" and torch.cuda.is_available() else "cpu" if device == "auto" else device,
         devices=local,
         num_nodes=world // local,
-        # All processes see the same batch statistics; what else a network may buffer, the first one's is kept.
+        # All processes see the same batch statistics; of any other buffers, the first process's are kept.
         strategy=strategies.DDPStrategy(broadcast_buffers=False) if world > 1 else "auto",
         precision=precision,
     )

@@ -53,10 +53,9 @@ int main(int, char** arguments) {
   if (std::fread(pixels.data(), 1, pixels.size(), stdin) != pixels.size()) return 1;
   std::vector<float> fractions(pixels.size());
   for (size_t i = 0; i < pixels.size(); ++i) fractions[i] = static_cast<float>(pixels[i]) / 255;
-  static constexpr int kFactors[5][2] = {{1, 1}, {2, 1}, {2, 2}, {1, 2}, {4, 1}};
-  for (const auto& factors : kFactors) {
+  for (const Sampling& factors : kSamplings) {
     for (const bool fancy : {true, false}) {
-      const Geometry g = Geometry::of(1, 3, height, width, factors[0], factors[1], fancy);
+      const Geometry g = Geometry::of(1, 3, height, width, factors.horizontal, factors.vertical, fancy);
       round_trip(pixels, SampleType::uint8, g, tables);
       round_trip(fractions, SampleType::float32, g, tables);
     }

@@ -1,4 +1,4 @@
-// What Python's ctypes hands over, as the kernels' launches take it. `options` are the horizontal and the vertical
+// Arguments from Python's ctypes, as the kernels' launches take them. `options` are the horizontal and the vertical
 // sampling factor, whether upsampling is fancy, and the order of threads.
 #pragma once
 

@@ -1,6 +1,6 @@
 // A program that runs the cases in a file through the GPU's kernels on a CPU, in each order of threads, and compares
 // with what the file expects. It exits with 1 and a line for the first case that differs. Without Python, so that
-// sanitizers see the kernels alone, and a broken kernel can do no harm. What includes this defines run().
+// sanitizers see the kernels alone, and a broken kernel can do no harm. A file that includes this defines run().
 #pragma once
 
 #include "emulation.h"

@@ -1,6 +1,6 @@
 // Runs the GPU's kernels on a CPU, one block of threads after another, to test their logic.
 //
-// Each thread of a block is a fibre with a stack of its own. A fibre runs until it meets a barrier or a shuffle, which
+// Each thread of a block is a fibre with its own stack. A fibre runs until it meets a barrier or a shuffle, which
 // it leaves only when every thread concerned has arrived; between two of them the threads run one after another, in an
 // order that the caller chooses. A barrier that is missing so lets a thread read what another has yet to write, or
 // write over what another has yet to read, in at least one of the orders.
@@ -55,7 +55,7 @@ enum class Order : int { ascending, descending, shuffled };
 
 enum class State { ready, at_block_barrier, at_warp_barrier, done };
 
-// Where a fibre or the scheduler goes on. The compiler's own jumps, as swapcontext asks the kernel for the signal mask
+// Where a fibre or the scheduler resumes. The compiler's own jumps, as swapcontext asks the kernel for the signal mask
 // at every switch; a ucontext only gives a fibre its stack.
 using Jump = void* [5];
 
@@ -81,7 +81,7 @@ struct Block {
 
 inline Block block;
 
-// Functions of their own: a compiler must not take the two for parts of one flow.
+// Separate functions: a compiler must not take the two for parts of one flow.
 [[noreturn]] __attribute__((noinline)) inline void go_on_at(Jump& there) {
   __builtin_longjmp(there, 1);
 }
@@ -109,7 +109,7 @@ inline void leave_fibre(State state) {
 #endif
 }
 
-// What a fibre does for ever: the thread of one block, then that of the next.
+// The endless work of a fibre: the thread of one block, then that of the next.
 inline void enter_fibre() {
 #if defined(__SANITIZE_ADDRESS__)
   __sanitizer_finish_switch_fiber(nullptr, &block.scheduler_stack, &block.scheduler_stack_bytes);
@@ -133,7 +133,7 @@ inline void resume_fibre(int thread) {
 #endif
 }
 
-// Lets the threads from `first` on that wait at a barrier go on if all of them that are not done wait there.
+// Lets the threads from `first` on that wait at a barrier resume if all of them that are not done wait there.
 inline bool release(int first, int count, State barrier) {
   bool waiting = false;
   for (int i = first; i < first + count; ++i) {
@@ -173,7 +173,7 @@ inline void run_block(int threads, Order order, const std::function<void()>& bod
       std::swap(turns[i], turns[(seed >> 33) % (i + 1)]);
     }
   }
-  // In the first two orders each warp in turn runs as far as it can; in the third all warps go on side by side.
+  // In the first two orders each warp in turn runs as far as it can; in the third all warps run side by side.
   const int group = order == Order::shuffled ? threads : kWarpThreads;
   for (;;) {
     for (int first = 0; first < threads; first += group) {
@@ -201,7 +201,7 @@ inline void run_block(int threads, Order order, const std::function<void()>& bod
   }
 }
 
-// What a launch is on a GPU: the kernel is called for every thread of every block.
+// A launch as on a GPU: the kernel is called for every thread of every block.
 struct Launcher {
   Order order;
   int64_t threads_run = 0;

@@ -60,7 +60,7 @@ void round_trip_by_block(
   launch_round_trip(op, launch);
 }
 
-// The formula that stands for a correctly rounded division by 255.
+// The formula that replaces a correctly rounded division by 255.
 float fraction_of(int byte) {
   return fraction(byte);
 }

@@ -1,7 +1,7 @@
 // The ops on images of almost 2^32 samples in their components, of which only the last rows of the last are computed:
 // an offset that overflows there, or is kept in too few bits, is found by a sanitizer or leaves what differs from the
-// same rows of a small image. The rows of a large image all lie in one place. What its kernels need besides is mapped
-// to memory where they touch it.
+// same rows of a small image. The rows of a large image are all in one place. The other memory that its kernels need is
+// mapped to memory where they touch it.
 #include "emulation.h"
 
 #include <sys/mman.h>
@@ -45,8 +45,8 @@ T* mapped(int64_t count) {
   return static_cast<T*>(memory);
 }
 
-// What the ops make of the last of so many images of so many rows: the last rows of coefficients, then rows of images
-// and gradients.
+// The results of the ops for the last of so many images of so many rows: the last rows of coefficients, then rows of
+// images and gradients.
 struct Results {
   std::vector<int16_t> coefficients;
   std::vector<std::vector<float>> rows;

@@ -1,0 +1,71 @@
+"""The command ``fdjpeg doctor``: versions, backends, and a check of the codec's bits."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+
+import torch
+import typer
+from PIL import features
+from rich.markup import escape
+from rich.table import Table
+
+import fdjpeg
+from fdjpeg.sources.image_set import pillow_codec, to_pillow, to_tensor
+
+from .console import complaints, console
+
+
+def doctor() -> None:
+    """Shows what is installed, and checks the codec's bits against the installed Pillow."""
+    table = Table(title="Versions", title_justify="left", show_header=False)
+    for name, value in _versions():
+        table.add_row(name, escape(value))
+    console.print(table)
+
+    table = Table(title="Backends", title_justify="left", show_header=False)
+    for name, state in fdjpeg.backends().items():
+        table.add_row(name, escape(state))
+    if fdjpeg.backends()["cpu"] == "available":
+        # The environment variable FDJPEG_ISA forces one.
+        table.add_row("instruction set of the CPU kernels", torch.ops.fdjpeg.cpu_instruction_set())
+    console.print(table)
+
+    samples, differing = _self_check()
+    if differing:
+        complaints.print(f"[bold red]Self-check failed:[/] {differing} of {samples} samples differ from Pillow's.")
+        raise typer.Exit(1)
+    console.print(f"Self-check passed: {samples} samples, all equal to Pillow's.")
+
+
+def _versions() -> Iterator[tuple[str, str]]:
+    """Yields names and versions of everything that may change the bits."""
+    yield "fdjpeg", fdjpeg.__version__
+    yield "Python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"
+    yield "torch", str(torch.__version__)
+    yield "CUDA", torch.cuda.get_device_name() if torch.cuda.is_available() else "torch sees no device"
+    for package in ("triton", "pillow"):
+        try:
+            yield package, version(package)
+        except PackageNotFoundError:
+            yield package, "not installed"
+    turbo = features.version_feature("libjpeg_turbo")
+    yield "Pillow's codec", f"libjpeg-turbo {turbo}" if turbo else "not libjpeg-turbo: its bits may differ"
+
+
+def _self_check() -> tuple[int, int]:
+    """Compares the codec with Pillow on random images; returns the numbers of compared and of differing samples."""
+    generator = torch.Generator().manual_seed(0)
+    samples = differing = 0
+    for height, width in ((1, 1), (8, 8), (17, 23), (64, 48), (99, 101)):
+        for channels, subsampling in ((3, "4:4:4"), (3, "4:2:2"), (3, "4:2:0"), (1, "4:4:4")):
+            for quality in (1, 25, 50, 75, 95, 100):
+                image = torch.randint(0, 256, (channels, height, width), generator=generator, dtype=torch.uint8)
+                theirs = to_tensor(pillow_codec(to_pillow(image), quality, subsampling)[0])
+                as_bytes = fdjpeg.jpeg(image, quality, subsampling=subsampling)
+                as_floats = fdjpeg.jpeg(image.float() / 255, quality, subsampling=subsampling)
+                differing += int((as_bytes != theirs).sum()) + int((as_floats != theirs.float() / 255).sum())
+                samples += 2 * image.numel()
+    return samples, differing

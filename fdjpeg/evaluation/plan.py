@@ -1,0 +1,115 @@
+"""The plan of an evaluation: all its settings, checked once, before any image is attacked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import TypedDict
+
+from torch import nn
+
+from fdjpeg.attacks import Attack, Norm, from_name, parse_eps
+from fdjpeg.defenses import GRADIENTS, Defended
+from fdjpeg.sources import Network
+
+#: The forms of a defence that a plan accepts.
+AnyDefense = str | nn.Module | Defended
+
+#: Draws of a randomised defence in each gradient, and in each verdict.
+DRAWS = 20
+
+
+class PlanSettings(TypedDict, total=False):
+    """The fields of `Plan` as keyword arguments of ``evaluate``."""
+
+    defenses: Sequence[AnyDefense] | Mapping[str, Sequence[str]]
+    attacks: Sequence[str | Attack]
+    eps: Sequence[str | float | Fraction]
+    norm: str
+    gradients: Sequence[str]
+    transfer: Sequence[nn.Module | Network]
+    draws: int
+    checks: bool
+    batch_size: int
+    pictures: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The settings of an evaluation, checked when it is made.
+
+    Attributes:
+        defenses: names such as "jpeg:75" (see ``parse_defense``), modules (see ``of_module``) or ``Defended`` objects;
+            or a mapping from names to the gradients that an adaptive attacker tries on each.
+        attacks: names (``attacks.NAMES``) or objects; all in one norm.
+        eps: radii, in units of the images' range; strings such as "2/255" are read exactly.
+        norm: "linf" or "l2", for attacks given by name.
+        gradients: those that an adaptive attacker tries on fdjpeg's layers, where ``defenses`` is not a mapping.
+        transfer: other networks, attacked without any defence.
+        draws: of a randomised defence, in each gradient and in each verdict; 1 or more.
+        checks: whether to run the sanity checks that need their own attacks.
+        batch_size: images at once, 1 or more; halved when the device runs out of memory. The figures belong to this
+            batch size: another one may change the last bits of a network's arithmetic.
+        pictures: images of the first batch that the report shows for each defence; 0 or more.
+        seed: of everything random.
+        chosen: the attacks as objects, in their order.
+        radii: the radii as exact numbers, ascending, each once.
+        others: the networks of ``transfer`` with their names.
+
+    Raises:
+        ValueError: for an unknown attack or norm, no attack or radius, the same attack twice, attacks in several norms,
+            or a number out of range.
+        TypeError: if an item of ``transfer`` is not a ``torch.nn.Module`` or a ``Network``.
+
+    Example::
+
+        plan = Plan(defenses=["jpeg:75"], attacks=["pgd-50"], eps=["2/255"])
+        report = evaluate(model, loader, plan)
+    """
+
+    defenses: Sequence[AnyDefense] | Mapping[str, Sequence[str]] = ("jpeg:75", "jpeg:50", "jpeg:25")
+    attacks: Sequence[str | Attack] = ("pgd",)
+    eps: Sequence[str | float | Fraction] = ("1/255", "2/255")
+    norm: str = "linf"
+    gradients: Sequence[str] = GRADIENTS
+    transfer: Sequence[nn.Module | Network] = ()
+    draws: int = DRAWS
+    checks: bool = True
+    batch_size: int = 5
+    pictures: int = 3
+    seed: int = 0
+    chosen: tuple[Attack, ...] = field(init=False, repr=False)
+    radii: tuple[Fraction, ...] = field(init=False, repr=False)
+    others: tuple[Network, ...] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        chosen = tuple(
+            item if isinstance(item, Attack) else from_name(item, norm=self.norm, seed=self.seed)
+            for item in self.attacks
+        )
+        _check_attacks(chosen)
+        radii = tuple(sorted({parse_eps(value, chosen[0].norm) for value in self.eps}))
+        if not radii:
+            raise ValueError("eps must hold at least one radius, got none")
+        for name, least in (("batch_size", 1), ("draws", 1), ("pictures", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        object.__setattr__(self, "chosen", chosen)
+        object.__setattr__(self, "radii", radii)
+        object.__setattr__(self, "others", tuple(Network.of(item) for item in self.transfer))
+
+    @property
+    def ball(self) -> Norm:
+        """The norm that all its attacks share."""
+        return self.chosen[0].norm
+
+
+def _check_attacks(attacks: Sequence[Attack]) -> None:
+    if not attacks:
+        raise ValueError("attacks must hold at least one attack, got none")
+    if len({attack.norm for attack in attacks}) > 1:
+        raise ValueError(f"attacks must share one norm, got {', '.join(f'{a.name} in {a.norm}' for a in attacks)}")
+    if len({attack.name for attack in attacks}) < len(attacks):
+        raise ValueError(f"attacks must be different, got {', '.join(attack.name for attack in attacks)}")

@@ -1,0 +1,104 @@
+"""The settings that a report records, with the keys under which files store them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+
+@dataclass(frozen=True)
+class ImageOrigin:
+    """The origin of the attacked images.
+
+    Attributes:
+        count: number of images in the whole set.
+        source, terms, digest: as ``ImageSet`` has them.
+        lattice_tried: number of images searched for traces of JPEG compression.
+        on_lattice: names of images with such traces, and the quality found for each.
+    """
+
+    count: int
+    source: str
+    terms: str
+    digest: str
+    lattice_tried: int
+    on_lattice: dict[str, int]
+
+
+@dataclass(frozen=True)
+class NetworkOrigin:
+    """The origin of the attacked network, as ``Network`` has it."""
+
+    name: str
+    source: str
+    terms: str
+    digest: str
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """Everything that a reader needs to run an evaluation again.
+
+    Attributes:
+        images, model: where the images and the network come from.
+        attacks: settings of each attack, by its name.
+        gradient_free: names of the attacks that need no gradient.
+        defenses: gradients tried on each defence, by its name.
+        randomised: names of the defences that draw in every call.
+        draws: of a randomised defence, in each gradient and in each verdict.
+        transfer: sources of the other networks, by their names.
+        norm: "linf" or "l2".
+        eps: radii such as "2/255", ascending.
+        batch_size, pictures, seed, checks: as in ``Plan``.
+        at_once: images that went through the network together at the end of the run; fewer than ``batch_size`` if the
+            device ran out of memory.
+        open: names of the experiments that are not finished.
+        device: where the network ran.
+        versions: versions of Python and of packages, by name.
+    """
+
+    images: ImageOrigin
+    model: NetworkOrigin
+    attacks: dict[str, dict[str, Any]]
+    gradient_free: list[str]
+    defenses: dict[str, list[str]]
+    randomised: list[str]
+    draws: int
+    transfer: dict[str, str]
+    norm: str
+    eps: list[str]
+    batch_size: int
+    at_once: int
+    pictures: int
+    seed: int
+    checks: bool
+    open: list[str]
+    device: str
+    versions: dict[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns plain values under the keys that stored reports have."""
+        return _plain(self)
+
+    @property
+    def origins(self) -> list[str]:
+        """Where the images and the network come from, with their terms: one text each."""
+        return [f"{origin.source}. Terms: {origin.terms}" for origin in (self.images, self.model)]
+
+
+#: Keys of stored reports that differ from the names of fields.
+_KEYS = {
+    "lattice_tried": "tried for a JPEG lattice",
+    "on_lattice": "on a JPEG lattice",
+    "gradient_free": "gradient-free",
+    "at_once": "images at once",
+}
+
+
+def _plain(record: ImageOrigin | NetworkOrigin | RunSettings) -> dict[str, Any]:
+    plain = {}
+    for item in fields(record):
+        value = getattr(record, item.name)
+        nested = isinstance(value, (ImageOrigin, NetworkOrigin))
+        plain[_KEYS.get(item.name, item.name)] = _plain(value) if nested else value
+    return plain

@@ -1,0 +1,102 @@
+"""The likeness of images: PSNR and MS-SSIM."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+#: The PSNR that stands for an image without any error, in dB.
+HIGHEST_PSNR = 100.0
+
+#: MS-SSIM: the weights of its five scales, the constants K₁ and K₂, and the window (Wang, Simoncelli and Bovik 2003).
+_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+_K1, _K2 = 0.01, 0.03
+WINDOW, _DEVIATION = 11, 1.5
+
+
+def psnr(decoded: Tensor, original: Tensor) -> Tensor:
+    """The peak signal-to-noise ratio of each image over all its samples, in dB, at most `HIGHEST_PSNR`.
+
+    Args:
+        decoded, original: ``(N, C, H, W)``, floating in [0, 1].
+
+    Returns:
+        ``(N,)``.
+
+    Raises:
+        ValueError: the images differ in shape.
+    """
+    _check_alike(decoded, original)
+    error = (decoded - original).square().flatten(1).mean(1)
+    return -10 * error.clamp(min=10 ** (-HIGHEST_PSNR / 10)).log10()
+
+
+def ms_ssim_scales(height: int, width: int) -> int:
+    """How many of the five scales of MS-SSIM leave its window of 11 × 11 inside of an image; at least one."""
+    scales = 1
+    while scales < len(_WEIGHTS) and min(height, width) >> scales >= WINDOW:
+        scales += 1
+    return scales
+
+
+def ms_ssim(decoded: Tensor, original: Tensor) -> Tensor:
+    """The multi-scale structural similarity of each image, the mean over its channels.
+
+    A small image has room for fewer than five scales (`ms_ssim_scales`): then the weights of those that there are, the
+    finest first, are divided by their sum. Source: Wang, Simoncelli and Bovik, "Multi-scale structural similarity for
+    image quality assessment", Asilomar 2003.
+
+    Args:
+        decoded, original: ``(N, C, H, W)``, floating in [0, 1], H and W of at least 11.
+
+    Returns:
+        ``(N,)``, differentiable.
+
+    Raises:
+        ValueError: the images differ in shape, or are smaller than the window.
+    """
+    _check_alike(decoded, original)
+    height, width = original.shape[-2:]
+    if min(height, width) < WINDOW:
+        raise ValueError(f"MS-SSIM needs images of at least {WINDOW} × {WINDOW} pixels, got {height} × {width}")
+    scales = ms_ssim_scales(height, width)
+    weights = [weight / sum(_WEIGHTS[:scales]) for weight in _WEIGHTS[:scales]]
+    product: Tensor | float = 1.0
+    for scale, weight in enumerate(weights):
+        if scale > 0:
+            # An odd side gets a row of zeros at both ends, as in the implementations that people use.
+            padding = [side % 2 for side in original.shape[-2:]]
+            decoded, original = (F.avg_pool2d(image, 2, padding=padding) for image in (decoded, original))
+        luminance, structure = _ssim_maps(decoded, original)
+        last = scale == scales - 1
+        similarity = (luminance * structure if last else structure).mean((2, 3)).relu()
+        product = product * similarity**weight
+    assert isinstance(product, Tensor)
+    return product.mean(1)
+
+
+def _check_alike(decoded: Tensor, original: Tensor) -> None:
+    if decoded.ndim != 4 or decoded.shape != original.shape:
+        raise ValueError(
+            "decoded and original must have one shape, (N, C, H, W), "
+            f"got {tuple(decoded.shape)} and {tuple(original.shape)}"
+        )
+
+
+def _ssim_maps(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """The two factors of SSIM at each place of the window: luminance, and contrast and structure."""
+    mean_a, mean_b, aa, bb, ab = (_smoothed(x) for x in (a, b, a * a, b * b, a * b))
+    luminance = (2 * mean_a * mean_b + _K1**2) / (mean_a**2 + mean_b**2 + _K1**2)
+    variances = (aa - mean_a**2) + (bb - mean_b**2)
+    structure = (2 * (ab - mean_a * mean_b) + _K2**2) / (variances + _K2**2)
+    return luminance, structure
+
+
+def _smoothed(image: Tensor) -> Tensor:
+    """The mean under a Gaussian window at every place where it fits."""
+    place = torch.arange(WINDOW, dtype=image.dtype, device=image.device) - WINDOW // 2
+    window = (-place.square() / (2 * _DEVIATION**2)).exp()
+    window = (window / window.sum()).expand(image.size(1), 1, 1, WINDOW)
+    rows = F.conv2d(image, window, groups=image.size(1))
+    return F.conv2d(rows, window.transpose(2, 3), groups=image.size(1))

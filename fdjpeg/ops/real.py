@@ -1,0 +1,156 @@
+"""The ops of the round trip in real numbers, and of its gradient."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fdjpeg import reference
+from fdjpeg._slopes import Formula
+from fdjpeg.ops.registration import (
+    ONCE,
+    Setting,
+    backward_vmap,
+    fake_table_gradient,
+    forward_vmap,
+    of_given_tables,
+    register,
+    wants_autograd,
+)
+
+
+class RealSetting(NamedTuple):
+    """The arguments of these ops that are not tensors, as their schemas list them.
+
+    Attributes:
+        quality, horizontal, vertical, fancy: as of `Setting`.
+        surrogate, parameter, floor: as of `fdjpeg._slopes.Formula`.
+        soft: whether the surrogate takes the place of rounding in forward too.
+    """
+
+    quality: float
+    horizontal: int
+    vertical: int
+    fancy: bool
+    surrogate: str
+    parameter: float
+    floor: float
+    soft: bool
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The ops
+
+
+def _fake(image: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(image), image.new_empty((image.size(0), *image.shape[2:]), dtype=torch.uint8)
+
+
+def _backward_fake(grad: Tensor, mask: Tensor, image: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    table_gradient = rest[1 + len(RealSetting._fields)]
+    return torch.empty_like(image), fake_table_gradient(image, table_gradient, reference.real_dtype(image))
+
+
+# With tables in float32 or float64, and a built-in surrogate in place of rounding if soft; and where the last limiting
+# let a sample pass.
+register(
+    "real_round_trip",
+    "(Tensor image, Tensor? tables, float quality, int horizontal, int vertical, bool fancy, str surrogate, "
+    "float parameter, float floor, bool soft) -> (Tensor, Tensor)",
+    fake=_fake,
+    vmap=forward_vmap,
+)
+
+# Its gradient; the tables' in float32, or float64 where the image is float64.
+register(
+    "real_round_trip_backward",
+    "(Tensor grad, Tensor mask, Tensor image, Tensor? tables, float quality, int horizontal, int vertical, bool fancy, "
+    "str surrogate, float parameter, float floor, bool soft, bool table_gradient) -> (Tensor, Tensor)",
+    fake=_backward_fake,
+    vmap=backward_vmap,
+)
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Autograd
+
+
+def real_round_trip(
+    image: Tensor, tables: Tensor | None, setting: Setting, formula: Formula, soft: bool, identity: bool = False
+) -> Tensor:
+    """Applies the round trip in real numbers, with the gradient of a built-in surrogate.
+
+    Args:
+        image, tables, setting: as in `SCHEMAS`.
+        formula: the surrogate.
+        soft: whether it takes the place of rounding in forward too.
+        identity: let the image's gradient pass the whole layer unchanged (BPDA).
+
+    Returns:
+        The image, differentiable in ``image`` and ``tables``; twice, if soft or straight through.
+    """
+    if soft:  # the gradient is that of the surrogate itself, which has no floor
+        formula = formula._replace(floor=0.0)
+    arguments = RealSetting(*setting, *formula, soft)
+    if wants_autograd(image) or wants_autograd(tables):
+        out, _ = _RealRoundTrip.apply(image, tables, arguments, identity)
+    else:
+        out, _ = torch.ops.fdjpeg.real_round_trip(image, tables, *arguments)
+    return out
+
+
+class _RealRoundTrip(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(image: Tensor, tables: Tensor | None, setting: RealSetting, identity: bool) -> tuple[Tensor, Tensor]:
+        out, mask = torch.ops.fdjpeg.real_round_trip(image, tables, *setting)
+        return out, mask
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        image, tables, ctx.setting, ctx.identity = inputs
+        mask = output[1]
+        ctx.mark_non_differentiable(mask)
+        ctx.set_materialize_grads(False)  # no zeros for the mask's gradient
+        ctx.save_for_backward(image, tables, mask)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None, _: Any) -> tuple[Tensor | None, ...]:
+        table_gradient = ctx.needs_input_grad[1]
+        if grad is None or (ctx.identity and not table_gradient):
+            return grad, None, None, None
+        image, tables, mask = ctx.saved_tensors
+        of_image, of_tables = _RealRoundTripBackward.apply(grad, mask, image, tables, ctx.setting, table_gradient)
+        of_tables = of_given_tables(of_tables, tables) if table_gradient else None
+        return grad if ctx.identity else of_image, of_tables, None, None
+
+
+class _RealRoundTripBackward(torch.autograd.Function):
+    """Differentiable where `reference.real_second_gradient` is."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        grad: Tensor, mask: Tensor, image: Tensor, tables: Tensor | None, setting: RealSetting, table_gradient: bool
+    ) -> tuple[Tensor, Tensor]:
+        arguments = (grad, mask, image, tables, *setting, table_gradient)
+        of_image, of_tables = torch.ops.fdjpeg.real_round_trip_backward(*arguments)
+        return of_image, of_tables
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        grad, _, image, tables, ctx.setting, ctx.table_gradient = inputs
+        ctx.save_for_backward(grad, image, tables)
+
+    @staticmethod
+    def backward(ctx: Any, of_image: Tensor, of_tables: Tensor) -> tuple[Tensor | None, ...]:
+        grad, image, tables = ctx.saved_tensors
+        if not ctx.setting.soft and ctx.setting.surrogate != "straight-through":
+            raise RuntimeError(ONCE)
+        tangents = (of_image, of_tables if ctx.table_gradient else None)
+        second = reference.real_second_gradient(tangents, grad, image, tables, *ctx.setting)
+        of_grad, of_image, of_tables = second
+        return of_grad, None, of_image, None if tables is None else of_tables, None, None

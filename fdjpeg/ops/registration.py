@@ -1,0 +1,207 @@
+"""The registration of an op, and what several pages share: settings, vmap rules, and gradients that end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fdjpeg import (
+    _library,  # registers the kernels, before what follows adds to them
+    reference,
+)
+from fdjpeg._geometry import BLOCK
+
+
+class Setting(NamedTuple):
+    """The arguments of the exact ops that are not tensors, as their schemas list them.
+
+    Attributes:
+        quality: 1…100, whose standard tables are meant; read only where there are no tables.
+        horizontal, vertical: luma's sampling factors against chroma.
+        fancy: whether chroma is upsampled by libjpeg's triangle filter.
+    """
+
+    quality: float
+    horizontal: int
+    vertical: int
+    fancy: bool
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Registration
+
+#: The schema of each op, as csrc/ops defines it. Images are ``(N, C, H, W)``, C 1 or 3; tables are float32
+#: ``(1 or N, 3, 8, 8)`` for Y, Cb and Cr, or None for the standard tables at the number ``quality``; the others are as
+#: in `Setting`.
+SCHEMAS: dict[str, str] = {}
+
+_definitions = torch.library.Library("fdjpeg", "FRAGMENT")
+_fallbacks = torch.library.Library("fdjpeg", "IMPL", "CompositeExplicitAutograd")
+_on_gpus = torch.library.Library("fdjpeg", "IMPL", "CUDA")
+
+
+def register(
+    name: str, schema: str, *, fake: Callable[..., Any], vmap: Callable[..., Any], in_triton: bool = False
+) -> None:
+    """Registers an op: its schema, unless the library has it, its fallback, its fake kernel and its vmap rule.
+
+    Args:
+        name: of the op, and of the function in `fdjpeg.reference` that serves where the library holds no kernel.
+        schema: of the op, without its name.
+        fake: makes empty results of the shapes and dtypes that come out, without computing them.
+        vmap: ``vmap(op, info, in_dims, *arguments)``, as ``torch.library.register_vmap`` wants it after ``op``.
+        in_triton: whether `fdjpeg._triton.launches` has a function of this name.
+    """
+    SCHEMAS[name] = schema
+    if not hasattr(torch.ops.fdjpeg, name):
+        _definitions.define(name + schema)
+    _fallbacks.impl(name, getattr(reference, name))
+    if in_triton and _library.USES_TRITON:
+        _on_gpus.impl(name, _triton_op(name), allow_override=True)
+    torch.library.register_fake(f"fdjpeg::{name}", fake)
+    torch.library.register_vmap(f"fdjpeg::{name}", partial(vmap, getattr(torch.ops.fdjpeg, name)))
+
+
+def _triton_op(name: str) -> Callable[..., Any]:
+    """Returns an op of `fdjpeg._triton.launches`, which is imported when a tensor on a GPU first wants it."""
+
+    def op(*arguments: Any) -> Any:
+        from fdjpeg._triton import launches
+
+        return getattr(launches, name)(*arguments)
+
+    return op
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Fake kernels
+
+
+def fake_table_gradient(image: Tensor, wanted: bool, dtype: torch.dtype) -> Tensor:
+    """Returns the empty gradient of each image's tables, without an element where it is not wanted."""
+    return image.new_empty((image.size(0), 3, BLOCK, BLOCK) if wanted else (0,), dtype=dtype)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# vmap: the mapped dimension becomes part of the batch
+
+
+def merge(tensor: Tensor, dim: int | None, size: int) -> Tensor:
+    """Returns ``(N, …)``, mapped along ``dim`` or the same for all, as ``(size · N, …)``."""
+    mapped = tensor.unsqueeze(0).expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
+    return mapped.flatten(0, 1)
+
+
+def merge_tables(tables: Tensor | None, dim: int | None, size: int, images: int) -> Tensor | None:
+    """Returns tables for ``size`` batches of ``images``; one set for all of them stays one."""
+    if tables is None or (dim is None and tables.size(0) == 1):
+        return tables
+    mapped = tables.unsqueeze(0) if dim is None else tables.movedim(dim, 0)
+    return mapped.expand(size, images, 3, BLOCK, BLOCK).flatten(0, 1)
+
+
+def split(result: Tensor, size: int) -> Tensor:
+    """Splits ``(size · N, …)`` into ``(size, N, …)``."""
+    return result.unflatten(0, (size, result.size(0) // size))
+
+
+def images_in(image: Tensor, dim: int | None) -> int:
+    """Returns the batch size N of an image that may be mapped along ``dim``."""
+    return image.size(0) if dim is None else image.movedim(dim, 0).size(1)
+
+
+def forward_vmap(
+    op: Callable[..., Any], info: Any, in_dims: tuple[int | None, ...], image: Tensor, tables: Tensor | None, *rest: Any
+) -> Any:
+    """Maps an op of an image and tables."""
+    size = info.batch_size
+    tables = merge_tables(tables, in_dims[1], size, images_in(image, in_dims[0]))
+    results = op(merge(image, in_dims[0], size), tables, *rest)
+    return tuple(split(result, size) for result in results), (0,) * len(results)
+
+
+def backward_vmap(
+    op: Callable[..., Any],
+    info: Any,
+    in_dims: tuple[int | None, ...],
+    grad: Tensor,
+    kept: Tensor,
+    image: Tensor,
+    tables: Tensor | None,
+    *rest: Any,
+) -> Any:
+    """Maps the gradient of an op of an image and tables; ``kept`` is what that op kept for it."""
+    size = info.batch_size
+    tables = merge_tables(tables, in_dims[3], size, images_in(image, in_dims[2]))
+    grad, kept, image = (merge(tensor, dim, size) for tensor, dim in zip((grad, kept, image), in_dims, strict=False))
+    of_image, of_tables = op(grad, kept.contiguous(), image, tables, *rest)
+    if of_tables.ndim == 1:  # not wanted: the same empty tensor for all
+        return (split(of_image, size), of_tables), (0, None)
+    return (split(of_image, size), split(of_tables, size)), (0, 0)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Autograd
+
+
+def wants_autograd(tensor: Tensor | None) -> bool:
+    """Whether a Function must be applied, which costs more than the op itself on a small image."""
+    if tensor is None:
+        return False
+    if torch.compiler.is_compiling() or torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        return True
+    return tensor.requires_grad and torch.is_grad_enabled()
+
+
+def of_given_tables(of_tables: Tensor, tables: Tensor) -> Tensor:
+    """Sums each image's gradient of its tables where one set was given for all of them."""
+    return of_tables.sum(0, keepdim=True) if tables.size(0) == 1 else of_tables
+
+
+ONCE = (
+    "a surrogate's gradient under a forward that rounds cannot be differentiated again: "
+    "use gradient='straight-through' or 'identity', or arithmetic='real' with soft=True"
+)
+
+
+def once_differentiable(out: Tensor) -> Tensor:
+    """Returns ``out`` with a gradient that raises when it is differentiated again, where that would be a false zero."""
+    result: Tensor = _OnceDifferentiable.apply(out)
+    return result
+
+
+class _OnceDifferentiable(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(out: Tensor) -> Tensor:
+        return out.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        result: Tensor = _NotDifferentiable.apply(grads[0])
+        return result
+
+
+class _NotDifferentiable(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(grad: Tensor) -> Tensor:
+        return grad.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        raise RuntimeError(ONCE)

@@ -1,0 +1,92 @@
+"""Images, classes, radii and settings that attacks refuse, each by name; the example of docs/attacks.md."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from support.classifiers import Tiny
+from torch import Tensor, nn
+
+from fdjpeg.attacks import (
+    PGD,
+    Noise,
+    margin,
+)
+
+EPS = 8 / 255
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"eps": -1 / 255}, ValueError, r"^eps must be 0 or more.* got -0.0039"),
+        ({"eps": float("nan")}, ValueError, r"^eps must be 0 or more.* got nan"),
+        ({"eps": float("inf")}, ValueError, r"^eps must be 0 or more.* got inf"),
+        ({"x": torch.full((2, 3, 8, 8), 1.5)}, ValueError, r"^x must lie in \[0, 1\], got values from 1.5 to 1.5"),
+        ({"x": torch.full((2, 3, 8, 8), -0.1)}, ValueError, r"^x must lie in \[0, 1\]"),
+        ({"x": torch.full((2, 3, 8, 8), float("nan"))}, ValueError, r"^x must lie in \[0, 1\]"),
+        ({"x": torch.zeros(2, 3, 8, 8, dtype=torch.uint8)}, TypeError, r"^x must be floats.* got torch.uint8"),
+        ({"x": torch.zeros(3, 8, 8)}, ValueError, r"^x must be images \(N, C, H, W\), got shape \(3, 8, 8\)"),
+        ({"y": torch.tensor([0])}, ValueError, r"^y must be \(2,\), a class for each image, got shape \(1,\)"),
+        ({"y": torch.tensor([0, 4])}, ValueError, r"^y must lie in 0…3 for a model of 4 classes, got 4"),
+        ({"y": torch.tensor([0, -1])}, ValueError, r"^y must be classes 0, 1, …, got -1"),
+        ({"y": torch.tensor([0.0, 1.0])}, TypeError, r"^y must be int64, got torch.float32"),
+        ({"indices": torch.arange(3)}, ValueError, r"^indices must be \(2,\), one for each image, got shape \(3,\)"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_named(change: dict[str, Any], error: type[Exception], message: str) -> None:
+    good = {"x": torch.full((2, 3, 8, 8), 0.5), "y": torch.tensor([0, 1]), "eps": 0.1, "indices": None}
+    arguments = good | change
+    for attack in (PGD(2), Noise(), PGD(2, norm="l2", draws=2)):
+        with pytest.raises(error, match=message):
+            attack(Tiny(), arguments["x"], arguments["y"], arguments["eps"], indices=arguments["indices"])
+
+
+def test_a_model_that_returns_no_logits_is_named(x: Tensor, y: Tensor) -> None:
+    with pytest.raises(ValueError, match=r"^model must return logits \(6, classes\), got shape \(6, 3, 24, 24\)"):
+        PGD(2)(nn.Identity(), x, y, EPS)
+
+
+def test_no_images_and_no_radius_are_fine(model: nn.Module, x: Tensor, y: Tensor) -> None:
+    for attack in (PGD(2), PGD(2, norm="l2", draws=3), Noise(norm="l2")):
+        assert attack(model, x[:0], y[:0], EPS).shape == (0, 3, 24, 24)
+        assert torch.equal(attack(model, x, y, 0.0), x)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"norm": "l1"}, "^norm must be 'linf' or 'l2' for this attack, got 'l1'"),
+        ({"schedule": "linear"}, "^schedule must be one of constant, cosine, halving, got 'linear'"),
+        ({"aim": "far"}, "^aim must be one of away, likeliest, given, got 'far'"),
+        ({"momentum": 1.0}, "^momentum must be 0 or more and less than 1, got 1"),
+        ({"draws": 0}, "^draws must be at least 1, got 0"),
+    ],
+)
+def test_pgd_refuses_more_senseless_settings(setting: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        PGD(**setting)
+
+
+@pytest.mark.parametrize(
+    ("setting", "word"),
+    [({"steps": 0}, "steps"), ({"restarts": 0}, "restarts"), ({"loss": "mse"}, "loss"), ({"step": 0}, "step")],
+)
+def test_pgd_refuses_senseless_settings(setting: dict[str, object], word: str) -> None:
+    with pytest.raises(ValueError, match=f"^{word} must be .* got"):
+        PGD(**setting)  # type: ignore[arg-type]
+
+
+def test_the_pages_own_attack_runs(model: nn.Module, x: Tensor, y: Tensor) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "attacks.md").read_text(encoding="utf-8")
+    (code,) = (block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "class Darken" in block)
+    names: dict[str, Any] = {"__name__": "page"}
+    exec(compile(code, "attacks.md", "exec", dont_inherit=True), names)
+    result = names["Darken"]().run(model, x, y, EPS)
+    torch.testing.assert_close(result.x_adv, (x - EPS).clamp_min(0))
+    torch.testing.assert_close(result.margin, margin(model(result.x_adv), y))
+    assert names["Darken"]().settings() == {"attack": "Darken", "seed": 0, "norm": "linf"}

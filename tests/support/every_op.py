@@ -1,0 +1,71 @@
+"""Calls every op of the library, for tests of what all of them must hold to. It needs torch alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fdjpeg import _slopes, surrogates
+
+
+def results_of(
+    ops: Any, images: int, channels: int, factors: tuple[int, int], device: str = "cpu"
+) -> dict[str, tuple[Tensor, ...]]:
+    """Calls each op on noise of shape (images, channels, 21, 37).
+
+    Args:
+        ops: what holds the ops by name, such as `torch.ops.fdjpeg`.
+        images: the number of images.
+        channels: 1 or 3.
+        factors: the sampling factors of luma.
+        device: where the tensors are.
+
+    Returns:
+        By the op's name its results, each of them with the images along the first dimension.
+    """
+    height, width = 21, 37
+    image = torch.rand(images, channels, height, width, device=device)
+    grad = torch.rand(images, channels, height, width, device=device)
+    tables = torch.full((images, 3, 8, 8), 16.0, device=device)
+    qualities = torch.full((images, 3, 5), 50, dtype=torch.uint8, device=device)
+    slopes = _slopes.slope_table(surrogates.resolve("sine"), torch.device(device))
+    setting = (tables, 0.0, *factors, True)
+    real = (*setting, "sine", 0.0, 0.0, True)
+    out, planes = ops.round_trip(image, *setting)
+    real_out, mask = ops.real_round_trip(image, *real)
+    coefficients = ops.encode(image, *setting[:-1])
+    # Decoded by one set of tables, as by one for each image.
+    decoded = [
+        ops.decode(*coefficients, steps, height, width, *factors, True, dtype)
+        for steps in (tables, torch.full((1, 3, 8, 8), 16.0, device=device))
+        for dtype in (torch.uint8, torch.float64)
+    ]
+    samples = torch.rand(images, channels, 16, 24, device=device)
+    blocks = ops.block_dct(samples)
+    return {
+        "round_trip": (out, planes),
+        "round_trip of bytes": tuple(ops.round_trip((255 * image).to(torch.uint8), None, 75.0, *factors, True)),
+        "round_trip_by_block": tuple(ops.round_trip_by_block(image, qualities, *factors, True)),
+        "round_trip_backward": tuple(ops.round_trip_backward(grad, planes, image, *setting, True)),
+        "surrogate_backward": tuple(ops.surrogate_backward(grad, planes, image, *setting, True, slopes)),
+        "encode": tuple(coefficients),
+        "decode": tuple(decoded),
+        "real_round_trip": (real_out, mask),
+        "real_round_trip_backward": tuple(ops.real_round_trip_backward(grad, mask, image, *real, True)),
+        "block_dct": (blocks,),
+        "block_idct": (ops.block_idct(blocks),),
+    }
+
+
+def assert_empty_batches_give_empty_results(
+    ops: Any, channels: int, factors: tuple[int, int], device: str = "cpu"
+) -> None:
+    """Asserts that no images give results of the shapes and dtypes of those of two, but for the images."""
+    of_none, of_two = (results_of(ops, images, channels, factors, device) for images in (0, 2))
+    for op, expected in of_two.items():
+        assert [(tuple(one.shape), one.dtype, one.device) for one in of_none[op]] == [
+            ((0, *one.shape[1:]), one.dtype, one.device) for one in expected
+        ], op
+    assert {one.size(1) for one in of_none["decode"]} == {channels}
