@@ -29,7 +29,7 @@ from .base import Defense, Weights, device_of, load_state
 from .gradients import GRADIENTS
 from .training import accuracy
 from .training.batch_statistics import LAYERS
-from .training.config import Schedule, Settings, positive
+from .training.config import Schedule, Settings, build, positive
 from .training.images import Images
 from .training.objective import Chance, Objective
 from .training.run import Run
@@ -113,6 +113,11 @@ class FineTuned(Defense):
             "subsampling": self.subsampling,
         }
 
+    def extra_repr(self) -> str:
+        """Shows the tables' mean step and the layer in front."""
+        tables = "None" if self.tables is None else f"mean step {float(self.tables.luma.double().mean()):.1f} in luma"
+        return f"tables={tables}, subsampling={self.subsampling!r}, front={self.front}"
+
     def tensors(self) -> dict[str, Tensor]:
         """See `Defense.tensors`."""
         return {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
@@ -194,6 +199,41 @@ class AugmentationSettings:
             second = {} if self.second_quality is None else {"quality": self.second_quality}
             return DoubleJPEG(**given, second=second)
         return Recompress(**given, restore=True)
+
+
+def parse_augmentation(text: str) -> AugmentationSettings:
+    """Returns the settings that the command line gives as one text.
+
+    Args:
+        text: the name and settings of `AugmentationSettings`, such as "random-jpeg,quality=5-95,p=0.75": ranges with a
+            hyphen, lists with plus signs ("qualities=30+50", "subsampling=4:2:0+4:4:4").
+
+    Raises:
+        ValueError: an unknown name or setting, or a value out of its range.
+    """
+    name, *options = text.split(",")
+    values: dict[str, Any] = {"name": name}
+    for option in options:
+        key, _, value = option.partition("=")
+        if key in ("quality", "second_quality", "scale"):
+            values[key] = [_number(part) for part in value.split("-")]
+        elif key in ("qualities", "weights"):
+            values[key] = [_number(part) for part in value.split("+")]
+        elif key == "subsampling":
+            values[key] = value.split("+")
+        else:
+            values[key] = value if key in ("tables", "shift") else _number(value)
+    return build(AugmentationSettings, values, f"augmentation {text!r}: ")
+
+
+def _number(text: str) -> int | float | str:
+    """A number where the text is one: what YAML would read."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
 
 
 def _default_augmentation() -> tuple[AugmentationSettings, ...]:
