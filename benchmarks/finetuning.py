@@ -59,14 +59,16 @@ FILES = (
 )
 SEEDS = (0, 1, 2)
 
-#: The training of each seed.
-SETTINGS = Config(
-    augmentation=(AugmentationSettings("random-jpeg", quality=RANGE, p=0.75),),
-    tuning=Schedule(epochs=2, batch_size=64, learning_rate=1e-4, augment="flip-crop"),
-    qualities=(10,),
-    validation=0.0,
-    test="given below",
-)
+
+def settings(seed: int, test: str) -> Config:
+    """Returns the settings of one seed's training, which is judged on the images ``test``."""
+    return Config(
+        seed=seed,
+        augmentation=(AugmentationSettings("random-jpeg", quality=RANGE, p=0.75),),
+        tuning=Schedule(epochs=2, batch_size=64, learning_rate=1e-4, augment="flip-crop"),
+        qualities=(75, 50, 25, 10),
+        test=test,
+    )
 
 
 # --- speed ------------------------------------------------------------------------------------------------------------
@@ -114,15 +116,11 @@ def in_workers(images: Tensor, floats: bool) -> Callable[[], int]:
 
 def ways(images: Tensor, threads: int) -> Iterator[tuple[str, Callable[[], int]]]:
     """Yields each way of compressing a batch by name, with a call that returns how many images it made."""
-    count = len(images)
     floats = images.float() / 255
     layer = fdjpeg.RandomJPEG(RANGE)
     for name, batch in (("uint8", images), ("float32", floats), ("bfloat16", floats.bfloat16())):
         for used in sorted({1, threads}):
-            yield (
-                f"fdjpeg, {name}, {used} threads",
-                _threaded(lambda batch=batch: count * (layer(batch) is not None), used),
-            )
+            yield f"fdjpeg, {name}, {used} threads", _threaded(lambda batch=batch: len(layer(batch)), used)
     for name in ("uint8", "float32"):
         yield f"Pillow in {threads} workers, {name}", in_workers(images, name == "float32")
     try:
@@ -221,8 +219,8 @@ def train(npz: str, folder: Path) -> None:
     """Fine-tunes the ResNet-18 for CIFAR-10 with each seed."""
     images, network = load_training_images(f"{npz}:train"), sources.load_network("resnet18-cifar10")
     for seed in SEEDS:
-        settings = Config(**{**vars(SETTINGS), "seed": seed, "test": f"{npz}:test"})
-        defenses.train("fine-tuning", images, folder / f"seed{seed}", settings=settings, network=network, device="cpu")
+        chosen, out = settings(seed, f"{npz}:test"), folder / f"seed{seed}"
+        defenses.train("fine-tuning", images, out, settings=chosen, network=network, device="cpu")
 
 
 def rights(network: nn.Module, images: Tensor, labels: Tensor) -> dict[str, list[bool]]:
@@ -259,9 +257,8 @@ def accuracy(npz: str, folder: Path, out: Path) -> None:
         row["interval"] = [100 * (float(gain.mean()) - error), 100 * (float(gain.mean()) + error)]
         rows.append(row)
         low, high = row["interval"]
-        print(
-            f"{name:12} {row['before']:5.1f} → {row['after']:5.1f} %  {row['difference']:+5.1f} ({low:+.1f} … {high:+.1f})"
-        )
+        change = f"{row['difference']:+5.1f} ({low:+.1f} … {high:+.1f})"
+        print(f"{name:12} {row['before']:5.1f} → {row['after']:5.1f} %  {change}")
     runs = [json.loads((folder / f"seed{seed}" / "run.json").read_text()) for seed in SEEDS]
     _write(out, {"images": {"source": test.source, "count": len(test)}, "rows": rows, "runs": runs})
 
