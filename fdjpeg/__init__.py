@@ -2,9 +2,10 @@
 
 from fdjpeg import surrogates
 from fdjpeg._library import backends
+from fdjpeg.augmentations import RandomJPEG
 from fdjpeg.coefficients import Coefficients
 from fdjpeg.functional import check, decode, encode, jpeg
-from fdjpeg.modules import JPEG, FeatureDistillation, LearnableJPEG, RandomJPEG, StochasticJPEG
+from fdjpeg.modules import JPEG, FeatureDistillation, LearnableJPEG, StochasticJPEG
 from fdjpeg.rate import bits, rate
 from fdjpeg.stages import block_dct, block_idct, dequantize, quantize, rgb_to_ycbcr, ycbcr_to_rgb
 from fdjpeg.tables import QuantTables

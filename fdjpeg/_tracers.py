@@ -32,22 +32,22 @@ def traced_layer(layer: type[_Layer]) -> type[_Layer]:
 
     The node calls the layer that was traced, so a traced model computes what the model computes, draws included.
     """
-    forward: Callable[[Any, Tensor], Tensor] = layer.forward
+    forward: Callable[..., Any] = layer.forward
 
     @functools.wraps(forward)
-    def decorated(self: nn.Module, image: Any) -> Any:
+    def decorated(self: nn.Module, image: Any, *args: Any, **kwargs: Any) -> Any:
         if isinstance(image, Proxy):
-            return image.tracer.create_proxy("call_function", call_layer, (self, image), {})
-        return forward(self, image)
+            return image.tracer.create_proxy("call_function", call_layer, (self, image, *args), kwargs)
+        return forward(self, image, *args, **kwargs)
 
     layer.forward = decorated
     layer.__prepare_scriptable__ = _refuse_scripting  # type: ignore[attr-defined]
     return layer
 
 
-def call_layer(layer: nn.Module, image: Tensor) -> Any:
-    """The target of a layer's node."""
-    return layer(image)
+def call_layer(layer: nn.Module, image: Tensor, *args: Any, **kwargs: Any) -> Any:
+    """Calls a layer: the target of its node."""
+    return layer(image, *args, **kwargs)
 
 
 def _refuse_scripting(layer: nn.Module) -> None:

@@ -145,70 +145,6 @@ def _restore(layer: nn.Module, values: dict[str, Tensor]) -> None:
 
 
 @traced_layer
-class RandomJPEG(nn.Module):
-    """Compresses each image at its own quality, drawn again in every call, in training and in evaluation.
-
-    Args:
-        quality: the least and the greatest integer quality, both drawn; uniform between them.
-        p: the probability that an image is compressed at all.
-        generator: of the images' device; None takes torch's own.
-        subsampling, upsampling, gradient: as for `fdjpeg.jpeg`.
-
-    Shape:
-        ``(..., 3, H, W)`` or ``(..., 1, H, W)`` to the same. The draws are made on the images' device, without
-        synchronisation.
-    """
-
-    def __init__(
-        self,
-        quality: tuple[int, int] = (30, 95),
-        p: float = 1.0,
-        generator: torch.Generator | None = None,
-        *,
-        subsampling: str = "4:2:0",
-        upsampling: str = "fancy",
-        gradient: str | Surrogate = "straight-through",
-    ) -> None:
-        super().__init__()
-        if not (
-            isinstance(quality, (tuple, list))
-            and len(quality) == 2
-            and all(isinstance(end, int) and not isinstance(end, bool) for end in quality)
-            and 1 <= quality[0] <= quality[1] <= 100
-        ):
-            raise ValueError(f"quality must be two integers, 1 ≤ least ≤ greatest ≤ 100, got {quality!r}")
-        if isinstance(p, bool) or not (isinstance(p, (int, float)) and 0 <= p <= 1):
-            raise ValueError(f"p must be a probability, 0…1, got {p!r}")
-        check_generator(generator)
-        check_arguments(75, None, subsampling, upsampling, gradient, "libjpeg", False)
-        self.quality = (quality[0], quality[1])
-        self.p = float(p)
-        self.generator = generator
-        self.subsampling = subsampling
-        self.upsampling = upsampling
-        self.gradient = surrogates.resolve(gradient)
-
-    def forward(self, image: Tensor) -> Tensor:
-        least, greatest = self.quality
-        images = (flattened(image).size(0),)
-        drawn = torch.randint(least, greatest + 1, images, device=image.device, **_from(self.generator))
-        out = functional.jpeg(
-            image,
-            drawn,
-            subsampling=self.subsampling,
-            upsampling=self.upsampling,
-            gradient=self.gradient,
-        )
-        if self.p == 1:
-            return out
-        chosen = torch.rand(image.shape[:-3], device=image.device, **_from(self.generator)) < self.p
-        return torch.where(chosen[..., None, None, None], out, image)
-
-    def extra_repr(self) -> str:
-        return f"quality={self.quality}, p={self.p:g}, {_said(self)}"
-
-
-@traced_layer
 class StochasticJPEG(nn.Module):
     """Compresses each 8×8 block at its own quality, drawn again in every call, in training and in evaluation.
 
@@ -264,7 +200,7 @@ class StochasticJPEG(nn.Module):
         return f"qualities={self.qualities}, {_said(self)}"
 
 
-def _said(layer: JPEG | RandomJPEG | StochasticJPEG | LearnableJPEG) -> str:
+def _said(layer: JPEG | StochasticJPEG | LearnableJPEG) -> str:
     """Returns the part that the ``extra_repr`` of these layers have in common."""
     return f"subsampling={layer.subsampling!r}, gradient={surrogates.written(layer.gradient)}"
 

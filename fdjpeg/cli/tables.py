@@ -20,12 +20,15 @@ from fdjpeg.tables import QuantTables
 from .console import complaints, console, say_written
 from .image_files import read_image
 from .table_picture import by_component, draw
+from .tables_harvest import harvest
 from .tables_learn import learn
 
 app = typer.Typer(
-    help="Quantization tables: show them, convert them, derive or learn them from images.", no_args_is_help=True
+    help="Quantization tables: show them, convert them, derive, learn or harvest them.",
+    no_args_is_help=True,
 )
 app.command()(learn)
+app.command()(harvest)
 
 _SOURCE = "Quality 1…100, JPEG file, text file as `cjpeg -qtables` reads it, or .json file of Pillow's qtables."
 _TARGET = "Text file as `cjpeg -qtables` reads it; if its name ends in .json, Pillow's qtables."

@@ -21,6 +21,7 @@ from .checkpoint import save
 from .defended import UNDEFENDED, Defended, SeedFixed, differentiable, layer_defense, of_module
 from .defensive_distillation import DefensiveDistillation
 from .feature_distillation import FeatureDistillation
+from .fine_tuning import FineTuned
 from .gradients import GRADIENTS, OPAQUE, ZERO
 from .jpeg import JPEG, RandomJPEG, StochasticJPEG
 from .jpeg_ensemble import JPEGEnsemble
@@ -41,6 +42,7 @@ __all__ = [
     "Defense",
     "DefensiveDistillation",
     "FeatureDistillation",
+    "FineTuned",
     "JPEGEnsemble",
     "Purifier",
     "RandomJPEG",

@@ -15,6 +15,7 @@ from fdjpeg.sources.image_set import pillow_codec, to_pillow, to_tensor
 from fdjpeg.sources.networks import imported, made_by
 
 from .defended import UNDEFENDED, Defended, layer_defense, of_module
+from .fine_tuning import FineTuned
 from .gradients import GRADIENTS, distinct
 from .registry import load
 
@@ -37,7 +38,8 @@ def parse_defense(
             - "feature-distillation:paper". With two passes, an attacker enters before both of
               "feature-distillation:paper,passes=2", or after the first of
               "feature-distillation:paper,passes=2,entry=after";
-            - "saved:PATH": a defence that ``fdjpeg.defenses.load`` reads;
+            - "saved:PATH": a defence that ``fdjpeg.defenses.load`` reads; a fine-tuned network also behind a JPEG, such
+              as "saved:PATH,behind=jpeg:75" or "saved:PATH,behind=jpeg:75,4:4:4";
             - "module:callable": returns a ``torch.nn.Module`` from images to images, or to logits. It is called without
               arguments, or with the network if it takes one, and is looked for in the current folder too. A module
               itself, or a function of images, is taken as it is, see ``sources.networks.made_by``. Its code is
@@ -74,10 +76,23 @@ def parse_defense(
     return of_module(made.eval() if image is None else made.to(image.device).eval(), text, gradients, image)
 
 
-def _saved(text: str, path: str) -> nn.Module:
+def _saved(text: str, rest: str) -> nn.Module:
+    path, _, front = rest.partition(",behind=")
     if not Path(path).exists():
         raise ValueError(f"defense must name a saved defence that exists, got {text!r}")
-    return load(path)
+    defense = load(path)
+    if not front:
+        return defense
+    kind, _, value = front.partition(":")
+    layer = _parse_jpeg(text, *_value_and_options(value), GRADIENTS).module if kind == "jpeg" else None
+    if not isinstance(defense, FineTuned) or not isinstance(layer, fdjpeg.JPEG):
+        raise ValueError(f'defense must be a fine-tuned network behind a JPEG such as "jpeg:75", got {text!r}')
+    return defense.behind(layer)
+
+
+def _value_and_options(text: str) -> tuple[str, list[str]]:
+    value, *options = text.split(",")
+    return value, options
 
 
 def _called(text: str, network: nn.Module | None) -> Defended | nn.Module:

@@ -10,7 +10,7 @@ from typing import Any
 import fdjpeg
 from fdjpeg.sources import Network
 
-from . import checkpoint, defensive_distillation, feature_distillation, jpeg_ensemble, purifier, s2snet
+from . import checkpoint, defensive_distillation, feature_distillation, fine_tuning, jpeg_ensemble, purifier, s2snet
 from .base import Defense, copied
 from .registry import load
 from .training import config
@@ -41,6 +41,7 @@ RECIPES: dict[str, Recipe] = {
     "purifier": Recipe(purifier.Config, purifier.train, "yes"),
     "s2snet": Recipe(s2snet.Config, s2snet.train, "yes"),
     "defensive-distillation": Recipe(defensive_distillation.Config, defensive_distillation.train, "may"),
+    "fine-tuning": Recipe(fine_tuning.Config, fine_tuning.train, "yes"),
 }
 
 

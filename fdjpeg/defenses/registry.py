@@ -8,6 +8,7 @@ from . import checkpoint
 from .base import Defense
 from .defensive_distillation import DefensiveDistillation
 from .feature_distillation import FeatureDistillation
+from .fine_tuning import FineTuned
 from .jpeg import JPEG, RandomJPEG, StochasticJPEG
 from .jpeg_ensemble import JPEGEnsemble
 from .purifier import Purifier
@@ -25,6 +26,7 @@ DEFENSES: dict[str, type[Defense]] = {
         Purifier,
         S2SNet,
         DefensiveDistillation,
+        FineTuned,
     )
 }
 

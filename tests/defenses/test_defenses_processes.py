@@ -18,13 +18,15 @@ from torch import nn
 from fdjpeg import defenses
 from fdjpeg.defenses.training import batch_statistics
 
+KINDS = ("feature-distillation", "jpeg-ensemble", "purifier", "fine-tuning")
+
 SCRIPT = """
 import os, signal, sys
 import torch
 from support import defense_data
 from torch import nn
 from fdjpeg import defenses
-from fdjpeg.defenses import feature_distillation, jpeg_ensemble, purifier
+from fdjpeg.defenses import feature_distillation, fine_tuning, jpeg_ensemble, purifier
 from fdjpeg.defenses.training import run
 from fdjpeg.defenses.training.config import Schedule
 from fdjpeg.sources import Network
@@ -50,6 +52,15 @@ todo = {
     "feature-distillation": feature_distillation.Config(batch_size=7),
     "jpeg-ensemble": jpeg_ensemble.Config(levels=(1.0,), tuning=few, validation=0.1),
     "purifier": purifier.Config(widths=(4, 6, 8), attack_steps=2, normal=few, adversarial=few, student=few),
+    "fine-tuning": fine_tuning.Config(
+        augmentation=tuple(fine_tuning.parse_augmentation(text) for text in (
+            "random-jpeg,quality=5-95,p=0.75", "double-jpeg,p=0.5", "recompress,scale=0.5-1.2,p=0.5"
+        )),
+        batch_statistics="trained",
+        tables_quality=60,
+        tuning=few,
+        validation=0.1,
+    ),
 }
 for kind, settings in todo.items():
     defenses.train(kind, images, f"{out}/{kind}", settings=settings, network=network, device="cpu", quiet=True)
@@ -79,7 +90,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_two_processes_train_the_same_defence_as_one(alone: Path, tmp_path: Path) -> None:
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     assert run_script(tmp_path / "out", *launcher) == 0
-    for kind in ("feature-distillation", "jpeg-ensemble", "purifier"):
+    for kind in KINDS:
         one, two = (defenses.load(out / kind) for out in (alone, tmp_path / "out"))
         assert one.config() == two.config()  # the tables, exactly
         for name, value in one.tensors().items():
@@ -134,10 +145,13 @@ def test_a_killed_run_resumes_to_the_same_result(alone: Path, tmp_path: Path) ->
     # And a file as it would be left if the run had been killed while it wrote.
     (tmp_path / "out" / "purifier" / ".defense.safetensors.12345").write_text("half")
     assert run_script(tmp_path / "out") == 0
-    for kind in ("feature-distillation", "jpeg-ensemble", "purifier"):
+    for kind in KINDS:
         whole, resumed = (defenses.load(out / kind) for out in (alone, tmp_path / "out"))
         assert whole.config() == resumed.config()
         for name, value in whole.tensors().items():
             assert torch.equal(resumed.tensors()[name], value)
         assert (alone / kind / "training.json").read_text() == (tmp_path / "out" / kind / "training.json").read_text()
-        assert sorted(os.listdir(tmp_path / "out" / kind)) == ["defense.safetensors", "run.json", "training.json"]
+        assert sorted(os.listdir(tmp_path / "out" / kind)) == sorted(os.listdir(alone / kind))
+        assert not [name for name in os.listdir(alone / kind) if name.startswith(".") or name == "stages"]
+        for file in (alone / kind).glob("accuracy.json"):
+            assert file.read_text() == (tmp_path / "out" / kind / file.name).read_text()

@@ -16,7 +16,7 @@ PACKAGE = ROOT / "fdjpeg"
 
 #: For each room the rooms that it may import, besides itself. A module directly in the package counts as "core", and so
 #: do the rooms of the codec itself.
-CORE = {"ops", "reference", "_triton"}
+CORE = {"augmentations", "ops", "reference", "_triton"}
 MAY_IMPORT = {
     "core": set(),
     "compat": {"core"},

@@ -18,7 +18,15 @@ from PIL import Image
 from torch import Tensor, nn
 
 from fdjpeg import defenses
-from fdjpeg.defenses import Defense, defensive_distillation, feature_distillation, jpeg_ensemble, purifier, s2snet
+from fdjpeg.defenses import (
+    Defense,
+    defensive_distillation,
+    feature_distillation,
+    fine_tuning,
+    jpeg_ensemble,
+    purifier,
+    s2snet,
+)
 from fdjpeg.defenses.defensive_distillation import DistillationNet
 from fdjpeg.defenses.training.config import Schedule
 from fdjpeg.defenses.training.images import Images, StoredImages
@@ -111,6 +119,8 @@ def examples() -> dict[str, Defense]:
         "purifier": defenses.Purifier(3, (4, 6, 8)),
         "s2snet": defenses.S2SNet("small"),
         "defensive-distillation": defenses.DefensiveDistillation(20, None, states[0]),
+        "fine-tuning": defenses.FineTuned(None, "4:2:0", states[0]),
+        "fine-tuning behind tables": defenses.FineTuned([LUMA, CHROMA], "4:2:0", states[1]),
         "own-network": defenses.DefensiveDistillation(30, own, DistillationNet(**own).state_dict()),
     }
 
@@ -126,6 +136,7 @@ SETTINGS: dict[str, Any] = {
     "purifier": purifier.Config(widths=(4, 6, 8), attack_steps=2, normal=FEW, adversarial=FEW, student=FEW),
     "s2snet": s2snet.Config(architecture="small", reconstruction=FEW, signal=FEW),
     "defensive-distillation": defensive_distillation.Config(widths=(4, 4, 8), training=FEW),
+    "fine-tuning": fine_tuning.Config(tuning=FEW, validation=0.25, qualities=(75, 10)),
 }
 
 

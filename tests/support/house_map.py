@@ -23,6 +23,7 @@ SENTENCES = {
     "csrc/cpu": "The CPU kernels: lanes, rows of images, and one source file for each instruction set. No torch.",
     "csrc/cuda": "The GPU kernels, which launch nothing, and launch templates over a launcher. No torch.",
     "csrc/ops": "Schemas, argument checks, and the ops' registration on a CPU and a GPU. Torch is included only here.",
+    "tests/augmentations": "Augmentations, and their adapters for pipelines.",
     "tests/attacks": "Attacks of this package and of others.",
     "tests/certificates": "Certificates: bounds, outcomes, and what no attack may break.",
     "tests/cli": "The command `fdjpeg`.",

@@ -1,0 +1,297 @@
+"""Compression-augmented fine-tuning: the cost of the augmentation, and the accuracy that it wins on real files.
+
+    python benchmarks/finetuning.py speed OUT.json
+    python benchmarks/finetuning.py train cifar10.npz FOLDER        # three seeds; resumes where it was stopped
+    python benchmarks/finetuning.py accuracy cifar10.npz FOLDER OUT.json
+
+cifar10.npz holds train_images, train_labels, test_images and test_labels, lossless. ``speed`` measures all ways of
+compressing a batch at random in turns in one run, and prints medians; read the figures as ratios.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import io
+import json
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+import fdjpeg
+from fdjpeg import defenses, sources
+from fdjpeg._packages import MissingPackage
+from fdjpeg.bench.measure import describe_machine, photographs
+from fdjpeg.defenses.fine_tuning import AugmentationSettings, Config
+from fdjpeg.defenses.training.accuracy import by_pillow
+from fdjpeg.defenses.training.config import Schedule
+from fdjpeg.defenses.training.images import load_training_images
+
+#: Qualities that every way draws from, uniformly.
+RANGE = (5, 95)
+
+#: Batches, as images × side.
+BATCHES = ((128, 32), (32, 224), (4, 1024))
+
+#: The least time that one way is measured in each turn, in seconds.
+TURN = 0.2
+
+#: Files by which accuracy is judged: those of the claim, then qualities and a subsampling that training never drew.
+FILES = (
+    (None, "4:2:0"),
+    (75, "4:2:0"),
+    (50, "4:2:0"),
+    (25, "4:2:0"),
+    (10, "4:2:0"),
+    (98, "4:2:0"),
+    (3, "4:2:0"),
+    (50, "4:4:4"),
+)
+SEEDS = (0, 1, 2)
+
+
+def settings(seed: int, test: str) -> Config:
+    """Returns the settings of one seed's training, which is judged on the images ``test``."""
+    return Config(
+        seed=seed,
+        augmentation=(AugmentationSettings("random-jpeg", quality=RANGE, p=0.75),),
+        tuning=Schedule(epochs=2, batch_size=64, learning_rate=1e-4, augment="flip-crop"),
+        qualities=(75, 50, 25, 10),
+        test=test,
+    )
+
+
+# --- speed ------------------------------------------------------------------------------------------------------------
+
+
+class Pictures(Dataset[Tensor]):
+    """Images that a worker compresses with Pillow, tensors in and out.
+
+    Args:
+        images: uint8 ``(N, 3, H, W)``.
+        floats: whether tensors are float32 in [0, 1].
+        rounds: how often each image is read in one pass.
+    """
+
+    def __init__(self, images: Tensor, floats: bool, rounds: int) -> None:
+        self.images = images.float() / 255 if floats else images
+        self.floats = floats
+        self.rounds = rounds
+
+    def __len__(self) -> int:
+        return len(self.images) * self.rounds
+
+    def __getitem__(self, index: int) -> Tensor:
+        image = self.images[index % len(self.images)]
+        pixels = (image * 255).round().byte() if self.floats else image
+        file = io.BytesIO()
+        quality = int(torch.randint(RANGE[0], RANGE[1] + 1, ()))
+        Image.fromarray(pixels.movedim(0, -1).numpy()).save(file, "JPEG", quality=quality)
+        out = torch.from_numpy(np.array(Image.open(file))).movedim(-1, 0)
+        return out.float() / 255 if self.floats else out
+
+
+def in_workers(images: Tensor, floats: bool) -> Callable[[], int]:
+    """Returns a call that reads images from as many workers as cores, and how many it read."""
+    count, side = len(images), images.size(-1)
+    data = Pictures(images, floats, max(1, round(4e7 / (count * side * side))))
+    loader = DataLoader(data, batch_size=count, num_workers=torch.get_num_threads(), persistent_workers=True)
+
+    def call() -> int:
+        return sum(len(batch) for batch in loader)
+
+    call()  # starts the workers
+    return call
+
+
+def ways(images: Tensor, threads: int) -> Iterator[tuple[str, Callable[[], int]]]:
+    """Yields each way of compressing a batch by name, with a call that returns how many images it made."""
+    floats = images.float() / 255
+    layer = fdjpeg.RandomJPEG(RANGE)
+    for name, batch in (("uint8", images), ("float32", floats), ("bfloat16", floats.bfloat16())):
+        for used in sorted({1, threads}):
+            yield f"fdjpeg, {name}, {used} threads", _threaded(lambda batch=batch: len(layer(batch)), used)
+    for name in ("uint8", "float32"):
+        yield f"Pillow in {threads} workers, {name}", in_workers(images, name == "float32")
+    try:
+        from torchvision.transforms import v2
+
+        transform = v2.JPEG(RANGE)
+        yield "torchvision v2.JPEG, uint8", lambda: len([transform(image) for image in images])
+    except Exception as error:  # torchvision raises RuntimeError with a torch that it was not built for
+        print(f"left out: torchvision ({error})")
+    try:
+        import albumentations
+
+        compress = albumentations.ImageCompression(quality_range=RANGE, p=1)
+        arrays = list(images.movedim(1, -1).contiguous().numpy())
+        yield "albumentations ImageCompression, uint8", lambda: len([compress(image=one)["image"] for one in arrays])
+    except ImportError as error:
+        print(f"left out: albumentations ({error})")
+    try:
+        from kornia.augmentation import RandomJPEG
+
+        theirs = RandomJPEG(tuple(map(float, RANGE)), p=1.0)
+        yield "kornia RandomJPEG, float32", lambda: len(theirs(floats))
+    except ImportError as error:
+        print(f"left out: kornia ({error})")
+
+
+def _threaded(call: Callable[[], int], threads: int) -> Callable[[], int]:
+    def limited() -> int:
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            return call()
+        finally:
+            torch.set_num_threads(before)
+
+    return limited
+
+
+def in_turns(calls: dict[str, Callable[[], int]], rounds: int) -> dict[str, list[float]]:
+    """Returns seconds for each image, one figure for each turn of each call."""
+    found: dict[str, list[float]] = {name: [] for name in calls}
+    for call in calls.values():
+        call()
+    for _ in range(rounds):
+        for name, call in calls.items():
+            start, made = time.perf_counter(), 0
+            while time.perf_counter() - start < TURN:
+                made += call()
+            found[name].append((time.perf_counter() - start) / made)
+    return found
+
+
+def share_of_a_step(rounds: int) -> dict[str, Any]:
+    """Measures the augmentation, forward and backward, against a whole training step of ResNet-18, in turns."""
+    network = sources.load_network("resnet18-cifar10").module.train()
+    optimizer = torch.optim.AdamW(network.parameters(), 1e-5)
+    layer = fdjpeg.RandomJPEG(RANGE)
+    images = (photographs(128, 32, 32).float() / 255).contiguous()
+    labels = torch.arange(128) % 10
+
+    def augmentation() -> int:
+        x = images.clone().requires_grad_()
+        layer(x).sum().backward()
+        return 1
+
+    def step() -> int:
+        optimizer.zero_grad()
+        F.cross_entropy(network(layer(images)), labels).backward()
+        optimizer.step()
+        return 1
+
+    found = in_turns({"augmentation": augmentation, "step": step}, rounds)
+    medians = {name: statistics.median(times) for name, times in found.items()}
+    return {"batch": "128×3×32×32", "seconds": found, "share": medians["augmentation"] / medians["step"]}
+
+
+def speed(out: Path, rounds: int) -> None:
+    """Measures, writes and prints."""
+    threads, results = torch.get_num_threads(), []
+    for count, side in BATCHES:
+        images = photographs(count, side, side)
+        found = in_turns(dict(ways(images, threads)), rounds)
+        for name, times in found.items():
+            rate = 1 / statistics.median(times)
+            print(f"{count}×{side}²  {name:44} {rate:12.1f} images/s", flush=True)
+            results.append({"batch": f"{count}×{side}²", "way": name, "images_per_second": rate, "seconds": times})
+    share = share_of_a_step(rounds)
+    print(f"share of a training step of ResNet-18: {share['share']:.4%}")
+    _write(out, {"rates": results, "share_of_a_step": share})
+
+
+# --- accuracy ---------------------------------------------------------------------------------------------------------
+
+
+def train(npz: str, folder: Path) -> None:
+    """Fine-tunes the ResNet-18 for CIFAR-10 with each seed."""
+    images, network = load_training_images(f"{npz}:train"), sources.load_network("resnet18-cifar10")
+    for seed in SEEDS:
+        chosen, out = settings(seed, f"{npz}:test"), folder / f"seed{seed}"
+        defenses.train("fine-tuning", images, out, settings=chosen, network=network, device="cpu")
+
+
+def rights(network: nn.Module, images: Tensor, labels: Tensor) -> dict[str, list[bool]]:
+    """Returns which images a network gets right on each kind of file."""
+    found: dict[str, list[bool]] = {}
+    for quality, subsampling in FILES:
+        name = "clean" if quality is None else f"{quality} {subsampling}"
+        with torch.no_grad():
+            parts = [network(by_pillow(part, quality, subsampling)).argmax(1) for part in images.split(64)]
+        found[name] = (torch.cat(parts) == labels).tolist()
+    return found
+
+
+def accuracy(npz: str, folder: Path, out: Path) -> None:
+    """Judges the network before and after each seed, and writes the mean of the seeds, paired by image."""
+    test = sources.load_images(f"{npz}:test")
+    network = sources.load_network("resnet18-cifar10")
+    kept = folder / "rights.json"
+    known: dict[str, Any] = json.loads(kept.read_text()) if kept.exists() else {}
+    models = {"before": lambda: network.module}
+    for seed in SEEDS:
+        models[f"seed{seed}"] = lambda seed=seed: defenses.load(folder / f"seed{seed}").deployed(network.module)
+    for name, make in models.items():
+        if name not in known:
+            known[name] = rights(make(), test.images, test.labels)
+            kept.write_text(json.dumps(known))
+    rows = []
+    for name, before in known["before"].items():
+        each = torch.tensor([known[f"seed{seed}"][name] for seed in SEEDS]).double()
+        gain = each.mean(0) - torch.tensor(before).double()
+        error = 1.96 * float(gain.std()) / math.sqrt(len(gain))
+        row = {"files": name, "before": 100 * sum(before) / len(before), "after": 100 * float(each.mean())}
+        row |= {"seeds": [100 * float(one) for one in each.mean(1)], "difference": 100 * float(gain.mean())}
+        row["interval"] = [100 * (float(gain.mean()) - error), 100 * (float(gain.mean()) + error)]
+        rows.append(row)
+        low, high = row["interval"]
+        change = f"{row['difference']:+5.1f} ({low:+.1f} … {high:+.1f})"
+        print(f"{name:12} {row['before']:5.1f} → {row['after']:5.1f} %  {change}")
+    runs = [json.loads((folder / f"seed{seed}" / "run.json").read_text()) for seed in SEEDS]
+    _write(out, {"images": {"source": test.source, "count": len(test)}, "rows": rows, "runs": runs})
+
+
+def _write(out: Path, results: dict[str, Any]) -> None:
+    head = {"date": datetime.date.today().isoformat(), "machine": describe_machine()}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps({**head, **results}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    """Runs the command that was asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    of_speed = commands.add_parser("speed")
+    of_speed.add_argument("out", type=Path)
+    of_speed.add_argument("--rounds", type=int, default=15)
+    for name in ("train", "accuracy"):
+        one = commands.add_parser(name)
+        one.add_argument("npz")
+        one.add_argument("folder", type=Path)
+    commands.choices["accuracy"].add_argument("out", type=Path)
+    options = parser.parse_args()
+    try:
+        if options.command == "speed":
+            speed(options.out, options.rounds)
+        elif options.command == "train":
+            train(options.npz, options.folder)
+        else:
+            accuracy(options.npz, options.folder, options.out)
+    except MissingPackage as error:
+        raise SystemExit(str(error)) from error
+
+
+if __name__ == "__main__":
+    main()
