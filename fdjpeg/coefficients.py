@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -50,6 +51,8 @@ class Coefficients:
 
     def __post_init__(self) -> None:
         geometry = self.geometry
+        if any(isinstance(side, numbers.Integral) and type(side) is not int for side in self.size):  # NumPy's
+            object.__setattr__(self, "size", tuple(map(int, self.size)))
         if (self.cb is None) != (self.cr is None):
             given, missing = ("cr", "cb") if self.cb is None else ("cb", "cr")
             raise ValueError(f"{missing} must be a tensor as {given} is, or both None for grey images; got None")
