@@ -13,7 +13,7 @@ import re
 
 import pytest
 import torch
-from support import bad_input_core
+from support import bad_input_core, bad_input_tables
 from support.bad_input import BLOCKS, BYTES, IMAGE, TABLES, Row
 from torch import Tensor
 
@@ -40,7 +40,7 @@ def test_row(row: Row) -> None:
 
 
 def test_bad_input_changes_nothing() -> None:
-    kept = [IMAGE, BYTES, BLOCKS, bad_input_core.MADE.y, TABLES.y]
+    kept = [IMAGE, BYTES, BLOCKS, bad_input_tables.MADE.y, TABLES.y]
     before = [_before(tensor) for tensor in kept]
     for row in ROWS:
         with pytest.raises(row.error):
