@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numbers
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -51,7 +50,7 @@ class Coefficients:
 
     def __post_init__(self) -> None:
         geometry = self.geometry
-        if any(isinstance(side, numbers.Integral) and type(side) is not int for side in self.size):  # NumPy's
+        if not all(isinstance(side, (int, torch.SymInt)) for side in self.size):  # but NumPy's
             object.__setattr__(self, "size", tuple(map(int, self.size)))
         if (self.cb is None) != (self.cr is None):
             given, missing = ("cr", "cb") if self.cb is None else ("cb", "cr")
