@@ -55,8 +55,10 @@ def write(contents: Contents, target: Target) -> None:
     content = _encoded(contents)
     if isinstance(target, (str, os.PathLike)):
         Path(target).write_bytes(content)
-    else:
+    elif hasattr(target, "write"):
         target.write(content)
+    else:
+        raise TypeError(f"file must be a path or a binary file, got {type(target).__name__}")
 
 
 def _encoded(contents: Contents) -> bytes:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 from torch import Tensor
 
-from fdjpeg._numbers import is_real, is_whole, plain
+from fdjpeg._numbers import is_real, is_whole, plain, values_can_be_read
 from fdjpeg._standard_tables import LARGEST_STEP, SMALLEST_STEP
 
 if TYPE_CHECKING:
@@ -123,6 +123,24 @@ def _check_steps(steps: Sequence[object], name: str) -> None:
     for index, step in enumerate(steps):
         if not is_whole(step) or not SMALLEST_STEP <= step <= LARGEST_STEP:  # type: ignore[operator]
             raise ValueError(f"{name} must hold integers in 1…255, got {step} at [{index // 8}, {index % 8}]")
+
+
+def check_steps_of(tables: Mapping[str, Tensor], arithmetic: str) -> None:
+    """Raises if a step would be limited (see `fdjpeg.tables.check_tables`); tables that cannot be read pass."""
+    if arithmetic not in ("libjpeg", "real"):
+        raise ValueError(f'arithmetic must be "libjpeg" or "real", got {arithmetic!r}')
+    if not values_can_be_read(*tables.values()):
+        return
+    for name, table in tables.items():
+        steps = table.detach().double().cpu()
+        if arithmetic == "libjpeg":
+            right, wanted = (steps.round() >= SMALLEST_STEP) & (steps.round() <= LARGEST_STEP), "in 1…255"
+        else:
+            right, wanted = (steps > 0) & steps.isfinite(), "above 0 and finite"
+        wrong = (~right).nonzero()
+        if len(wrong):
+            place = wrong[0].tolist()
+            raise ValueError(f"tables.{name}{place} must be {wanted}, got {steps[tuple(place)].item():g}")
 
 
 def integer_steps(table: Tensor) -> Tensor:

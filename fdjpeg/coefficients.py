@@ -59,6 +59,8 @@ class Coefficients:
 
     def __post_init__(self) -> None:
         geometry = self.geometry
+        if not all(isinstance(side, (int, torch.SymInt)) for side in self.size):  # but NumPy's
+            object.__setattr__(self, "size", tuple(map(int, self.size)))
         if (self.cb is None) != (self.cr is None):
             given, missing = ("cr", "cb") if self.cb is None else ("cb", "cr")
             raise ValueError(f"{missing} must be a tensor as {given} is, or both None for grey images, got None")

@@ -54,13 +54,15 @@ def jpeg(
     Args:
         image: ``(..., 3, H, W)`` RGB or ``(..., 1, H, W)`` grey, H and W ≥ 1; uint8 in 0…255, or float16, bfloat16,
             float32 or float64 in [0, 1]; any strides, any number of images. A floating sample x acts as the byte
-            rint(255 x), saturating, NaN as 0. Under "libjpeg" a floating image above 1 draws a
-            `UserWarning` from an eager call on a CPU, unless the reference pieces serve the call.
+            rint(255 x), saturating, NaN as 0. Under "libjpeg" a floating image above 1 draws a `UserWarning` from an
+            eager call on a CPU, unless the reference pieces serve the call, its bytes need no limiting, or a tracer
+            or a mode is active.
         quality: libjpeg's quality, 1…100: a number, or a tensor, 0-dim or ``(N,)``, one for each image of the flattened
-            batch. A tensor is never read back: its values act clamped to 1…100. A floating one that requires grad
-            gets a gradient, straight through libjpeg's floor and clamp. A map ``(N, ⌈H/8⌉, ⌈W/8⌉)`` holds a quality for
-            each 8×8 block of luma; a block of chroma takes that of the top-left block of luma that it covers. Its
-            values act rounded to whole qualities (unless ``soft``), straight through. (No file holds such an image.)
+            batch; one of shape ``(1,)`` serves all. A tensor is never read back: its values act clamped to 1…100. A
+            floating one that requires grad gets a gradient, straight through libjpeg's floor and clamp. A map
+            ``(N, ⌈H/8⌉, ⌈W/8⌉)`` holds a quality for each 8×8 block of luma, and ``(1, ⌈H/8⌉, ⌈W/8⌉)`` serves all
+            images. A block of chroma takes the quality of the top-left block of luma that it covers. A map's values
+            act rounded to whole qualities (unless ``soft``), straight through. (No file holds such an image.)
         tables: quantization tables instead of a quality; batched ones give each image its own. Under "libjpeg" a
             step acts as clamp(round(q), 1, 255).
         subsampling: "4:4:4", "4:2:2", "4:2:0", "4:4:0" or "4:1:1" (T.81 A.1.1); a grey image has none.
@@ -78,6 +80,13 @@ def jpeg(
 
     Raises:
         TypeError, ValueError: an argument is of the wrong type, shape or name, or a number is out of range.
+
+    Source: ITU-T T.81, and T.871 for the colours; the integers are those of libjpeg-turbo.
+
+    Example::
+
+        image = torch.rand(8, 3, 224, 224, requires_grad=True)
+        fdjpeg.jpeg(image, 75, gradient="cubic").mean().backward()
     """
     sampling = sampling_of(subsampling, upsampling)
     surrogate = resolve_gradient(gradient, arithmetic, soft)
@@ -104,13 +113,23 @@ def encode(
     tables: QuantTables | None = None,
     subsampling: str = "4:2:0",
 ) -> Coefficients:
-    """The quantized coefficients that a JPEG file of each image holds; not differentiable.
+    """Returns the quantized coefficients that a JPEG file of each image holds; not differentiable.
 
     Args:
-        image, quality, tables, subsampling: as for `jpeg`.
+        image, quality, tables, subsampling: as for `jpeg`, without maps.
 
     Returns:
         `Coefficients` of the flattened batch, with the integer tables that made them.
+
+    Raises:
+        TypeError, ValueError: as for `jpeg`.
+
+    Source: ITU-T T.81, A.3.
+
+    Example::
+
+        made = fdjpeg.encode(torch.rand(2, 3, 64, 64), quality=50)
+        made.y.shape  # (2, 8, 8, 8, 8)
     """
     sampling = sampling_of(subsampling, "fancy")
     batch = flattened(image).detach()
@@ -128,7 +147,7 @@ def encode(
 
 
 def decode(coefficients: Coefficients, dtype: torch.dtype = torch.uint8, *, upsampling: str = "fancy") -> Tensor:
-    """The images that coefficients stand for; not differentiable.
+    """Returns the images that coefficients decode to; not differentiable.
 
     Args:
         coefficients: as `encode` returns them, or from a file. Products with their steps are saturated to ±32767.
@@ -137,6 +156,16 @@ def decode(coefficients: Coefficients, dtype: torch.dtype = torch.uint8, *, upsa
 
     Returns:
         ``(N, 3 or 1, H, W)``.
+
+    Raises:
+        TypeError: ``coefficients`` are not `Coefficients`, or ``dtype`` is not one of the five.
+        ValueError: ``upsampling`` is not a name.
+
+    Source: ITU-T T.81, A.3.
+
+    Example::
+
+        pixels = fdjpeg.decode(fdjpeg.encode(image, 50))  # equals fdjpeg.jpeg(image, 50), as bytes
     """
     if not isinstance(coefficients, Coefficients):
         raise TypeError(f"coefficients must be fdjpeg.Coefficients, got {type(coefficients).__name__}")
@@ -155,13 +184,20 @@ def decode(coefficients: Coefficients, dtype: torch.dtype = torch.uint8, *, upsa
 def check(image: Tensor, quality: float | Tensor = DEFAULT_QUALITY, tables: QuantTables | None = None) -> None:
     """Reads the values that `jpeg` only clamps, and raises where one is out of range. Synchronises with a GPU.
 
+    Values that cannot be read are not checked: those of meta tensors and subclasses, and all while a tracer or a mode
+    is active (`torch.compile`, ``make_fx``, `torch.func`, ``FakeTensorMode``).
+
     Args:
         image, quality, tables: as for `jpeg`.
 
     Raises:
         TypeError: an argument is of the wrong type.
-        ValueError: a floating image holds NaN or lies outside [0, 1], a quality lies outside 1…100, or a step outside
-            1…255; or both a quality and tables are given.
+        ValueError: a floating sample is NaN or rounds to no byte, a quality is outside 1…100 or NaN, or a step rounds
+            to none in 1…255; or both a quality and tables are given.
+
+    Example::
+
+        fdjpeg.check(255 * image)  # ValueError: image must lie in [0, 1], got values from 0 to 255
     """
     batch = flattened(image)
     _check_samples(batch)

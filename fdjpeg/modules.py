@@ -23,14 +23,22 @@ from fdjpeg.tables import QuantTables, check_tables
 class JPEG(nn.Module):
     """A layer that compresses its input by JPEG and decompresses it: `fdjpeg.jpeg` with its arguments fixed.
 
-    It goes wherever images in [0, 1] (or bytes) pass, usually in front of a model's normalisation, and holds no
-    parameters. A quality tensor and the tables are buffers: they move with the module and are in its state dict.
+    It goes wherever images in [0, 1] (or bytes) pass, usually in front of a model's normalisation. A quality tensor and
+    the tables are buffers, copies of those given: they move with the module and are in its state dict. A
+    `torch.nn.Parameter` stays a parameter, so that an optimizer trains it.
 
     Args:
         quality, tables, subsampling, upsampling, gradient, arithmetic, soft: as for `fdjpeg.jpeg`.
 
     Shape:
         ``(..., 3, H, W)`` or ``(..., 1, H, W)`` to the same.
+
+    Raises:
+        TypeError, ValueError: as for `fdjpeg.jpeg`; or a tensor is computed from others that require grad.
+
+    Example::
+
+        model = torch.nn.Sequential(fdjpeg.JPEG(75), normalise, network)
     """
 
     y: Tensor | None
@@ -155,13 +163,20 @@ class StochasticJPEG(nn.Module):
 
     Args:
         qualities: the integer qualities to draw from, 1…100, with equal chances; SHIELD's are the default. One that
-            stands there twice is drawn twice as often.
+            is listed twice is drawn twice as often.
         generator: of the images' device; None takes torch's own.
         subsampling, upsampling, gradient: as for `fdjpeg.jpeg`.
 
     Shape:
-        ``(..., 3, H, W)`` or ``(..., 1, H, W)`` to the same. The draws are made on the images' device, without
-        synchronisation if the module is there too.
+        ``(..., 3, H, W)`` or ``(..., 1, H, W)`` to the same. The draws are made on the images' device; only the first
+        call on a device waits for it.
+
+    Raises:
+        TypeError, ValueError: an argument is of the wrong type or name, or a quality is not an integer in 1…100.
+
+    Example::
+
+        defended = torch.nn.Sequential(fdjpeg.StochasticJPEG((20, 40, 60, 80)), network)
     """
 
     def __init__(
@@ -229,6 +244,16 @@ class LearnableJPEG(nn.Module):
 
     Shape:
         ``(..., 3, H, W)`` or ``(..., 1, H, W)`` to the same.
+
+    Raises:
+        TypeError, ValueError: an argument is of the wrong type or name, or a step is outside 1…255.
+
+    Example::
+
+        layer = fdjpeg.LearnableJPEG(fdjpeg.QuantTables.standard(50))
+        optimizer = torch.optim.Adam(layer.parameter_groups(), lr=0.05)
+        loss = criterion(network(layer(image)), label)
+        layer.tables.save("learned.txt")  # for any encoder, after training
     """
 
     _SHARES: ClassVar = {"all": (0, 0, 0), "chroma": (0, 1, 1), "none": (0, 1, 2)}
@@ -268,19 +293,19 @@ class LearnableJPEG(nn.Module):
         _restore(self, self._given)
 
     def steps(self) -> QuantTables:
-        """The real-valued steps, differentiable in the parameters."""
+        """Returns the real-valued steps, differentiable in the parameters."""
         learned = [_Bounded.apply(logs.float(), 0.0, math.log(255)).exp() for logs in self.log_steps]
         y, cb, cr = (learned[i] for i in self._SHARES[self.share])
         return QuantTables(y, cb, cr)
 
     @property
     def tables(self) -> QuantTables:
-        """The integer tables that forward uses, to be deployed in any encoder."""
+        """The integer tables that forward uses, for any encoder."""
         with torch.no_grad():
             return self.steps().integer()
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """For an optimizer: the tables without weight decay, which would only pull every step towards 1."""
+        """Returns the tables for an optimizer, without weight decay, which would only pull every step towards 1."""
         return [{"params": list(self.parameters()), "weight_decay": 0.0}]
 
     def forward(self, image: Tensor) -> Tensor:
@@ -338,12 +363,19 @@ class FeatureDistillation(nn.Module):
 
     Args:
         preset: one of the above.
-        passes: how often the image goes through. The defence with two passes puts images on the lattice before an
-            attacker sees them, and again before the network; as a layer it is both in one.
+        passes: how often the image goes through, at least once. The defence with two passes puts images on the lattice
+            before an attacker sees them, and again before the network; as a layer it is both in one.
         gradient: as for `fdjpeg.jpeg`.
 
     Shape:
-        ``(..., 3, H, W)`` or ``(..., 1, H, W)`` in [0, 1] to the same; bytes too, but for "code".
+        ``(..., 3, H, W)`` or ``(..., 1, H, W)`` in [0, 1] to the same; bytes too, except for "code".
+
+    Raises:
+        TypeError, ValueError: an argument is of the wrong type or name, or a number is out of range.
+
+    Example::
+
+        defended = torch.nn.Sequential(fdjpeg.FeatureDistillation("paper", passes=2), network)
     """
 
     def __init__(

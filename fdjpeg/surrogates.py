@@ -42,7 +42,7 @@ __all__ = [
 class Surrogate(Protocol):
     """The objects that ``gradient=`` takes besides names: any with these two methods, elementwise on floating tensors.
 
-    Three attributes are looked at where they are there, and False if missing: ``smooth``, whether ``forward`` may be
+    Three attributes count as False where they are missing: ``smooth``, whether ``forward`` may be
     used with ``soft=True``; ``only_soft``, whether it may be used in no other way; and ``periodic``, whether
     ``derivative`` depends on c − round(c) only, which lets the fast kernels serve it.
     """
@@ -60,17 +60,21 @@ class StraightThrough:
 
     Source: Bengio, Léonard and Courville, "Estimating or propagating gradients through stochastic neurons for
     conditional computation", 2013, arXiv 1308.3432.
+
+    Example::
+
+        fdjpeg.jpeg(image, 75, gradient=fdjpeg.surrogates.StraightThrough())  # or gradient="straight-through"
     """
 
     name: ClassVar[str] = "straight-through"
     smooth: ClassVar[bool] = False
 
     def forward(self, c: Tensor) -> Tensor:
-        """Round, half to even."""
+        """Returns c, rounded half to even."""
         return c.round()
 
     def derivative(self, c: Tensor) -> Tensor:
-        """1 everywhere."""
+        """Returns 1 everywhere."""
         return torch.ones_like(c)
 
 
@@ -83,6 +87,10 @@ class Identity(StraightThrough):
 
     Source: backward pass differentiable approximation, Athalye, Carlini and Wagner, "Obfuscated gradients give a false
     sense of security", ICML 2018, arXiv 1802.00420, section 4.1.
+
+    Example::
+
+        fdjpeg.jpeg(image, 75, gradient="identity").sum().backward()  # image.grad is 1 everywhere
     """
 
     name: ClassVar[str] = "identity"
@@ -97,11 +105,11 @@ class Zero:
     smooth: ClassVar[bool] = False
 
     def forward(self, c: Tensor) -> Tensor:
-        """Round, half to even."""
+        """Returns c, rounded half to even."""
         return c.round()
 
     def derivative(self, c: Tensor) -> Tensor:
-        """0 everywhere."""
+        """Returns 0 everywhere."""
         return torch.zeros_like(c)
 
 
@@ -128,7 +136,7 @@ class Floored(ABC):
         _set_number(self, "floor", "a finite number of at least 0", lambda x: x >= 0)
 
     def derivative(self, c: Tensor) -> Tensor:
-        """r′(c), or ``floor`` where that is more."""
+        """Returns r′(c), or ``floor`` where that is more."""
         slope = self._slope(c)
         return slope.clamp(min=self.floor) if self.floor > 0 else slope
 
@@ -138,7 +146,7 @@ class Floored(ABC):
 
     @abstractmethod
     def _slope(self, c: Tensor) -> Tensor:
-        """r′(c), the derivative of ``forward``."""
+        """Returns r′(c), the derivative of ``forward``."""
 
 
 @dataclass(frozen=True)
@@ -152,12 +160,16 @@ class Cubic(Floored):
 
     Source: Shin and Song, "JPEG-resistant adversarial images", NIPS 2017 workshop on machine learning and computer
     security.
+
+    Example::
+
+        fdjpeg.jpeg(image, 75, gradient=fdjpeg.surrogates.Cubic(floor=0.1))
     """
 
     name: ClassVar[str] = "cubic"
 
     def forward(self, c: Tensor) -> Tensor:
-        """The cubic about the nearest whole number."""
+        """Returns the cubic about the nearest whole number."""
         k = c.round()
         return k + (c - k) ** 3
 
@@ -173,12 +185,16 @@ class Sine(Floored):
         floor: the least value of the derivative, which is 0 at whole numbers; 0 leaves it so.
 
     Source: elementary. It takes off half of the first term of `Fourier`, the most that leaves no place descending.
+
+    Example::
+
+        fdjpeg.jpeg(image, 75, arithmetic="real", gradient="sine", soft=True)
     """
 
     name: ClassVar[str] = "sine"
 
     def forward(self, c: Tensor) -> Tensor:
-        """The staircase."""
+        """Returns the staircase."""
         return c - _turns(c).sin() / (2 * math.pi)
 
     def _slope(self, c: Tensor) -> Tensor:
@@ -197,10 +213,14 @@ class Fourier(Floored):
         terms: how many terms of the series, a whole number of at least 1; 10 by default, our choice.
 
     Raises:
-        TypeError: ``terms`` is not an int.
+        TypeError: ``terms`` is not an integer.
         ValueError: ``terms`` is less than 1.
 
     Source: the sawtooth's Fourier series, subtracted from the identity.
+
+    Example::
+
+        fdjpeg.jpeg(image, 75, gradient=fdjpeg.surrogates.Fourier(terms=4))
     """
 
     name: ClassVar[str] = "fourier"
@@ -216,7 +236,7 @@ class Fourier(Floored):
         object.__setattr__(self, "terms", int(self.terms))
 
     def forward(self, c: Tensor) -> Tensor:
-        """The identity less the series."""
+        """Returns the identity less the series."""
         turns = _turns(c)
         for n in range(1, self.terms + 1):
             c = c - (-1) ** (n + 1) * (n * turns).sin() / (math.pi * n)
@@ -247,6 +267,10 @@ class Tanh(Floored):
 
     Source: Agustsson and Theis, "Universally quantized neural compression", NeurIPS 2020, arXiv 2006.09952, section
     4.1.
+
+    Example::
+
+        fdjpeg.jpeg(image, 75, gradient=fdjpeg.surrogates.Tanh(alpha=6))
     """
 
     name: ClassVar[str] = "tanh"
@@ -258,7 +282,7 @@ class Tanh(Floored):
         _check_alpha(self)
 
     def forward(self, c: Tensor) -> Tensor:
-        """Soft rounding."""
+        """Returns c, softly rounded."""
         whole = c.floor() + 0.5
         return whole + (self.alpha * (c - whole)).tanh() / (2 * math.tanh(self.alpha / 2))
 
@@ -282,6 +306,10 @@ class Softmax(Floored):
         ValueError: ``alpha`` is not positive and finite.
 
     Source: "JPEG inspired deep learning" (JPEG-DL), ICLR 2025, arXiv 2410.07081; there α is learned.
+
+    Example::
+
+        fdjpeg.jpeg(image, 75, gradient=fdjpeg.surrogates.Softmax(alpha=8))
     """
 
     name: ClassVar[str] = "softmax"
@@ -293,7 +321,7 @@ class Softmax(Floored):
         _check_alpha(self)
 
     def forward(self, c: Tensor) -> Tensor:
-        """The weighted mean."""
+        """Returns the weighted mean."""
         k = c.round()
         weights, offsets = self._weights(c - k)
         return k + _weighted_sum(weights, offsets)
@@ -304,7 +332,7 @@ class Softmax(Floored):
         return 2 * self.alpha * (_weighted_sum(weights, [j * j for j in offsets]) - mean**2)
 
     def _weights(self, remainder: Tensor) -> tuple[Tensor, list[int]]:
-        """Weights along a new first dimension, and the whole numbers they belong to, counted from the nearest."""
+        """Returns weights along a new first dimension, and their whole numbers, counted from the nearest."""
         offsets = [-2, -1, 0, 1, 2]
         logits = torch.stack([-self.alpha * (remainder - j) ** 2 for j in offsets])
         return logits.softmax(0), offsets
@@ -324,6 +352,11 @@ class Noise:
         TypeError: ``generator`` is neither a ``torch.Generator`` nor None.
 
     Source: Ballé, Laparra and Simoncelli, "End-to-end optimized image compression", ICLR 2017, arXiv 1611.01704.
+
+    Example::
+
+        noise = fdjpeg.surrogates.Noise(torch.Generator().manual_seed(0))
+        fdjpeg.jpeg(image, 75, arithmetic="real", gradient=noise, soft=True)
     """
 
     name: ClassVar[str] = "noise"
@@ -336,13 +369,13 @@ class Noise:
         check_generator(self.generator)
 
     def forward(self, c: Tensor) -> Tensor:
-        """The coefficient and its noise."""
+        """Returns the coefficient with noise."""
         device = c.device if self.generator is None else self.generator.device
         draw = torch.rand(c.shape, generator=self.generator, device=device, dtype=c.dtype)
         return c + (draw.to(c.device) - 0.5)
 
     def derivative(self, c: Tensor) -> Tensor:
-        """1 everywhere."""
+        """Returns 1 everywhere."""
         return torch.ones_like(c)
 
 
@@ -356,7 +389,7 @@ NAMES: dict[type, str] = {kind: kind.name for kind in _NAMED}
 
 
 def resolve(gradient: str | Surrogate) -> Surrogate:
-    """The surrogate that ``gradient`` names, with its default parameters, or ``gradient`` itself if it is one.
+    """Returns the surrogate that ``gradient`` names, with its default parameters, or ``gradient`` itself if it is one.
 
     Args:
         gradient: "straight-through", "identity", "cubic", "sine", "fourier", "tanh", "softmax" or "zero"; or an object
@@ -365,6 +398,10 @@ def resolve(gradient: str | Surrogate) -> Surrogate:
     Raises:
         ValueError: no surrogate has that name.
         TypeError: it is neither a name nor such an object.
+
+    Example::
+
+        resolve("tanh")  # Tanh(floor=0.0, alpha=4.0)
     """
     names = ", ".join(repr(name) for name in BY_NAME)
     if isinstance(gradient, str):
@@ -389,7 +426,7 @@ def written(surrogate: Surrogate) -> str:
 
 
 def hard_rounding(surrogate: Surrogate) -> Callable[[Tensor], Tensor]:
-    """A function of c whose value is round(c), half to even, and whose derivative is the surrogate's.
+    """Returns a function of c whose value is round(c), half to even, and whose derivative is the surrogate's.
 
     For the real arithmetic without ``soft``. Its second derivative is 0, which is the truth for `StraightThrough` only.
     """
@@ -402,12 +439,12 @@ def hard_rounding(surrogate: Surrogate) -> Callable[[Tensor], Tensor]:
 
 
 def _turns(c: Tensor) -> Tensor:
-    """2πc less whole turns, which keeps the sines of large coefficients accurate."""
+    """Returns 2πc less whole turns, which keeps the sines of large coefficients accurate."""
     return 2 * math.pi * (c - c.detach().round())
 
 
 def _weighted_sum(weights: Tensor, values: list[int]) -> Tensor:
-    """The sum over the first dimension of ``weights`` times ``values``."""
+    """Returns the sum over the first dimension of ``weights`` times ``values``."""
     first, *rest = (weight * value for weight, value in zip(weights.unbind(0), values, strict=True))
     return sum(rest, first)
 

@@ -11,10 +11,7 @@ from torch import Tensor
 from torch.utils import _pytree
 
 from fdjpeg import _table_files
-from fdjpeg._numbers import values_can_be_read
 from fdjpeg._standard_tables import (
-    LARGEST_STEP,
-    SMALLEST_STEP,
     clamped_quality,
     libjpeg_steps,
     soft_steps,
@@ -27,6 +24,7 @@ from fdjpeg._table_checks import (
     check_quality_tensor,
     check_real,
     check_soft,
+    check_steps_of,
     fine_and_coarse,
     home,
     integer_steps,
@@ -51,7 +49,7 @@ class QuantTables:
     Each table is a tensor of steps, ``(8, 8)`` or ``(N, 8, 8)``, row-major ``[vertical frequency, horizontal
     frequency]``, of any real dtype. A tensor is kept as it is, with its device and its gradient; nested lists of
     numbers and NumPy arrays are copied into tensors. Values are not looked at here, which would synchronise with the
-    device: see `check_tables`.
+    device: see `check_tables`. Tables of numbers are on torch's default device, or on the CPU where that is "meta".
 
     Under ``arithmetic="libjpeg"`` a step q acts as clamp(round(q), 1, 255), half to even, NaN as 1, and its gradient
     passes straight through both; larger or fractional steps act as such only under ``arithmetic="real"``.
@@ -66,7 +64,12 @@ class QuantTables:
 
     Raises:
         TypeError: a table is boolean, complex or not numeric.
-        ValueError: a table is not ``(8, 8)`` or ``(N, 8, 8)``, or the tables differ in N or in device.
+        ValueError: a table is not ``(8, 8)`` or ``(N, 8, 8)``, or the tables differ in N (other than 1) or in device.
+
+    Example::
+
+        tables = fdjpeg.QuantTables(torch.full((8, 8), 9.0, requires_grad=True), torch.full((8, 8), 12.0))
+        fdjpeg.jpeg(image, tables=tables).mean().backward()
     """
 
     _tables: tuple[Tensor, ...]
@@ -120,7 +123,7 @@ class QuantTables:
         return tracer.create_node("call_function", QuantTables, tuple(map(tracer.create_arg, self._tables)), {})
 
     def stacked(self) -> Tensor:
-        """All tables in one tensor, as the ops take them; differentiable.
+        """Returns all tables in one tensor, as the ops take them; differentiable.
 
         Returns:
             ``(N, 3, 8, 8)``, or ``(1, 3, 8, 8)`` where one set serves all images, in the order Y, Cb, Cr; float64 if
@@ -132,11 +135,11 @@ class QuantTables:
         return torch.stack([table.to(dtype).expand(shape) for table in (self.y, self.cb, self.cr)], dim=1)
 
     def integer(self) -> QuantTables:
-        """The int64 steps as which these act under ``arithmetic="libjpeg"``: clamp(round(q), 1, 255), NaN as 1."""
+        """Returns the int64 steps as which these act under "libjpeg": clamp(round(q), 1, 255), NaN as 1."""
         return self._mapped(integer_steps)
 
     def to(self, *args: Any, **kwargs: Any) -> QuantTables:
-        """The tables at another device or dtype; arguments as for `torch.Tensor.to`."""
+        """Returns the tables at another device or dtype; arguments as for `torch.Tensor.to`."""
         return self._mapped(lambda table: table.to(*args, **kwargs))
 
     # ----------------------------------------------------------------------------------------- ways to make them
@@ -163,8 +166,12 @@ class QuantTables:
             float64, else float32. If ``soft``, floating always.
 
         Raises:
-            TypeError: ``quality`` is neither a number nor a tensor of a real dtype, or ``soft`` is no bool.
+            TypeError: ``quality`` is neither a number nor a tensor of a real dtype, or ``soft`` is not a bool.
             ValueError: a number outside 1…100, or a tensor of other shapes.
+
+        Example::
+
+            fdjpeg.QuantTables.standard(torch.tensor([30, 90]))  # a batch of two
         """
         check_soft(soft)
         if isinstance(quality, Tensor):
@@ -185,7 +192,7 @@ class QuantTables:
 
     @classmethod
     def flat(cls, step: float | Tensor) -> QuantTables:
-        """The same step at every frequency of every component.
+        """Makes tables with the same step at every frequency of every component.
 
         Args:
             step: a positive number; or a tensor, 0-dim or ``(N,)`` for one step for each image (values are not read).
@@ -193,6 +200,10 @@ class QuantTables:
         Raises:
             TypeError: ``step`` is neither a number nor a tensor of a real dtype.
             ValueError: a number that is not positive and finite, or a tensor of other shapes.
+
+        Example::
+
+            fdjpeg.jpeg(image, tables=fdjpeg.QuantTables.flat(16))
         """
         if isinstance(step, Tensor):
             check_real(step, "step")
@@ -222,8 +233,13 @@ class QuantTables:
             coarse: the step of the others.
 
         Raises:
-            TypeError: ``statistics`` is not real, or ``n`` is no integer, or a step is no number.
+            TypeError: ``statistics`` is not real, or ``n`` is not an integer, or a step is not a number.
             ValueError: ``statistics`` is not ``(8, 8)``, or ``n`` outside 0…64, or a step not positive and finite.
+
+        Example::
+
+            deviations = fdjpeg.block_dct(255 * images).std(dim=(0, 1, 2, 3))
+            fdjpeg.QuantTables.feature_distillation(deviations, n=15)
         """
         table = fine_and_coarse(statistics, n, fine, coarse)
         return cls(table, table)
@@ -235,16 +251,21 @@ class QuantTables:
         """The tables of a JPEG file, component by component; those of a grey file serve all components.
 
         Args:
-            file: a path, the file's bytes, a binary file object (read from where it stands), or an image as
+            file: a path, the file's bytes, a binary file object (read from its position), or an image as
                 ``PIL.Image.open`` returned it.
 
         Returns:
             int64 tables ``(8, 8)``: two if Cb and Cr name the same table, else three.
 
         Raises:
-            TypeError: ``file`` is nothing of these.
+            TypeError: ``file`` is none of these.
             ValueError: not a JPEG file of 8-bit samples; or CMYK, YCCK or RGB components; or no table for a component;
                 or a step above 255 (a table of 16-bit precision).
+            OSError: ``file`` cannot be read.
+
+        Example::
+
+            fdjpeg.jpeg(image, tables=fdjpeg.QuantTables.from_image("photograph.jpg"))
         """
         image = _table_files.open_jpeg(file)
         names = _table_files.table_numbers(image)
@@ -268,7 +289,7 @@ class QuantTables:
 
         Raises:
             TypeError: ``qtables`` is neither a sequence nor a mapping.
-            ValueError: another number of tables, a table without 64 entries, or a step that is no integer in 1…255.
+            ValueError: another number of tables, a table without 64 entries, or a step that is not an integer in 1…255.
         """
         if isinstance(qtables, Mapping):
             if sorted(qtables) != list(range(len(qtables))):
@@ -279,7 +300,7 @@ class QuantTables:
         return cls._of_lists(qtables, "qtables")
 
     def to_pillow(self) -> list[list[int]]:
-        """The tables for ``PIL.Image.Image.save(..., format="JPEG", qtables=...)``.
+        """Returns the tables for ``PIL.Image.Image.save(..., format="JPEG", qtables=...)``.
 
         Leave Pillow's ``quality`` out of that call: it would scale the tables.
 
@@ -288,7 +309,11 @@ class QuantTables:
             steps as which the tables act under ``arithmetic="libjpeg"``.
 
         Raises:
-            ValueError: the tables are a batch (index it), or a step is outside 1…255.
+            ValueError: the tables are a batch (index it), or a step rounds to none in 1…255.
+
+        Example::
+
+            picture.save("picture.jpg", qtables=layer.tables.to_pillow())
         """
         return [table.flatten().tolist() for table in self._deployed()]
 
@@ -307,21 +332,33 @@ class QuantTables:
             int64 tables ``(8, 8)``.
 
         Raises:
-            ValueError: something that is no integer, not 64, 128 or 192 integers, or a step outside 1…255.
+            TypeError: ``file`` is neither a path nor an open file.
+            ValueError: something that is not an integer, not 64, 128 or 192 integers, or a step outside 1…255.
+            OSError: ``file`` cannot be read.
+
+        Example::
+
+            tables = fdjpeg.QuantTables.load("learned.txt")
         """
         return cls._of_lists(_table_files.parse(_table_files.read_text(file)), "file")
 
     def save(self, file: str | os.PathLike[str] | IO[str]) -> None:
         """Writes the text format of ``cjpeg -qtables``, with the steps of `to_pillow`.
 
-        ``cjpeg`` uses them as they stand if it gets no ``-quality``. It takes a third table, that of a Cr whose table
-        is not Cb's, only with ``-qslots 0,1,2``; a comment in the file says so.
+        ``cjpeg`` uses them unchanged if it gets no ``-quality``. It takes a third table, that of a Cr whose table is
+        not Cb's, only with ``-qslots 0,1,2``, as a comment in the file states.
 
         Args:
-            file: a path, or an open text file.
+            file: a path, or an open text or binary file.
 
         Raises:
-            ValueError: the tables are a batch (index it), or a step is outside 1…255.
+            TypeError: ``file`` is neither a path nor an open file.
+            ValueError: the tables are a batch (index it), or a step rounds to none in 1…255.
+            OSError: ``file`` cannot be written.
+
+        Example::
+
+            layer.tables.save("learned.txt")  # then: cjpeg -qtables learned.txt picture.ppm
         """
         text = _table_files.to_text([table.tolist() for table in self._deployed()])
         _table_files.write_text(text, file)
@@ -367,7 +404,7 @@ class QuantTables:
     __hash__ = None  # type: ignore[assignment]  # equality looks at values, which live on a device
 
     def allclose(self, other: QuantTables, rtol: float = 1e-5, atol: float = 1e-8) -> bool:
-        """Whether both hold nearly the same steps (`torch.allclose`) for the same batch; reads the values."""
+        """Returns whether both hold nearly the same steps (`torch.allclose`) for the same batch; reads the values."""
         if not isinstance(other, QuantTables):
             raise TypeError(f"other must be fdjpeg.QuantTables, got {type(other).__name__}")
         if self.batch_size != other.batch_size:
@@ -419,35 +456,21 @@ def check_count(tables: QuantTables, images: int) -> None:
 
 
 def check_tables(tables: QuantTables, arithmetic: str = "libjpeg") -> None:
-    """Reads the steps and raises where one cannot act as it stands; synchronises with the tables' device.
+    """Reads the steps and raises where one would be limited; synchronises with the tables' device.
+
+    Steps that cannot be read (see `fdjpeg.check`) are not checked.
 
     Args:
         tables: the tables.
-        arithmetic: "libjpeg" wants 1 ≤ step ≤ 255, "real" a positive finite step. Fractions are no mistake: "libjpeg"
-            rounds them.
+        arithmetic: "libjpeg" wants steps that round to 1…255, "real" positive finite ones.
 
     Raises:
-        TypeError: ``tables`` is no `QuantTables`.
+        TypeError: ``tables`` are not `QuantTables`.
         ValueError: a step is out of range, or ``arithmetic`` is neither.
     """
     if not isinstance(tables, QuantTables):
         raise TypeError(f"tables must be fdjpeg.QuantTables, got {type(tables).__name__}")
-    if arithmetic not in ("libjpeg", "real"):
-        raise ValueError(f'arithmetic must be "libjpeg" or "real", got {arithmetic!r}')
-    if not values_can_be_read(tables.y, tables.cb, tables.cr):
-        return
-    stacked = tables.stacked().detach().double().cpu()
-    if arithmetic == "libjpeg":
-        rounded = stacked.round()
-        right, wanted = (rounded >= SMALLEST_STEP) & (rounded <= LARGEST_STEP), "in 1…255"
-    else:
-        right, wanted = (stacked > 0) & stacked.isfinite(), "above 0 and finite"
-    wrong = (~right).nonzero()
-    if len(wrong):
-        image, component, row, column = wrong[0].tolist()
-        where = f"[{row}, {column}]" if tables.batch_size is None else f"[{image}, {row}, {column}]"
-        step = stacked[image, component, row, column].item()
-        raise ValueError(f"tables.{('y', 'cb', 'cr')[component]}{where} must be {wanted}, got {step:g}")
+    check_steps_of({"y": tables.y, "cb": tables.cb, "cr": tables.cr}, arithmetic)
 
 
 # ------------------------------------------------------------------------------------------------------- pytree

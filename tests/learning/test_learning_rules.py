@@ -1,0 +1,54 @@
+"""The rules of learning and of comparing curves, asserted where a final result would hide that one is broken."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from fdjpeg.learning import tables as learning
+from fdjpeg.learning.rate_distortion import bits_ratio
+
+
+def multipliers(monkeypatch: pytest.MonkeyPatch, share_of_budget: float) -> list[float]:
+    """Returns the λ of each minibatch where all take ``share_of_budget`` of their bits."""
+    images = torch.randint(256, (4, 3, 16, 16), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    budget = torch.full((4,), 900.0)
+    found: list[float] = []
+    estimated = learning.rate
+
+    def of_this_share(*arguments: Any, **settings: Any) -> Tensor:
+        bits = estimated(*arguments, **settings)
+        bits = share_of_budget * 900 + (bits - bits.detach())
+        bits.register_hook(lambda gradient: found.append(float(gradient.sum())))  # of loss + λ · mean: λ in all
+        return bits
+
+    monkeypatch.setattr(learning, "rate", of_this_share)
+    learning.learn_tables(images, budget, "psnr", iterations=4, batch_size=2)
+    return found[1:]  # the first is that of the balance, which fixes λ at the start
+
+
+@pytest.mark.parametrize("share", [0.5, 0.9, 1.0, 1.1, 2.0])
+def test_lambda_rises_over_the_budget_and_falls_under_it(monkeypatch: pytest.MonkeyPatch, share: float) -> None:
+    first, *rest = multipliers(monkeypatch, share)
+    assert len(rest) == 3
+    for step, value in enumerate(rest, 1):
+        assert value == pytest.approx(first * share ** (0.1 * step), rel=1e-4)
+    assert (rest[-1] > first) == (share > 1) or share == 1
+
+
+def test_a_curve_that_falls_counts_as_its_highest_so_far_on_both_sides_of_the_fall() -> None:
+    ones = torch.ones(4, dtype=torch.float64)
+    curve_bits = torch.stack([100 * ones, 200 * ones, 400 * ones, 800 * ones])
+    curve_kept = torch.stack([0.2 * ones, 0.6 * ones, 0.5 * ones, 0.9 * ones])
+
+    def ratio(level: float) -> float:
+        return bits_ratio(100 * ones, level * ones, curve_bits, curve_kept).value
+
+    # Below the top before the fall: between the first two points.
+    assert ratio(0.55) == pytest.approx(100 / (100 * 2 ** (0.35 / 0.4)))
+    # Above it: the curve goes on from that top at 400 bits, and not from the point that had fallen.
+    assert ratio(0.7) == pytest.approx(100 / (400 * 2 ** (0.1 / 0.3)))
+    assert ratio(0.61) == pytest.approx(100 / (400 * 2 ** (0.01 / 0.3)))
