@@ -144,3 +144,17 @@ def test_differentiable_changes_all_layers_of_a_copy() -> None:
     assert "Cubic" not in of_given
     relu = nn.ReLU()
     assert differentiable(relu, "own") is relu
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+def test_a_fixed_seed_draws_the_same_in_every_call_and_leaves_the_generator(seed: int) -> None:
+    layer = fdjpeg.RandomJPEG((10, 90))
+    fixed = defenses.SeedFixed(layer.eval(), seed)
+    state = torch.get_rng_state()
+    first = fixed(IMAGES)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(seed + 99)
+    assert torch.equal(fixed(IMAGES), first)
+    assert not torch.equal(defenses.SeedFixed(layer, seed + 1)(IMAGES), first)
+    assert not fixed.training
+    assert defenses.SeedFixed(fdjpeg.RandomJPEG((10, 90)), seed).training

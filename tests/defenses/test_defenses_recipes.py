@@ -167,6 +167,13 @@ def test_a_folder_is_read_again_in_every_epoch(tmp_path: Path, monkeypatch: pyte
     assert images.digest != load_training_images(str(extra), 16).digest
 
 
+def test_a_selection_has_a_fingerprint_of_sixteen_digits() -> None:
+    digests = [IMAGES.digest, *(IMAGES.select(places).digest for places in ([0, 1], [1, 0], [0]))]
+    assert [len(digest) for digest in digests] == [16] * 4
+    assert len(set(digests)) == 4
+    assert IMAGES.select([0, 1]).digest == IMAGES.select([0, 1]).digest
+
+
 def test_a_bar_shows_stage_and_steps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for quiet in (True, False):
         with Run(tmp_path, {}, quiet=quiet).bar("normal", 5, 2) as advance:
@@ -186,6 +193,7 @@ def test_a_bar_shows_stage_and_steps(tmp_path: Path, capsys: pytest.CaptureFixtu
         ("widths: abc", "widths must be a list of 3, got 'abc'"),
         ("widths: [4, 6, eight]", "widths must be a whole number, got 'eight'"),
         ("widths: [4, 6, 8.5]", "widths must be a whole number, got 8.5"),
+        ("quality: [20, 50, 80]", "quality must be a list of 2, got [20, 50, 80]"),
         ("noise: true", "noise must be a number, got True"),
         ("noise: 1/0", "noise must be a number, got '1/0'"),
         ("noise: [1]", "noise must be a number, got [1]"),

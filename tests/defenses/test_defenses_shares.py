@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -13,9 +15,11 @@ from support.defense_data import SEED
 from torch import Tensor, nn
 
 from fdjpeg.defenses.training import batch_statistics
+from fdjpeg.defenses.training import run as engine
 from fdjpeg.defenses.training.config import Schedule
 from fdjpeg.defenses.training.images import StoredImages
 from fdjpeg.defenses.training.run import Run
+from fdjpeg.defenses.training.stage import Stage
 from fdjpeg.sources import ImageSet
 
 COUNT = 27
@@ -143,3 +147,75 @@ def test_two_processes_normalise_by_the_whole_batch(momentum: float | None, toge
     for name, parameter in one.named_parameters():
         total = sum(dict(share.named_parameters())[name].grad for share in shares)  # type: ignore[misc]
         torch.testing.assert_close(total, parameter.grad, rtol=1e-9, atol=1e-9)
+
+
+class Other(nn.BatchNorm2d):
+    """A layer that may do more than normalise."""
+
+
+def test_layers_derived_from_batch_normalisation_are_left_as_they_are() -> None:
+    module = nn.Sequential(nn.BatchNorm1d(2), Other(2), nn.BatchNorm3d(2), nn.Linear(2, 2))
+    with batch_statistics.of_all_processes(module):
+        assert ["forward" in vars(part) for part in module] == [True, False, True, False]
+    assert not any("forward" in vars(part) for part in module)
+
+
+def test_only_the_first_process_writes(tmp_path: Path) -> None:
+    objective = nn.Module()
+    objective.trained = nn.Linear(1, 1)
+    stage: Any = Stage("stage", objective, Schedule())  # type: ignore[arg-type]
+    run = Run(tmp_path, {}, quiet=True)
+    shared(run, 1, 2)._store(stage)
+    assert os.listdir(tmp_path) == ["run.json"]
+    shared(run, 0, 2)._store(stage)
+    assert os.listdir(tmp_path / "stages") == ["stage.safetensors"]
+    assert engine.CHECKPOINT_SECONDS == 600
+
+
+@pytest.mark.parametrize(
+    ("environment", "devices", "nodes"),
+    [
+        ({}, 1, 1),
+        ({"WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "4"}, 4, 2),
+        ({"WORLD_SIZE": "3", "LOCAL_WORLD_SIZE": "3"}, 3, 1),
+    ],
+)
+def test_processes_are_those_that_torchrun_started(
+    environment: dict[str, str], devices: int, nodes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[dict[str, Any]] = []
+
+    class Fabric:
+        def __init__(self, **settings: Any) -> None:
+            made.append(settings)
+
+        def launch(self) -> None:
+            made.append({"launched": True})
+
+    spy = SimpleNamespace(Fabric=Fabric, DDPStrategy=lambda **settings: settings)
+    monkeypatch.setattr(engine, "required", lambda *_: spy)
+    for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    engine._fabric("cpu", "bf16-mixed")
+    assert made == [
+        {
+            "accelerator": "cpu",
+            "devices": devices,
+            "num_nodes": nodes,
+            "strategy": {"broadcast_buffers": False} if environment else "auto",
+            "precision": "bf16-mixed",
+        },
+        {"launched": True},
+    ]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    engine._fabric("cuda", "32-true")
+    assert made[2]["accelerator"] == "cuda"
+    engine._fabric("auto", "32-true")
+    assert made[4]["accelerator"] == "auto"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    engine._fabric("auto", "32-true")
+    assert made[6]["accelerator"] == "cpu"
+    with pytest.raises(ValueError, match='device must be "auto", "cpu" or, where torch has it, "cuda", got \'cuda\''):
+        engine._fabric("cuda", "32-true")

@@ -21,8 +21,8 @@ def check_classifier(network: Network, images: Images, *, differentiable: bool) 
         differentiable: whether the training needs the gradient by the images.
 
     Raises:
-        ValueError: the classifier cannot be copied, does not take the images or changes them; or it returns something
-            else than finite logits ``(N, classes)`` of at least two classes, those of the images among them, and with a
+        ValueError: the classifier cannot be copied, does not take the images or changes them; or it returns anything
+            but finite logits ``(N, classes)`` of at least two classes, those of the images among them, and with a
             finite gradient by the images where it is needed.
     """
     pixels = in_unit_range(torch.stack([images.image(place) for place in range(min(2, len(images)))]))
