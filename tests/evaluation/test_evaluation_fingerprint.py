@@ -42,7 +42,7 @@ def _as_before(run: Evaluation) -> Iterator[Job]:
     ("controls", "expected"),
     [
         (_as_before, "ea07f7f24ede0425c82e7488541af0af29a63535a58c452a101b3f2d5aaa420e"),
-        (control_jobs, "NEW"),
+        (control_jobs, "74c92745d5ecb5792c4f64a95855a138e6861a30cf6e1489c8f2eceff4cbdcf7"),
     ],
     ids=["all but two controls as before", "now"],
 )
