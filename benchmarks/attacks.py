@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 import fdjpeg
 from fdjpeg._markdown import markdown_table
-from fdjpeg.attacks import Attack, Counted, Found, Norm, from_name, parse_eps, zero_gradients
+from fdjpeg.attacks import Attack, Counted, Found, Norm, correct, from_name, parse_eps, zero_gradients
 from fdjpeg.attacks.base import check_package
 from fdjpeg.bench.measure import describe_machine
 from fdjpeg.evaluation import wilson
@@ -117,7 +117,7 @@ def run(results: Results, network: nn.Module, x: Tensor, y: Tensor, eps: float, 
     for before, gradient, name in ROWS:
         model = network if before == "none" else nn.Sequential(fdjpeg.JPEG(75, gradient=gradient), network).eval()
         with torch.no_grad():
-            right = torch.cat([model(part).argmax(dim=1) for part in x.split(batch_size)]) == y
+            right = correct(torch.cat([model(part) for part in x.split(batch_size)]), y)
         chosen = right.nonzero().flatten()
         row = results.row(f"{before} {gradient} {name}")
         row["right without an attack"] = len(chosen)

@@ -27,14 +27,15 @@ def evaluate(
     model: Annotated[
         str | None,
         typer.Option(
-            help=f"Network: {', '.join(sources.PACKAGED)}, torchvision:NAME, timm:NAME, hf:NAME, or module:callable."
+            help=f"Network: {', '.join(sources.PACKAGED)}, torchvision:NAME, timm:NAME, hf:NAME, or module:callable, "
+            "whose code runs."
         ),
     ] = None,
     data: Annotated[
         str | None,
         typer.Option(
             help="Images: photographs, a folder of class folders, an .npz file of images and labels, "
-            "torchvision:NAME, or hf:NAME."
+            "cifar10:PLACE, mnist:FOLDER, fashion-mnist, torchvision:NAME, or hf:NAME."
         ),
     ] = None,
     size: Annotated[

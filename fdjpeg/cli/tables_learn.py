@@ -37,7 +37,7 @@ CURVE = (5, 10, 15, 20, 25, 30, 40, 50, 60, 70, 80, 85, 90, 95)
 #: Measures of quality: columns of `Measured`, with their names.
 KEPT = {"psnr": "PSNR", "ms_ssim": "MS-SSIM", "correct": "accuracy"}
 
-_IMAGES = "Folder of images, .npz file of images and labels (cifar.npz:train), or photographs."
+_IMAGES = "Folder of images, .npz file of images and labels (cifar10.npz:train), or photographs."
 
 
 def learn(

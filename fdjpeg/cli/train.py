@@ -23,7 +23,7 @@ def train(
     defense: Annotated[str, typer.Argument(help=f"Defence: {', '.join(RECIPES)}.")],
     data: Annotated[
         str,
-        typer.Option(help='Images: a folder of class folders, an .npz file ("cifar.npz:train"), or as for evaluate.'),
+        typer.Option(help='Images: a folder of class folders, an .npz file ("cifar10.npz:train"), or as for evaluate.'),
     ],
     config: Annotated[str, typer.Option(help='YAML file, or a packaged one: "cifar10", "imagenet", "small".')],
     model: Annotated[

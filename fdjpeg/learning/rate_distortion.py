@@ -98,8 +98,8 @@ def measure(
 
 
 def _correct(model: nn.Module, images: Tensor, labels: Tensor, parts: Sequence[Tensor]) -> Tensor:
-    answers = torch.cat([model(images[part]).argmax(1) for part in parts])
-    return (answers == labels).double()
+    logits = torch.cat([model(images[part]) for part in parts])
+    return ((logits.argmax(1) == labels) & ~logits.isnan().any(1)).double()  # NaN is never right
 
 
 def _written(image: Tensor, tables: QuantTables, subsampling: str) -> bytes:

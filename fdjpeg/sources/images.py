@@ -32,7 +32,7 @@ def load_images(name: str, size: int | None = None, count: int | None = None, se
             - "photographs": see ``photographs``;
             - a folder with one folder of image files for each class, see ``folder``;
             - an ``.npz`` file with the arrays ``images`` (uint8, or floats in [0, 1]; channels second or last) and
-              ``labels``; after a colon, a prefix of the arrays' names: "cifar.npz:test" reads ``test_images``
+              ``labels``; after a colon, a prefix of the arrays' names: "cifar10.npz:test" reads ``test_images``
               and ``test_labels``;
             - "mnist:FOLDER", "fashion-mnist:FOLDER" or "cifar10:PLACE", the files in which these sets are published,
               see ``binary_sets``: the test split, or the training split after ":train". "fashion-mnist" alone is where

@@ -128,7 +128,7 @@ def test_logits_that_no_attack_expects_are_judged_all_the_same(name: str, norm: 
     if norm == "linf" and name.split("-")[0] in ("cw", "ddn", "boundary"):
         pytest.skip("minimises the L2 norm only")
     x, y = torch.full((2, 3, 20, 20), 0.5), torch.tensor([0, 1])
-    result = from_name(name, norm=norm).run(Constant(value), x, y, 0.1)
+    result = from_name(name, norm=norm).run(Constant(value).eval(), x, y, 0.1)
     assert bool(result.x_adv.isfinite().all())
     # A tie is not misclassified; what is not a number is.
     assert result.margin.tolist() == ([0.0] * 2 if value in (0.0, 1.0) else [torch.inf] * 2)

@@ -29,7 +29,7 @@ packaged = pytest.mark.skipif(
 
 def test_image_set_refuses_what_is_no_set_of_images() -> None:
     images, labels = torch.rand(2, 3, 8, 8), torch.tensor([0, 1])
-    with pytest.raises(ValueError, match=r"images must be in \[0, 1\], got values from 0 to 255"):
+    with pytest.raises(ValueError, match=r"images must be in \[0, 1\], or uint8, got values from 0 to 255"):
         ImageSet.of((torch.linspace(0, 255, images.numel()).view_as(images), labels))
     with pytest.raises(ValueError, match="be in"):
         ImageSet.of((torch.full_like(images, float("nan")), labels))

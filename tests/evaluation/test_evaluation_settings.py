@@ -140,7 +140,7 @@ def test_probabilities_and_wrong_classes_are_refused(photographs: ImageSet) -> N
         evaluation.evaluate(Tiny(2), replace(photographs, labels=photographs.labels + 2))
     with pytest.raises(TypeError, match=r"model must be a torch.nn.Module, got function"):
         evaluation.evaluate(lambda x: x, photographs)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"images must be in \[0, 1\], got values from 0 to 255"):
+    with pytest.raises(ValueError, match=r"images must be in \[0, 1\], or uint8, got values from 0 to 255"):
         evaluation.evaluate(Tiny(), (photographs.images / photographs.images.max() * 255, photographs.labels))
     with pytest.raises(ValueError, match="at least one image"):
         evaluation.evaluate(Tiny(), [])
