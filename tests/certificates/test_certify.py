@@ -28,10 +28,11 @@ def network() -> nn.Module:
     return Tiny().eval()
 
 
-def images(count: int, size: tuple[int, int] = (16, 13), seed: int = SEED) -> Tensor:
+def images(count: int, size: tuple[int, int] = (8, 8), seed: int = SEED) -> Tensor:
+    """Smooth images of whole bytes that hardly reach 0 or 1."""
     generator = torch.Generator().manual_seed(seed)
     x = nn.functional.interpolate(torch.rand(count, 3, 4, 4, generator=generator), size=size, mode="bicubic")
-    return (255 * (1.4 * x - 0.2).clamp(0, 1)).round() / 255
+    return (255 * (0.15 + 0.7 * x).clamp(0, 1)).round() / 255
 
 
 def labels_of(defended: Defended, network: nn.Module, x: Tensor) -> Tensor:
@@ -43,19 +44,20 @@ def attacked(defended: Defended, network: nn.Module, x: Tensor, y: Tensor, eps: 
     """The largest margin that two attacks find for each image."""
     with torch.no_grad():
         entered = defended.entered(x)
-    flip = Flip(8).run(defended.exposed(network), entered, y, eps)
-    pgd = PGD(8).run(defended.attacked(network, "straight-through"), entered, y, eps)
+    flip = Flip(4).run(defended.exposed(network), entered, y, eps)
+    pgd = PGD(4).run(defended.attacked(network, "straight-through"), entered, y, eps)
     return torch.maximum(flip.margin, pgd.margin)
 
 
-@pytest.mark.parametrize(("preset", "levels"), [("uniform(16)", 1.0), ("uniform(15)", 1.0), ("code", 1.6)])
+@pytest.mark.parametrize(("preset", "levels"), [("uniform(17)", 1.0), ("uniform(31)", 1.8), ("code", 1.6)])
 def test_no_certified_image_is_broken(preset: str, levels: float, network: nn.Module) -> None:
-    defended, x = lattice(preset), images(12)
+    defended, x = lattice(preset), images(10)
     y = labels_of(defended, network, x)
     certificate = certify(defended, network, x, y, levels / 255, most_outcomes=500)
     margins = attacked(defended, network, x, y, levels / 255)
     assert not bool((certificate.certified & (margins > 0)).any())
-    assert int(certificate.certified.sum()) >= 2
+    assert int(certificate.certified.sum()) >= 5
+    assert certificate.count("broken") == int((margins > 0).sum())  # here both sides meet
     assert certificate.count("misclassified") == 0
     for image, status in enumerate(certificate.statuses):
         changeable, outcomes = int(certificate.changeable[image]), int(certificate.outcomes[image])
@@ -79,11 +81,11 @@ def test_broken_images_are_attacks_in_the_ball(network: nn.Module) -> None:
             return torch.stack([1 - same, same], dim=1)
 
     for preset, levels in (("uniform(16)", 1.0), ("code", 1.6)):
-        defended, x = lattice(preset), images(6)
+        defended, x = lattice(preset), images(4)
         with torch.no_grad():
             entered = defended.entered(x)
             sharp = Sharp(defended.layer(entered)).eval()  # type: ignore[misc]
-        y = torch.ones(6, dtype=torch.int64)
+        y = torch.ones(4, dtype=torch.int64)
         certificate = certify(defended, sharp, x, y, levels / 255, most_outcomes=2000)
         assert certificate.found.keys() == {i for i, status in enumerate(certificate.statuses) if status == "broken"}
         assert certificate.count("broken") >= 3
@@ -121,7 +123,7 @@ def test_planted_certificates_are_caught_by_an_attack(network: nn.Module, monkey
 
 
 def test_misclassified_and_open_images(network: nn.Module) -> None:
-    defended, x = lattice("uniform(16)"), images(8)
+    defended, x = lattice("uniform(17)"), images(8)
     y = labels_of(defended, network, x)
     wrong = y.clone()
     wrong[::2] = (y[::2] + 1) % 4
@@ -138,7 +140,7 @@ def test_one_pass_is_never_constant(network: nn.Module) -> None:
     x = images(3)
     certificate = certify(defended, network, x, labels_of(defended, network, x), 1 / 255)
     assert certificate.statuses == ("open",) * 3
-    assert int(certificate.changeable.min()) > 100
+    assert int(certificate.changeable.min()) > 30
 
 
 def test_every_radius_is_constant_where_nothing_can_move(network: nn.Module) -> None:
@@ -168,7 +170,7 @@ def test_two_passes_entered_before_both_are_enumerated_through_both(network: nn.
 
 
 def test_lists_do_not_depend_on_the_batch_or_on_threads(network: nn.Module) -> None:
-    defended, x = lattice("uniform(16)"), images(4)
+    defended, x = lattice("uniform(17)"), images(4, (8, 16))
     y = labels_of(defended, network, x)
 
     def run(part: slice) -> Certificate:
@@ -179,9 +181,9 @@ def test_lists_do_not_depend_on_the_batch_or_on_threads(network: nn.Module) -> N
     torch.set_num_threads(2)
     again = run(slice(None))
     torch.set_num_threads(threads)
-    for other in (again,):
-        assert other.statuses == together.statuses
-        assert torch.equal(other.outcomes, together.outcomes)
+    assert again.statuses == together.statuses
+    assert torch.equal(again.outcomes, together.outcomes)
+    assert int(together.outcomes.max()) > 1
     assert tuple(one.statuses[0] for one in alone) == together.statuses
     assert [int(one.outcomes) for one in alone] == together.outcomes.tolist()
     assert [int(one.changeable) for one in alone] == together.changeable.tolist()
