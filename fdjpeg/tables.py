@@ -11,12 +11,7 @@ from torch import Tensor
 from torch.utils import _pytree
 
 from fdjpeg import _table_files
-from fdjpeg._standard_tables import (
-    clamped_quality,
-    libjpeg_steps,
-    soft_steps,
-    straight_through_steps,
-)
+from fdjpeg._standard_tables import clamped_quality, libjpeg_steps, soft_steps, straight_through_steps
 from fdjpeg._table_checks import (
     STEPS,
     as_table,
