@@ -205,7 +205,7 @@ def _upsampled(samples: Tensor, group: _Group, geometry: Geometry, fancy: bool) 
 
 
 def _far_samples(near: Tensor, blends: Tensor) -> Tensor:
-    """`fdjpeg.reference.geometry.far_samples` beside `near_samples`; the near ones again where nothing blends."""
+    """`fdjpeg.reference.geometry.far_samples` next to `near_samples`; the near ones again where nothing blends."""
     odd = torch.arange(near.size(0), device=near.device) % 2
     return torch.where(blends, torch.minimum((near + 2 * odd - 1).clamp(min=0), near[-1:]), near)
 

@@ -72,7 +72,7 @@ def jpeg(
             ``forward(c)`` and ``derivative(c)``, c the coefficient in steps.
         arithmetic: "libjpeg", the 8-bit integers of libjpeg-turbo; or "real", the same geometry in real numbers, where
             only coefficients are rounded.
-        soft: put the surrogate in place of that rounding in forward too ("real" only, for smooth surrogates).
+        soft: whether the surrogate replaces that rounding in forward too ("real" only, for smooth surrogates).
 
     Returns:
         The image after compression, of ``image``'s shape, dtype, device and (where it has no gaps) strides. A uint8

@@ -85,7 +85,7 @@ class JPEG(nn.Module):
 
     @property
     def tables(self) -> QuantTables | None:
-        """The tables that were given, where the layer now is."""
+        """The given tables, on the layer's device."""
         if self.y is None or self.cb is None:
             return None
         return QuantTables(self.y, self.cb, self.cr)
@@ -233,13 +233,13 @@ class LearnableJPEG(nn.Module):
     """JPEG whose quantization tables are learned. Forward uses the integer tables exactly, as a file would.
 
     The parameters are the logarithms of the steps, so that an optimizer changes small and large steps in proportion.
-    They act within ln 1 … ln 255; at a bound the gradient that points back inside passes and the one that points
-    outside does not, so no step is ever stuck. (The parametrisation is ours.) Leave the layer in float32, as autocast
-    does: half types hold a logarithm so coarsely that large steps move.
+    They are limited to ln 1 … ln 255. At a bound a gradient that points back inside passes, and one that points outside
+    does not, so no step gets stuck. (The parametrisation is ours.) Keep the layer in float32, as autocast does: in half
+    types a logarithm is so coarse that large steps change.
 
     Args:
         tables: where to start; steps within 1…255. Batched tables learn a set for each image of a batch.
-        share: which components have one table together: "chroma" (Cb and Cr, as in most files), "all" or "none".
+        share: which components share one table: "chroma" (Cb and Cr, as in most files), "all" or "none".
         subsampling, upsampling, gradient, arithmetic, soft: as for `fdjpeg.jpeg`.
 
     Shape:
@@ -347,7 +347,7 @@ class _Bounded(torch.autograd.Function):
 
 @traced_layer
 class FeatureDistillation(nn.Module):
-    """The JPEG-like layer of feature distillation, from which fdjpeg has its name.
+    """The JPEG-like layer of feature distillation, after which fdjpeg is named.
 
     Source: Liu et al., CVPR 2019, arXiv 1803.05787.
 
@@ -359,7 +359,8 @@ class FeatureDistillation(nn.Module):
 
     "code" is as released: each of R, G and B separately, an orthonormal DCT of 0…255 without level shift, rounding half
     to even, no bytes after it, a clip to [0, 1]. Edges are replicated to whole blocks, which is our choice. The others
-    run in libjpeg's arithmetic, YCbCr at 4:4:4, one table for all components: our choice too, the paper leaves it open.
+    run in libjpeg's arithmetic, YCbCr at 4:4:4, one table for all components: our choice too, because the paper leaves
+    it open.
 
     Args:
         preset: one of the above.

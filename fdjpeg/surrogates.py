@@ -1,11 +1,11 @@
 """Surrogates of rounding, which take the place of the derivative of ``k = round(c)``, c a DCT coefficient in steps.
 
 Each is a small frozen object with ``forward(c)``, the surrogate r(c) itself, and ``derivative(c)``, its derivative
-r′(c), both elementwise and for floating tensors of any shape. `resolve` turns a name or such an object, a user's own
-included, into an object.
+r′(c), both elementwise and for floating tensors of any shape. `resolve` turns a name into such an object, and accepts a
+user's own.
 
-The exact codec rounds, and takes only ``derivative`` for the way back. With ``soft=True`` ``forward`` takes the place
-of rounding, and autograd differentiates it; that needs a ``smooth`` one.
+The exact codec rounds in its forward pass, and uses only ``derivative`` in its backward pass. With ``soft=True``
+``forward`` replaces rounding, and autograd differentiates it; the surrogate must be ``smooth`` for that.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ __all__ = [
 
 @runtime_checkable
 class Surrogate(Protocol):
-    """The objects that ``gradient=`` takes besides names: any with these two methods, elementwise on floating tensors.
+    """An object that ``gradient=`` takes instead of a name: two methods, elementwise on floating tensors.
 
     Three attributes count as False where they are missing: ``smooth``, whether ``forward`` may be
     used with ``soft=True``; ``only_soft``, whether it may be used in no other way; and ``periodic``, whether
@@ -82,8 +82,8 @@ class StraightThrough:
 class Identity(StraightThrough):
     """The whole layer's derivative by the image is taken to be the identity: colour, resampling and clamps included.
 
-    As a surrogate of rounding alone it is `StraightThrough`, and so it is for the tables; the layer looks for this
-    class to pass the image's gradient on unchanged.
+    For rounding alone, and so for the tables, it equals `StraightThrough`. Only the whole layer treats it differently:
+    the image's gradient passes unchanged.
 
     Source: backward pass differentiable approximation, Athalye, Carlini and Wagner, "Obfuscated gradients give a false
     sense of security", ICML 2018, arXiv 1802.00420, section 4.1.
@@ -120,7 +120,7 @@ class Floored(ABC):
     Args:
         floor: the least value of ``derivative``, at least 0; 0 leaves the derivative as it is. Several surrogates are
             flat at whole numbers, where most coefficients of a smooth image are: a floor lets some gradient through.
-            It has no part in ``forward``.
+            ``forward`` does not use it.
 
     Raises:
         TypeError: ``floor`` is not a number.
@@ -184,7 +184,7 @@ class Sine(Floored):
     Args:
         floor: the least value of the derivative, which is 0 at whole numbers; 0 leaves it so.
 
-    Source: elementary. It takes off half of the first term of `Fourier`, the most that leaves no place descending.
+    Source: elementary. It subtracts half of the first term of `Fourier`: with more, r would descend in places.
 
     Example::
 
@@ -203,7 +203,7 @@ class Sine(Floored):
 
 @dataclass(frozen=True)
 class Fourier(Floored):
-    """The Fourier series of rounding, cut off: r(c) = c − Σₙ (−1)ⁿ⁺¹ sin(2πnc) / (πn), n from 1 to ``terms``.
+    """The Fourier series of rounding, truncated: r(c) = c − Σₙ (−1)ⁿ⁺¹ sin(2πnc) / (πn), n from 1 to ``terms``.
 
     r′(c) = 1 − 2 Σₙ (−1)ⁿ⁺¹ cos(2πnc): at whole numbers 1 for an even number of terms and −1 for an odd one, between
     them 2 ``terms`` + 1; it is negative in places.
@@ -255,7 +255,7 @@ class Tanh(Floored):
     """Soft rounding: r(c) = ⌊c⌋ + ½ + ½ tanh(α t) / tanh(α / 2), t = c − ⌊c⌋ − ½.
 
     r′(c) = α (1 − tanh²(α t)) / (2 tanh(α / 2)): at the default α about 0.15 at whole numbers and 2.1 between them.
-    Towards α = 0 r is the identity, for large α it is rounding.
+    As α goes to 0, r tends to the identity; as α grows, to rounding.
 
     Args:
         floor: the least value of the derivative; 0 leaves it as it is.
@@ -299,7 +299,7 @@ class Softmax(Floored):
 
     Args:
         floor: the least value of the derivative; 0 leaves it as it is.
-        alpha: α, positive, for c in steps; 4 by default, our choice. At equal α it is near to `Tanh`.
+        alpha: α, positive, for c in steps; 4 by default, our choice. At the same α it is close to `Tanh`.
 
     Raises:
         TypeError: ``alpha`` is not a number.

@@ -36,7 +36,7 @@ __all__ = ["STEPS", "QuantTables", "check_count", "check_real", "check_soft", "c
 
 
 class QuantTables:
-    """The quantization tables of Y, Cb and Cr, for all images of a batch or for each image its own.
+    """The quantization tables of Y, Cb and Cr: one set for all images of a batch, or one for each image.
 
     ``QuantTables(luma, chroma)`` uses one table for both chroma components, ``QuantTables(y, cb, cr)`` one for each.
     A grey image uses the first only.
@@ -99,7 +99,7 @@ class QuantTables:
 
     @property
     def chroma(self) -> Tensor:
-        """The table that Cb and Cr share (where they have one each: the table of Cb)."""
+        """The table that Cb and Cr share (if they have one each, the table of Cb)."""
         return self.cb
 
     @property
@@ -109,7 +109,7 @@ class QuantTables:
 
     @property
     def batch_size(self) -> int | None:
-        """For how many images there are tables; None if one set serves all images."""
+        """The number of images for which there are tables; None if one set serves all images."""
         sizes = [table.shape[0] for table in self._tables if table.dim() == 3]
         return next((size for size in sizes if size != 1), 1) if sizes else None
 
@@ -301,7 +301,7 @@ class QuantTables:
 
         Returns:
             Two tables (Y; Cb and Cr), or three where Cb and Cr have one each, of 64 integers in row-major order: the
-            steps as which the tables act under ``arithmetic="libjpeg"``.
+            steps that the tables act as under ``arithmetic="libjpeg"``.
 
         Raises:
             ValueError: the tables are a batch (index it), or a step rounds to none in 1…255.

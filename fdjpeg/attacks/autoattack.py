@@ -29,7 +29,7 @@ class APGD(Attack):
         steps: gradient steps for each start.
         restarts: random starts; for "dlr-targeted" the number of target classes, the likeliest wrong ones, each with
             one start. Fewer where there are fewer classes.
-        draws: of a randomised model at each step; more than one takes images one by one.
+        draws: number of draws of a randomised model at each step; with more than one, images are attacked one by one.
         seed: of the random starts; each image's also depends on its index and the restart.
         norm: "linf" or "l2".
     """
@@ -165,7 +165,7 @@ class Square(Attack):
     """Square attack (Andriushchenko et al. 2020, arXiv 1912.00049): random search by queries, no gradient.
 
     Attributes:
-        queries: at most, for each image. A misclassified image is not queried again.
+        queries: the greatest number for each image. A misclassified image is not queried again.
         seed: of the search.
         norm: "linf" or "l2".
     """

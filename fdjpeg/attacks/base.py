@@ -57,7 +57,7 @@ class Attack(ABC):
 
     Attributes:
         norm: "linf" or "l2": the norm that ``eps`` is measured in.
-        seed: of everything random.
+        seed: the seed of everything random.
     """
 
     norm: Norm
@@ -150,7 +150,7 @@ class Attack(ABC):
 
 @dataclass
 class Found:
-    """The value of ``Attack.search``; fields as in ``AttackResult``. A margin of None is filled in by the judge."""
+    """The result of ``Attack.search``; fields as in ``AttackResult``. A margin of None is filled in by the judge."""
 
     x_adv: Tensor
     margin: Tensor | None = None
@@ -171,7 +171,7 @@ def _joined(parts: list[Tensor | None]) -> Tensor | None:
 
 
 class Counted(nn.Module):
-    """A model that counts the images that go through it, and refuses what cannot be logits of the classes ``y``."""
+    """A model that counts its images, and refuses outputs that cannot be logits of the classes ``y``."""
 
     def __init__(self, model: nn.Module, y: Tensor) -> None:
         super().__init__()

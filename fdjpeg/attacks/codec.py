@@ -241,7 +241,7 @@ def codecs_of(layer: nn.Module, images: Tensor, indices: Tensor, seed: int, purp
         purpose: of the draws, see `draw`.
 
     Raises:
-        ValueError: for a layer that has no quantized coefficients of its own.
+        ValueError: for a layer that has no quantized coefficients.
     """
     if not has_coefficients(layer):
         raise ValueError(

@@ -74,7 +74,7 @@ class DeepFool(MinimumNorm):
     """DeepFool (Moosavi-Dezfooli et al. 2016, arXiv 1511.04599): steps to the nearest linearised boundary.
 
     Attributes:
-        steps: at most.
+        steps: the greatest number.
         candidates: number of likeliest classes considered.
         seed: not used; every attack has this field.
         norm: "linf" or "l2".
@@ -105,7 +105,7 @@ class CarliniWagner(MinimumNorm):
     """Carlini and Wagner's L2 attack (2017, arXiv 1608.04644).
 
     Attributes:
-        steps: of Adam for each weight of the loss.
+        steps: number of Adam's steps for each weight of the loss.
         searches: number of weights tried by binary search.
         step: Adam's learning rate.
         seed: not used; every attack has this field.
@@ -140,7 +140,7 @@ class DDN(MinimumNorm):
     """Decoupled direction and norm (Rony et al. 2019, arXiv 1811.09600).
 
     Attributes:
-        steps: of gradient descent.
+        steps: number of steps of gradient descent.
         seed: not used; every attack has this field.
         norm: "l2".
     """
@@ -168,7 +168,7 @@ class Boundary(MinimumNorm):
     """Boundary attack (Brendel et al. 2018, arXiv 1712.04248): a walk along the boundary by decisions alone.
 
     Attributes:
-        steps: at most; each queries the model about twice.
+        steps: the greatest number; each queries the model about twice.
         seed: of the walk.
         norm: "l2".
     """
@@ -201,7 +201,7 @@ class HopSkipJump(MinimumNorm):
     """HopSkipJump (Chen et al. 2020, arXiv 1904.02144): a gradient estimated at the boundary by decisions alone.
 
     Attributes:
-        steps: each queries the model some hundred times, later steps more often.
+        steps: number of steps; each queries the model a few hundred times, later ones more often.
         seed: of the estimates.
         norm: "linf" or "l2".
     """

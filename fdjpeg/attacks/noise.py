@@ -11,7 +11,7 @@ from .base import Attack, Counted, Found, Norm, check_norm, draw, project
 
 @dataclass(frozen=True)
 class Noise(Attack):
-    """Random noise as far as the radius goes.
+    """Random noise of the full radius.
 
     For "linf" each sample moves by +eps or −eps; for "l2" the image moves by eps in a direction of normal noise.
 

@@ -35,9 +35,9 @@ class PGD(Attack):
         loss: the loss to maximise, a key of ``LOSSES``.
         step: length of the first step, in units of eps.
         seed: of the random starts; each image's also depends on its index and the restart.
-        until_fooled: leave an image alone as soon as it is misclassified (of several draws: under each of them). For
-            an attack on the very model that is judged this changes no verdict; an attack that must carry over to
-            another model must not stop there.
+        until_fooled: leave an image alone as soon as it is misclassified (with several draws, in each of them). For an
+            attack on the very model that is judged this changes no verdict; an attack that must carry over to another
+            model must not stop there.
         norm: "linf" (steps along the sign of the gradient) or "l2" (along the gradient).
         schedule: "constant"; "cosine", falling to a tenth of ``step`` at the last; or "halving", which halves an
             image's step and returns to its best point when it gains no more (Auto-PGD's rule: Croce & Hein 2020,
@@ -46,8 +46,9 @@ class PGD(Attack):
         random_start: whether the first point is random in the ball; if not, more restarts change only the aim.
         aim: "away" from the true class; at the "likeliest" wrong classes, each restart at another; or at the classes
             "given" in place of the true ones: then an image counts as fooled once that class is predicted.
-        draws: of a randomised model, at each point (expectation over transformation: Athalye et al. 2018, arXiv
-            1707.07397). With more than one, images are attacked one by one, the draws of an image as a batch.
+        draws: number of draws of a randomised model at each point (expectation over transformation: Athalye et al.
+            2018, arXiv 1707.07397). With more than one, images are attacked one by one, the draws of an image as a
+            batch.
         whole_bytes: visit only images of whole bytes k / 255, as files hold them; ``x`` must be such images.
         label: its name in reports; None makes a name from the other settings.
     """

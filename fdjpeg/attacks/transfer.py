@@ -79,7 +79,7 @@ def first_pass(layer: nn.Module, images: Tensor) -> Tensor:
 def zero_gradients(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     """Returns the share of each image's samples with a gradient of exactly zero (or not finite), ``(N,)``.
 
-    Near 1 it means that gradients are masked, for instance by a plain rounding, and that attacks by gradients show
+    A share near 1 means that gradients are masked, for instance by plain rounding, and that gradient attacks show
     nothing about robustness. It is measured on the margin, which does not saturate, so a confident network alone does
     not raise it.
 

@@ -1,6 +1,6 @@
 """One unit's coefficients that can change: which of their values are possible together.
 
-A *unit* is what is encoded from samples of its own: an 8×8 block of all components at 4:4:4, a grey block, a block of
+A *unit* is what is encoded from its own samples: an 8×8 block of all components at 4:4:4, a grey block, a block of
 one channel for "channels". That coefficient i has at least the value k is a half-space: its unquantized value is at
 least the tie below k. Two half-spaces exclude each other where the largest sum of both sides over the ball falls short
 of the sum of their ties. That test is necessary for two values to occur in one image, so what passes it is a superset

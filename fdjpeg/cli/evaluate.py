@@ -75,14 +75,14 @@ def evaluate(
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Random seed.")] = None,
     device: Annotated[str | None, typer.Option(help="Device of the network, such as cuda.")] = None,
-    preset: Annotated[str, typer.Option(help=f"Settings not given otherwise: {', '.join(PRESETS)}.")] = "quick",
+    preset: Annotated[str, typer.Option(help=f"Preset of all other settings: {', '.join(PRESETS)}.")] = "quick",
     config: Annotated[Path | None, typer.Option(help="YAML file with these options as keys.")] = None,
     out: Annotated[
         str | None, typer.Option(help="Folder of the report, and of finished work from which a run resumes.")
     ] = None,
     shard: Annotated[
         str | None,
-        typer.Option(help="Share i/n of the work, computed without a report; a run without --shard then makes it."),
+        typer.Option(help="Share i/n of the work, without a report; a later run without --shard writes it."),
     ] = None,
     merge: Annotated[
         list[Path] | None, typer.Option(help="Another --out folder with finished work to use; repeatable.")

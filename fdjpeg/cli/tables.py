@@ -56,7 +56,7 @@ def convert(source: Source, target: Target) -> None:
 
 @app.command()
 def derive(
-    folder: Annotated[Path, typer.Argument(help="Folder of images, searched with all its folders.")],
+    folder: Annotated[Path, typer.Argument(help="Folder of images, searched with all its subfolders.")],
     target: Target,
     n: Annotated[int, typer.Option(min=0, max=64, help="Number of bands with the fine step.")] = 15,
     fine: Annotated[int, typer.Option(min=1, max=255, help="Step of those bands.")] = 1,

@@ -43,12 +43,12 @@ _IMAGES = "Folder of images, .npz file of images and labels (cifar10.npz:train),
 def learn(
     images: Annotated[str, typer.Argument(help=_IMAGES)],
     out: Annotated[Path, typer.Argument(help="Folder for the tables, the plot and results.json.")],
-    quality: Annotated[str, typer.Option(help="Qualities whose numbers of bits the tables may take.")] = "25,50,75",
+    quality: Annotated[str, typer.Option(help="Qualities whose standard tables set the number of bits.")] = "25,50,75",
     loss: Annotated[str, typer.Option(help=f"Loss: {', '.join(LOSSES)} or classifier.")] = "psnr",
     model: Annotated[
         str, typer.Option(help="Classifier whose accuracy is measured, named as for fdjpeg evaluate.")
     ] = "",
-    held_out: Annotated[str, typer.Option(help="Images to measure on; by default a quarter of the others.")] = "",
+    held_out: Annotated[str, typer.Option(help="Images to measure on; by default a quarter of those given.")] = "",
     subsampling: Annotated[str, typer.Option(help="Subsampling, 4:4:4, 4:2:2 or 4:2:0.")] = "4:2:0",
     share: Annotated[str, typer.Option(help="Components that share a table: chroma, all or none.")] = "chroma",
     iterations: Annotated[int, typer.Option(min=5, help="Number of minibatches for each quality.")] = 300,

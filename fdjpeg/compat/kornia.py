@@ -94,7 +94,7 @@ class JPEGCodecDifferentiable(nn.Module):
 
 
 class RandomJPEG(nn.Module):
-    """Compresses each image at a quality of its own: ``kornia.augmentation.RandomJPEG``.
+    """Compresses each image at its own quality: ``kornia.augmentation.RandomJPEG``.
 
     It differs from the original as `jpeg_codec_differentiable` does, and it takes grey images. It is an
     ``nn.Module`` and not a kornia augmentation: masks and boxes stay as they are wherever it is used.

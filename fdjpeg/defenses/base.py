@@ -81,8 +81,8 @@ class Defense(nn.Module):
         Every verdict must come from its forward pass.
 
         Args:
-            network: the bare classifier, such images to logits ``(N, classes)``. A defence that leaves it as it is uses
-                it itself, not a copy. Its weights never change.
+            network: the bare classifier, such images to logits ``(N, classes)``. A defence that does not change it uses
+                the given object, not a copy. Its weights never change.
 
         Raises:
             ValueError: the defence holds weights for a classifier of another architecture.
@@ -92,7 +92,8 @@ class Defense(nn.Module):
     def attacked(self, network: nn.Module, gradient: str) -> nn.Module:
         """Returns the classifier that an attacker differentiates: the same weights, with one of the gradients.
 
-        Its output may differ from that of ``deployed``, and then only serves to be climbed; the class documents this.
+        Its output may differ from that of ``deployed``, and then serves only to give a gradient; the class documents
+        this.
 
         Args:
             network: as for ``deployed``.

@@ -33,10 +33,10 @@ class Defended:
         gradients: the names that an adaptive attacker tries, one after the other; empty for the bare network.
         deployed: makes the defended classifier from the bare one. Every verdict comes from its forward pass.
         attacked: makes the classifier that an attacker differentiates, from the bare one and one of ``gradients``.
-        layer: makes the images that reach the bare network, ``(N, C, H, W)`` to the same shape; None where there is no
-            such thing.
+        layer: makes the images that reach the bare network, ``(N, C, H, W)`` to the same shape; None if there is no
+            such layer.
         first: the pass that images take before an attacker sees them (the first of two), or None.
-        oracle: the layer by other means, uint8 ``(N, C, H, W)`` to uint8, as a check; or None.
+        oracle: another implementation of the layer, uint8 ``(N, C, H, W)`` to uint8, to check it; or None.
         module: its settings and weights distinguish this defence from others of the same name; or None.
         exact: whether ``attacked`` has the forward pass of ``deployed``.
         exposed: makes the defended classifier with its JPEG layers shown, for attacks on their coefficients and for

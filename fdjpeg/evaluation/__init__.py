@@ -1,6 +1,6 @@
 """How robust a defence before a classifier is: threat models, exact judging, sanity checks and a report.
 
-``evaluate`` does all of it by a ``Plan``; the other modules hold its parts.
+``evaluate`` runs all of it from a ``Plan``; the other modules hold its parts.
 """
 
 from fdjpeg.sources import external

@@ -48,12 +48,12 @@ class Plan:
         norm: "linf" or "l2", for attacks given by name.
         gradients: those that an adaptive attacker tries on fdjpeg's layers, where ``defenses`` is not a mapping.
         transfer: other networks, attacked without any defence.
-        draws: of a randomised defence, in each gradient and in each verdict; 1 or more.
+        draws: number of draws of a randomised defence for each gradient and each verdict; 1 or more.
         checks: whether to run the sanity checks that need their own attacks.
         batch_size: images at once, 1 or more; halved when the device runs out of memory. The figures belong to this
             batch size: another one may change the last bits of a network's arithmetic.
         pictures: images of the first batch that the report shows for each defence; 0 or more.
-        seed: of everything random.
+        seed: the seed of everything random.
         chosen: the attacks as objects, in their order.
         radii: the radii as exact numbers, ascending, each once.
         others: the networks of ``transfer`` with their names; equal names are numbered.

@@ -63,12 +63,12 @@ def evaluate(
     progress: Progress | None = None,
     **settings: Unpack[PlanSettings],
 ) -> Report:
-    """Measures defences before a network under attackers who know nothing, something and everything of them.
+    """Measures defences before a network under attackers who know nothing, something or everything about them.
 
-    For each radius the bare network is attacked. Those images are judged on the bare network (white-box) and behind
-    every defence (gray-box), as are those of other networks (transfer). Then every defence is attacked through each of
-    its gradients (adaptive), and by attacks that only ask for outputs (black-box). Random noise of the same radius and
-    the sanity checks complete the report.
+    For each radius the bare network is attacked. The resulting images are judged on the bare network (white-box) and
+    behind every defence (gray-box), as are those made on other networks (transfer). Then every defence is attacked
+    through each of its gradients (adaptive), and by attacks that only ask for outputs (black-box). Random noise of the
+    same radius and the sanity checks complete the report.
 
     Args:
         model: maps images ``(N, C, H, W)`` in [0, 1] to logits ``(N, classes)``; normalisation belongs inside it. It

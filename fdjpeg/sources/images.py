@@ -48,7 +48,7 @@ def load_images(name: str, size: int | None = None, count: int | None = None, se
         seed: of that sample.
 
     Raises:
-        ValueError: if the name is unknown, or its images are none, or of several sizes where ``size`` is None.
+        ValueError: if the name is unknown, or there are no images, or they have several sizes and ``size`` is None.
         MissingPackage: if a package that the name asks for is not installed.
     """
     if count is not None and count < 1:
@@ -98,8 +98,8 @@ def _published(kind: str, rest: str) -> ImageSet:
 def photographs(size: int = 224) -> ImageSet:
     """Returns the 20 photographs with ImageNet labels of the package foolbox, ``size`` × ``size`` pixels.
 
-    The files are JPEGs of about 512 × 512 pixels. Resizing takes them off the lattice of their own compression, so an
-    evaluation starts from images that are lossless in its sense.
+    The files are JPEGs of about 512 × 512 pixels. Resizing removes the lattice of their own compression, so for an
+    evaluation they count as lossless images.
 
     Raises:
         MissingPackage: if foolbox is not installed.

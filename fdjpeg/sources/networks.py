@@ -22,7 +22,7 @@ from .external import external, takes_images
 
 
 class Normalized(nn.Module):
-    """``network((x − mean) / std)`` for images in [0, 1], so that a codec before it sees images, not statistics.
+    """``network((x − mean) / std)`` for images in [0, 1], so that a codec before it receives images.
 
     Args:
         network: takes normalised images ``(N, C, H, W)``.
