@@ -102,7 +102,8 @@ class State:
 
     def __init__(self, file: Path) -> None:
         self.file = file
-        self.finished: dict[str, Any] = torch.load(file, weights_only=False) if file.exists() else {}
+        with torch.serialization.safe_globals([Measured]):
+            self.finished: dict[str, Any] = torch.load(file, weights_only=True) if file.exists() else {}
 
     def __call__(self, name: str, compute: Callable[..., Any], *arguments: Any) -> Any:
         """Returns the result kept under ``name``, or computes and keeps it."""

@@ -11,12 +11,11 @@ import argparse
 from pathlib import Path
 
 import torch
-from PIL import Image
 
 import fdjpeg
-from fdjpeg.cli.image_files import image_files
 from fdjpeg.learning.rate_distortion import measure
 from fdjpeg.learning.tables import learn_tables
+from fdjpeg.sources.files import image_files, read_picture
 from fdjpeg.sources.image_set import to_tensor
 
 #: Side in pixels of the squares that are cut out of the images: a multiple of 16, so that no MCU is partial.
@@ -27,9 +26,9 @@ def squares(files: list[Path], count: int, generator: torch.Generator) -> torch.
     """Returns uint8 ``(count, 3, SIDE, SIDE)``, cut at random places out of images taken in turn."""
     cut = []
     for number in range(count):
-        with Image.open(files[number % len(files)]) as image:
-            left, top = (int(torch.randint(max(side - SIDE, 0) + 1, (), generator=generator)) for side in image.size)
-            cut.append(to_tensor(image.convert("RGB").crop((left, top, left + SIDE, top + SIDE))))
+        image = read_picture(files[number % len(files)]).image.convert("RGB")
+        left, top = (int(torch.randint(max(side - SIDE, 0) + 1, (), generator=generator)) for side in image.size)
+        cut.append(to_tensor(image.crop((left, top, left + SIDE, top + SIDE))))
     return torch.stack(cut)
 
 
@@ -54,8 +53,7 @@ def main() -> None:
     standard = fdjpeg.QuantTables.standard(options.quality)
     gains = []
     for file in files:
-        with Image.open(file) as opened:
-            image = opened.convert("RGB")
+        image = read_picture(file).image.convert("RGB")
         image.save(options.out / f"{file.stem}.jpg", qtables=tables.to_pillow(), subsampling="4:2:0")
         pixels = to_tensor(image)[None]
         ours, theirs = measure(pixels, tables).means(), measure(pixels, standard).means()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numbers
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -11,11 +10,15 @@ from torch import Tensor
 
 from fdjpeg import surrogates
 from fdjpeg._geometry import SAMPLING_FACTORS, Geometry, Sampling
+from fdjpeg._numbers import is_real, plain
 from fdjpeg.surrogates import Surrogate
 from fdjpeg.tables import QuantTables, check_count, check_real, check_soft
 
 DTYPES = (torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64)
 DEFAULT_QUALITY = 75
+
+#: An excess over [0, 1] that rounds to no byte.
+HALF_A_BYTE = 0.5 / 255
 
 _UPSAMPLING = {"fancy": True, "nearest": False}
 _ARITHMETICS = ("libjpeg", "real")
@@ -36,7 +39,7 @@ def sampling_of(subsampling: str, upsampling: str) -> Sampling:
 def resolve_gradient(gradient: str | Surrogate, arithmetic: str, soft: bool) -> Surrogate:
     """Returns the surrogate of ``gradient``; raises unless the arithmetic and ``soft`` allow it."""
     surrogate = surrogates.resolve(gradient)
-    if arithmetic not in _ARITHMETICS:
+    if not isinstance(arithmetic, str) or arithmetic not in _ARITHMETICS:
         raise ValueError(f"arithmetic must be one of {', '.join(map(repr, _ARITHMETICS))}, got {arithmetic!r}")
     check_soft(soft)
     if soft and arithmetic != "real":
@@ -44,7 +47,9 @@ def resolve_gradient(gradient: str | Surrogate, arithmetic: str, soft: bool) -> 
     if soft and not getattr(surrogate, "smooth", False):
         raise ValueError(f"soft=True needs a gradient with a smooth forward, got {gradient!r}")
     if getattr(surrogate, "only_soft", False) and not soft:
-        raise ValueError(f"gradient {gradient!r} needs arithmetic='real' and soft=True")
+        raise ValueError(
+            f"gradient={gradient!r} needs arithmetic='real' and soft=True, got arithmetic={arithmetic!r}, soft={soft}"
+        )
     return surrogate
 
 
@@ -141,16 +146,16 @@ def check_one_of(quality: object, tables: QuantTables) -> None:
     """Raises unless ``tables`` are tables, and ``quality`` was left at its default."""
     if not isinstance(tables, QuantTables):
         raise TypeError(f"tables must be fdjpeg.QuantTables, got {type(tables).__name__}")
-    if not isinstance(quality, numbers.Real) or quality != DEFAULT_QUALITY:
+    if not is_real(quality) or quality != DEFAULT_QUALITY:
         raise ValueError(f"tables take the place of quality: give one of them, got both (quality={quality!r})")
 
 
 def check_quality_number(quality: Any) -> float:
     """Returns a quality that is not a tensor as a float; raises unless it is a number in 1…100."""
-    if isinstance(quality, bool) or not isinstance(quality, numbers.Real):
+    if not is_real(quality):
         raise TypeError(f"quality must be a number or a tensor, got {quality!r} ({type(quality).__name__})")
-    number = float(quality)
-    if not 1 <= number <= 100:  # NaN is neither
+    number = float(plain(quality))
+    if not 1 <= number <= 100:  # also raises for NaN
         raise ValueError(f"quality must be in 1…100, got {quality!r}")
     return number
 
@@ -158,9 +163,9 @@ def check_quality_number(quality: Any) -> float:
 def check_quality_tensor(quality: Tensor, batch: Tensor) -> None:
     """Raises unless a tensor of qualities is real, and holds one for all images or one for each."""
     check_real(quality, "quality")
-    if quality.ndim > 1 or (quality.ndim == 1 and quality.size(0) != batch.size(0)):
+    if quality.ndim > 1 or (quality.ndim == 1 and quality.size(0) not in (1, batch.size(0))):
         raise ValueError(
-            f"quality must be a number, a 0-dim tensor or one of shape ({batch.size(0)},), "
+            f"quality must be a number, a 0-dim tensor or one of shape (1,) or ({batch.size(0)},), "
             f"got shape {tuple(quality.shape)}"
         )
 
@@ -172,9 +177,10 @@ def map_shape(image: Tensor) -> tuple[int, int, int]:
     return batch.size(0), luma.rows, luma.columns
 
 
-def check_map(quality: Tensor, batch: Tensor) -> None:
-    """Raises unless a map of qualities is real, and of the shape of `map_shape`."""
+def expanded_map(quality: Tensor, batch: Tensor) -> Tensor:
+    """Returns a map of qualities in the shape of `map_shape`; raises unless it is real, and for one image or each."""
     check_real(quality, "quality")
     shape = map_shape(batch)
-    if quality.shape != shape:
+    if quality.size(0) not in (1, shape[0]) or quality.shape[1:] != shape[1:]:
         raise ValueError(f"quality, a map, must have a value for each block, {shape}, got shape {tuple(quality.shape)}")
+    return quality.expand(shape)

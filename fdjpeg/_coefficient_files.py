@@ -6,17 +6,22 @@ import os
 import tempfile
 from pathlib import Path
 from types import ModuleType
-from typing import IO, NamedTuple, TypeAlias
+from typing import IO, TYPE_CHECKING, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
 from fdjpeg._geometry import SAMPLING_FACTORS
-from fdjpeg._table_files import open_jpeg
+from fdjpeg._table_files import content_of, open_jpeg
 from fdjpeg.tables import QuantTables
 
-#: Where one image's file is read from, and where it is written to.
-Source: TypeAlias = str | os.PathLike[str] | bytes | IO[bytes]
+if TYPE_CHECKING:
+    import PIL.JpegImagePlugin
+
+    from fdjpeg._table_files import JpegFile
+
+#: The source and the target of one image's file.
+Source: TypeAlias = "JpegFile"
 Target: TypeAlias = str | os.PathLike[str] | IO[bytes]
 
 #: libjpeg's largest height and width (JPEG_MAX_DIMENSION).
@@ -24,13 +29,13 @@ LARGEST_SIDE = 65500
 
 
 class Contents(NamedTuple):
-    """What a JPEG file holds of its image.
+    """The content of a JPEG file.
 
     Attributes:
         components: Y, or Y, Cb and Cr: int16 ``(rows, columns, 8, 8)``, without dummy blocks.
         tables: the quantization tables.
         size: height and width of the image.
-        subsampling: its name.
+        subsampling: the name of the sampling factors.
     """
 
     components: list[Tensor]
@@ -58,7 +63,7 @@ def _encoded(contents: Contents) -> bytes:
     jpeglib = _library()
     components, tables, (height, width), subsampling = contents
     if max(height, width) > LARGEST_SIDE:
-        raise ValueError(f"coefficients must be of at most {LARGEST_SIDE} rows and columns, got {height} × {width}")
+        raise ValueError(f"coefficients must have at most {LARGEST_SIDE} rows and columns, got {height} × {width}")
     steps = torch.tensor(tables.to_pillow()[: len(components)], dtype=torch.uint16).unflatten(1, (8, 8))
     jpeg = jpeglib.from_dct(*(component.cpu().numpy() for component in components), qt=steps.numpy())
     jpeg.height, jpeg.width = height, width
@@ -72,47 +77,59 @@ def _encoded(contents: Contents) -> bytes:
 
 
 def read(source: Source) -> Contents:
-    """Reads a baseline or progressive file, with restart markers or without.
+    """Reads a baseline or progressive file, with or without restart markers.
 
     Raises:
         ImportError: jpeglib is not installed.
-        TypeError: ``source`` is no path, bytes or binary file.
-        ValueError: as `QuantTables.from_image`; or the file is cut off or damaged, or has other sampling factors than
-            those of `SAMPLING_FACTORS`.
+        TypeError: ``source`` is not a path, bytes, a binary file or an opened image.
+        ValueError: as `QuantTables.from_image`; the file is cut off or damaged; or its sampling factors are not in
+            `SAMPLING_FACTORS`.
         OSError: ``source`` cannot be read.
     """
     jpeglib = _library()
-    content = _content(source)
+    content = content_of(source)
     image = open_jpeg(content)
     tables = QuantTables.from_image(image)
     subsampling = _subsampling([(horizontal, vertical) for _, horizontal, vertical, _ in image.layer])
     width, height = image.size
-    try:
-        # libjpeg would take what is missing for zeros, and only warn.
-        image.load()
-        with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder, "image.jpg")
-            file.write_bytes(content)
+    _check_whole(image)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "image.jpg")
+        file.write_bytes(content)
+        try:
             jpeg = jpeglib.read_dct(str(file))
-            arrays = [jpeg.Y, jpeg.Cb, jpeg.Cr][: len(image.layer)]
-    except OSError as error:
-        raise ValueError(f"file must be a whole JPEG file, got one that cannot be decoded: {error}") from error
-    # A copy, because jpeglib's arrays stand in memory of its own.
+        except OSError as error:
+            raise _damaged(error) from error
+        arrays = [jpeg.Y, jpeg.Cb, jpeg.Cr][: len(image.layer)]
+    # A copy, because jpeglib owns the memory of its arrays.
     return Contents([torch.tensor(array) for array in arrays], tables, (height, width), subsampling)
 
 
-def _content(source: Source) -> bytes:
-    if isinstance(source, (str, os.PathLike)):
-        return Path(source).read_bytes()
-    if isinstance(source, bytes):
-        return source
-    if not hasattr(source, "read"):
-        raise TypeError(f"file must be a path, bytes or a binary file, got {type(source).__name__}")
-    return source.read()
+def _check_whole(image: PIL.JpegImagePlugin.JpegImageFile) -> None:
+    """Raises if the file is cut off or damaged, whatever ``PIL.ImageFile.LOAD_TRUNCATED_IMAGES`` is.
+
+    libjpeg would take what is missing for zeros, and only warn.
+    """
+
+    def load_read(read_bytes: int) -> bytes:
+        piece: bytes = image.fp.read(read_bytes)  # type: ignore[union-attr]
+        if not piece:  # Pillow's own method pretends that the file ends here if that switch is on
+            raise OSError("image file is truncated")
+        return piece
+
+    image.load_read = load_read  # type: ignore[method-assign]
+    try:
+        image.load()
+    except OSError as error:
+        raise _damaged(error) from error
+
+
+def _damaged(error: OSError) -> ValueError:
+    return ValueError(f"file must be a whole JPEG file, got one that cannot be decoded: {error}")
 
 
 def _subsampling(factors: list[tuple[int, int]]) -> str:
-    """The name of the components' sampling factors (horizontal, vertical)."""
+    """Returns the name of the components' sampling factors (horizontal, vertical)."""
     (luma_x, luma_y), *chroma = factors
     if not chroma:
         return "4:4:4"

@@ -11,14 +11,14 @@ _KEPT: dict[tuple[object, torch.dtype, torch.device], Tensor] = {}
 
 
 def constant(values: tuple[Any, ...], dtype: torch.dtype, like: Tensor) -> Tensor:
-    """Nested tuples of numbers as a tensor on the device of ``like``, kept for the next call.
+    """Returns nested tuples of numbers as a tensor on the device of ``like``, kept for the next call.
 
-    The first call for a device waits for its copy, so that whoever comes next may read it on any stream.
+    The first call for a device waits for its copy, so that later calls may read it on any stream.
 
     Args:
         values: the numbers.
         dtype: of the tensor.
-        like: a tensor of the device. Where it is fake, the constant is too.
+        like: a tensor on the device. If it is fake, so is the constant.
     """
     key = values, dtype, like.device
     if key in _KEPT and type(like) in (Tensor, torch.nn.Parameter):
@@ -31,7 +31,7 @@ def constant(values: tuple[Any, ...], dtype: torch.dtype, like: Tensor) -> Tenso
 
 
 def _outlives_this_call(tensor: Tensor) -> bool:
-    """Whether a tensor made now is a plain one: not fake, traced, or wrapped by a transformation of ``torch.func``."""
+    """Returns whether a new tensor is a plain one: not fake, traced, or wrapped by a transform of ``torch.func``."""
     return (
         type(tensor) is Tensor
         and not torch.compiler.is_compiling()

@@ -31,8 +31,8 @@ class Sampling(NamedTuple):
 
 
 def ceil_div(a: int, b: int) -> int:
-    """The smallest integer that is at least ``a / b``."""
-    return -(-a // b)
+    """Returns the smallest integer that is at least ``a / b``."""
+    return (a + b - 1) // b  # not -(-a // b): ONNX divides integers towards zero
 
 
 class Plane(NamedTuple):
@@ -58,7 +58,7 @@ class Plane(NamedTuple):
 
 
 class Geometry(NamedTuple):
-    """Everything that follows from an image's size, its channels and its sampling factors.
+    """The sizes that follow from an image's height and width, its channels and its sampling factors.
 
     A grey image has one component, and its sampling factors do not matter: they count as (1, 1).
     """
@@ -71,7 +71,7 @@ class Geometry(NamedTuple):
 
     @classmethod
     def of(cls, height: int, width: int, channels: int, horizontal: int, vertical: int) -> Geometry:
-        """The geometry of an image of ``channels`` (1 or 3) × ``height`` × ``width`` samples."""
+        """Returns the geometry of an image of ``channels`` (1 or 3) × ``height`` × ``width`` samples."""
         if channels == 1:
             horizontal = vertical = 1
         return cls(height, width, channels, horizontal, vertical)
@@ -83,7 +83,7 @@ class Geometry(NamedTuple):
 
     @property
     def chroma(self) -> Plane:
-        """The Cb and the Cr component (of no samples where the image is grey)."""
+        """The Cb and the Cr component (without samples if the image is grey)."""
         if self.channels == 1:
             return Plane(0, 0)
         return Plane(ceil_div(self.height, self.vertical), ceil_div(self.width, self.horizontal))
@@ -100,16 +100,16 @@ class Geometry(NamedTuple):
 
     @property
     def flag_offset(self) -> int:
-        """Where in an image's planes the flags begin."""
+        """The place in an image's planes where the flags begin."""
         return self.luma.coded_samples + 2 * self.chroma.coded_samples
 
     @property
     def plane_bytes(self) -> int:
-        """Bytes that a forward leaves for backward, for each image.
+        """The bytes of each image that forward leaves for backward.
 
-        The decoded 8-bit components at their coded size, Y then Cb then Cr, row-major; then one flag for each
-        MCU, row-major: 0 if none of the MCU's input samples is NaN or above 1 (other values mean that some may be);
-        then zeros to a multiple of 16, so that the planes of every image are aligned.
+        First come the decoded 8-bit components at their coded size, Y then Cb then Cr, row-major. Then comes one flag
+        for each MCU, row-major: 0 if none of the MCU's input samples is NaN or above 1; if not 0, some may be. Zeros
+        follow up to a multiple of 16, so that the planes of every image are aligned.
         """
         return ceil_div(self.flag_offset + self.mcu_rows * self.mcu_columns, 16) * 16
 

@@ -12,15 +12,15 @@ from fdjpeg._constants import constant
 from fdjpeg._geometry import BLOCK, Geometry
 
 # ---------------------------------------------------------------------------------------------------------------------
-# The standard Huffman tables (T.81, K.3.3). Only the lengths of codes count here, so a table is written as its symbols
-# by the length of their codes, the content of BITS and HUFFVAL.
+# The standard Huffman tables (T.81, K.3.3). Only the lengths of codes count here. A table is therefore written as its
+# symbols by the length of their codes, the content of BITS and HUFFVAL.
 
 #: The largest category of size that has a code (T.81, Tables F.1 and F.2). A number k other than 0 is of size
 #: ⌊log₂ |k|⌋ + 1, and 0 is of size 0; its code is followed by as many bits as its size.
 LARGEST_DC, LARGEST_AC = 11, 10
 
-#: An AC symbol is 16 times a run of zeros, plus the size of the coefficient after it. Two have size 0: EOB, where
-#: only zeros are left in the block, and ZRL, for 16 zeros of a longer run.
+#: An AC symbol is 16 times a run of zeros, plus the size of the coefficient after it. Two have size 0: EOB, if only
+#: zeros are left in the block, and ZRL, for 16 zeros of a longer run.
 RUNS = 16
 _EOB, _ZRL = 0x00, 0xF0
 
@@ -127,7 +127,7 @@ def scan_order(dc: Tensor, horizontal: int, vertical: int, geometry: Geometry) -
     """Puts DC coefficients ``(N, rows, columns)`` in the order of the scan, ``(N, blocks)``, with dummy blocks.
 
     A component of sampling factors (horizontal, vertical) has as many blocks in each MCU, row by row (T.81, A.2.3).
-    Where it has none left, a dummy block repeats the DC coefficient that was last in the MCU (libjpeg's choice).
+    Beyond its last block, a dummy block repeats the DC coefficient that was last in the MCU (libjpeg's choice).
     """
     _, rows, columns = dc.shape
     device = dc.device

@@ -1,4 +1,4 @@
-"""The compiled library: loaded once, at import, with the kernels that it holds and the reasons why others are missing.
+"""The compiled library, loaded once at import: the kernels that it holds and the reasons why others are missing.
 
 The environment variable ``FDJPEG_BACKEND``, read once at import, requires a backend. ``cuda`` and ``triton`` serve
 tensors on a GPU; importing fdjpeg fails if the backend is missing. ``reference`` is plain torch on every device, and
@@ -64,7 +64,7 @@ _FAILURE: str | None = _load()
 #: Whether the library, and with it the kernels for the CPU, is loaded.
 LOADED: bool = _FAILURE is None
 
-# Asked before anything else registers kernels for the same ops.
+# Read before any other module registers kernels for the same ops.
 _HOLDS_CUDA: bool = _holds("cuda")
 
 _HAS_TRITON: bool = importlib.util.find_spec("triton") is not None
@@ -74,11 +74,15 @@ USES_TRITON: bool = BACKEND == "triton" or (BACKEND is None and _HAS_TRITON and 
 
 
 def backends() -> dict[str, str]:
-    """Reports which kernels are available, and why the others are missing.
+    """Reports the available kernels, and why the others are missing.
 
     Returns:
         For each of "cpu" (compiled C++), "cuda" (compiled CUDA), "triton" and "reference" (plain torch on any device)
         either "available" or "missing: " and the reason.
+
+    Example::
+
+        fdjpeg.backends()["cpu"]  # "available"
     """
     missing = {
         "cpu": _FAILURE,

@@ -1,4 +1,4 @@
-"""Surrogates as the kernels take them: a table of the derivative across one step, or a built-in one's formula."""
+"""Surrogates in the form that kernels take: a table of the derivative across one step, or a built-in one's formula."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def slope_table(surrogate: Surrogate, device: torch.device) -> Tensor | None:
 def slopes_for(image: Tensor, surrogate: Surrogate) -> Tensor | None:
     """Returns `slope_table` on the device of an image: that of a built-in surrogate is computed once and then kept.
 
-    It is computed again where a kept one would be out of place: for a user's own surrogate, which may change; while
+    It is computed again where a kept one must not be used: for a user's own surrogate, which may change; while
     torch.compile or torch.export trace; for fake images and other subclasses; and while a CUDA graph is captured, which
     would outlive it.
     """

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import numbers
 from collections.abc import Mapping, Sequence, Sized
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 from torch import Tensor
 
+from fdjpeg._numbers import is_real, is_whole, plain
 from fdjpeg._standard_tables import LARGEST_STEP, SMALLEST_STEP
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def quality_tensor(quality: object) -> Tensor:
     number = _number(quality, "quality", "a number or a tensor")
     if not 1 <= number <= 100:
         raise ValueError(f"quality must be in 1…100, got {quality}")
-    return torch.tensor(float(number), dtype=torch.float64)
+    return torch.tensor(float(number), dtype=torch.float64, device=home())
 
 
 def check_quality_tensor(quality: Tensor) -> None:
@@ -57,11 +57,19 @@ def check_quality_tensor(quality: Tensor) -> None:
 # Tables
 
 
+def home() -> torch.device | None:
+    """Returns where tables of Python's numbers are made: torch's default device; the CPU where that holds no values."""
+    if torch.compiler.is_compiling():  # cannot trace the question
+        return None
+    device = torch.get_default_device()
+    return torch.device("cpu") if device.type == "meta" else device
+
+
 def as_table(table: Table, name: str) -> Tensor:
     """Returns ``table`` as a tensor of a real dtype, ``(8, 8)`` or ``(N, 8, 8)``; a tensor stays itself."""
     if not isinstance(table, Tensor):
         try:
-            table = torch.tensor(table)
+            table = torch.tensor(table, device=home())
         except (TypeError, ValueError, RuntimeError) as error:
             kind = ValueError if isinstance(error, ValueError) else TypeError
             raise kind(
@@ -78,7 +86,7 @@ def check_alike(tables: Mapping[str, Tensor]) -> None:
     devices = {name: str(table.device) for name, table in tables.items()}
     if len(set(devices.values())) > 1:
         raise ValueError(f"tables must be on one device, got {_listed(devices)}")
-    batches = {name: table.shape[0] for name, table in tables.items() if table.dim() == 3}
+    batches = {name: table.shape[0] for name, table in tables.items() if table.dim() == 3 and table.shape[0] != 1}
     if any(one != other for one, other in pairwise(batches.values())):  # a set would fix a size that torch.export frees
         raise ValueError(f"tables must be for the same number of images, got {_listed(batches)}")
 
@@ -104,14 +112,16 @@ def squares_of(tables: Mapping[int, Sequence[int]], title: str) -> list[Tensor]:
         if length != STEPS:
             raise ValueError(f"{name} must have {STEPS} steps, got {length}")
         _check_steps(steps, name)
-    return [torch.tensor(list(steps), dtype=torch.int64).reshape(8, 8) for steps in tables.values()]
+    return [
+        torch.tensor([int(step) for step in steps], dtype=torch.int64, device=home()).reshape(8, 8)
+        for steps in tables.values()
+    ]
 
 
 def _check_steps(steps: Sequence[object], name: str) -> None:
     """Raises unless all ``steps`` are integers that a baseline file can hold."""
     for index, step in enumerate(steps):
-        whole = int(step) if type(step) is not bool and isinstance(step, numbers.Integral) else None
-        if whole is None or not SMALLEST_STEP <= whole <= LARGEST_STEP:
+        if not is_whole(step) or not SMALLEST_STEP <= step <= LARGEST_STEP:  # type: ignore[operator]
             raise ValueError(f"{name} must hold integers in 1…255, got {step} at [{index // 8}, {index % 8}]")
 
 
@@ -126,13 +136,13 @@ def fine_and_coarse(statistics: Table, n: int, fine: float, coarse: float) -> Te
     statistics = as_table(statistics, "statistics")
     if statistics.dim() != 2:
         raise ValueError(f"statistics must have shape (8, 8), got {tuple(statistics.shape)}")
-    if isinstance(n, bool) or not isinstance(n, int):
+    if not is_whole(n):
         raise TypeError(f"n must be an integer, got {type(n).__name__}")
     if not 0 <= n <= STEPS:
         raise ValueError(f"n must be in 0…64, got {n}")
     order = statistics.detach().flatten().argsort(descending=True, stable=True)
-    fine_steps = torch.full((n,), positive(fine, "fine"), device=order.device)
-    coarse_steps = torch.full((STEPS - n,), positive(coarse, "coarse"), device=order.device)
+    fine_steps = torch.full((int(n),), positive(fine, "fine"), device=order.device)
+    coarse_steps = torch.full((STEPS - int(n),), positive(coarse, "coarse"), device=order.device)
     return torch.cat([fine_steps, coarse_steps])[order.argsort()].reshape(8, 8)
 
 
@@ -142,8 +152,8 @@ def fine_and_coarse(statistics: Table, n: int, fine: float, coarse: float) -> Te
 
 def _number(value: object, name: str, wanted: str = "a number") -> int | float:
     """Returns ``value``, if it is a real number (a NumPy one too), as an int or a float."""
-    if type(value) is not bool and isinstance(value, numbers.Real):
-        return int(value) if isinstance(value, numbers.Integral) else float(value)
+    if is_real(value):
+        return plain(value)  # type: ignore[arg-type]
     raise TypeError(f"{name} must be {wanted}, got {type(value).__name__}")
 
 

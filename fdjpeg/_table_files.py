@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, TypeAlias
 
 from fdjpeg._table_checks import STEPS
@@ -13,35 +14,69 @@ if TYPE_CHECKING:
     import PIL.Image
     import PIL.JpegImagePlugin
 
-    JpegFile: TypeAlias = str | os.PathLike[str] | bytes | IO[bytes] | PIL.Image.Image
+    JpegFile: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | PIL.Image.Image
 
 
 def open_jpeg(file: JpegFile) -> PIL.JpegImagePlugin.JpegImageFile:
     """Reads the header of a JPEG file by Pillow; raises a ``ValueError`` if it cannot."""
     from PIL import Image, JpegImagePlugin
 
-    if isinstance(file, JpegImagePlugin.JpegImageFile):
-        return file
     if isinstance(file, Image.Image):
-        raise ValueError(
-            f"file must be a JPEG file, or an image as PIL.Image.open returns it for one, "
-            f"got an image of format {file.format}"
-        )
-    if isinstance(file, (str, os.PathLike)):
-        with open(file, "rb") as stream:
-            file = stream.read()
-    if isinstance(file, (bytes, bytearray, memoryview)):
-        file = io.BytesIO(file)
-    if not hasattr(file, "read"):
-        raise TypeError(f"file must be a path, bytes, a binary file or a PIL.Image.Image, got {type(file).__name__}")
+        return _opened_jpeg(file)
+    content = content_of(file)
     try:
-        return JpegImagePlugin.JpegImageFile(file)
+        return JpegImagePlugin.JpegImageFile(io.BytesIO(content))
     except (SyntaxError, OSError) as error:
         raise ValueError(f"file must be a JPEG file of 8-bit samples, got one that Pillow refuses: {error}") from error
 
 
+def content_of(file: JpegFile) -> bytes:
+    """Returns the bytes of a JPEG file; raises unless ``file`` is a path, bytes, a binary file or an opened image."""
+    from PIL import Image
+
+    if isinstance(file, (str, os.PathLike)):
+        with open(file, "rb") as stream:
+            return stream.read()
+    if isinstance(file, (bytes, bytearray, memoryview)):
+        return bytes(file)
+    if isinstance(file, Image.Image):
+        return _content_of_opened(_opened_jpeg(file))
+    if not hasattr(file, "read"):
+        raise TypeError(f"file must be a path, bytes, a binary file or a PIL.Image.Image, got {type(file).__name__}")
+    content = file.read()
+    if not isinstance(content, (bytes, bytearray, memoryview)):
+        raise TypeError(f"file must be open in binary mode, got one whose read() returns {type(content).__name__}")
+    return bytes(content)
+
+
+def _opened_jpeg(image: PIL.Image.Image) -> PIL.JpegImagePlugin.JpegImageFile:
+    """Returns an image that ``PIL.Image.open`` made from a JPEG file; raises on another."""
+    from PIL import JpegImagePlugin
+
+    if not isinstance(image, JpegImagePlugin.JpegImageFile):
+        raise ValueError(
+            f"file must be a JPEG file, or an image as PIL.Image.open returns it for one, "
+            f"got an image of format {image.format}"
+        )
+    return image
+
+
+def _content_of_opened(image: PIL.JpegImagePlugin.JpegImageFile) -> bytes:
+    """Returns the bytes from which ``PIL.Image.open`` made an image."""
+    if image.fp is not None and not image.fp.closed:
+        before = image.fp.tell()
+        image.fp.seek(0)
+        content = image.fp.read()
+        image.fp.seek(before)
+        return content
+    if image.filename:
+        with open(image.filename, "rb") as stream:
+            return stream.read()
+    raise ValueError("file must be an image whose file is still open, got one whose pixels were loaded from memory")
+
+
 def holds_rgb(image: PIL.JpegImagePlugin.JpegImageFile) -> bool:
-    """Whether three components are R, G, B, by the rules of libjpeg (``default_decompress_parms``)."""
+    """Returns whether three components are R, G, B, by the rules of libjpeg (``default_decompress_parms``)."""
     if "jfif" in image.info:
         return False
     if "adobe_transform" in image.info:
@@ -81,6 +116,18 @@ def read_text(file: str | os.PathLike[str] | IO[str] | IO[bytes]) -> str:
     else:
         raise TypeError(f"file must be a path or an open file, got {type(file).__name__}")
     return content if isinstance(content, str) else content.decode("latin-1")
+
+
+def write_text(text: str, file: str | os.PathLike[str] | IO[str] | IO[bytes]) -> None:
+    """Writes all of a text file of ASCII characters, open as text or in binary mode."""
+    if isinstance(file, (str, os.PathLike)):
+        Path(file).write_text(text, encoding="ascii")
+    elif isinstance(file, (io.RawIOBase, io.BufferedIOBase)):
+        file.write(text.encode("ascii"))
+    elif hasattr(file, "write"):
+        file.write(text)  # type: ignore[call-overload]
+    else:
+        raise TypeError(f"file must be a path or an open file, got {type(file).__name__}")
 
 
 def parse(text: str) -> list[list[int]]:

@@ -13,6 +13,7 @@ from torch.utils import _pytree
 from fdjpeg import _coefficient_files as _files
 from fdjpeg._geometry import SAMPLING_FACTORS, Geometry, Plane
 from fdjpeg._huffman import count_bits
+from fdjpeg._numbers import is_whole
 from fdjpeg.tables import QuantTables, check_count
 
 
@@ -21,10 +22,10 @@ class Coefficients:
     """The quantized DCT coefficients of a batch of images, all of one size, with the tables that scale them back.
 
     Each component is int16 ``(N, rows, columns, 8, 8)``: block row, block column, vertical frequency, horizontal
-    frequency. These are the blocks that hold samples of the component; the dummy blocks with which a file fills its
-    last MCUs (T.81, A.2.4) are left out.
+    frequency. It has the blocks that hold samples of the component, without the dummy blocks with which a file fills
+    its last MCUs (T.81, A.2.4). The unit of a coefficient is its quantization step.
 
-    They are a pytree whose leaves are the components and the tables.
+    `Coefficients` are a pytree. Its leaves are the components and the tables.
 
     Args:
         y: the luma component.
@@ -35,9 +36,18 @@ class Coefficients:
         subsampling: "4:4:4", "4:2:2", "4:2:0", "4:4:0" or "4:1:1"; without meaning for grey images.
 
     Raises:
-        TypeError: a component is no int16 tensor, or ``tables`` no `QuantTables`.
-        ValueError: only one of ``cb`` and ``cr`` is there, or a shape is not the one that follows from N, ``size`` and
-            ``subsampling``, or ``tables`` are for another number of images, or something is on another device.
+        TypeError: a component is not an int16 tensor, or ``tables`` is not `QuantTables`.
+        ValueError: only one of ``cb`` and ``cr`` is given; a shape does not follow from N, ``size`` and
+            ``subsampling``; ``tables`` are for another number of images; or the tensors are on several devices.
+
+    Source: ITU-T T.81, A.1.1, A.2 and A.3.4.
+
+    Example::
+
+        coefficients = fdjpeg.encode(torch.rand(2, 3, 32, 48), 75)
+        coefficients.y.shape  # (2, 4, 6, 8, 8)
+        coefficients.cb.shape  # (2, 2, 3, 8, 8), at 4:2:0
+        image = fdjpeg.decode(coefficients)  # (2, 3, 32, 48)
     """
 
     y: Tensor
@@ -51,7 +61,7 @@ class Coefficients:
         geometry = self.geometry
         if (self.cb is None) != (self.cr is None):
             given, missing = ("cr", "cb") if self.cb is None else ("cb", "cr")
-            raise ValueError(f"{missing} must be a tensor as {given} is, or both None for grey images; got None")
+            raise ValueError(f"{missing} must be a tensor as {given} is, or both None for grey images, got None")
         _check_component(self.y, "y", geometry.luma, self.y)
         if self.cb is not None and self.cr is not None:
             _check_component(self.cb, "cb", geometry.chroma, self.y)
@@ -67,14 +77,14 @@ class Coefficients:
         """The sizes of the components in samples, blocks and MCUs.
 
         Raises:
-            ValueError: ``size`` or ``subsampling`` is none.
+            ValueError: ``size`` or ``subsampling`` is not a valid one.
         """
         if not isinstance(self.subsampling, str) or self.subsampling not in SAMPLING_FACTORS:
             raise ValueError(f"subsampling must be one of {', '.join(SAMPLING_FACTORS)}, got {self.subsampling!r}")
         if (
             not isinstance(self.size, tuple)
             or len(self.size) != 2
-            or not all(isinstance(side, (int, torch.SymInt)) and side >= 1 for side in self.size)
+            or not all(is_whole(side) and side >= 1 for side in self.size)
         ):
             raise ValueError(f"size must be a tuple (H, W) of integers of at least 1, got {self.size}")
         height, width = self.size
@@ -82,23 +92,28 @@ class Coefficients:
 
     @property
     def components(self) -> list[Tensor]:
-        """Y, Cb and Cr; Y alone for grey images."""
+        """Y, Cb and Cr; only Y for grey images."""
         return [component for component in (self.y, self.cb, self.cr) if component is not None]
 
     @property
     def device(self) -> torch.device:
-        """Where the coefficients and the tables are."""
+        """The device of the coefficients and the tables."""
         return self.y.device
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Coefficients:
-        """The coefficients and their tables on another device."""
+        """Returns the coefficients and their tables on another device.
+
+        Args:
+            device: as for ``torch.Tensor.to``.
+            non_blocking: as for ``torch.Tensor.to``.
+        """
         moved = [leaf.to(device, non_blocking=non_blocking) for leaf in _flatten(self)[0]]
         return _unflatten(moved, (self.size, self.subsampling))
 
     def save(self, file: _files.Target | Sequence[_files.Target]) -> None:
         """Writes each image as a baseline JPEG file that holds exactly these coefficients and tables.
 
-        Files have the standard Huffman tables, so that the entropy-coded data is as long as `fdjpeg.bits` says. They
+        Files have the standard Huffman tables, so that `fdjpeg.bits` gives the length of the entropy-coded data. They
         are written by the package jpeglib (``pip install "fdjpeg[files]"``).
 
         Args:
@@ -106,16 +121,19 @@ class Coefficients:
 
         Raises:
             ImportError: jpeglib is not installed.
-            ValueError: one file for a batch of any other size than one, or a list of another length than the batch's;
-                or no baseline file can hold an image: a step is outside 1…255, a coefficient has no code, or a side is
-                longer than 65500.
+            ValueError: there is not one file for each image, or no baseline file can hold an image: a step is outside
+                1…255, a coefficient has no code, or a side is longer than 65500.
             OSError: a file cannot be written.
+
+        Example::
+
+            fdjpeg.encode(torch.rand(3, 32, 48), 75).save("image.jpg")
         """
         files = _listed(file)
         if len(files) != len(self):
             got = f"a list of {len(files)}" if isinstance(file, (list, tuple)) else "one"
             raise ValueError(f"file must be a list of {len(self)} files, one for each image, got {got}")
-        # Not every version of libjpeg looks, and a wrong file would be written.
+        # Not every version of libjpeg checks this, and a wrong file would be written.
         if uncodable := (count_bits(self.components, self.geometry) < 0).nonzero().flatten().tolist():
             raise ValueError(
                 "coefficients must have codes in the standard Huffman tables (AC within ±1023, each DC within ±2047 of "
@@ -127,23 +145,29 @@ class Coefficients:
 
     @classmethod
     def load(cls, file: _files.Source | Sequence[_files.Source]) -> Coefficients:
-        """Reads the coefficients and tables of JPEG files: baseline or progressive, with restart markers or without.
+        """Reads the coefficients and tables of JPEG files, baseline or progressive, with or without restart markers.
 
         They are read by the package jpeglib (``pip install "fdjpeg[files]"``).
 
         Args:
-            file: a path, a file's bytes or a binary file; or a list of them, all of one size and subsampling.
+            file: a path, a file's bytes, a binary file or an image as ``PIL.Image.open`` returned it; or a list of
+                them, all of one size and subsampling.
 
         Returns:
-            A batch of as many images as there are files, on the CPU; with one set of tables if all have the same, else
-            one for each image.
+            A batch with an image for each file, on the CPU. It has one set of tables if those of all files are equal,
+            else one for each image.
 
         Raises:
             ImportError: jpeglib is not installed.
-            TypeError: a file is nothing of these.
-            ValueError: an empty list; or a file is no grey or YCbCr JPEG file of 8-bit samples, or is cut off, or its
-                sampling factors are none of the five; or files differ in size, in subsampling or in being grey.
+            TypeError: a file is of another type.
+            ValueError: the list is empty; a file is not a grey or YCbCr JPEG file of 8-bit samples, is cut off, or has
+                sampling factors other than the five; or files differ in size, in subsampling or in being grey.
             OSError: a file cannot be read.
+
+        Example::
+
+            coefficients = fdjpeg.Coefficients.load("image.jpg")
+            image = fdjpeg.decode(coefficients)
         """
         files = _listed(file)
         if not files:
@@ -165,15 +189,15 @@ class Coefficients:
         return cls(y, cb, cr, tables, first.size, first.subsampling)
 
     def __len__(self) -> int:
-        """The number of images."""
+        """Returns the number of images."""
         return self.y.size(0)
 
     def __getitem__(self, index: int) -> Coefficients:
-        """The coefficients of one image, as a batch of one, with its tables ``(8, 8)``.
+        """Returns the coefficients of one image, as a batch of one, with its tables ``(8, 8)``.
 
         Raises:
-            TypeError: ``index`` is no integer.
-            IndexError: there is no such image.
+            TypeError: ``index`` is not an integer.
+            IndexError: ``index`` is outside the batch.
         """
         if not hasattr(index, "__index__"):
             raise TypeError(f"index must be an integer, got {type(index).__name__}")
@@ -184,7 +208,7 @@ class Coefficients:
         return _unflatten([*(x[image : image + 1] for x in components), tables], (self.size, self.subsampling))
 
     def __iter__(self) -> Iterator[Coefficients]:
-        """The coefficients of each image in turn."""
+        """Returns an iterator over the coefficients of each image."""
         return (self[index] for index in range(len(self)))
 
     def __repr__(self) -> str:
@@ -197,12 +221,12 @@ class Coefficients:
 
 
 def _listed(file: Any) -> list[Any]:
-    """One file, or a list or tuple of them, as a list."""
+    """Returns one file, or a list or tuple of them, as a list."""
     return list(file) if isinstance(file, (list, tuple)) else [file]
 
 
 def _kind(contents: _files.Contents) -> str:
-    """What the images of a batch have in common, in words."""
+    """Names the properties that the images of a batch share."""
     height, width = contents.size
     return f"{height} × {width} {contents.subsampling if len(contents.components) == 3 else 'grey'}"
 
@@ -243,7 +267,7 @@ def _flatten_with_keys(coefficients: Coefficients) -> tuple[list[tuple[_pytree.K
 
 
 def _unflatten(leaves: Iterable[Any], context: _Context) -> Coefficients:
-    # Without the constructor's checks: leaves may be wrapped tensors, shapes, None or whatever else a tree holds.
+    # Without the constructor's checks: leaves may be wrapped tensors, shapes, None or any other content of a tree.
     y, *chroma, tables = leaves
     cb, cr = chroma or (None, None)
     size, subsampling = context
@@ -269,6 +293,6 @@ _pytree.register_pytree_node(
     flatten_with_keys_fn=_flatten_with_keys,
 )
 
-# Coefficients hold nothing but tensors, numbers and names, so `torch.load` may make them without being told to trust
-# the file.
+# Coefficients hold nothing but tensors, numbers and names, so `torch.load` may make them from a file
+# that is not trusted.
 torch.serialization.add_safe_globals([Coefficients])

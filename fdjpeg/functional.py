@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import os
 import warnings
 from typing import NamedTuple
@@ -15,10 +16,10 @@ from fdjpeg._arguments import (
     DEFAULT_QUALITY,
     DTYPES,
     as_empty_like,
-    check_map,
     check_one_of,
     check_quality_number,
     check_quality_tensor,
+    expanded_map,
     flattened,
     resolve_gradient,
     sampling_of,
@@ -26,12 +27,15 @@ from fdjpeg._arguments import (
     without_autocast,
 )
 from fdjpeg._geometry import Sampling, geometry_of
+from fdjpeg._numbers import shown, values_can_be_read
 from fdjpeg._slopes import formula_of, slopes_for
+from fdjpeg._tracers import traced_function
 from fdjpeg.coefficients import Coefficients
 from fdjpeg.surrogates import Identity, StraightThrough, Surrogate
 from fdjpeg.tables import QuantTables, check_count, check_tables
 
 
+@traced_function
 def jpeg(
     image: Tensor,
     quality: float | Tensor = DEFAULT_QUALITY,
@@ -80,8 +84,7 @@ def jpeg(
     batch = flattened(image)
     qualities, steps, number = None, None, 0.0
     if isinstance(quality, Tensor) and quality.ndim == 3 and tables is None:
-        check_map(quality, batch)
-        qualities = quality
+        qualities = expanded_map(quality, batch)
     else:
         steps, number = steps_of(batch, quality, tables, soft=soft)
     if steps is not None:
@@ -161,24 +164,51 @@ def check(image: Tensor, quality: float | Tensor = DEFAULT_QUALITY, tables: Quan
             1…255; or both a quality and tables are given.
     """
     batch = flattened(image)
-    if batch.is_floating_point() and batch.numel() > 0:
-        low, high = (value.item() for value in batch.detach().aminmax())
-        if not (low >= 0 and high <= 1):
-            raise ValueError(f"image must lie in [0, 1], got values from {low:g} to {high:g}")
+    _check_samples(batch)
     if tables is not None:
         check_one_of(quality, tables)
         check_tables(tables)
         check_count(tables, batch.size(0))
     elif isinstance(quality, Tensor):
         if quality.ndim == 3:
-            check_map(quality, batch)
+            expanded_map(quality, batch)
         else:
             check_quality_tensor(quality, batch)
-        wrong = quality.detach()[~((quality >= 1) & (quality <= 100))].flatten()
-        if wrong.numel() > 0:
-            raise ValueError(f"quality must be in 1…100, got {wrong[0].item():g}")
+        _check_quality_values(quality)
     else:
         check_quality_number(quality)
+
+
+def _check_samples(batch: Tensor) -> None:
+    """Raises if a floating sample is NaN, or so far outside [0, 1] that its byte saturates."""
+    if not batch.is_floating_point() or batch.numel() == 0 or not values_can_be_read(batch):
+        return
+    low, high = (float(value) for value in batch.detach().aminmax())
+    if not (_has_a_byte(low) and _has_a_byte(high)):
+        texts = (shown(low, _is_sample), shown(high, _is_sample))
+        raise ValueError(f"image must lie in [0, 1], got values from {texts[0]} to {texts[1]}")
+
+
+def _has_a_byte(sample: float) -> bool:
+    """Whether a sample rounds to a byte without being limited, as one does that exceeds 1 by a rounding error."""
+    return 0 <= round(255 * sample) <= 255 if math.isfinite(sample) else False
+
+
+def _is_sample(value: float) -> bool:
+    return 0 <= value <= 1
+
+
+def _is_quality(value: float) -> bool:
+    return 1 <= value <= 100
+
+
+def _check_quality_values(quality: Tensor) -> None:
+    """Raises if a value of a tensor of qualities is outside 1…100 or NaN."""
+    if not values_can_be_read(quality):
+        return
+    wrong = quality.detach()[~((quality >= 1) & (quality <= 100))].flatten()
+    if wrong.numel() > 0:
+        raise ValueError(f"quality must be in 1…100, got {shown(wrong[0].item(), _is_quality)}")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -292,7 +322,10 @@ def _may_want_gradient(tensor: Tensor) -> bool:
     """Whether a tensor is differentiated, or may be by a transformation of ``torch.func``."""
     if not tensor.is_floating_point():
         return False
-    return torch._C._functorch.is_functorch_wrapped_tensor(tensor) or _requires_gradient(tensor, None)
+    if _requires_gradient(tensor, None):
+        return True
+    # torch.compile cannot trace this question, and answers the one before inside of transformations too.
+    return not torch.compiler.is_compiling() and torch._C._functorch.is_functorch_wrapped_tensor(tensor)
 
 
 def _requires_gradient(tensor: Tensor, other: Tensor | None) -> bool:
@@ -309,19 +342,16 @@ _INSIDE = tuple(os.path.join(os.path.dirname(file), "") for file in (__file__, t
 
 def _warn_above_one(batch: Tensor, planes: Tensor | None, sampling: Sampling) -> None:
     """Warns that 0…255 was perhaps fed where [0, 1] was meant; only where asking costs no synchronisation."""
-    if (
-        torch.compiler.is_compiling()
-        or type(planes) is not Tensor
-        or not planes.is_cpu
-        or not batch.is_floating_point()
-    ):
-        return
-    if torch._C._functorch.is_functorch_wrapped_tensor(planes):
+    if not batch.is_floating_point() or planes is None or not values_can_be_read(planes) or not planes.is_cpu:
         return
     geometry = geometry_of(batch, sampling.horizontal, sampling.vertical)
-    if planes[:, geometry.flag_offset :].any() and (highest := batch.detach().nan_to_num(nan=0.0).amax().item()) > 1:
+    if not planes[:, geometry.flag_offset :].any():
+        return
+    highest = batch.detach().nan_to_num(nan=0.0).amax().item()
+    if highest > 1 and not _has_a_byte(highest):
         warnings.warn(
-            f"image must lie in [0, 1], got values up to {highest:g}: they act as 1 (divide by 255, or pass uint8?)",
+            f"image must lie in [0, 1], got values up to {shown(highest, _is_sample)}: they act as 1 "
+            "(divide by 255, or pass uint8?)",
             UserWarning,
             stacklevel=_levels_to_caller(),
         )

@@ -11,16 +11,20 @@ import torch
 from torch import Tensor, nn
 
 from fdjpeg import functional, stages, surrogates
-from fdjpeg._arguments import check_arguments, map_shape
+from fdjpeg._arguments import check_arguments, flattened, map_shape
+from fdjpeg._constants import constant
+from fdjpeg._numbers import is_whole, plain, whole_numbers
+from fdjpeg._tracers import traced_layer
 from fdjpeg.surrogates import Surrogate, check_generator
 from fdjpeg.tables import QuantTables, check_tables
 
 
+@traced_layer
 class JPEG(nn.Module):
     """A layer that compresses its input by JPEG and decompresses it: `fdjpeg.jpeg` with its arguments fixed.
 
     It goes wherever images in [0, 1] (or bytes) pass, usually in front of a model's normalisation, and holds no
-    parameters. A quality tensor and the tables are buffers: they move with the module and stand in its state dict.
+    parameters. A quality tensor and the tables are buffers: they move with the module and are in its state dict.
 
     Args:
         quality, tables, subsampling, upsampling, gradient, arithmetic, soft: as for `fdjpeg.jpeg`.
@@ -53,11 +57,23 @@ class JPEG(nn.Module):
         self.soft = soft
         self.quality: float | Tensor
         if isinstance(quality, Tensor):
-            self.register_buffer("quality", quality)
+            _hold(self, "quality", quality)
         else:
-            self.quality = quality
+            self.quality = plain(quality)
         for name in ("y", "cb", "cr"):
-            self.register_buffer(name, None if tables is None else getattr(tables, name))
+            if tables is None:
+                self.register_buffer(name, None)
+            else:
+                _hold(self, name, getattr(tables, name))
+        self._given = _values_of(self)
+
+    def reset_parameters(self) -> None:
+        """Gives the tensors their first values again, as after ``to_empty``.
+
+        Raises:
+            RuntimeError: the layer was made of meta tensors, which have no values.
+        """
+        _restore(self, self._given)
 
     @property
     def tables(self) -> QuantTables | None:
@@ -93,8 +109,44 @@ class JPEG(nn.Module):
         return text
 
 
+def _hold(layer: nn.Module, name: str, tensor: Tensor) -> None:
+    """Makes a tensor part of a layer: a parameter stays one; of another the layer keeps a copy.
+
+    A leaf that requires grad is kept itself, so that it gets its gradient.
+
+    Raises:
+        ValueError: the tensor has a graph behind it, which a layer could neither copy nor use twice.
+    """
+    if isinstance(tensor, nn.Parameter):
+        layer.register_parameter(name, tensor)
+        return
+    if not tensor.is_leaf:
+        argument = name if name == "quality" else f"tables.{name}"
+        raise ValueError(
+            f"{argument} must be a leaf of the autograd graph, got a computed tensor (grad_fn={tensor.grad_fn}): "
+            "detach it, or give it to fdjpeg.jpeg in each call"
+        )
+    layer.register_buffer(name, tensor if tensor.requires_grad else tensor.clone())
+
+
+def _values_of(layer: nn.Module) -> dict[str, Tensor]:
+    """Copies the tensors of a layer, to be given back to it by `_restore`."""
+    held = [*layer.named_parameters(), *layer.named_buffers()]
+    return {name: tensor.detach().clone() for name, tensor in held}
+
+
+@torch.no_grad()
+def _restore(layer: nn.Module, values: dict[str, Tensor]) -> None:
+    """Writes values into the tensors of a layer."""
+    for name, tensor in [*layer.named_parameters(), *layer.named_buffers()]:
+        if values[name].is_meta:
+            raise RuntimeError(f"{name} must have been given with values to be reset, got a meta tensor")
+        tensor.copy_(values[name])
+
+
+@traced_layer
 class StochasticJPEG(nn.Module):
-    """Compresses each 8×8 block at a quality of its own, drawn anew in every call, in training and in evaluation.
+    """Compresses each 8×8 block at its own quality, drawn again in every call, in training and in evaluation.
 
     Source: stochastic local quantization, Das et al., "SHIELD", KDD 2018, arXiv 1802.06816. There each block of pixels
     is copied from one of several compressed images; here the codec itself quantizes block by block, which differs
@@ -112,8 +164,6 @@ class StochasticJPEG(nn.Module):
         synchronisation if the module is there too.
     """
 
-    choices: Tensor
-
     def __init__(
         self,
         qualities: Sequence[int] = (20, 40, 60, 80),
@@ -124,27 +174,23 @@ class StochasticJPEG(nn.Module):
         gradient: str | Surrogate = "straight-through",
     ) -> None:
         super().__init__()
-        if not (
-            isinstance(qualities, (tuple, list, range))
-            and len(qualities) > 0
-            and all(isinstance(q, int) and not isinstance(q, bool) and 1 <= q <= 100 for q in qualities)
-        ):
+        whole = whole_numbers(qualities)
+        if not whole or not all(1 <= quality <= 100 for quality in whole):
             raise ValueError(f"qualities must be one or more integers in 1…100, got {qualities!r}")
         check_generator(generator)
         check_arguments(75, None, subsampling, upsampling, gradient, "libjpeg", False)
-        self.qualities = tuple(qualities)
+        self.qualities = whole
         self.generator = generator
         self.subsampling = subsampling
         self.upsampling = upsampling
         self.gradient = surrogates.resolve(gradient)
-        self.register_buffer("choices", torch.tensor(self.qualities, dtype=torch.uint8), persistent=False)
 
     def forward(self, image: Tensor) -> Tensor:
         blocks = map_shape(image)
         drawn = torch.randint(len(self.qualities), blocks, device=image.device, **_from(self.generator))
         return functional.jpeg(
             image,
-            self.choices.to(image.device)[drawn],
+            constant(self.qualities, torch.uint8, drawn)[drawn],
             subsampling=self.subsampling,
             upsampling=self.upsampling,
             gradient=self.gradient,
@@ -155,7 +201,7 @@ class StochasticJPEG(nn.Module):
 
 
 def _said(layer: JPEG | StochasticJPEG | LearnableJPEG) -> str:
-    """What the ``extra_repr`` of these layers have in common."""
+    """Returns the part that the ``extra_repr`` of these layers have in common."""
     return f"subsampling={layer.subsampling!r}, gradient={surrogates.written(layer.gradient)}"
 
 
@@ -167,6 +213,7 @@ def _from(generator: torch.Generator | None) -> dict[str, Any]:
     return {} if generator is None else {"generator": generator}
 
 
+@traced_layer
 class LearnableJPEG(nn.Module):
     """JPEG whose quantization tables are learned. Forward uses the integer tables exactly, as a file would.
 
@@ -210,6 +257,15 @@ class LearnableJPEG(nn.Module):
         self.soft = soft
         starts = (tables.y, tables.cb, tables.cr)[: 1 + max(self._SHARES[share])]
         self.log_steps = nn.ParameterList(nn.Parameter(start.detach().float().log()) for start in starts)
+        self._given = _values_of(self)
+
+    def reset_parameters(self) -> None:
+        """Gives the tables their first steps again, as after ``to_empty``.
+
+        Raises:
+            RuntimeError: the layer was made of meta tensors, which have no values.
+        """
+        _restore(self, self._given)
 
     def steps(self) -> QuantTables:
         """The real-valued steps, differentiable in the parameters."""
@@ -264,18 +320,19 @@ class _Bounded(torch.autograd.Function):
         return torch.where(outward, 0, grad), None, None
 
 
+@traced_layer
 class FeatureDistillation(nn.Module):
     """The JPEG-like layer of feature distillation, from which fdjpeg has its name.
 
     Source: Liu et al., CVPR 2019, arXiv 1803.05787.
 
-    Three tables carry that name, so each is a preset of its own:
+    Three tables carry that name, so each is a separate preset:
 
     - "paper": step 1 in the 15 low bands (i + j ≤ 4), 40 in the others (version 1, eq. 11);
     - "uniform(s)", such as "uniform(30)": step s in every band, 1…255 (version 1's sweep);
     - "code": step 25 in the top-left 4×4 bands, 30 elsewhere (the authors' release).
 
-    "code" is as released: each of R, G and B for itself, an orthonormal DCT of 0…255 without level shift, rounding half
+    "code" is as released: each of R, G and B separately, an orthonormal DCT of 0…255 without level shift, rounding half
     to even, no bytes after it, a clip to [0, 1]. Edges are replicated to whole blocks, which is our choice. The others
     run in libjpeg's arithmetic, YCbCr at 4:4:4, one table for all components: our choice too, the paper leaves it open.
 
@@ -293,22 +350,25 @@ class FeatureDistillation(nn.Module):
         self, preset: str = "paper", passes: int = 1, *, gradient: str | Surrogate = "straight-through"
     ) -> None:
         super().__init__()
-        if isinstance(passes, bool) or not isinstance(passes, int) or passes < 1:
+        if not is_whole(passes) or passes < 1:
             raise ValueError(f"passes must be an integer of at least 1, got {passes!r}")
         self.preset = preset
-        self.passes = passes
+        self.passes = int(passes)
         self.gradient = surrogates.resolve(gradient)
-        tables = _feature_distillation_tables(preset)
-        self.register_buffer("steps", tables.y.float(), persistent=False)
+        self._steps = _feature_distillation_steps(preset)
 
-    steps: Tensor
+    @property
+    def steps(self) -> Tensor:
+        """The preset's table, float32 ``(8, 8)``."""
+        return QuantTables(self._steps, self._steps).y.float()
 
     def forward(self, image: Tensor) -> Tensor:
+        steps = constant(self._steps, torch.float32, flattened(image))
         for _ in range(self.passes):
             if self.preset == "code":
-                image = stages.quantize_channels(image, self.steps, self.gradient)
+                image = stages.quantize_channels(image, steps, self.gradient)
             else:
-                tables = QuantTables(self.steps, self.steps)
+                tables = QuantTables(steps, steps)
                 image = functional.jpeg(image, tables=tables, subsampling="4:4:4", gradient=self.gradient)
         return image
 
@@ -316,19 +376,15 @@ class FeatureDistillation(nn.Module):
         return f"{self.preset!r}, passes={self.passes}, gradient={surrogates.written(self.gradient)}"
 
 
-def _feature_distillation_tables(preset: str) -> QuantTables:
-    band = torch.arange(8)
+def _feature_distillation_steps(preset: str) -> tuple[tuple[int, ...], ...]:
+    """Returns the rows of a preset's table."""
     if preset == "paper":
-        low = band[:, None] + band[None, :] <= 4
-        steps = torch.where(low, 1, 40)
-    elif preset == "code":
-        low = (band[:, None] < 4) & (band[None, :] < 4)
-        steps = torch.where(low, 25, 30)
-    elif isinstance(preset, str) and (match := re.fullmatch(r"uniform\((\d+)\)", preset)):
+        return tuple(tuple(1 if i + j <= 4 else 40 for j in range(8)) for i in range(8))
+    if preset == "code":
+        return tuple(tuple(25 if max(i, j) < 4 else 30 for j in range(8)) for i in range(8))
+    if isinstance(preset, str) and (match := re.fullmatch(r"uniform\((\d+)\)", preset)):
         step = int(match[1])
         if not 1 <= step <= 255:
             raise ValueError(f"preset's step must be in 1…255, got {preset!r}")
-        steps = torch.full((8, 8), step)
-    else:
-        raise ValueError(f"preset must be 'paper', 'code' or 'uniform(step)' such as 'uniform(30)', got {preset!r}")
-    return QuantTables(steps, steps)
+        return ((step,) * 8,) * 8
+    raise ValueError(f"preset must be 'paper', 'code' or 'uniform(step)' such as 'uniform(30)', got {preset!r}")

@@ -1,14 +1,14 @@
 """The codec's steps in real numbers, one by one: colour, the blocks' DCT, quantization.
 
-Composed, they are `fdjpeg.jpeg` with ``arithmetic="real"`` at 4:4:4 for images of whole blocks::
+For images of whole blocks, their composition is `fdjpeg.jpeg` with ``arithmetic="real"`` at 4:4:4::
 
     ycbcr = 255 * rgb_to_ycbcr(image) - 128
     levels = quantize(block_dct(ycbcr), tables.stacked()[..., None, None, :, :])
     ycbcr = block_idct(dequantize(levels, tables.stacked()[..., None, None, :, :]))
     image = ycbcr_to_rgb((ycbcr + 128) / 255).clamp(0, 1)
 
-All are differentiable, and twice. Half types are computed in float32. The transforms have kernels on the CPU and for
-CUDA; the rest is plain torch, and reads no tensor back.
+All are twice differentiable. Half types are computed in float32. The transforms have kernels on the CPU and for CUDA;
+the rest is plain torch, and reads no tensor back.
 """
 
 from __future__ import annotations
@@ -22,22 +22,27 @@ from fdjpeg._geometry import BLOCK
 from fdjpeg.surrogates import Identity, StraightThrough, Surrogate
 from fdjpeg.tables import check_real
 
-#: What stands for 0 in Cb and Cr: 128 of 255 (JFIF).
+#: The zero of Cb and Cr: 128 of 255 (JFIF).
 _CENTRE = 128 / 255
 
 
 def rgb_to_ycbcr(image: Tensor) -> Tensor:
-    """RGB to Y, Cb and Cr: ITU-R BT.601 with the full range, as JFIF has it (ITU-T T.871, 7).
+    """Converts RGB to Y, Cb and Cr: ITU-R BT.601 with the full range, as in JFIF (ITU-T T.871, 7).
 
     Args:
         image: ``(..., 3, H, W)``, floating, in [0, 1].
 
     Returns:
-        The same shape and dtype: Y in [0, 1]; Cb and Cr in [1/510, 1 + 1/510], 128/255 where there is no colour.
+        Y, Cb and Cr of the same shape and dtype: Y in [0, 1], Cb and Cr in [1/510, 1 + 1/510]. Cb and Cr of grey are
+        128/255.
 
     Raises:
-        TypeError: ``image`` is no floating, dense tensor.
+        TypeError: ``image`` is not a floating, dense tensor.
         ValueError: it has another shape.
+
+    Example::
+
+        ycbcr = fdjpeg.rgb_to_ycbcr(torch.rand(2, 3, 32, 48))  # (2, 3, 32, 48)
     """
     _check_floating(image, "image")
     _check_channels(image, "image")
@@ -46,17 +51,24 @@ def rgb_to_ycbcr(image: Tensor) -> Tensor:
 
 
 def ycbcr_to_rgb(image: Tensor) -> Tensor:
-    """The inverse of `rgb_to_ycbcr`; values of no colour come out beyond [0, 1].
+    """Inverts `rgb_to_ycbcr`; values that no RGB image has give numbers beyond [0, 1].
 
     Args:
-        image: ``(..., 3, H, W)``, floating: Y, Cb and Cr as `rgb_to_ycbcr` gives them.
+        image: ``(..., 3, H, W)``, floating: Y, Cb and Cr as `rgb_to_ycbcr` returns them.
 
     Returns:
         RGB of the same shape and dtype.
 
     Raises:
-        TypeError: ``image`` is no floating, dense tensor.
+        TypeError: ``image`` is not a floating, dense tensor.
         ValueError: it has another shape.
+
+    Source: ITU-T T.871, 7.
+
+    Example::
+
+        ycbcr = fdjpeg.rgb_to_ycbcr(torch.rand(2, 3, 32, 48))
+        rgb = fdjpeg.ycbcr_to_rgb(ycbcr)  # (2, 3, 32, 48)
     """
     _check_floating(image, "image")
     _check_channels(image, "image")
@@ -65,7 +77,7 @@ def ycbcr_to_rgb(image: Tensor) -> Tensor:
 
 
 def block_dct(samples: Tensor) -> Tensor:
-    """The orthonormal two-dimensional DCT-II of each 8×8 block (ITU-T T.81, A.3.3).
+    """Applies the orthonormal two-dimensional DCT-II to each 8×8 block (ITU-T T.81, A.3.3).
 
     Args:
         samples: ``(..., H, W)``, floating, H and W multiples of 8.
@@ -75,8 +87,12 @@ def block_dct(samples: Tensor) -> Tensor:
         frequency]; the first of a block is 8 times its mean.
 
     Raises:
-        TypeError: ``samples`` is no floating, dense tensor.
-        ValueError: its last two sizes are no multiples of 8.
+        TypeError: ``samples`` is not a floating, dense tensor.
+        ValueError: its last two sizes are not multiples of 8.
+
+    Example::
+
+        blocks = fdjpeg.block_dct(torch.rand(2, 3, 32, 48))  # (2, 3, 4, 6, 8, 8)
     """
     _check_floating(samples, "samples")
     if samples.ndim < 2 or samples.size(-2) % BLOCK or samples.size(-1) % BLOCK:
@@ -87,17 +103,23 @@ def block_dct(samples: Tensor) -> Tensor:
 
 
 def block_idct(blocks: Tensor) -> Tensor:
-    """The inverse of `block_dct`, and its transposed map.
+    """Inverts `block_dct`; this is also its transposed map.
 
     Args:
         blocks: ``(..., rows, columns, 8, 8)``, floating.
 
     Returns:
-        Samples ``(..., 8 rows, 8 columns)`` of the same dtype.
+        Samples ``(..., 8 rows, 8 columns)`` of the same dtype and unit.
 
     Raises:
-        TypeError: ``blocks`` is no floating, dense tensor.
+        TypeError: ``blocks`` is not a floating, dense tensor.
         ValueError: it has another shape.
+
+    Source: ITU-T T.81, A.3.3.
+
+    Example::
+
+        samples = fdjpeg.block_idct(torch.rand(2, 3, 4, 6, 8, 8))  # (2, 3, 32, 48)
     """
     _check_floating(blocks, "blocks")
     if blocks.ndim < 4 or blocks.shape[-2:] != (BLOCK, BLOCK):
@@ -108,22 +130,29 @@ def block_idct(blocks: Tensor) -> Tensor:
 def quantize(
     coefficients: Tensor, steps: Tensor, gradient: str | Surrogate = "straight-through", *, soft: bool = False
 ) -> Tensor:
-    """Coefficients in whole steps: r(coefficients / steps), r rounding half to even.
+    """Quantizes coefficients to whole steps: r(coefficients / steps), where r rounds half to even.
 
     Args:
-        coefficients: ``(..., 8, 8)``, floating; in the steps' unit, which for JPEG's tables is samples of 0…255.
+        coefficients: ``(..., 8, 8)``, floating, in the steps' unit. For JPEG's tables that is samples of 0…255.
         steps: positive, of a shape that broadcasts to the coefficients': ``(8, 8)``, or a table for each block.
-        gradient: as for `fdjpeg.jpeg`: what takes the place of rounding's derivative, for the coefficients and for the
+        gradient: as for `fdjpeg.jpeg`: the replacement of rounding's derivative, for the coefficients and for the
             steps. ("identity" is "straight-through" here.)
-        soft: let the surrogate take the place of rounding in forward too (for smooth ones).
+        soft: let the surrogate replace rounding in forward too (for smooth surrogates).
 
     Returns:
-        Numbers of steps, of ``coefficients``' shape and dtype. Twice differentiable if straight through or soft; else a
-        second derivative raises.
+        Numbers of steps, of ``coefficients``' shape and dtype. They are twice differentiable if straight through or
+        soft; else a second derivative raises.
 
     Raises:
         TypeError: a tensor is not floating (``steps`` may hold integers) or not dense.
         ValueError: the shapes do not match, or ``gradient`` or ``soft`` is not as stated.
+
+    Source: ITU-T T.81, A.3.4, but rounding half to even.
+
+    Example::
+
+        steps = fdjpeg.QuantTables.standard(75).y  # (8, 8)
+        levels = fdjpeg.quantize(255 * torch.randn(2, 4, 6, 8, 8), steps)  # (2, 4, 6, 8, 8)
     """
     _check_floating(coefficients, "coefficients")
     _check_steps(steps, coefficients)
@@ -138,17 +167,24 @@ def quantize(
 
 
 def dequantize(levels: Tensor, steps: Tensor) -> Tensor:
-    """The coefficients that numbers of steps stand for: levels · steps.
+    """Scales numbers of steps back to coefficients: levels · steps.
 
     Args:
-        levels: ``(..., 8, 8)``, floating, as `quantize` gives them.
+        levels: ``(..., 8, 8)``, floating, as `quantize` returns them.
         steps: as for `quantize`.
 
     Returns:
-        Of ``levels``' shape and dtype.
+        Coefficients of ``levels``' shape and dtype, in the steps' unit.
 
     Raises:
         TypeError, ValueError: as for `quantize`.
+
+    Source: ITU-T T.81, A.3.4.
+
+    Example::
+
+        steps = fdjpeg.QuantTables.standard(75).y  # (8, 8)
+        coefficients = fdjpeg.dequantize(torch.ones(2, 4, 6, 8, 8), steps)  # (2, 4, 6, 8, 8)
     """
     _check_floating(levels, "levels")
     _check_steps(steps, levels)
@@ -161,14 +197,22 @@ def quantize_channels(image: Tensor, steps: Tensor, gradient: str | Surrogate = 
 
     Args:
         image: ``(..., 3, H, W)`` or ``(..., 1, H, W)``, floating in [0, 1].
-        steps: ``(8, 8)``, in units of 0…255.
+        steps: ``(8, 8)``, positive, in units of 0…255.
         gradient: as for `jpeg`; "identity" passes the image's gradient unchanged.
 
     Returns:
-        The image clipped to [0, 1], of the same dtype; half types are computed in float32.
+        The image clipped to [0, 1], of the same shape and dtype; half types are computed in float32.
 
     Raises:
-        TypeError: the image is not floating.
+        TypeError: ``image`` is not a floating tensor, or ``gradient`` is neither a name nor a surrogate.
+        ValueError: ``image`` has another shape, or ``gradient`` is an unknown name.
+
+    Source: the codec in the released code of "Feature Distillation" (Liu et al., CVPR 2019); see
+    `fdjpeg.FeatureDistillation`.
+
+    Example::
+
+        image = fdjpeg.stages.quantize_channels(torch.rand(2, 3, 32, 48), torch.full((8, 8), 20.0))  # (2, 3, 32, 48)
     """
     batch = flattened(image)
     if not batch.is_floating_point():
@@ -185,7 +229,7 @@ def quantize_channels(image: Tensor, steps: Tensor, gradient: str | Surrogate = 
 
 
 def _centre(image: Tensor) -> Tensor:
-    """What Y, Cb and Cr are about, in the type that is computed in; made on the device, not copied there."""
+    """Returns the offsets of Y, Cb and Cr, in the dtype of the computation; made on the device, not copied there."""
     component = torch.arange(3, dtype=reference.real_dtype(image), device=image.device)[:, None, None]
     return _CENTRE * component.clamp(max=1)
 
@@ -214,4 +258,4 @@ def _check_steps(steps: Tensor, coefficients: Tensor) -> None:
     except RuntimeError:
         fits = False
     if not fits:
-        raise ValueError(f"steps must broadcast to the shape {shape} of what is quantized, got {tuple(steps.shape)}")
+        raise ValueError(f"steps must broadcast to the shape {shape} of the coefficients, got {tuple(steps.shape)}")

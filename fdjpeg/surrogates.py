@@ -1,4 +1,4 @@
-"""Surrogates of rounding: what stands in for the derivative of ``k = round(c)``, c a DCT coefficient in steps.
+"""Surrogates of rounding, which take the place of the derivative of ``k = round(c)``, c a DCT coefficient in steps.
 
 Each is a small frozen object with ``forward(c)``, the surrogate r(c) itself, and ``derivative(c)``, its derivative
 r′(c), both elementwise and for floating tensors of any shape. `resolve` turns a name or such an object, a user's own
@@ -19,6 +19,9 @@ from typing import ClassVar, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from fdjpeg._descriptions import described
+from fdjpeg._numbers import is_real, is_whole, plain
+
 __all__ = [
     "Cubic",
     "Fourier",
@@ -37,7 +40,7 @@ __all__ = [
 
 @runtime_checkable
 class Surrogate(Protocol):
-    """What ``gradient=`` takes beside a name: any object with these two methods, elementwise on floating tensors.
+    """The objects that ``gradient=`` takes besides names: any with these two methods, elementwise on floating tensors.
 
     Three attributes are looked at where they are there, and False if missing: ``smooth``, whether ``forward`` may be
     used with ``soft=True``; ``only_soft``, whether it may be used in no other way; and ``periodic``, whether
@@ -45,10 +48,10 @@ class Surrogate(Protocol):
     """
 
     def forward(self, c: Tensor) -> Tensor:
-        """What stands in for ``round(c)``."""
+        """Returns the surrogate of ``round(c)``."""
 
     def derivative(self, c: Tensor) -> Tensor:
-        """What stands in for its derivative."""
+        """Returns the surrogate of its derivative."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +125,7 @@ class Floored(ABC):
     floor: float = field(default=0.0, kw_only=True)
 
     def __post_init__(self) -> None:
-        _check_number("floor", self.floor, "a finite number of at least 0", lambda x: x >= 0)
+        _set_number(self, "floor", "a finite number of at least 0", lambda x: x >= 0)
 
     def derivative(self, c: Tensor) -> Tensor:
         """r′(c), or ``floor`` where that is more."""
@@ -131,7 +134,7 @@ class Floored(ABC):
 
     @abstractmethod
     def forward(self, c: Tensor) -> Tensor:
-        """What stands in for ``round(c)``."""
+        """Returns the surrogate of ``round(c)``."""
 
     @abstractmethod
     def _slope(self, c: Tensor) -> Tensor:
@@ -206,10 +209,11 @@ class Fourier(Floored):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.terms, bool) or not isinstance(self.terms, int):
+        if not is_whole(self.terms):
             raise TypeError(f"terms must be an int, got {self.terms!r}")
         if self.terms < 1:
             raise ValueError(f"terms must be at least 1, got {self.terms}")
+        object.__setattr__(self, "terms", int(self.terms))
 
     def forward(self, c: Tensor) -> Tensor:
         """The identity less the series."""
@@ -251,7 +255,7 @@ class Tanh(Floored):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_alpha(self.alpha)
+        _check_alpha(self)
 
     def forward(self, c: Tensor) -> Tensor:
         """Soft rounding."""
@@ -286,7 +290,7 @@ class Softmax(Floored):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_alpha(self.alpha)
+        _check_alpha(self)
 
     def forward(self, c: Tensor) -> Tensor:
         """The weighted mean."""
@@ -308,7 +312,7 @@ class Softmax(Floored):
 
 @dataclass(frozen=True)
 class Noise:
-    """Rounding's error as noise: r(c) = c + u, u uniform in [−½, ½), drawn anew at each call; r′(c) = 1.
+    """Rounding's error as noise: r(c) = c + u, u uniform in [−½, ½), drawn again at each call; r′(c) = 1.
 
     Only for ``soft=True``: with an exact forward it would be `StraightThrough`.
 
@@ -376,9 +380,12 @@ def resolve(gradient: str | Surrogate) -> Surrogate:
 
 
 def written(surrogate: Surrogate) -> str:
-    """As a caller would write it after ``gradient=``: the name where that says all, else the object's repr."""
+    """Writes a surrogate as its user would after ``gradient=``: its name if that is enough, else class and attributes.
+
+    Two objects of the same class and attributes give the same text, in every process.
+    """
     kind = type(surrogate)
-    return repr(NAMES[kind] if kind in NAMES and surrogate == kind() else surrogate)
+    return repr(NAMES[kind]) if kind in NAMES and surrogate == kind() else described(surrogate)
 
 
 def hard_rounding(surrogate: Surrogate) -> Callable[[Tensor], Tensor]:
@@ -405,17 +412,21 @@ def _weighted_sum(weights: Tensor, values: list[int]) -> Tensor:
     return sum(rest, first)
 
 
-def _check_number(name: str, value: float, wanted: str, holds: Callable[[float], bool]) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+def _set_number(surrogate: Floored, name: str, wanted: str, holds: Callable[[float], bool]) -> None:
+    """Makes a field of a frozen surrogate, which may be NumPy's number, Python's; raises unless ``holds`` of it."""
+    value = getattr(surrogate, name)
+    if not is_real(value):
         raise TypeError(f"{name} must be {wanted}, got {value!r}")
     if not (math.isfinite(value) and holds(value)):
         raise ValueError(f"{name} must be {wanted}, got {value!r}")
+    object.__setattr__(surrogate, name, plain(value))
 
 
 def check_generator(generator: torch.Generator | None) -> None:
+    """Raises unless it is a generator of torch's, or None."""
     if generator is not None and not isinstance(generator, torch.Generator):
         raise TypeError(f"generator must be a torch.Generator or None, got {generator!r}")
 
 
-def _check_alpha(alpha: float) -> None:
-    _check_number("alpha", alpha, "a positive finite number", lambda x: x > 0)
+def _check_alpha(surrogate: Tanh | Softmax) -> None:
+    _set_number(surrogate, "alpha", "a positive finite number", lambda x: x > 0)

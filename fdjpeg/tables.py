@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils import _pytree
 
 from fdjpeg import _table_files
+from fdjpeg._numbers import values_can_be_read
 from fdjpeg._standard_tables import (
     LARGEST_STEP,
     SMALLEST_STEP,
@@ -27,6 +28,7 @@ from fdjpeg._table_checks import (
     check_real,
     check_soft,
     fine_and_coarse,
+    home,
     integer_steps,
     positive,
     quality_tensor,
@@ -110,7 +112,12 @@ class QuantTables:
     @property
     def batch_size(self) -> int | None:
         """For how many images there are tables; None if one set serves all images."""
-        return next((table.shape[0] for table in self._tables if table.dim() == 3), None)
+        sizes = [table.shape[0] for table in self._tables if table.dim() == 3]
+        return next((size for size in sizes if size != 1), 1) if sizes else None
+
+    def __fx_create_arg__(self, tracer: Any) -> Any:
+        """The node that makes these tables in a graph of `torch.fx`."""
+        return tracer.create_node("call_function", QuantTables, tuple(map(tracer.create_arg, self._tables)), {})
 
     def stacked(self) -> Tensor:
         """All tables in one tensor, as the ops take them; differentiable.
@@ -195,7 +202,7 @@ class QuantTables:
                 )
             table = step.reshape(*step.shape, 1, 1).expand(*step.shape, 8, 8)
         else:
-            table = torch.full((8, 8), positive(step, "step", "a number or a tensor"))
+            table = torch.full((8, 8), positive(step, "step", "a number or a tensor"), device=home())
         return cls(table, table)
 
     @classmethod
@@ -317,11 +324,7 @@ class QuantTables:
             ValueError: the tables are a batch (index it), or a step is outside 1…255.
         """
         text = _table_files.to_text([table.tolist() for table in self._deployed()])
-        if isinstance(file, (str, os.PathLike)):
-            with open(file, "w", encoding="ascii") as stream:
-                stream.write(text)
-        else:
-            file.write(text)
+        _table_files.write_text(text, file)
 
     # ------------------------------------------------------------------------------------------------ protocols
 
@@ -429,13 +432,16 @@ def check_tables(tables: QuantTables, arithmetic: str = "libjpeg") -> None:
     """
     if not isinstance(tables, QuantTables):
         raise TypeError(f"tables must be fdjpeg.QuantTables, got {type(tables).__name__}")
+    if arithmetic not in ("libjpeg", "real"):
+        raise ValueError(f'arithmetic must be "libjpeg" or "real", got {arithmetic!r}')
+    if not values_can_be_read(tables.y, tables.cb, tables.cr):
+        return
     stacked = tables.stacked().detach().double().cpu()
     if arithmetic == "libjpeg":
-        right, wanted = (stacked >= SMALLEST_STEP) & (stacked <= LARGEST_STEP), "in 1…255"
-    elif arithmetic == "real":
-        right, wanted = (stacked > 0) & stacked.isfinite(), "above 0 and finite"
+        rounded = stacked.round()
+        right, wanted = (rounded >= SMALLEST_STEP) & (rounded <= LARGEST_STEP), "in 1…255"
     else:
-        raise ValueError(f'arithmetic must be "libjpeg" or "real", got {arithmetic!r}')
+        right, wanted = (stacked > 0) & stacked.isfinite(), "above 0 and finite"
     wrong = (~right).nonzero()
     if len(wrong):
         image, component, row, column = wrong[0].tolist()

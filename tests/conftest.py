@@ -46,9 +46,12 @@ def backend(request: pytest.FixtureRequest) -> Backend:
 #: and so each value of each comes up.
 _ONE_IN = 7
 
+#: The files whose tests try the slow backends.
+_OF_SLOW = ("test_conformance", "test_empty_batches")
+
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """A slow backend is tried by the suite of conformance alone: by all cases of a test, or some if they are many."""
+    """Lets few tests try a slow backend (`_OF_SLOW`): by all cases of a test, or some if they are many."""
     of_slow: dict[str, list[pytest.Item]] = defaultdict(list)
     for item in items:
         backend = BACKENDS.get(item.callspec.params.get("backend")) if hasattr(item, "callspec") else None
@@ -57,7 +60,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     left_out = set()
     for test, cases in of_slow.items():
         many = len(cases) >= 5 * _ONE_IN
-        tried = cases[:: _ONE_IN if many else 1] if "test_conformance" in test else []
+        tried = cases[:: _ONE_IN if many else 1] if any(suite in test for suite in _OF_SLOW) else []
         left_out |= set(cases) - set(tried)
     config.hook.pytest_deselected(items=list(left_out))
     items[:] = [item for item in items if item not in left_out]

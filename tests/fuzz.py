@@ -24,7 +24,7 @@ from rich.progress import track
 from rich.table import Table
 from support import cases, oracles
 from support.backends import BACKENDS, Backend
-from support.oracles import FACTORS
+from support.settings import FACTORS
 
 #: Images of one size go through the ops together.
 BATCH = 5

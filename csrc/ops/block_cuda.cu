@@ -15,8 +15,8 @@ void transform(const Tensor& input, const Tensor& output, const Tensor& blocks) 
   STD_TORCH_CHECK(
       job.rows * job.columns <= kMaxBlocks, inverse ? "blocks" : "samples", " must have up to ", kMaxBlocks,
       " blocks on a GPU, got ", job.rows * job.columns);
-  Launcher launch(input);
-  launch_block_transform<inverse>(job, launch);
+  OnDevice on(input);
+  launch_block_transform<inverse>(job, on.launch);
 }
 
 Tensor block_dct(const Tensor& samples) {

@@ -3,8 +3,8 @@
 #include <tuple>
 #include <vector>
 
-#include "cuda/exact_launch.h"
 #include "ops/arguments.h"
+#include "ops/exact_instances.h"
 #include "ops/launcher.h"
 
 namespace fdjpeg {
@@ -21,8 +21,8 @@ std::tuple<Tensor, Tensor> round_trip_with(const Tensor& image, const Geometry& 
   op.output = image_view(output, "output");
   op.planes = static_cast<uint8_t*>(planes.data_ptr());
   if (image.numel() > 0) {
-    Launcher launch(image);
-    launch_round_trip(op, launch);
+    OnDevice on(image);
+    launch_round_trip(op, on.launch);
   }
   return {output, planes};
 }
@@ -64,8 +64,8 @@ std::tuple<Tensor, Tensor> backward(
   if (image.numel() == 0) return {grad_image, torch::stable::zero_(grad_tables)};
   Tensor partials = allocate(image, {table_gradient ? partials_of(g) : 0}, ScalarType::Float);
   float* sums = table_gradient ? static_cast<float*>(grad_tables.data_ptr()) : nullptr;
-  Launcher launch(image);
-  launch_round_trip_backward(op, static_cast<float*>(partials.data_ptr()), sums, launch);
+  OnDevice on(image);
+  launch_round_trip_backward(op, static_cast<float*>(partials.data_ptr()), sums, on.launch);
   return {grad_image, grad_tables};
 }
 
@@ -88,8 +88,8 @@ std::tuple<Tensor, Tensor, Tensor> encode(
   check_size(op.geometry);
   auto coefficients = new_coefficients(image, op);
   if (image.numel() > 0) {
-    Launcher launch(image);
-    launch_encode(op, launch);
+    OnDevice on(image);
+    launch_encode(op, on.launch);
   }
   return coefficients;
 }
@@ -106,8 +106,8 @@ Tensor decode(
   Tensor output = torch::stable::new_empty(y, std::vector<int64_t>{g.images, g.channels, height, width}, dtype);
   op.output = image_view(output, "dtype");
   if (output.numel() > 0) {
-    Launcher launch(y);
-    launch_decode(op, launch);
+    OnDevice on(y);
+    launch_decode(op, on.launch);
   }
   return output;
 }

@@ -3,15 +3,13 @@
 
 #include <torch/csrc/stable/accelerator.h>
 
-#include <cuda_runtime.h>
-
 #include <initializer_list>
 #include <limits>
 #include <optional>
 #include <vector>
 
-#include "cuda/dispatch.h"
 #include "ops/arguments.h"
+#include "ops/stream_launcher.h"
 
 // In a CUDA build of torch only, hence weak: with a CPU build of torch the library loads, and no tensor comes here.
 extern "C" __attribute__((weak)) AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device, void** stream);
@@ -19,25 +17,16 @@ extern "C" __attribute__((weak)) AOTITorchError aoti_torch_get_current_cuda_stre
 namespace fdjpeg {
 namespace {
 
-// Launches on the device's current stream and asks at once whether the launch was accepted; waits for nothing.
-class Launcher {
- public:
-  explicit Launcher(const Tensor& image) : guard_(image.get_device_index()) {
+// Makes the image's device the current one, for launches on its current stream.
+struct OnDevice {
+  explicit OnDevice(const Tensor& image) : guard(image.get_device_index()) {
     void* stream = nullptr;
     STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(image.get_device_index(), &stream));
-    stream_ = static_cast<cudaStream_t>(stream);
+    launch.stream = static_cast<cudaStream_t>(stream);
   }
 
-  template <class Job>
-  void operator()(void (*kernel)(Job), Grid grid, int threads, const Job& job) {
-    kernel<<<dim3(grid.x, grid.y), static_cast<unsigned>(threads), 0, stream_>>>(job);
-    const cudaError_t error = cudaGetLastError();
-    STD_TORCH_CHECK(error == cudaSuccess, "a kernel of fdjpeg could not be launched: ", cudaGetErrorString(error));
-  }
-
- private:
-  torch::stable::accelerator::DeviceGuard guard_;
-  cudaStream_t stream_;
+  torch::stable::accelerator::DeviceGuard guard;
+  StreamLauncher launch{};
 };
 
 // The same numbers, contiguous and at an address that wide accesses may use.

@@ -3,9 +3,9 @@
 #include <string>
 #include <tuple>
 
-#include "cuda/real_launch.h"
 #include "ops/arguments.h"
 #include "ops/launcher.h"
+#include "ops/real_instances.h"
 
 namespace fdjpeg {
 namespace {
@@ -47,8 +47,8 @@ std::tuple<Tensor, Tensor> real_round_trip(
   if (image.numel() > 0) {
     const int64_t at_once = real_images_at_once(g, op.input.type);
     Tensor planes = allocate(image, {at_once, g.flag_offset}, real_type_of(op.input));
-    Launcher launch(image);
-    launch_real_round_trip(op, planes.data_ptr(), at_once, launch);
+    OnDevice on(image);
+    launch_real_round_trip(op, planes.data_ptr(), at_once, on.launch);
   }
   return {output, mask};
 }
@@ -72,10 +72,10 @@ std::tuple<Tensor, Tensor> real_round_trip_backward(
   Tensor grad_tables = table_gradient ? allocate(image, {g.images, 3, 8, 8}, real) : allocate(image, {0}, real);
   if (image.numel() == 0) return {grad_image, torch::stable::zero_(grad_tables)};
   Tensor partials = allocate(image, {table_gradient ? real_partials_of(g, op.input.type) : 0}, real);
-  Launcher launch(image);
+  OnDevice on(image);
   launch_real_backward(
       op, image_view(grad_image, "grad_image"), partials.data_ptr(), table_gradient ? grad_tables.data_ptr() : nullptr,
-      launch);
+      on.launch);
   return {grad_image, grad_tables};
 }
 

@@ -1,1 +1,1 @@
-"""GPU kernels in Triton, for devices on which the compiled library holds none."""
+"""GPU kernels in Triton, for devices without kernels in the compiled library."""

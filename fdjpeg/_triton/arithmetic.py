@@ -1,7 +1,7 @@
-"""The arithmetic of the Triton kernels: what csrc/codec/exact_math.h says, on tensors of integers."""
+"""The arithmetic of the Triton kernels: that of csrc/codec/exact_math.h, on tensors of integers."""
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
-# (What Triton compiles is typed by Triton.)
+# (Triton types the functions that it compiles.)
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import triton.language as tl
 
 @triton.jit
 def to_byte(x):
-    """rint(255 x) in 0…255, NaN as 0; bytes stay as they are."""
+    """Returns rint(255 x) in 0…255, NaN as 0; bytes stay unchanged."""
     if x.dtype == tl.uint8:
         return x.to(tl.int32)
     if x.dtype == tl.float64:
@@ -47,22 +47,25 @@ def store_sample(address, value, inside):
 
 @triton.jit
 def to_luma(r, g, b):
+    """Returns Y in 0…255."""
     return (19595 * r + 38470 * g + 7471 * b + 32768) >> 16
 
 
 @triton.jit
 def to_cb(r, g, b):
+    """Returns Cb in 0…255."""
     return (32768 * b - 11059 * r - 21709 * g + 8421375) >> 16
 
 
 @triton.jit
 def to_cr(r, g, b):
+    """Returns Cr in 0…255."""
     return (32768 * r - 27439 * g - 5329 * b + 8421375) >> 16
 
 
 @triton.jit
 def to_rgb(luma, cb, cr):
-    """R, G and B before the last clamp."""
+    """Returns R, G and B before the last clamp."""
     u, v = cb - 128, cr - 128
     r = luma + ((91881 * v + 32768) >> 16)
     g = luma + ((32768 - 22554 * u - 46802 * v) >> 16)
@@ -71,12 +74,12 @@ def to_rgb(luma, cb, cr):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Blocks: (blocks, 8, 8), of which a thread holds all 64 numbers, so that none of these moves one
+# Blocks: (blocks, 8, 8). A thread holds all 64 numbers of a block, so that none of these functions moves one
 
 
 @triton.jit
 def stack(x0, x1, x2, x3, x4, x5, x6, x7):
-    """Eight tensors (n, m) as (n, m, 8), the last dimension counting them."""
+    """Stacks eight tensors (n, m) along a new last dimension: (n, m, 8)."""
     even = tl.join(tl.join(x0, x4), tl.join(x2, x6))
     odd = tl.join(tl.join(x1, x5), tl.join(x3, x7))
     return tl.reshape(tl.join(even, odd), (x0.shape[0], x0.shape[1], 8))
@@ -84,7 +87,7 @@ def stack(x0, x1, x2, x3, x4, x5, x6, x7):
 
 @triton.jit
 def unstack(x):
-    """The eight tensors (n, m) along the last dimension of (n, m, 8)."""
+    """Returns the eight tensors (n, m) along the last dimension of (n, m, 8)."""
     even, odd = tl.split(tl.reshape(x, (x.shape[0], x.shape[1], 2, 2, 2)))
     x04, x26 = tl.split(even)
     x15, x37 = tl.split(odd)
@@ -97,12 +100,13 @@ def unstack(x):
 
 @triton.jit
 def transpose(x):
+    """Exchanges the rows and the columns of each block."""
     return tl.permute(x, (0, 2, 1))
 
 
 @triton.jit
 def _odd(a, b, c, d):
-    """The odd half of both transforms: the Loeffler, Ligtenberg and Moschytz rotations with 13 fraction bits."""
+    """Computes the odd half of both transforms: rotations of Loeffler, Ligtenberg and Moschytz, 13 fraction bits."""
     z5 = (a + c + b + d) * 9633
     z1 = (a + d) * -7373
     z2 = (b + c) * -20995
@@ -113,7 +117,7 @@ def _odd(a, b, c, d):
 
 @triton.jit
 def _fdct_pass(x, first: tl.constexpr):
-    """The transform along the last dimension; the first of two also shifts the level, 128 of each sample."""
+    """Transforms along the last dimension; the first of two passes also subtracts the level 128 of each sample."""
     x0, x1, x2, x3, x4, x5, x6, x7 = unstack(x)
     shift: tl.constexpr = 11 if first else 15
     half: tl.constexpr = 1 << (shift - 1)
@@ -134,7 +138,7 @@ def _fdct_pass(x, first: tl.constexpr):
 
 @triton.jit
 def _idct_pass(x, first: tl.constexpr):
-    """The inverse along the last dimension; the second of two also shifts the level back."""
+    """Inverts along the last dimension; the second of two passes also shifts the level back."""
     x0, x1, x2, x3, x4, x5, x6, x7 = unstack(x)
     shift: tl.constexpr = 11 if first else 18
     bias: tl.constexpr = (1 << (shift - 1)) + (0 if first else 128 << shift)
@@ -157,20 +161,20 @@ def _idct_pass(x, first: tl.constexpr):
 
 @triton.jit
 def transform(samples):
-    """Samples of blocks to the coefficients, transposed, eight times those of the orthonormal DCT."""
+    """Transforms samples of blocks to coefficients: transposed, eight times those of the orthonormal DCT."""
     return _fdct_pass(transpose(_fdct_pass(samples, True)), False)
 
 
 @triton.jit
 def restore(coefficients):
-    """Transposed coefficients, in steps of 1, to samples in 0…255."""
+    """Transforms transposed coefficients, in steps of 1, to samples in 0…255."""
     samples = _idct_pass(transpose(_idct_pass(coefficients, True)), False)
     return tl.minimum(tl.maximum(samples, 0), 255)
 
 
 @triton.jit
 def quantize(coefficients, reciprocal, half):
-    """Half away from zero, of ``1 / (8 q)`` and of a half: see `prepare_steps`."""
+    """Rounds half away from zero, by ``1 / (8 q)`` and a half as `prepare_steps` stores them."""
     sign = coefficients & -0x80000000
     signed_half = (half.to(tl.int32, bitcast=True) | sign).to(tl.float32, bitcast=True)
     return (coefficients.to(tl.float32) * reciprocal + signed_half).to(tl.int32)

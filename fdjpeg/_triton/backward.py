@@ -1,7 +1,7 @@
 """Backward in Triton: the adjoint of colour and resampling, behind the last clamp's mask; and the tables' gradient."""
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
-# (What Triton compiles is typed by Triton.)
+# (Triton types the functions that it compiles.)
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from .upsampling import Components, Samples, beside, place, upsample
 
 @triton.jit
 def _passed(grad, value, inside, real: tl.constexpr):
-    """The gradient at `grad` where `value` passed the last clamp, else 0."""
+    """Returns the gradient at `grad` where `value` passed the last clamp, else 0."""
     return tl.where((value & -256) == 0, tl.load(grad, mask=inside, other=0.0).to(real), 0.0)
 
 
 @triton.jit
 def _of_colours(grad: Samples, grad_row, luma_row, x, width, cb, cr, inside_y, real: tl.constexpr, whole: tl.constexpr):
-    """The gradients of Y, Cb and Cr at pixels `x` of rows, whose addresses and samples are given."""
+    """Returns the gradients of Y, Cb and Cr at pixels `x` of rows with the given addresses and samples."""
     inside = inside_y if whole else inside_y & (x < width)
     at = grad_row + x.to(tl.int64) * grad.x
     r, g, b = to_rgb(tl.load(luma_row + x, mask=inside, other=0).to(tl.int32), cb, cr)
@@ -36,7 +36,7 @@ def _of_colours(grad: Samples, grad_row, luma_row, x, width, cb, cr, inside_y, r
 
 @triton.jit
 def _gathered(pixels, before, after, is_last, across: tl.constexpr):
-    """The adjoint of upsampling along rows: pixels (n, 8 · horizontal) and those beside them (n,) to samples (n, 8)."""
+    """Applies upsampling's adjoint along rows: pixels (n, 8 · horizontal) and neighbours (n,) to samples (n, 8)."""
     each = tl.reshape(pixels, (pixels.shape[0], 8, pixels.shape[1] // 8))
     if across:
         even, odd = tl.split(each)
@@ -63,10 +63,10 @@ def _of_components(
     whole: tl.constexpr,
     real: tl.constexpr,
 ):
-    """The gradients of Cb and Cr at runs of eight samples (n, 8), and of Y at their first and last rows of pixels.
+    """Returns the gradients of Cb and Cr at runs of eight samples (n, 8), and of Y at their outer rows of pixels.
 
     `own_grad` and `own` are the addresses of the runs' images and components. Where upsampling blends, a sample also
-    has a part in the pixels around those that it covers.
+    contributes to the pixels around those that it covers.
     """
     n: tl.constexpr = row.shape[0]
     x = (column * horizontal)[:, None] + tl.arange(0, 8 * horizontal)[None, :]
@@ -76,7 +76,7 @@ def _of_components(
     dcb_before, dcr_before = tl.zeros((n,), real), tl.zeros((n,), real)
     dcb_after, dcr_after = tl.zeros((n,), real), tl.zeros((n,), real)
     for i in tl.static_range(-1 if down else 0, vertical + 1 if down else vertical):
-        # At an edge the component's last sample stands in for the neighbour that is missing: so does its pixel.
+        # At an edge the component's last sample replaces the missing neighbour, and so does its pixel.
         y = tl.minimum(tl.maximum(row * vertical + i, 0), planes.chroma_height * vertical - 1)
         cb, cb_before, cb_after = upsample(own + planes.cb, planes, y, column, horizontal, vertical, across, down)
         cr, cr_before, cr_after = upsample(own + planes.cr, planes, y, column, horizontal, vertical, across, down)
@@ -112,14 +112,14 @@ def _of_components(
 
 @triton.jit
 def _spread(samples, horizontal: tl.constexpr):
-    """Samples (n, 8), each `horizontal` times."""
+    """Repeats each of the samples (n, 8) `horizontal` times."""
     repeated = tl.broadcast_to(samples[:, :, None], (samples.shape[0], 8, horizontal))
     return tl.reshape(repeated, (samples.shape[0], 8 * horizontal))
 
 
 @triton.jit
 def _store_gradient(out, image, value, inside, flagged):
-    """Stores a sample's gradient, 0 where the sample is NaN; only those of flagged MCUs can be."""
+    """Stores a sample's gradient, 0 where the sample is NaN; only samples of flagged MCUs can be NaN."""
     sample = tl.load(image, mask=inside & flagged, other=0.0).to(value.dtype)
     tl.store(out, tl.where(sample == sample, value, 0.0).to(out.dtype.element_ty), mask=inside)
 
@@ -142,9 +142,9 @@ def differentiate(
     real: tl.constexpr,
     size: tl.constexpr,
 ):
-    """The image's gradient at the pixels of `size` of the `count` runs of eight chroma samples.
+    """Stores the image's gradient at the pixels of `size` of the `count` runs of eight chroma samples.
 
-    `keep` says that the components' `gradients` are wanted too, which lie as their samples do; `real` is their dtype.
+    If `keep`, it also stores the components' `gradients`, laid out like their samples; `real` is their dtype.
     """
     n, row, column = place(planes, tl.program_id(0) * size, count, size)
     n = n.to(tl.int64)
@@ -176,14 +176,14 @@ def differentiate(
         at_image = (image.address + n * image.n)[:, None] + wide_y * image.y + wide_x * image.x
         at_out = (out.address + n * out.n)[:, None] + wide_y * out.y + wide_x * out.x
         if grey:
-            # Grey samples are limited inside the inverse transform alone, which straight-through passes.
+            # Only the inverse transform limits grey samples, and straight-through passes that limiting.
             dy = tl.load(own_grad[:, None] + wide_y * grad.y + wide_x * grad.x, mask=inside, other=0.0).to(real)
             _store_gradient(at_out, at_image, dy, inside, flagged)
         else:
             dy = dy_above if v == 0 else dy_below
             cb, cr = dcb, dcr
             if not whole:
-                # The last row and column also stand for their replicas, which subsampling averaged.
+                # The last row and column also count for their replicas, which subsampling averaged.
                 copies_down = 1 + planes.chroma_height * vertical - planes.height
                 copies_across = 1 + planes.chroma_width * horizontal - planes.width
                 copies = tl.where(y == planes.height - 1, copies_down, 1)[:, None]
@@ -205,7 +205,7 @@ def differentiate(
 
 @triton.jit
 def _orthonormal_pass(x):
-    """The orthonormal DCT-II along the last dimension of (n, 8, 8); the constants are cos(k π / 16) / 2."""
+    """Applies the orthonormal DCT-II along the last dimension of (n, 8, 8); the constants are cos(k π / 16) / 2."""
     x0, x1, x2, x3, x4, x5, x6, x7 = unstack(x)
     s0, s1, s2, s3 = x0 + x7, x1 + x6, x2 + x5, x3 + x4
     d0, d1, d2, d3 = x0 - x7, x1 - x6, x2 - x5, x3 - x4
@@ -223,10 +223,10 @@ def _orthonormal_pass(x):
 
 @triton.jit
 def share_of_blocks(planes: Components, gradients, steps, tables, shares, size: tl.constexpr):
-    """Program (i, n) sums over `size` blocks of a component of image n: those of Y first, then of Cb, then of Cr.
+    """Sums, in program (i, n), over `size` blocks of a component of image n: those of Y first, then of Cb, then of Cr.
 
-    `planes` holds the samples as forward coded them, `gradients` theirs; `shares` is (images, programs, 64), and
-    transposed.
+    `planes` holds the components' samples before the codec, `gradients` their gradients. `shares` is
+    (images, programs, 64), each table transposed.
     """
     program, n = tl.program_id(0), tl.program_id(1)
     luma_blocks, chroma_blocks = planes.luma_rows * planes.luma_columns, planes.chroma_rows * planes.chroma_columns

@@ -1,11 +1,11 @@
 """Forward in Triton: colour and subsampling to 8-bit components, these through the codec, components to the image.
 
-Each thread works on a block or on runs of eight samples by itself, which what it loads and stores next decides: so the
-blocks need no shared memory, and what passes between the launches is 8-bit.
+Each thread works alone on a block or on runs of eight samples; the next load or store decides on which. So the blocks
+need no shared memory, and only 8-bit samples pass between the launches.
 """
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
-# (What Triton compiles is typed by Triton.)
+# (Triton types the functions that it compiles.)
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ from .upsampling import Components, Samples, place, upsample
 
 @triton.jit
 def prepare_steps(base, tables, scale, steps, count, has_tables: tl.constexpr, size: tl.constexpr):
-    """What `code_planes` takes for each table: q, the bits of ``1 / (8 q)``, those of a half; transposed.
+    """Stores the tables as `code_planes` takes them: q, the bits of ``1 / (8 q)``, those of a half; transposed.
 
-    The half is widened by half of a unit of ``1 / (8 q)``, which no rounding of the product with it can reach.
+    The half is widened by half of a unit of ``1 / (8 q)``, which no rounding of the product can reach.
     """
     index = tl.program_id(0) * size + tl.arange(0, size)
     inside = index < count
@@ -56,7 +56,7 @@ def prepare_steps(base, tables, scale, steps, count, has_tables: tl.constexpr, s
 
 @triton.jit
 def load_rows(at, stride):
-    """Eight rows of eight numbers that begin at `at` (n,) and lie `stride` apart: (n, 8, 8)."""
+    """Loads eight rows of eight numbers that begin at `at` (n,) and are `stride` apart: (n, 8, 8)."""
     at = at[:, None] + tl.arange(0, 8)[None, :]
     rows = stack(
         tl.load(at),
@@ -73,7 +73,7 @@ def load_rows(at, stride):
 
 @triton.jit
 def store_rows(at, stride, rows, inside):
-    """The reverse of `load_rows`, for the blocks that are `inside` (n, 1)."""
+    """Stores rows as `load_rows` loads them, for the blocks that are `inside` (n, 1)."""
     at = at[:, None] + tl.arange(0, 8)[None, :]
     x0, x1, x2, x3, x4, x5, x6, x7 = unstack(transpose(rows))
     tl.store(at, x0, mask=inside)
@@ -88,7 +88,7 @@ def store_rows(at, stride, rows, inside):
 
 @triton.jit
 def load_steps(steps, table):
-    """The steps, reciprocals and halves of a table for each block: each (blocks, 8, 8), transposed."""
+    """Loads the steps, reciprocals and halves of each block's table: each (blocks, 8, 8), transposed."""
     at = steps + table.to(tl.int64) * 192
     q = load_rows(at, 8)
     reciprocal = load_rows(at + 64, 8).to(tl.float32, bitcast=True)
@@ -98,7 +98,10 @@ def load_steps(steps, table):
 
 @triton.jit
 def code_planes(planes: Components, steps, tables, count, size: tl.constexpr):
-    """Puts `size` of the `count` blocks of all images through the codec, in place. `tables`: one, or one an image."""
+    """Puts `size` of the `count` blocks of all images through the codec, in place.
+
+    `tables` is the number of sets of steps: one, or one for each image.
+    """
     index = tl.program_id(0) * size + tl.arange(0, size)
     inside = index < count
     index = tl.minimum(index, count - 1)
@@ -112,7 +115,7 @@ def code_planes(planes: Components, steps, tables, count, size: tl.constexpr):
     in_plane = tl.where(is_luma, block, in_chroma % chroma_blocks)
     columns = tl.where(is_luma, planes.luma_columns, planes.chroma_columns)
     column = in_plane % columns
-    # Before a block lie the whole planes before its own, whole rows of blocks, and in its own row as many times 8.
+    # Before a block are the whole planes before its own, the rows of blocks above, and 8 samples a block to its left.
     start = (block - column).to(tl.int64) * 64 + column * 8
     at, stride = planes.address + n.to(tl.int64) * planes.bytes + start, 8 * columns[:, None]
     q, reciprocal, half = load_steps(steps, n % tables * 3 + component)
@@ -122,7 +125,7 @@ def code_planes(planes: Components, steps, tables, count, size: tl.constexpr):
 
 @triton.jit
 def _subsampled(sums, horizontal: tl.constexpr, vertical: tl.constexpr):
-    """libjpeg's averages: sums (n, 8 · horizontal) of `vertical` samples each to bytes (n, 8)."""
+    """Averages as libjpeg does: sums (n, 8 · horizontal) of `vertical` samples each to bytes (n, 8)."""
     if horizontal > 1:
         sums = tl.sum(tl.reshape(sums, (sums.shape[0], 8, horizontal)), 2)
     if horizontal == 2:
@@ -136,7 +139,7 @@ def _subsampled(sums, horizontal: tl.constexpr, vertical: tl.constexpr):
 
 @triton.jit
 def _is_unusual(x):
-    """Whether samples are NaN or above 1, which bytes never are."""
+    """Returns whether samples are NaN or above 1, which bytes never are."""
     most: tl.constexpr = 255 if x.dtype == tl.uint8 else 1
     if x.dtype != tl.float64:
         x = x.to(tl.float32)
@@ -154,10 +157,10 @@ def make_components(
     whole: tl.constexpr,
     size: tl.constexpr,
 ):
-    """Colour and subsampling, of `size` of the `count` MCUs of all images; and what follows: their flags, and zeros.
+    """Converts and subsamples `size` of the `count` MCUs of all images; stores their flags and the zeros after them.
 
-    A row of the tensors makes eight samples of each chroma component, and all of luma that lies there. `whole` says
-    that the image consists of whole MCUs; else its edges are replicated.
+    A row of the tensors makes eight samples of each chroma component and the luma that these cover. If `whole`, the
+    image consists of whole MCUs; else its edges are replicated.
     """
     wide: tl.constexpr = 8 * horizontal
     index = tl.arange(0, 8 * size)
@@ -174,7 +177,7 @@ def make_components(
     sums_of_cr = tl.zeros((8 * size, wide), tl.int32)
     for v in tl.static_range(vertical - 1, -1, -1):  # from below, for luma beyond the last row
         y = row * vertical + v
-        # Rows beyond the component's last repeat it; the pixel row that this lacks is the last one.
+        # Rows beyond the component's last repeat it; where that lacks a row of pixels, the image's last row is used.
         at_y = tl.minimum(tl.minimum(row, planes.chroma_height - 1) * vertical + v, planes.height - 1)
         at = at_image + (at_y.to(tl.int64) * image.y)[:, None]
         r = tl.load(at)
@@ -225,7 +228,7 @@ def emit_image(
     whole: tl.constexpr,
     size: tl.constexpr,
 ):
-    """Upsampling and colour: the pixels of `size` of the `count` runs of eight chroma samples of all images."""
+    """Upsamples and converts to colour: the pixels of `size` of the `count` runs of eight chroma samples."""
     n, row, column = place(planes, tl.program_id(0) * size, count, size)
     own = planes.address + n.to(tl.int64) * planes.bytes
     x = (column * horizontal)[:, None] + tl.arange(0, 8 * horizontal)[None, :]

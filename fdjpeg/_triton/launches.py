@@ -1,13 +1,12 @@
 """The round trip and its straight-through backward in Triton: for GPUs where the library holds no CUDA kernels.
 
-The same bits as every other backend. This module launches the kernels; `forward` and `backward` hold them,
-`arithmetic` and `upsampling` what they share. Ops that are not here are left to
-`fdjpeg.reference`, in plain torch on the GPU.
+The bits are those of every other backend. This module launches the kernels. `forward` and `backward` hold them,
+`arithmetic` and `upsampling` their common parts. `fdjpeg.reference` serves the other ops, in plain torch on the GPU.
 
 Forward is four launches: one that prepares the steps, then colour and subsampling, the codec, upsampling and colour.
-Triton has no say in which thread holds what, so that blocks and pixels in one kernel would pass through shared memory
-between the steps; here only 8-bit components pass, by way of the L2 cache. Backward is one launch; with the gradient of
-the tables three more, as the coefficients are worked out again, and sums of each component's shares.
+Triton gives no control over the numbers that a thread holds. Blocks and pixels in one kernel would therefore pass
+through shared memory between the steps; here only 8-bit components pass, through the L2 cache. Backward is one launch.
+The gradient of the tables takes three more, which compute the coefficients again, and sums of each component's shares.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from .backward import differentiate, share_of_blocks
 from .forward import code_planes, emit_image, make_components, prepare_steps
 from .upsampling import Components, Samples
 
-#: Fused, a multiplication and an addition round once where the codec rounds twice.
+#: A fused multiplication and addition would round once where the codec rounds twice.
 _OPTIONS: dict[str, Any] = {"num_warps": 4, "enable_fp_fusion": False}
 #: Blocks, or runs of eight chroma samples: one for each thread of four warps.
 _SIZE = 128
@@ -38,7 +37,7 @@ _MOST = 2**31 - 2048
 
 
 def _upsampling(geometry: Geometry, fancy: bool) -> dict[str, Any]:
-    """How chroma comes back: across and down by the triangle, or not; and whether the image is of whole MCUs."""
+    """Returns the kernels' options: whether the triangle blends chroma across and down, and the kind of image."""
     wide_enough = geometry.chroma.width > 2
     return {
         "horizontal": geometry.horizontal,
@@ -51,7 +50,7 @@ def _upsampling(geometry: Geometry, fancy: bool) -> dict[str, Any]:
 
 
 def _is_whole(geometry: Geometry) -> bool:
-    """Whether the image consists of whole MCUs."""
+    """Returns whether the image consists of whole MCUs."""
     return geometry.height % (8 * geometry.vertical) == 0 and geometry.width % (8 * geometry.horizontal) == 0
 
 
@@ -80,13 +79,13 @@ def _components(planes: Tensor, geometry: Geometry) -> Components:
 
 
 def _runs(geometry: Geometry) -> int:
-    """Runs of eight samples of an image's chroma components, side by side; of luma if it is grey."""
+    """Counts the runs of eight samples in a chroma component of an image; in luma if it is grey."""
     plane = geometry.luma if geometry.channels == 1 else geometry.chroma
     return plane.height * plane.columns
 
 
 def _geometry(image: Tensor, horizontal: int, vertical: int) -> Geometry:
-    """Of an image whose parts a kernel can count in 32 bits."""
+    """Returns the geometry of an image, or raises if a kernel cannot count its parts in 32 bits."""
     geometry = geometry_of(image, horizontal, vertical)
     if geometry.flag_offset // 8 > _MOST:
         size = f"{geometry.height} × {geometry.width}"
@@ -95,18 +94,18 @@ def _geometry(image: Tensor, horizontal: int, vertical: int) -> Geometry:
 
 
 def _parts(image: Tensor, geometry: Geometry) -> list[slice]:
-    """Which images a launch serves: a grid's second extent is below 2¹⁶."""
+    """Returns the images of each launch: a grid's second extent is below 2¹⁶."""
     most = min(_MOST // max(geometry.flag_offset // 8, 1), 2**16 - 1)
     return [slice(first, first + most) for first in range(0, len(image), most)] if image.numel() else []
 
 
 def _tables_of(tables: Tensor | None, part: slice) -> Tensor | None:
-    """The tables of a part of the images."""
+    """Returns the tables of a part of the images."""
     return tables if tables is None or len(tables) == 1 else tables[part]
 
 
 def _steps(image: Tensor, tables: Tensor | None, quality: float) -> tuple[Tensor, int]:
-    """What the kernels take for the tables, and for how many images it is: one, if it serves all."""
+    """Prepares the tables for the kernels; also returns their number, one if they serve all images."""
     images = 1 if tables is None else len(tables)
     steps = torch.empty((images, 3, 3, 64), dtype=torch.int32, device=image.device)
     base = constant((STANDARD_LUMA, STANDARD_CHROMA), torch.int32, image)
@@ -121,7 +120,7 @@ def _steps(image: Tensor, tables: Tensor | None, quality: float) -> tuple[Tensor
 def round_trip(
     image: Tensor, tables: Tensor | None, quality: float, horizontal: int, vertical: int, fancy: bool
 ) -> tuple[Tensor, Tensor]:
-    """The op ``fdjpeg::round_trip``; arguments and results as for `fdjpeg.reference.round_trip`."""
+    """Implements ``fdjpeg::round_trip``; arguments and results as for `fdjpeg.reference.round_trip`."""
     geometry = _geometry(image, horizontal, vertical)
     out = torch.empty_like(image)
     planes = image.new_empty((len(image), geometry.plane_bytes), dtype=torch.uint8)
@@ -148,7 +147,7 @@ def _round_trip(
 
 
 def _make_components(image: Tensor, geometry: Geometry, planes: Tensor) -> None:
-    """Writes what the codec takes, and the flags."""
+    """Writes the components that the codec takes, and the flags."""
     mcus = len(image) * geometry.mcu_rows * geometry.mcu_columns
     size = _PIXELS // (64 * geometry.horizontal * geometry.vertical)
     make_components[(triton.cdiv(mcus, size),)](
@@ -175,7 +174,7 @@ def round_trip_backward(
     fancy: bool,
     table_gradient: bool,
 ) -> tuple[Tensor, Tensor]:
-    """The op ``fdjpeg::round_trip_backward``; as `fdjpeg.reference.round_trip_backward`, to rounding."""
+    """Implements ``fdjpeg::round_trip_backward``; as `fdjpeg.reference.round_trip_backward`, to rounding."""
     geometry = _geometry(image, horizontal, vertical)
     out = torch.empty_like(image)
     of_tables = image.new_zeros((len(image), 3, 8, 8) if table_gradient else 0, dtype=torch.float32)

@@ -1,7 +1,7 @@
-"""What the Triton kernels take for images and their components; chroma at full resolution, eight samples a thread."""
+"""The Triton kernels' arguments for images and components; chroma at full resolution, eight samples a thread."""
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
-# (What Triton compiles is typed by Triton.)
+# (Triton types the functions that it compiles.)
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ class Components(NamedTuple):
 
 @triton.jit
 def place(planes: Components, first, count, size: tl.constexpr):
-    """Images, rows and first columns (size,) of as many runs of eight chroma samples, `first` and those after it.
+    """Returns the images, rows and first columns (size,) of the runs of eight chroma samples from `first` on.
 
-    Surplus ones, at `count` and beyond, repeat the last: their threads store what that one's does.
+    Surplus runs, at `count` and beyond, repeat the last: their threads store the same numbers.
     """
     index = tl.minimum(first + tl.arange(0, size), count - 1)
     row = index // planes.chroma_columns
@@ -54,7 +54,7 @@ def place(planes: Components, first, count, size: tl.constexpr):
 
 @triton.jit
 def beside(s, before, after):
-    """The left and the right neighbours of runs of eight (n, 8), beyond which lie `before` and `after` (n,)."""
+    """Returns the left and right neighbours of runs of eight (n, 8), between `before` and `after` (n,)."""
     x0, x1, x2, x3, x4, x5, x6, x7 = unstack(s[:, None, :])
     left = stack(before[:, None], x0, x1, x2, x3, x4, x5, x6)
     right = stack(x1, x2, x3, x4, x5, x6, x7, after[:, None])
@@ -63,7 +63,7 @@ def beside(s, before, after):
 
 @triton.jit
 def _blended(near, far, down: tl.constexpr):
-    """Samples of two rows of a component, each four times if they are blended, else those of the near row."""
+    """Loads samples of two rows of a component, blended and times four if `down`, else those of the near row."""
     s = tl.load(near).to(tl.int32)
     if down:
         s = 3 * s + tl.load(far)
@@ -81,10 +81,10 @@ def upsample(
     across: tl.constexpr,
     down: tl.constexpr,
 ):
-    """Pixels of a component's plane in rows `y` (n,): those of eight samples from `column` on, (n, 8 · horizontal).
+    """Returns the pixels of eight samples from `column` on in rows `y` (n,) of a component: (n, 8 · horizontal).
 
-    Where they are blended `across`, also the pixel before them and the one after them, each (n,); at the edge, where
-    there is none, the first or the last pixel itself.
+    If they are blended `across`, it also returns the pixels before and after them, each (n,). At the edge these are
+    the first and the last pixel.
     """
     row, late = y // vertical, y % vertical
     far_row = tl.minimum(tl.maximum(row + 2 * late - 1, 0), planes.chroma_height - 1)
@@ -98,7 +98,7 @@ def upsample(
         after = _blended(near + at_after, far + at_after, down)
         left, right = beside(s, before, after)
         right = tl.where(columns == planes.chroma_width - 1, s, right)
-        # Of even pixels and of odd ones.
+        # The rounding of even pixels and of odd ones.
         bias_of_even: tl.constexpr = 8 if down else 1
         bias_of_odd: tl.constexpr = 7 if down else 2
         shift: tl.constexpr = 4 if down else 2
@@ -112,5 +112,5 @@ def upsample(
         if down:
             s = (s + 1 + late[:, None]) >> 2
         pixels = tl.broadcast_to(s[:, :, None], (s.shape[0], 8, horizontal))
-        before, after = late, late  # there is none
+        before, after = late, late  # unused
     return tl.reshape(pixels, (s.shape[0], 8 * horizontal)), before, after

@@ -4,10 +4,24 @@
 """
 
 from .autoattack import APGD, FAB, Square
-from .base import NORMS, Attack, AttackResult, Counted, Found, Norm, distances, draw, format_eps, parse_eps, project
+from .base import (
+    NORMS,
+    Attack,
+    AttackResult,
+    Counted,
+    Exposed,
+    Found,
+    Norm,
+    distances,
+    draw,
+    format_eps,
+    parse_eps,
+    project,
+)
 from .byte_grid import on_byte_grid, to_byte_grid
+from .flip import Flip
 from .foolbox import DDN, Boundary, CarliniWagner, DeepFool, HopSkipJump, MinimumNorm
-from .losses import LOSSES, cross_entropy, dlr, margin
+from .losses import LOSSES, correct, cross_entropy, dlr, margin
 from .noise import Noise
 from .pgd import PGD
 from .registry import NAMES, from_name
@@ -27,6 +41,8 @@ __all__ = [
     "CarliniWagner",
     "Counted",
     "DeepFool",
+    "Exposed",
+    "Flip",
     "Found",
     "HopSkipJump",
     "MinimumNorm",
@@ -34,6 +50,7 @@ __all__ = [
     "Norm",
     "Square",
     "Transfer",
+    "correct",
     "cross_entropy",
     "distances",
     "dlr",

@@ -207,10 +207,13 @@ class Square(Attack):
         )
         theirs.init_hyperparam(x)
         with torch.no_grad():
-            rows = (margin(model(x), y) <= 0).nonzero().flatten()
+            before = margin(model(x), y)
+        rows = (before <= 0).nonzero().flatten()
         x_adv = x.clone()
         if len(rows) == 0:
             return Found(x_adv)
+        if bool((before == 0).any()):
+            theirs.predict = _Untied(model, y[rows]) if self.norm == "l2" else theirs.predict
         if self.norm == "linf":
             # Each image has its own stripes to start from; the squares are the same for all.
             stripes = draw(torch.Size([x.shape[1], 1, x.shape[3]]), indices[rows.cpu()], self.seed, "stripes").to(x)
@@ -219,6 +222,23 @@ class Square(Attack):
         with torch.no_grad():
             x_adv[rows] = theirs.attack_single_run(x[rows], y[rows])[1]
         return Found(x_adv)
+
+
+class _Untied(nn.Module):
+    """A model whose true logit is raised by the least possible amount, so that a tie is not taken for a success.
+
+    pyautoattack's Square attack in L2 fails on images that are neither right nor wrong to it.
+    """
+
+    def __init__(self, model: nn.Module, y: Tensor) -> None:
+        super().__init__()
+        self.model, self.y = model, y
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Returns the model's logits, those of the true classes raised."""
+        logits: Tensor = self.model(images)
+        true = self.y[:, None].expand(len(images), 1)
+        return logits.scatter(1, true, torch.nextafter(logits.gather(1, true), logits.new_tensor(torch.inf)))
 
 
 def _check_tiles(height: int, width: int) -> None:

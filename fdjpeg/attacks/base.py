@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, is_dataclass
 from fractions import Fraction
@@ -14,8 +14,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from fdjpeg._arguments import HALF_A_BYTE
 from fdjpeg._packages import EXTRA, MissingPackage
 
+from .calls import checked_logits, logits_of
 from .losses import margin
 
 Norm = Literal["linf", "l2"]
@@ -100,7 +102,8 @@ class Attack(ABC):
         Args:
             model: maps images in [0, 1] to logits ``(N, classes)``; in evaluation mode. The attack differentiates it.
                 Its parameters' ``grad`` is left as it was.
-            x: ``(N, C, H, W)``, floats in [0, 1]. It is not modified.
+            x: ``(N, C, H, W)``, floats in [0, 1]. It is not modified. An excess of less than half a byte, as rounding
+                makes it, is cut off.
             y: ``(N,)``, int64, the true classes.
             eps: radius, in units of the images' range [0, 1]. At 0 nothing may change.
             indices: ``(N,)``, int64, each image's place in the whole set, which seeds its random numbers;
@@ -112,6 +115,7 @@ class Attack(ABC):
             ValueError, TypeError: for arguments of another shape, type or range.
         """
         check_input(x, y, eps)
+        x = x.clamp(0, 1) if x.numel() and (float(x.min()) < 0 or float(x.max()) > 1) else x
         indices = torch.arange(len(x)) if indices is None else indices
         if indices.shape != y.shape:
             raise ValueError(f"indices must be ({len(x)},), one for each image, got shape {tuple(indices.shape)}")
@@ -174,19 +178,67 @@ class Counted(nn.Module):
         self.model = model
         self.greatest = int(y.max()) if y.numel() else 0
         self.queries = 0
+        self.called = False
         self.training = model.training  # `train()` would reach into the caller's model
 
     def forward(self, images: Tensor) -> Tensor:
-        """The model's logits."""
-        self.queries += len(images)
-        logits: Tensor = self.model(images)
-        if logits.ndim != 2 or len(logits) != len(images):
-            raise ValueError(f"model must return logits ({len(images)}, classes), got shape {tuple(logits.shape)}")
+        """Returns the model's logits."""
+        logits = logits_of(self.model, images, again=self.called)
+        self.called = True
+        return self._counted(logits, len(images))
+
+    def checked(self, logits: Tensor, images: int) -> Tensor:
+        """Returns the logits of a number of images that were computed elsewhere, counted and checked."""
+        return self._counted(checked_logits(logits, images), images)
+
+    def _counted(self, logits: Tensor, images: int) -> Tensor:
+        self.queries += images
         if self.greatest >= logits.shape[1]:
             raise ValueError(
-                f"y must lie in 0…{logits.shape[1] - 1} for a model of {logits.shape[1]} classes, got {self.greatest}"
+                f"y must be in 0…{logits.shape[1] - 1} for a model of {logits.shape[1]} classes, got {self.greatest}"
             )
         return logits
+
+
+class Exposed(nn.Module):
+    """A classifier that shows the JPEG layers in it, for an attack on their coefficients, such as ``Flip``.
+
+    This is the protocol between such attacks and whoever knows the defence: a defence hands one over, made of its
+    layers and the classifiers behind them (``Defended.exposed``). Its forward pass is that of the deployed classifier.
+
+    Attributes:
+        layers: one for each branch: layers of fdjpeg, or a ``torch.nn.Sequential`` of them, images to images.
+        classifiers: the classifier behind each, images to logits.
+        verdict: makes the logits of the deployed classifier from those of the branches.
+
+    Example:
+        >>> exposed = Exposed([fdjpeg.JPEG(75)], [network])
+        >>> x_adv = Flip(steps=20)(exposed, x, y, 1 / 255)
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[nn.Module],
+        classifiers: Sequence[nn.Module],
+        verdict: Callable[[Sequence[Tensor]], Tensor] | None = None,
+    ) -> None:
+        super().__init__()
+        if len(layers) != len(classifiers) or not layers:
+            raise ValueError(f"layers must be as many as classifiers, got {len(layers)} and {len(classifiers)}")
+        self.layers = nn.ModuleList(layers)
+        self.classifiers = nn.ModuleList(classifiers)
+        self.verdict = _only if verdict is None else verdict
+        self.training = False  # `eval()` would reach into the caller's modules
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The deployed classifier's logits ``(N, classes)``."""
+        branches = zip(self.layers, self.classifiers, strict=True)
+        return self.verdict([classifier(layer(images)) for layer, classifier in branches])
+
+
+def _only(logits: Sequence[Tensor]) -> Tensor:
+    (of_one,) = logits
+    return of_one
 
 
 def check_input(x: Tensor, y: Tensor, eps: float) -> None:
@@ -199,8 +251,10 @@ def check_input(x: Tensor, y: Tensor, eps: float) -> None:
         raise ValueError(f"x must be images (N, C, H, W), got shape {tuple(x.shape)}")
     if not x.is_floating_point():
         raise TypeError(f"x must be floats in [0, 1], got {x.dtype}")
-    if x.numel() and not (float(x.min()) >= 0 and float(x.max()) <= 1):  # written so that NaN fails as well
-        raise ValueError(f"x must lie in [0, 1], got values from {float(x.min()):g} to {float(x.max()):g}")
+    if x.numel():
+        low, high = float(x.min()), float(x.max())
+        if not (low > -HALF_A_BYTE and high < 1 + HALF_A_BYTE):  # written so that NaN fails as well
+            raise ValueError(f"x must be in [0, 1], got values from {low:.9g} to {high:.9g}")
     if y.shape != x.shape[:1]:
         raise ValueError(f"y must be ({len(x)},), a class for each image, got shape {tuple(y.shape)}")
     if y.dtype != torch.int64:
@@ -236,7 +290,7 @@ def parse_eps(value: str | float | Fraction, norm: str = "linf") -> Fraction:
     except (ValueError, ZeroDivisionError, OverflowError) as error:
         raise ValueError(f"eps must be a number such as 4/255 or 0.03, got {value!r}") from error
     if eps <= 0 or (eps > 1 and norm == "linf"):
-        most = "lie in (0, 1]" if norm == "linf" else "be positive"
+        most = "be in (0, 1]" if norm == "linf" else "be positive"
         raise ValueError(f"eps must {most}, in units of the images' range [0, 1], got {value!r}")
     return eps
 

@@ -21,10 +21,19 @@ LossFunction = Callable[[Tensor, Tensor], Tensor]
 def margin(logits: Tensor, y: Tensor) -> Tensor:
     """Returns the largest other logit minus the true one, ``(N,)``: positive where the image is misclassified.
 
+    It is infinite where it is not a number (NaN among the logits, or a difference of infinities): such an image is
+    misclassified.
+
     Source: Carlini & Wagner 2017, arXiv 1608.04644, f6.
     """
     true = logits.gather(1, y[:, None]).squeeze(1)
-    return _others(logits, y).amax(dim=1) - true
+    difference = _others(logits, y).amax(dim=1) - true
+    return difference.masked_fill(difference.isnan(), torch.inf)
+
+
+def correct(logits: Tensor, y: Tensor) -> Tensor:
+    """Returns ``(N,)`` bool: whether the class of the largest logit is the true one. Of NaN it never is."""
+    return (logits.argmax(dim=1) == y) & (margin(logits, y) < torch.inf)
 
 
 def soft_margin(logits: Tensor, y: Tensor) -> Tensor:

@@ -202,7 +202,7 @@ class _Look:
 
 @dataclass
 class _View:
-    """How one restart sees points: the model that is differentiated, the judge, the loss and its classes."""
+    """The functions by which one restart evaluates points: differentiated model, judge, loss and its classes."""
 
     model: nn.Module
     judge: nn.Module | None
@@ -298,7 +298,7 @@ class _Climbers:
 
     @classmethod
     def at(cls, start: Tensor, rows: Tensor) -> _Climbers:
-        """At their first points ``(n, C, H, W)``."""
+        """Returns all images at their first points ``(n, C, H, W)``."""
         none = torch.full((len(rows),), -torch.inf, device=start.device)
         return cls(
             rows=rows,
@@ -315,7 +315,7 @@ class _Climbers:
         )
 
     def only(self, chosen: Tensor) -> _Climbers:
-        """Those that are ``chosen``, (n,) bool."""
+        """Returns those that are ``chosen``, (n,) bool."""
         return _Climbers(*(getattr(self, field.name)[chosen] for field in fields(self)))
 
     def remember(self, value: Tensor, gradient: Tensor, since: int | None) -> Tensor:
@@ -351,7 +351,7 @@ def _checkpoints(steps: int) -> dict[int, int]:
 
 
 def _unit(images: Tensor) -> Tensor:
-    """Each image divided by its Euclidean length, however small that is."""
+    """Divides each image by its Euclidean length, however small that is."""
     scaled = images / images.flatten(1).abs().amax(dim=1).clamp_min(torch.finfo(images.dtype).tiny).view(-1, 1, 1, 1)
     return scaled / scaled.flatten(1).norm(dim=1).clamp_min(1e-12).view(-1, 1, 1, 1)
 

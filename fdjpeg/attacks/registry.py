@@ -9,6 +9,7 @@ from typing import Any
 
 from .autoattack import APGD, FAB, Square
 from .base import Attack
+from .flip import Flip
 from .foolbox import DDN, Boundary, CarliniWagner, DeepFool, HopSkipJump
 from .noise import Noise
 from .pgd import PGD
@@ -50,6 +51,9 @@ _KINDS: dict[str, _Kind] = {
     "pgd-margin": _Kind(PGD, ("steps", "restarts"), {"loss": "margin"}),
     "pgd-dlr": _Kind(PGD, ("steps", "restarts"), {"loss": "dlr"}),
     "pgd-targeted": _Kind(PGD, ("steps", "restarts"), {"loss": "margin", "aim": "likeliest", "restarts": 9}),
+    "flip": _Kind(Flip, ("steps", "restarts"), {}),
+    "flip-margin": _Kind(Flip, ("steps", "restarts"), {"loss": "margin"}),
+    "flip-targeted": _Kind(Flip, ("steps", "restarts"), {"loss": "margin", "aim": "likeliest", "restarts": 9}),
     "apgd-ce": _Kind(APGD, ("steps", "restarts"), {"loss": "ce"}),
     "apgd-dlr": _Kind(APGD, ("steps", "restarts"), {"loss": "dlr"}),
     "apgd-t": _Kind(APGD, ("steps", "restarts"), {"loss": "dlr-targeted", "restarts": 9}),

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fdjpeg._fingerprint import digest
+
 from .base import Attack, Counted, Found, Norm, check_input, frozen
 from .losses import margin
 from .pgd import PGD
@@ -43,8 +45,9 @@ class Transfer(Attack):
         return self.attack.seed
 
     def settings(self) -> dict[str, Any]:
-        """Returns the attack's own settings, and the surrogate's title."""
-        return {"attack": "Transfer", "surrogate": self.title, "by": self.attack.settings()}
+        """Returns the attack's own settings, and the surrogate's title and fingerprint."""
+        surrogate = {"surrogate": self.title, "weights": digest(self.surrogate)}
+        return {"attack": "Transfer", **surrogate, "by": self.attack.settings()}
 
     def search(
         self, model: Counted, x: Tensor, y: Tensor, eps: float, indices: Tensor, judge: nn.Module | None

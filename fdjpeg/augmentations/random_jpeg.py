@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fdjpeg import functional, surrogates
 from fdjpeg._arguments import DEFAULT_QUALITY, check_arguments
+from fdjpeg._numbers import whole_numbers
 from fdjpeg.surrogates import Surrogate
 from fdjpeg.tables import QuantTables, check_tables
 
@@ -107,7 +108,7 @@ class RandomJPEG(Augmentation[JPEGParameters]):
             check_arguments(75, None, name, upsampling, gradient, "libjpeg", False)
         self.upsampling = upsampling
         self.gradient = surrogates.resolve(gradient)
-        self.qualities = None if qualities is None else checked_qualities(qualities)
+        self.qualities = None if qualities is None else _checked_qualities(qualities)
         count = 0 if self.qualities is None else len(self.qualities)
         choices = None if self.qualities is None else torch.tensor(self.qualities)
         steps = None if tables is None else _stacked(tables)
@@ -172,25 +173,17 @@ class RandomJPEG(Augmentation[JPEGParameters]):
 
 
 def _checked_range(quality: object) -> tuple[int, int]:
-    if not (
-        isinstance(quality, (tuple, list))
-        and len(quality) == 2
-        and all(isinstance(end, int) and not isinstance(end, bool) for end in quality)
-        and 1 <= quality[0] <= quality[1] <= 100
-    ):
+    ends = whole_numbers(quality)
+    if ends is None or len(ends) != 2 or not 1 <= ends[0] <= ends[1] <= 100:
         raise ValueError(f"quality must be two integers, 1 ≤ least ≤ greatest ≤ 100, got {quality!r}")
-    return quality[0], quality[1]
+    return ends[0], ends[1]
 
 
-def checked_qualities(qualities: object) -> tuple[int, ...]:
-    """Returns integer qualities, or raises where there is none or one is out of 1…100."""
-    if not (
-        isinstance(qualities, (tuple, list, range))
-        and len(qualities) > 0
-        and all(isinstance(q, int) and not isinstance(q, bool) and 1 <= q <= 100 for q in qualities)
-    ):
+def _checked_qualities(qualities: object) -> tuple[int, ...]:
+    whole = whole_numbers(qualities)
+    if not whole or not all(1 <= quality <= 100 for quality in whole):
         raise ValueError(f"qualities must be one or more integers in 1…100, got {qualities!r}")
-    return tuple(qualities)
+    return whole
 
 
 def _checked_weights(weights: Sequence[float], count: int) -> tuple[float, ...]:

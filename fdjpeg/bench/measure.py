@@ -89,14 +89,14 @@ def photographs(count: int, height: int, width: int) -> Tensor:
     Content matters: Pillow's entropy coder, which fdjpeg does not need, is slower on busier pictures.
     """
     from fdjpeg._packages import MissingPackage, package_folder
+    from fdjpeg.sources.files import read_picture
     from fdjpeg.sources.image_set import fit, to_tensor
 
     size = max(height, width)
     try:
-        from PIL import Image
-
         files = sorted((package_folder("foolbox") / "data").glob("imagenet_*.jpg"))
-        pictures = [to_tensor(fit(Image.open(file).convert("RGB"), size))[:, :height, :width] for file in files[:count]]
+        read = (read_picture(file).image.convert("RGB") for file in files[:count])
+        pictures = [to_tensor(fit(image, size))[:, :height, :width] for image in read]
     except MissingPackage:
         pictures = []
     if not pictures:

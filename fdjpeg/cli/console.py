@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from pathlib import Path
 
 from rich.console import Console
@@ -11,6 +13,13 @@ console = Console()
 
 #: Standard error, for progress and complaints.
 complaints = Console(stderr=True)
+
+
+def show_anything() -> None:
+    """Makes the standard streams replace characters that their encoding lacks, which must not end a command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def say_written(file: Path) -> None:

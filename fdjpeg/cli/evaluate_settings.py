@@ -23,9 +23,9 @@ class Settings:
     data: str = "photographs"
     size: int | None = None
     defense: list[str] | dict[str, list[str]] = field(
-        default_factory=lambda: {"jpeg:75": ["cubic"], "jpeg:50": ["identity", "cubic"], "jpeg:25": ["cubic"]}
+        default_factory=lambda: {"jpeg:75": ["cubic"], "jpeg:50": ["cubic"], "jpeg:25": ["cubic"]}
     )
-    attack: list[str] = field(default_factory=lambda: ["pgd-20"])
+    attack: list[str] = field(default_factory=lambda: ["pgd-20", "flip-20"])
     eps: list[str] = field(default_factory=lambda: ["1/255", "2/255"])
     norm: str = Plan.norm
     gradient: list[str] = field(default_factory=lambda: list(Plan.gradients))
@@ -57,7 +57,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "quick": {},
     "standard": {
         "defense": ["jpeg:75", "jpeg:50", "jpeg:25"],
-        "attack": ["pgd-50", "pgd-margin-50", "square-1000"],
+        "attack": ["pgd-50", "pgd-margin-50", "flip-50", "square-1000"],
         "eps": ["1/255", "2/255", "4/255"],
         "gradient": ["identity", "straight-through", "cubic", "tanh"],
         "images": 200,
@@ -72,7 +72,15 @@ PRESETS: dict[str, dict[str, Any]] = {
             "feature-distillation:code",
             "stochastic-jpeg:20+40+60+80",
         ],
-        "attack": ["pgd-100x5", "pgd-margin-100x5", "apgd-ce-100", "apgd-t-100", "fab-100", "square-5000"],
+        "attack": [
+            "pgd-100x5",
+            "pgd-margin-100x5",
+            "flip-100x5",
+            "apgd-ce-100",
+            "apgd-t-100",
+            "fab-100",
+            "square-5000",
+        ],
         "eps": ["1/255", "2/255", "4/255", "8/255"],
         "gradient": ["identity", "straight-through", "cubic", "tanh", "fourier"],
         "images": 1000,

@@ -11,7 +11,8 @@ from rich.markup import escape
 from fdjpeg._packages import MissingPackage
 
 from .bench import bench
-from .console import complaints
+from .console import complaints, show_anything
+from .data import data
 from .doctor import doctor
 from .evaluate import evaluate, spread
 from .roundtrip import roundtrip
@@ -25,15 +26,19 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-for command in (evaluate, bench, train, roundtrip, doctor):
+for command in (evaluate, bench, train, data, roundtrip, doctor):
     app.command()(command)
 app.add_typer(tables, name="tables")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the command with ``arguments`` (``sys.argv`` if None); mistakes end it with one sentence and code 2."""
+    """Runs the command with ``arguments`` (``sys.argv`` if None); mistakes end it with one sentence and code 2.
+
+    Errors of the system, such as a missing temporary folder, end it in the same way with the system's own words.
+    """
+    show_anything()
     try:
         app(spread(sys.argv[1:] if arguments is None else arguments))
-    except (ValueError, MissingPackage) as error:
+    except (ValueError, OSError, MissingPackage) as error:
         complaints.print(f"[bold red]Error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
         raise SystemExit(2) from error

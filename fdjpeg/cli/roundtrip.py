@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from PIL import Image, ImageOps, UnidentifiedImageError
 from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
 import fdjpeg
 from fdjpeg._geometry import PILLOW_SUBSAMPLINGS
+from fdjpeg.sources.files import read_picture
 from fdjpeg.sources.image_set import pillow_codec, to_pillow, to_tensor
 
 from .console import console, say_written
@@ -23,7 +23,7 @@ LOSSLESS = (".png", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
 
 
 def roundtrip(
-    source: Annotated[Path, typer.Argument(help="Image file that Pillow reads, 8-bit RGB or grey.")],
+    source: Annotated[Path, typer.Argument(help="Image file that Pillow reads; RGB or grey, of 8 or 16 bits.")],
     target: Annotated[Path, typer.Argument(help=f"File for the decoded image: {', '.join(LOSSLESS)}.")],
     quality: Annotated[int, typer.Option(min=1, max=100, help="JPEG quality, 1…100.")] = 75,
     subsampling: Annotated[str, typer.Option(help="Subsampling, 4:4:4, 4:2:2, 4:2:0, 4:4:0 or 4:1:1.")] = "4:2:0",
@@ -57,17 +57,11 @@ def roundtrip(
 
 
 def _open(source: Path) -> Tensor:
-    """Reads an image file as uint8 ``(3, H, W)`` or ``(1, H, W)``, upright, without its alpha channel."""
-    try:
-        with Image.open(source) as image:
-            image = ImageOps.exif_transpose(image)
-            if image.mode.startswith(("I", "F")):
-                raise ValueError(f"source must have 8-bit samples, got {str(source)!r} of mode {image.mode}")
-            if "A" in image.getbands():
-                console.print("The alpha channel is left out: JPEG has none.")
-            return to_tensor(image.convert("L" if image.mode in ("1", "L", "LA") else "RGB"))
-    except (OSError, UnidentifiedImageError) as error:
-        raise ValueError(f"source must be an image that Pillow reads, got {str(source)!r}: {error}") from error
+    """Reads an image file as uint8 ``(3, H, W)`` or ``(1, H, W)``, upright, without its transparency."""
+    picture = read_picture(source, "source")
+    if picture.transparent:
+        console.print("Transparency is left out: JPEG has none.")
+    return to_tensor(picture.image)
 
 
 def _psnr(a: Tensor, b: Tensor) -> str:

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from fdjpeg import reference
 from fdjpeg._geometry import BLOCK
+from fdjpeg.sources.files import image_files
 from fdjpeg.tables import QuantTables
 
 from .console import complaints, console, say_written
-from .image_files import image_files, read_image
+from .image_files import read_image
 from .table_picture import by_component, draw
 from .tables_harvest import harvest
 from .tables_learn import learn
@@ -68,7 +69,7 @@ def derive(
     1803.05787v1, eq. 11: the standard deviation of each band of the 8×8 DCT over all images, their channels pooled.
     Images are read one at a time, at their own size. Incomplete blocks are left out, which is our choice.
     """
-    files = image_files(folder)
+    files = image_files(folder, "folder")
     images = (read_image(file) for file in track(files, "reading", console=complaints, transient=True))
     deviation = band_deviation(image for image in images if image is not None)
     tables = QuantTables.feature_distillation(deviation, n, fine, coarse)

@@ -23,11 +23,12 @@ from fdjpeg.learning.rate_distortion import Measured, Ratio, bits_ratio, measure
 from fdjpeg.learning.tables import LOSSES, ClassifierLoss, learn_tables
 from fdjpeg.learning.tables import Progress as StepsDone
 from fdjpeg.rate import bits
+from fdjpeg.sources.files import image_files
 from fdjpeg.sources.image_set import fit, to_bytes, to_pillow, to_tensor
 from fdjpeg.tables import QuantTables
 
 from .console import complaints, console
-from .image_files import image_files, read_image
+from .image_files import read_image
 from .table_picture import draw
 
 #: The qualities of the standard tables between which their curve is interpolated.
@@ -188,8 +189,8 @@ def _both(images: str, held_out: str, size: int, seed: int, network: nn.Module |
 def _load(source: str, size: int, network: nn.Module | None) -> _Images:
     """Loads images by name; those without labels get the network's answers, if there is one."""
     folder = Path(source)
-    if folder.is_dir() and not any(entry.is_dir() for entry in folder.iterdir()):
-        read = (read_image(file) for file in image_files(folder))
+    if folder.is_dir() and not any(entry.is_dir() and not entry.name.startswith(".") for entry in folder.iterdir()):
+        read = (read_image(file) for file in image_files(folder, "images"))
         # All in colour, so that they make one batch.
         squares = [to_tensor(fit(to_pillow(image).convert("RGB"), size)) for image in read if image is not None]
         if not squares:

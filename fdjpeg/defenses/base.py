@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, TypeVar
 
@@ -10,10 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from fdjpeg import surrogates
+from fdjpeg.attacks.base import Exposed
 
 from .gradients import GRADIENTS
 
 Self = TypeVar("Self", bound="Defense")
+Module = TypeVar("Module", bound=nn.Module)
 
 
 class Defense(nn.Module):
@@ -66,6 +69,11 @@ class Defense(nn.Module):
         An evaluation attacks ``entered(images)``, not ``images``.
         """
         return images if self.first is None else self.first(images)
+
+    @property
+    def exposed(self) -> Callable[[nn.Module], Exposed] | None:
+        """Makes the defended classifier with its JPEG layers shown; None where the defence has no such layer."""
+        return None
 
     def deployed(self, network: nn.Module) -> nn.Module:
         """Returns the defended classifier in evaluation mode: images ``(N, C, H, W)`` in [0, 1] to logits.
@@ -154,6 +162,24 @@ class JPEGDefense(Defense):
         surrogates.resolve(name)
 
 
+class LayerDefense(JPEGDefense):
+    """A defence that is one of fdjpeg's layers before an unchanged classifier."""
+
+    @abstractmethod
+    def codec(self) -> nn.Module:
+        """Returns the layer, with the defence's gradient."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Returns images behind the layer, see `Defense.forward`."""
+        compressed: Tensor = self.codec().to(images.device)(images)
+        return compressed
+
+    @property
+    def exposed(self) -> Callable[[nn.Module], Exposed] | None:
+        """See `Defense.exposed`."""
+        return lambda network: Exposed([self.codec().to(device_of(network))], [network])
+
+
 class Weights(nn.Module):
     """The weights of a network of any class: a state dict that moves and is saved with the module that holds it.
 
@@ -198,6 +224,22 @@ def load_state(module: nn.Module, tensors: Mapping[str, Tensor], wanted: str) ->
                 f"{tuple(tensors[name].shape)}: it is of another architecture"
             )
     module.load_state_dict(dict(tensors))
+
+
+def copied(module: Module) -> Module:
+    """Returns a deep copy, in which tensors that were computed from others are detached.
+
+    torch copies no tensor with a history, such as a buffer that was made from a parameter.
+
+    Raises:
+        ValueError: the module holds something that cannot be copied.
+    """
+    held = (value for part in module.modules() for value in (*part._buffers.values(), *vars(part).values()))
+    computed = [value for value in held if isinstance(value, Tensor) and not value.is_leaf]
+    try:
+        return copy.deepcopy(module, {id(value): value.detach().clone() for value in computed})
+    except Exception as error:  # a user's module may raise anything
+        raise ValueError(f"module must be one that can be copied, got {type(module).__name__}: {error}") from error
 
 
 def device_of(module: nn.Module) -> torch.device:

@@ -29,21 +29,21 @@ def whole_file(path: Path) -> Iterator[Path]:
     """Gives the block a temporary path, which becomes ``path`` if the block ends well and is removed if it does not.
 
     Raises:
-        ValueError: the folder cannot be written.
+        ValueError: the folder cannot be written, or not the whole file, such as on a full disk.
     """
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         draft.touch()
+        mode = draft.stat().st_mode
+        try:
+            yield draft
+            draft.chmod(mode)  # safetensors replaces it by a file for its owner only
+            os.replace(draft, path)
+        finally:
+            draft.unlink(missing_ok=True)
     except OSError as error:
         raise ValueError(f"out must be a folder that can be written, got {str(path.parent)!r}: {error}") from error
-    mode = draft.stat().st_mode
-    try:
-        yield draft
-        draft.chmod(mode)  # safetensors replaces it by a file for its owner only
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def remove_drafts(*folders: Path) -> None:
@@ -55,12 +55,20 @@ def remove_drafts(*folders: Path) -> None:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
-    """Writes a safetensors file; each value of ``metadata`` is kept as JSON."""
+    """Writes a safetensors file; each value of ``metadata`` is kept as JSON.
+
+    Raises:
+        ValueError: as `whole_file`.
+    """
+    library = required("safetensors", "safetensors", "train")
     save_file = required("safetensors.torch", "safetensors", "train").save_file
     # Copies, because safetensors refuses tensors that share memory.
     stored = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     with whole_file(path) as draft:
-        save_file(stored, str(draft), {name: json.dumps(value) for name, value in metadata.items()})
+        try:
+            save_file(stored, str(draft), {name: json.dumps(value) for name, value in metadata.items()})
+        except library.SafetensorError as error:  # of any write that fails
+            raise OSError(str(error)) from error
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -76,7 +84,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         with library.safe_open(str(path), "pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
             metadata = {name: json.loads(value) for name, value in (file.metadata() or {}).items()}
-    except (library.SafetensorError, json.JSONDecodeError) as error:
+    except (library.SafetensorError, OSError, ValueError, RecursionError) as error:
         raise ValueError(f"path must be a safetensors file of fdjpeg, got {str(path)!r}: {error}") from error
     return tensors, metadata
 
@@ -112,7 +120,8 @@ def read(path: str | os.PathLike[str], kinds: Mapping[str, type[Defense]]) -> De
     """Returns a defence that `save` wrote, of one of the given kinds; in evaluation mode, on the CPU.
 
     Raises:
-        ValueError: there is no such file, or it is not a saved defence, is damaged, or is of another kind.
+        ValueError: there is no such file, or it is not a saved defence, is damaged, is of another kind, or holds
+            weights that are not finite.
     """
     file = _file(path)
     tensors, metadata = read_tensors(file)
@@ -123,12 +132,15 @@ def read(path: str | os.PathLike[str], kinds: Mapping[str, type[Defense]]) -> De
         raise ValueError(f"path must hold one of {', '.join(kinds)}, got {str(file)!r} with {kind!r}")
     try:
         defense = kinds[kind](**metadata["config"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, RuntimeError) as error:
         raise ValueError(f"path must hold the settings of {kind}, got {str(file)!r}: {error}") from error
     try:
         defense.load_tensors(tensors)
-    except ValueError as error:
+    except (AttributeError, KeyError, ValueError) as error:  # torch refuses some names by the first two
         raise ValueError(f"path must hold the tensors of its settings, got {str(file)!r}: {error}") from error
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise ValueError(f"path must hold finite weights, got {str(file)!r}, where {name!r} is not")
     return defense.eval()
 
 

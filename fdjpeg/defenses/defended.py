@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,9 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from fdjpeg import surrogates
-from fdjpeg.attacks.base import seeded
-from fdjpeg.sources.networks import digest, evaluating
+from fdjpeg._fingerprint import digest
+from fdjpeg.attacks.base import Exposed, seeded
+from fdjpeg.attacks.calls import call
+from fdjpeg.attacks.codec import has_coefficients
+from fdjpeg.sources import External
+from fdjpeg.sources.networks import evaluating
 
+from .base import copied
 from .gradients import GRADIENTS, OPAQUE
 
 
@@ -35,6 +39,8 @@ class Defended:
         oracle: the layer by other means, uint8 ``(N, C, H, W)`` to uint8, as a check; or None.
         module: its settings and weights distinguish this defence from others of the same name; or None.
         exact: whether ``attacked`` has the forward pass of ``deployed``.
+        exposed: makes the defended classifier with its JPEG layers shown, for attacks on their coefficients and for
+            certificates; None where the defence has no such layer.
 
     Example::
 
@@ -53,6 +59,7 @@ class Defended:
     oracle: Callable[[Tensor], Tensor] | None = None
     module: nn.Module | None = None
     exact: bool = True
+    exposed: Callable[[nn.Module], Exposed] | None = None
 
     def entered(self, images: Tensor) -> Tensor:
         """Returns the images as an attacker meets them: behind ``first``, or as they are."""
@@ -111,6 +118,7 @@ def layer_defense(
         first=first,
         oracle=oracle,
         module=module,
+        exposed=(lambda network: Exposed([module], [network])) if has_coefficients(module) else None,
     )
 
 
@@ -123,7 +131,8 @@ def of_module(
         module: in evaluation mode, one of
 
             - a layer, images to images of the same shape: fdjpeg's layers in it take ``gradients``, a layer without
-              them ``OPAQUE``;
+              them those of ``OPAQUE``, or of these the ones that ``gradients`` names if it names no others; a black box
+              (`fdjpeg.evaluation.external`) takes "identity", its only one;
             - a whole classifier, images to logits;
             - a `Defense`, or any module with its ``deployed``, ``attacked``, ``first`` and ``gradients``, which mean
               the same here.
@@ -133,7 +142,8 @@ def of_module(
             classifier; without it the module counts as a layer.
 
     Raises:
-        ValueError: the output is neither an image of the same shape nor logits, or the layer has no such gradient.
+        ValueError: the module does not take images of this shape, its output is neither an image of the same shape nor
+            logits, or the layer has no such gradient.
 
     Example::
 
@@ -142,9 +152,9 @@ def of_module(
     if hasattr(module, "deployed") and hasattr(module, "attacked"):
         return _of_defense(module, name)
     named = any(_takes_gradient(part) for part in module.modules())
+    tried = tuple(gradients) if named else _of_opaque(module, gradients)
     if image is not None:
-        with evaluating(module), torch.no_grad():
-            out = module(image)
+        out = _tried(module, name, image)
         if out.ndim == 2 and len(out) == len(image):
             return Defended(
                 name,
@@ -158,7 +168,30 @@ def of_module(
                 f"defense {name} must return images of the shape that it gets, or logits (N, classes), got "
                 f"{tuple(out.shape)} for {tuple(image.shape)}"
             )
-    return layer_defense(name, module, gradients if named else OPAQUE)
+    return layer_defense(name, module, tried)
+
+
+def _of_opaque(module: nn.Module, gradients: Sequence[str]) -> tuple[str, ...]:
+    """Returns the gradients of a layer without fdjpeg's layers."""
+    if isinstance(module, External):
+        return ("identity",)
+    return tuple(gradients) if gradients and set(gradients) <= set(OPAQUE) else OPAQUE
+
+
+def _tried(module: nn.Module, name: str, image: Tensor) -> Tensor:
+    """Returns the module's output for an image.
+
+    Raises:
+        ValueError: naming the defence, which fails, changes the image, or returns no tensor or logits of one class.
+    """
+    with evaluating(module), torch.no_grad():
+        out = call(module, image, f"defense {name}")
+    if not isinstance(out, Tensor) or not out.is_floating_point():
+        kind = out.dtype if isinstance(out, Tensor) else type(out).__name__
+        raise ValueError(f"defense {name} must return a tensor of floats, images or logits, got {kind}")
+    if out.ndim == 2 and out.shape[1] < 2:
+        raise ValueError(f"defense {name} must have at least two classes, got logits {tuple(out.shape)}")
+    return out
 
 
 def _of_defense(defense: Any, name: str) -> Defended:
@@ -171,6 +204,7 @@ def _of_defense(defense: Any, name: str) -> Defended:
         first=defense.first,
         module=defense,
         exact=False,
+        exposed=getattr(defense, "exposed", None),
     )
 
 
@@ -195,7 +229,7 @@ def differentiable(module: nn.Module, gradient: str) -> nn.Module:
         differentiable(torch.nn.AvgPool2d(3, 1, 1), "identity")
     """
     if any(_takes_gradient(part) for part in module.modules()):
-        module = copy.deepcopy(module)
+        module = copied(module)
         for part in module.modules():
             if _takes_gradient(part):
                 setattr(part, "gradient", surrogates.resolve(gradient))  # noqa: B010 (nn.Module is typed otherwise)

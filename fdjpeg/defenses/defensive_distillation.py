@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .base import Defense, Weights, device_of, load_state
+from .base import Defense, Weights, copied, device_of, load_state
 from .training.config import Schedule, Settings, at_least
 from .training.images import Images
 from .training.objective import Chance, Objective
@@ -129,7 +129,7 @@ class DefensiveDistillation(Defense):
     def deployed(self, network: nn.Module) -> nn.Module:
         """Returns the distilled network, of the classifier's architecture or the paper's, see `Defense.deployed`."""
         paper = self.network
-        student = copy.deepcopy(network) if paper is None else DistillationNet(**paper).to(device_of(network))
+        student = copied(network) if paper is None else DistillationNet(**paper).to(device_of(network))
         load_state(student, self.student.state_dict(), "the network that was distilled")
         if self.gradient == "tempered":
             return nn.Sequential(student, Tempered(self.temperature)).eval()
@@ -236,6 +236,8 @@ def train(run: Run, images: Images, classifier: nn.Module | None, config: Config
         if height != width:
             raise ValueError(f"images must be square where no model is given, got {height} × {width}")
         classes = int(images.labels.max()) + 1
+        if classes < 2:
+            raise ValueError("labels must be of at least two classes where no model is given, got only 0")
         network = {"widths": list(config.widths), "channels": channels, "size": height, "classes": classes}
         network["dropout"] = config.dropout
 

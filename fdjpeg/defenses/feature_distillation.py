@@ -16,19 +16,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import fdjpeg
 from fdjpeg import QuantTables
 
-from .base import JPEGDefense
+from .base import LayerDefense
 from .gradients import GRADIENTS, distinct
 from .training.config import at_least
 from .training.images import Images
 from .training.run import Run
 
 
-class FeatureDistillation(JPEGDefense):
+class FeatureDistillation(LayerDefense):
     """The layer, with a published table or a derived one.
 
     Args:
@@ -76,11 +76,11 @@ class FeatureDistillation(JPEGDefense):
         """The table, for any encoder."""
         return QuantTables(self.steps, self.steps)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Returns images behind one pass, the one before the network, see `Defense.forward`."""
+    def codec(self) -> nn.Module:
+        """See `LayerDefense.codec`: one pass, the one before the network."""
         if self.preset == "code":
-            return fdjpeg.FeatureDistillation("code", gradient=self.surrogate).to(images.device)(images)
-        return fdjpeg.jpeg(images, tables=self.tables, subsampling="4:4:4", gradient=self.surrogate)
+            return fdjpeg.FeatureDistillation("code", gradient=self.surrogate)
+        return fdjpeg.JPEG(tables=self.tables, subsampling="4:4:4", gradient=self.surrogate)
 
     @property
     def first(self) -> Callable[[Tensor], Tensor] | None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor
+from torch import nn
 
 import fdjpeg
 
-from .base import JPEGDefense
+from .base import LayerDefense
 
 
-class JPEG(JPEGDefense):
+class JPEG(LayerDefense):
     """Compression at one quality (Dziugaite et al. 2016, arXiv 1608.00853; Das et al. 2017, arXiv 1705.02900).
 
     Args:
@@ -35,16 +35,16 @@ class JPEG(JPEGDefense):
         self.quality = quality
         self.subsampling = subsampling
 
-    def forward(self, images: Tensor) -> Tensor:
-        """See `Defense.forward`."""
-        return fdjpeg.jpeg(images, self.quality, subsampling=self.subsampling, gradient=self.surrogate)
+    def codec(self) -> nn.Module:
+        """See `LayerDefense.codec`."""
+        return fdjpeg.JPEG(self.quality, subsampling=self.subsampling, gradient=self.surrogate)
 
     def config(self) -> dict[str, Any]:
         """See `Defense.config`."""
         return {"quality": self.quality, "subsampling": self.subsampling}
 
 
-class RandomJPEG(JPEGDefense):
+class RandomJPEG(LayerDefense):
     """Compression at an integer quality drawn for each image, uniform from ``least`` to ``greatest``.
 
     Args:
@@ -68,16 +68,16 @@ class RandomJPEG(JPEGDefense):
         self.quality = (least, greatest)
         self.subsampling = subsampling
 
-    def forward(self, images: Tensor) -> Tensor:
-        """See `Defense.forward`."""
-        return fdjpeg.RandomJPEG(self.quality, subsampling=self.subsampling, gradient=self.surrogate)(images)
+    def codec(self) -> nn.Module:
+        """See `LayerDefense.codec`."""
+        return fdjpeg.RandomJPEG(self.quality, subsampling=self.subsampling, gradient=self.surrogate)
 
     def config(self) -> dict[str, Any]:
         """See `Defense.config`."""
         return {"least": self.quality[0], "greatest": self.quality[1], "subsampling": self.subsampling}
 
 
-class StochasticJPEG(JPEGDefense):
+class StochasticJPEG(LayerDefense):
     """Stochastic local quantization: a quality drawn for each 8×8 block (Das et al. 2018, arXiv 1802.06816, SHIELD).
 
     Args:
@@ -101,9 +101,9 @@ class StochasticJPEG(JPEGDefense):
         self.qualities = tuple(qualities)
         self.subsampling = subsampling
 
-    def forward(self, images: Tensor) -> Tensor:
-        """See `Defense.forward`."""
-        return fdjpeg.StochasticJPEG(self.qualities, subsampling=self.subsampling, gradient=self.surrogate)(images)
+    def codec(self) -> nn.Module:
+        """See `LayerDefense.codec`."""
+        return fdjpeg.StochasticJPEG(self.qualities, subsampling=self.subsampling, gradient=self.surrogate)
 
     def config(self) -> dict[str, Any]:
         """See `Defense.config`."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,9 +23,10 @@ from torch import Tensor, nn
 
 import fdjpeg
 from fdjpeg import QuantTables
+from fdjpeg.attacks.base import Exposed
 from fdjpeg.sources.images import sample
 
-from .base import JPEGDefense, Weights, device_of, load_state
+from .base import JPEGDefense, Weights, copied, device_of, load_state
 from .gradients import GRADIENTS, distinct
 from .training.config import Schedule, Settings, at_least, positive
 from .training.images import Images
@@ -82,16 +83,27 @@ class JPEGEnsemble(JPEGDefense):
 
     def deployed(self, network: nn.Module) -> nn.Module:
         """See `Defense.deployed`. Copies the classifier once for each member that has separate weights."""
-        device = device_of(network)
-        branches = []
-        for number, level in enumerate(self.levels):
-            member = network
-            if self.members:
-                member = copy.deepcopy(network)
-                state = self.members[number].state_dict()
-                load_state(member, state, f"the classifier given, for member {number + 1} of the ensemble")
-            branches.append(nn.Sequential(self.layer(level).to(device), member))
+        pairs = zip(*self._branches(network), strict=True)
+        branches = [nn.Sequential(layer, member) for layer, member in pairs]
         return (Vote if self.gradient is None else MeanLogProbability)(branches).eval()
+
+    @property
+    def exposed(self) -> Callable[[nn.Module], Exposed] | None:
+        """See `Defense.exposed`: the members' layers, and the vote."""
+        return lambda network: Exposed(*self._branches(network), verdict=vote)
+
+    def _branches(self, network: nn.Module) -> tuple[list[nn.Module], list[nn.Module]]:
+        """Returns the layer of each member, and the classifier behind it."""
+        device = device_of(network)
+        layers: list[nn.Module] = [self.layer(level).to(device) for level in self.levels]
+        if not self.members:
+            return layers, [network] * len(layers)
+        members = []
+        for number, state in enumerate(self.members):
+            member = copied(network)
+            load_state(member, state.state_dict(), f"the classifier given, for member {number + 1} of the ensemble")
+            members.append(member.eval())
+        return layers, members
 
     def config(self) -> dict[str, Any]:
         """See `Defense.config`."""
@@ -106,6 +118,13 @@ class JPEGEnsemble(JPEGDefense):
                 raise ValueError(f"checkpoint must hold weights of {len(states)} members, got {key!r}")
             states[int(number)][name] = tensor
         self.members = nn.ModuleList(Weights(state) for state in (states if tensors else []))
+
+
+def vote(branches: Sequence[Tensor]) -> Tensor:
+    """Counts the votes of branches by their logits: votes plus the mean softmax, ``(N, classes)``."""
+    logits = torch.stack(list(branches))
+    votes = F.one_hot(logits.argmax(dim=2), logits.shape[2]).sum(dim=0)
+    return votes + logits.softmax(dim=2).mean(dim=0)
 
 
 class Branches(nn.Module):
@@ -125,9 +144,7 @@ class Vote(Branches):
 
     def forward(self, images: Tensor) -> Tensor:
         """Returns ``(N, classes)``: votes, plus the members' mean softmax, which never outweighs a vote."""
-        logits = torch.stack([branch(images) for branch in self.branches])
-        votes = F.one_hot(logits.argmax(dim=2), logits.shape[2]).sum(dim=0)
-        return votes + logits.softmax(dim=2).mean(dim=0)
+        return vote([branch(images) for branch in self.branches])
 
 
 class MeanLogProbability(Branches):
@@ -231,7 +248,11 @@ class Tuning(Objective):
 
 
 def analyse(run: Run, images: Images, classifier: nn.Module, config: Config) -> Tensor:
-    """Returns the importance of each band, ``(2, 8, 8)`` float64, luma and chroma; any number of processes agree."""
+    """Returns the importance of each band, ``(2, 8, 8)`` float64, luma and chroma; any number of processes agree.
+
+    Raises:
+        ValueError: the classifier's gradient is not finite.
+    """
     # At random, because folders come in the order of their classes.
     chosen = images.select(sample(len(images), config.analysed, config.seed))
     parts = torch.zeros(-(-len(chosen) // config.tuning.batch_size), 2, 8, 8, dtype=torch.float64)
@@ -241,7 +262,10 @@ def analyse(run: Run, images: Images, classifier: nn.Module, config: Config) -> 
         else:
             parts[batch] = squares_of_coefficients(pixels).cpu()
     # Each batch's part comes from one process, so adding the zeros of the others changes no bit.
-    return run.total(parts).sum(dim=0)
+    importance = run.total(parts).sum(dim=0)
+    if not bool(importance.isfinite().all()):
+        raise ValueError("model must have a finite gradient for every image analysed, got NaN or infinity")
+    return importance
 
 
 def squares_of_coefficients(images: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import fdjpeg
 from fdjpeg._geometry import PILLOW_SUBSAMPLINGS
 from fdjpeg.sources.image_set import pillow_codec, to_pillow, to_tensor
-from fdjpeg.sources.networks import imported
+from fdjpeg.sources.networks import imported, made_by
 
 from .defended import UNDEFENDED, Defended, layer_defense, of_module
 from .fine_tuning import FineTuned
@@ -41,7 +41,9 @@ def parse_defense(
             - "saved:PATH": a defence that ``fdjpeg.defenses.load`` reads; a fine-tuned network also behind a JPEG, such
               as "saved:PATH,behind=jpeg:75" or "saved:PATH,behind=jpeg:75,4:4:4";
             - "module:callable": returns a ``torch.nn.Module`` from images to images, or to logits. It is called without
-              arguments, or with the network if it takes one, and is looked for in the current folder too.
+              arguments, or with the network if it takes one, and is looked for in the current folder too. A module
+              itself, or a function of images, is taken as it is, see ``sources.networks.made_by``. Its code is
+              executed: name only what you trust.
         gradients: the names that an adaptive attacker tries on fdjpeg's layers; others are tried with ``OPAQUE``.
         network: the bare network, for a callable that takes it.
         image: ``(1, C, H, W)``, floats in [0, 1], see `of_module`; the defence is moved to its device.
@@ -71,8 +73,6 @@ def parse_defense(
     made = _saved(text, rest) if kind == "saved" else _called(text, network)
     if isinstance(made, Defended):
         return made
-    if not isinstance(made, nn.Module):
-        raise ValueError(f"defense must make a torch.nn.Module, got {text!r}, which made {type(made).__name__}")
     return of_module(made.eval() if image is None else made.to(image.device).eval(), text, gradients, image)
 
 
@@ -95,9 +95,11 @@ def _value_and_options(text: str) -> tuple[str, list[str]]:
     return value, options
 
 
-def _called(text: str, network: nn.Module | None) -> object:
+def _called(text: str, network: nn.Module | None) -> Defended | nn.Module:
     make = imported(text, "defense")
-    return make(network) if network is not None and _takes_network(make) else make()
+    arguments = (network,) if network is not None and callable(make) and _takes_network(make) else ()
+    made: Defended | nn.Module = made_by(make, text, "defense", (Defended, nn.Module), *arguments)
+    return made
 
 
 def _takes_network(make: Callable[..., object]) -> bool:

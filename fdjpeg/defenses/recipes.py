@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 import fdjpeg
 from fdjpeg.sources import Network
-from fdjpeg.sources.networks import check_logits
 
 from . import checkpoint, defensive_distillation, feature_distillation, fine_tuning, jpeg_ensemble, purifier, s2snet
-from .base import Defense
+from .base import Defense, copied
 from .registry import load
 from .training import config
-from .training.images import Images, in_unit_range
+from .training.classifier import check_classifier
+from .training.images import Images
 from .training.run import Run
 
 
@@ -106,7 +103,7 @@ def train(
     if int(images.labels.min()) < 0:
         raise ValueError(f"labels must be at least 0, got {int(images.labels.min())}")
     if network is not None:
-        _check_fit(network, images)
+        check_classifier(network, images, differentiable=chosen.classifier == "yes")
     depends_on = {
         "defense": kind,
         "config": asdict(settings),
@@ -131,21 +128,9 @@ def train(
     if not run.fabric.broadcast((out / "training.json").exists()):
         classifier = None
         if network is not None:
-            classifier = copy.deepcopy(network.module).to(run.device).eval().requires_grad_(False)
+            classifier = copied(network.module).to(run.device).eval().requires_grad_(False)
         defense = chosen.train(run, images, classifier, settings)
         if run.fabric.global_rank == 0:
             checkpoint.save(defense, file)
         run.complete(depends_on)
     return load(file)
-
-
-def _check_fit(network: Network, images: Images) -> None:
-    """Refuses a classifier that does not map one of the images to logits of these classes."""
-    pixels = in_unit_range(torch.stack([images.image(0)]))
-    try:
-        with torch.no_grad():
-            logits = copy.deepcopy(network.module).cpu().eval()(pixels)
-    except RuntimeError as error:
-        shape = " × ".join(str(size) for size in images.shape)
-        raise ValueError(f"model must take images of {shape}, got {network.name}, which does not: {error}") from error
-    check_logits(logits, images.labels)

@@ -3,6 +3,8 @@
 ``evaluate`` does all of it by a ``Plan``; the other modules hold its parts.
 """
 
+from fdjpeg.sources import external
+
 from .cells import Cell, wilson
 from .checks import Check
 from .plan import Plan
@@ -11,4 +13,4 @@ from .report import Report
 from .results import Row
 from .world import World
 
-__all__ = ["Cell", "Check", "Plan", "Progress", "Report", "Row", "World", "evaluate", "wilson"]
+__all__ = ["Cell", "Check", "Plan", "Progress", "Report", "Row", "World", "evaluate", "external", "wilson"]

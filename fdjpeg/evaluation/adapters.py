@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from fdjpeg._packages import MissingPackage
+from fdjpeg._packages import required
 
 if TYPE_CHECKING:
     from art.defences.preprocessor.preprocessor import PreprocessorPyTorch
@@ -37,15 +37,10 @@ def art_preprocessor(layer: nn.Module, *, apply_fit: bool = False, apply_predict
         An ``art.defences.preprocessor.preprocessor.PreprocessorPyTorch``.
 
     Raises:
-        MissingPackage: if ART is not installed.
+        MissingPackage: if ART is not installed, or a package that it needs.
     """
-    try:
-        from art.defences.preprocessor.preprocessor import PreprocessorPyTorch
-    except ImportError as error:
-        raise MissingPackage(
-            "The package adversarial-robustness-toolbox is not installed, or lacks a package that it needs "
-            f"({error}); pip install adversarial-robustness-toolbox installs it."
-        ) from error
+    required("art.defences.preprocessor.preprocessor", "adversarial-robustness-toolbox")  # raises if it is missing
+    from art.defences.preprocessor.preprocessor import PreprocessorPyTorch
 
     class Layer(PreprocessorPyTorch):
         """The layer, with classes passed along."""

@@ -69,13 +69,16 @@ class Cell:
         source: for a transfer, the network that was attacked instead.
         eps: radius, as "2/255"; None when clean.
         indices: places of its images in the set, ascending.
-        predicted: class under the exact forward pass (under the first draw of a randomised defence).
+        predicted: class under the exact forward pass (under the first draw of a randomised defence); −1 where the
+            logits are not numbers.
         right: 1 where that is the true class, else 0; for a randomised defence the share of draws in which it is.
-        margin: largest other logit minus the true one, so positive where wrong; a mean over draws.
+        margin: largest other logit minus the true one, so positive where wrong; a mean over draws; infinite where the
+            logits are not numbers.
         distance: of each adversarial image from its original, in the norm of the run.
         zeros: share of samples whose gradient is exactly zero, if that is the check; else empty.
         loss: sum of the attack's loss over the images under attack, at each step; empty for attacks without one.
         attacked: number of images under attack.
+        undefined: number of images whose logits are not numbers (NaN), in any draw; none of them is right.
         differing: number of samples behind the layer that differ from the oracle's; None without an oracle.
         queries: number of images that went through the network during the attack.
         seconds: the attack's time; 0 if the images of another cell are judged.
@@ -96,6 +99,7 @@ class Cell:
     zeros: list[float] = field(default_factory=list)
     loss: list[float] = field(default_factory=list)
     attacked: int = 0
+    undefined: int = 0
     differing: int | None = None
     queries: int = 0
     seconds: float = 0.0
@@ -147,6 +151,7 @@ def _joined(parts: list[Cell]) -> Cell:
         parts[0],
         loss=[sum(values) for values in zip(*(cell.loss for cell in attacked), strict=True)] if len(steps) == 1 else [],
         attacked=sum(cell.attacked for cell in parts),
+        undefined=sum(cell.undefined for cell in parts),
         differing=sum(differing) if differing else None,
         queries=sum(cell.queries for cell in parts),
         seconds=round(sum(cell.seconds for cell in parts), 2),

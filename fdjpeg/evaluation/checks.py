@@ -39,6 +39,7 @@ def run_checks(results: Results) -> list[Check]:
     """Runs all checks that the cells allow."""
     made: list[Check | None] = [
         _pillow(results),
+        _numbers(results),
         _lossless(results),
         _inside(results),
         _more_radius(results),
@@ -80,6 +81,16 @@ def _pillow(results: Results) -> Check | None:
     differing = sum(cell.differing or 0 for cell in judged)
     figure = f"{differing} samples differ in {len(judged)} cells of {results.count} images"
     return Check("Every judged image is Pillow's, sample for sample", differing == 0, figure)
+
+
+def _numbers(results: Results) -> Check:
+    found = [
+        f"{cell.defense}, {cell.threat}{f' at {cell.eps}' if cell.eps else ''}: {cell.undefined} images"
+        for cell in results.cells
+        if cell.undefined
+    ]
+    name = "Every network and defence returns numbers: NaN counts as wrong"
+    return Check(name, not found, _named(found, f"no NaN in {len(results.cells)} cells"))
 
 
 def _lossless(results: Results) -> Check:

@@ -1,4 +1,4 @@
-"""Experiments whose outcome is known in advance; the sanity checks of a report need them besides the table's cells."""
+"""Experiments whose outcome is known in advance; the sanity checks of a report need them and the table's cells."""
 
 from __future__ import annotations
 
@@ -28,6 +28,8 @@ def control_jobs(run: Evaluation) -> Iterator[Job]:
     attack, smallest, largest = chosen[0], run.plan.radii[0], run.plan.radii[-1]
     by = {"attack": attack.settings(), "gradients": {d.name: list(d.gradients) for d in run.defenses}}
     described = {"defenses": [run.describe(defense) for defense in run.defenses], **by}
+    # A control whose gradient is the one that did best at a radius depends on all attacks at that radius.
+    everything = {"all": [attack.settings() for attack in run.plan.chosen]}
     yield Job("check: share of zero gradients", {"check": "gradients", **described}, partial(gradient_cells, run))
     for defense in run.defenses:
         settings = {"defense": run.describe(defense), **by}
@@ -41,12 +43,12 @@ def control_jobs(run: Evaluation) -> Iterator[Job]:
                 )
             yield Job(
                 f"check: twice the steps on {at}",
-                {"check": "twice the steps", **settings, **radius, "all": [a.settings() for a in run.plan.chosen]},
+                {"check": "twice the steps", **settings, **radius, **everything},
                 partial(twice_cells, run, attack, defense, eps),
             )
         yield Job(
             f"check: a large radius on {defense.name}",
-            {"check": "large radius", **settings},
+            {"check": "large radius", **settings, **everything, "best at": str(largest)},
             partial(large_cells, run, attack, defense),
         )
         if _zero_version(defense, run.network.module) is not None:
@@ -58,7 +60,7 @@ def control_jobs(run: Evaluation) -> Iterator[Job]:
         if run.random[defense.name]:
             yield Job(
                 f"check: the seed fixed on {defense.name} at {format_eps(largest)}",
-                {"check": "seed fixed", **settings, "eps": str(largest)},
+                {"check": "seed fixed", **settings, **everything, "eps": str(largest)},
                 partial(seed_fixed_cells, run, attack, defense, largest),
             )
     yield Job(
@@ -73,8 +75,8 @@ def gradient_cells(run: Evaluation, batch: Batch) -> list[Cell]:
     cells = []
     for defense in run.defenses:
         for gradient in defense.gradients:
-            model = defense.attacked(run.network.module, gradient)
-            x = defense.entered(batch.x).detach()
+            x = run.entered(defense, batch).detach()
+            model = run.climbable(defense.attacked(run.network.module, gradient), x)
 
             def zeros(part: Tensor, model: nn.Module = model, x: Tensor = x) -> Tensor:
                 with seeded(run.plan.seed, x.device):
@@ -99,8 +101,8 @@ def best_first(run: Evaluation, batch: Batch, defense: Defended, eps: str) -> li
         return [None]
     left: dict[str, float] = dict.fromkeys(defense.gradients, float("inf"))
     for cell in run.select(batch, defense, "adaptive", eps=eps):
-        assert cell.gradient is not None
-        left[cell.gradient] = min(left[cell.gradient], sum(cell.right))
+        if cell.gradient in left:  # not an attack on coefficients, which has none
+            left[cell.gradient] = min(left[cell.gradient], sum(cell.right))
     return [*sorted(left, key=left.__getitem__)]
 
 
@@ -142,19 +144,20 @@ def zero_cells(run: Evaluation, attack: PGD, defense: Defended, eps: Fraction, b
     """Attacks through plain rounding, whose gradient is zero, as an example of masked gradients."""
     version = _zero_version(defense, run.network.module)
     assert version is not None
-    made = run.craft(attack, version, None, batch, defense.entered(batch.x), eps, run.clean(batch, defense))
+    made = run.craft(attack, version, None, batch, run.entered(defense, batch), eps, run.clean(batch, defense))
     return [run.cell(batch, defense, "plain rounding", made, attack=attack, gradient=ZERO, eps=eps)]
 
 
 def seed_fixed_cells(run: Evaluation, attack: PGD, defense: Defended, eps: Fraction, batch: Batch) -> list[Cell]:
     """Attacks and judges a randomised defence whose draws are the same in every call."""
     fixed = SeedFixed(defense.deployed(run.network.module), run.plan.seed)
-    left = run.judge(fixed, defense.entered(batch.x), batch.y, batch, 1)[1] > 0
+    x = run.entered(defense, batch)
+    left = run.judge(fixed, x, batch.y, batch, 1).right > 0
     for gradient in best_first(run, batch, defense, format_eps(eps)):
         model = fixed if gradient is None else SeedFixed(defense.attacked(run.network.module, gradient), run.plan.seed)
         judge = None if defense.exact else fixed
-        made = run.craft(attack, model, judge, batch, defense.entered(batch.x), eps, left)
-        left = left & (run.judge(fixed, made.x_adv, batch.y, batch, 1)[1] > 0)
+        made = run.craft(attack, model, judge, batch, x, eps, left)
+        left = left & (run.judge(fixed, made.x_adv, batch.y, batch, 1).right > 0)
     return [_only(run.cell(batch, defense, "seed fixed", made, model=fixed, attack=attack, eps=eps), left)]
 
 
@@ -164,7 +167,7 @@ def ones_cells(run: Evaluation, attack: PGD, eps: Fraction, batch: Batch) -> lis
     module = fdjpeg.JPEG(tables=ones, subsampling="4:4:4").to(run.network.device)
     defense = layer_defense("tables of ones", module, ("straight-through",))
     model = defense.deployed(run.network.module)
-    left = run.judge(model, batch.x, batch.y, batch, 1)[1] > 0
+    left = run.judge(model, batch.x, batch.y, batch, 1).right > 0
     made = run.craft(attack, model, None, batch, batch.x, eps, left)
     return [_only(run.cell(batch, defense, "tables of ones", made, attack=attack, eps=eps), left)]
 

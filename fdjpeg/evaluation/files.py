@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -22,21 +23,33 @@ _FIGURES = ("images", "right", "share", "low", "high", "queries", "seconds")
 
 
 def as_json(results: Results, checks: list[Check]) -> dict[str, Any]:
-    """Returns everything but the pictures, as plain values."""
-    return {
-        "settings": results.settings.to_json(),
-        "table": [asdict(row) | {"interval": wilson(row.worst, results.count)} for row in results.rows],
-        "checks": [asdict(check) for check in checks],
-        "images": [
-            {"name": name, "label": label}
-            for name, label in zip(results.images.names, results.images.labels.tolist(), strict=True)
-        ],
-        "cells": [
-            {name: value for name, value in cell.to_json(pictures=False).items() if name != "indices"}
-            | {"count": total(cell)}
-            for cell in results.cells
-        ],
-    }
+    """Returns everything but the pictures, as plain values; None in place of numbers that are not finite."""
+    whole: dict[str, Any] = _finite(
+        {
+            "settings": results.settings.to_json(),
+            "table": [asdict(row) | {"interval": wilson(row.worst, results.count)} for row in results.rows],
+            "checks": [asdict(check) for check in checks],
+            "images": [
+                {"name": name, "label": label}
+                for name, label in zip(results.images.names, results.images.labels.tolist(), strict=True)
+            ],
+            "cells": [
+                {name: value for name, value in cell.to_json(pictures=False).items() if name != "indices"}
+                | {"count": total(cell)}
+                for cell in results.cells
+            ],
+        }
+    )
+    return whole
+
+
+def _finite(value: Any) -> Any:
+    """Returns a value that every reader of JSON takes."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def as_csv(results: Results) -> str:
@@ -82,7 +95,8 @@ def write(folder: Path, texts: Mapping[str, str]) -> list[Path]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in texts.items():
-            (folder / name).write_text(text, encoding="utf-8")
+            # Names of files may hold bytes that are not UTF-8.
+            (folder / name).write_text(text, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise ValueError(f"folder must be a folder that can be written, got {str(folder)!r}: {error}") from error
     return [folder / name for name in texts]

@@ -7,18 +7,21 @@ alone: an image counts as right in a cell only if it is also right without any a
 
 from __future__ import annotations
 
+import copy
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from fdjpeg.attacks import Attack, AttackResult, distances, format_eps, margin
+from fdjpeg.attacks import Attack, AttackResult, correct, distances, format_eps, margin
 from fdjpeg.attacks.base import image_seed, seeded
+from fdjpeg.attacks.calls import Flat, call, has_derivative, logits_of
 from fdjpeg.defenses import UNDEFENDED, Defended
 from fdjpeg.sources import ImageSet, Network
 from fdjpeg.sources.image_set import to_bytes
@@ -28,6 +31,9 @@ from .memory import in_batches
 from .plan import Plan
 
 T = TypeVar("T")
+
+#: The column of attacks on a layer's coefficients, in the place of a gradient's name.
+COEFFICIENTS = "flip"
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,22 @@ class Crafted:
     attacked: int
     queries: int
     seconds: float
+
+
+class Verdict(NamedTuple):
+    """A judgement of N images, on the CPU.
+
+    Attributes:
+        predicted: ``(N,)`` int64, the first draw's classes; −1 where its logits are not numbers.
+        right: ``(N,)`` float64, the share of draws in which the true class is predicted.
+        margin: ``(N,)`` float64, the mean over draws; infinite where logits are not numbers.
+        undefined: ``(N,)`` bool, whether the logits of any draw are not numbers.
+    """
+
+    predicted: Tensor
+    right: Tensor
+    margin: Tensor
+    undefined: Tensor
 
 
 @dataclass(frozen=True)
@@ -89,6 +111,8 @@ class Evaluation:
         self.plan = plan
         #: Images that go through the network together; halved when the device's memory does not suffice.
         self.at_once = plan.batch_size
+        #: The networks of the plan's transfer, on the device of the run.
+        self.others = [_on_device(other, network.device) for other in plan.others]
         #: Cells of this process so far, by the number of their batch.
         self.found: dict[int, list[Cell]] = {}
 
@@ -129,30 +153,60 @@ class Evaluation:
             outputs = []
             for seed in (0, 1):
                 with torch.no_grad(), seeded(seed, image.device):
-                    outputs.append(module(image))
-            found[defense.name] = not torch.equal(*outputs)
+                    outputs.append(call(module, image, _party(defense)))  # type: ignore[arg-type]
+            # NaN in both counts as the same: it is not randomness.
+            first, second = outputs
+            found[defense.name] = not torch.allclose(first, second, rtol=0, atol=0, equal_nan=True)
         return found
 
     def describe(self, defense: Defended) -> list[Any]:
         """Returns everything about a defence that decides a figure."""
         return [defense.digest(), self.plan.draws if self.random[defense.name] else 1]
 
-    def judge(self, model: nn.Module, x: Tensor, y: Tensor, batch: Batch, draws: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns the first draw's classes, shares right and mean margins under the exact forward pass, on the CPU.
+    def entered(self, defense: Defended, batch: Batch) -> Tensor:
+        """Returns a batch as an attacker of a defence meets it, behind its first pass if it has one.
 
-        Draws are seeded by the batch, and do not depend on earlier draws.
+        Raises:
+            ValueError: the first pass returned other things than such images in [0, 1]; the message names the defence.
         """
-        predicted, right, margins = [], [], []
+        with torch.no_grad():
+            x = defense.entered(batch.x)
+        if x.shape != batch.x.shape or not bool(((x >= 0) & (x <= 1)).all()):  # written so that NaN fails as well
+            raise ValueError(
+                f"defense {defense.name} must return images like its input, in [0, 1], from its first pass, got shape "
+                f"{tuple(x.shape)} with values from {float(x.min()):.9g} to {float(x.max()):.9g}"
+            )
+        return x
+
+    def judge(self, model: nn.Module, x: Tensor, y: Tensor, batch: Batch, draws: int, party: str = "model") -> Verdict:
+        """Judges images under the exact forward pass.
+
+        Draws are seeded by the batch, and do not depend on earlier draws. Logits that are not numbers are never right.
+
+        Raises:
+            ValueError: the outputs are not logits of these classes; the message names ``party``.
+        """
+        predicted, right, margins, undefined = [], [], [], []
         for draw in range(draws):
             with (
                 torch.no_grad(),
                 seeded(image_seed(self.plan.seed, f"verdict {draw}", int(batch.indices[0])), x.device),
             ):
-                logits = torch.cat(self.in_parts(len(x), lambda part: model(x[part]).float()))
-            predicted.append(logits.argmax(dim=1).cpu())
-            right.append((predicted[-1] == y.cpu()).double())
+                logits = torch.cat(self.in_parts(len(x), lambda part: logits_of(model, x[part], party).float()))
+            if int(y.max()) >= logits.shape[1]:
+                raise ValueError(
+                    f"{party} must return logits of at least {int(y.max()) + 1} classes, got {logits.shape[1]}"
+                )
+            undefined.append(logits.isnan().any(dim=1).cpu())
+            predicted.append(logits.argmax(dim=1).cpu().masked_fill(undefined[-1], -1))
+            right.append(correct(logits, y).double().cpu())
             margins.append(margin(logits, y).double().cpu())
-        return predicted[0], torch.stack(right).mean(dim=0), torch.stack(margins).mean(dim=0)
+        return Verdict(
+            predicted[0],
+            torch.stack(right).mean(dim=0),
+            torch.stack(margins).mean(dim=0),
+            torch.stack(undefined).any(dim=0),
+        )
 
     def cell(
         self,
@@ -170,13 +224,13 @@ class Evaluation:
         """Judges images by ``model``, the deployed one if None; the other arguments are fields of the cell."""
         model = defense.deployed(self.network.module) if model is None else model
         draws = self.plan.draws if self.random.get(defense.name) else 1
-        predicted, right, margins = self.judge(model, made.x_adv, batch.y, batch, draws)
+        verdict = self.judge(model, made.x_adv, batch.y, batch, draws, _party(defense))
         differing = None
         if defense.oracle is not None and defense.layer is not None:
             with torch.no_grad():
                 ours = to_bytes(defense.layer(made.x_adv)).cpu()
             differing = int((ours != defense.oracle(to_bytes(made.x_adv).cpu())).sum())
-        start = defense.entered(batch.x)
+        start = self.entered(defense, batch)
         return Cell(
             defense=defense.name,
             threat=threat,
@@ -185,12 +239,13 @@ class Evaluation:
             source=source,
             eps=None if eps is None else format_eps(eps),
             indices=batch.indices.tolist(),
-            predicted=predicted.tolist(),
-            right=right.tolist(),
-            margin=[round(value, 4) for value in margins.tolist()],
+            predicted=verdict.predicted.tolist(),
+            right=verdict.right.tolist(),
+            margin=[round(value, 4) for value in verdict.margin.tolist()],
             distance=[round(value, 7) for value in distances(made.x_adv, start, self.plan.ball).tolist()],
             loss=made.loss,
             attacked=made.attacked,
+            undefined=int(verdict.undefined.sum()),
             differing=differing,
             queries=made.queries,
             seconds=round(made.seconds, 2),
@@ -203,7 +258,7 @@ class Evaluation:
             return []
         chosen = self.clean(batch, defense).nonzero().flatten()[: self.plan.pictures].to(batch.x.device)
         with torch.no_grad():
-            start, x_adv = defense.entered(batch.x)[chosen], made.x_adv[chosen]
+            start, x_adv = self.entered(defense, batch)[chosen], made.x_adv[chosen]
             with seeded(self.plan.seed, x_adv.device):
                 defended = x_adv if defense.layer is None else defense.layer(x_adv)
         rows = zip(batch.indices[chosen.cpu()].tolist(), *map(_bytes, (start, x_adv, defended)), strict=True)
@@ -241,11 +296,14 @@ class Evaluation:
     ) -> Crafted:
         """Attacks those images of ``x`` that are ``chosen``; the others stay as they are.
 
+        A model without a derivative, such as one that calls Pillow, is attacked with a gradient of zero.
+
         Raises:
             ValueError: if the attack does not return images.
         """
         start = time.perf_counter()
         rows = chosen.nonzero().flatten()
+        model = self.climbable(model, x)
         on_device = rows.to(x.device)
 
         def attacked(part: Tensor) -> AttackResult:
@@ -262,6 +320,8 @@ class Evaluation:
         curves = [result.loss_curve for result in results if result.loss_curve is not None]
         together = bool(curves) and len({len(curve) for curve in curves}) == 1
         summed = torch.cat(curves, dim=1).double().sum(dim=1).tolist() if together else []
+        together = together and all(math.isfinite(value) for value in summed)
+        summed = summed if together else []
         return Crafted(
             x_adv,
             loss=[round(value, 4) for value in summed],
@@ -270,19 +330,42 @@ class Evaluation:
             seconds=time.perf_counter() - start,
         )
 
+    def climbable(self, model: nn.Module, x: Tensor) -> nn.Module:
+        """Returns a model, or the same outputs with a gradient of zero where autograd does not reach its images."""
+        return model if len(x) == 0 or has_derivative(model, x[:1]) else Flat(model)
+
     def through(
         self, attack: Attack, defense: Defended, gradient: str | None, batch: Batch, eps: Fraction, chosen: Tensor
     ) -> Crafted:
         """Attacks the defended network through one of its gradients."""
-        network = self.network.module
-        model = defense.deployed(network) if gradient is None else defense.attacked(network, gradient)
-        judge = None if defense.exact or gradient is None else defense.deployed(network)
+        model, judge = self._attacked(defense, gradient)
         attack = self.averaged(attack) if self.random[defense.name] else attack
-        return self.craft(attack, model, judge, batch, defense.entered(batch.x), eps, chosen)
+        return self.craft(attack, model, judge, batch, self.entered(defense, batch), eps, chosen)
+
+    def _attacked(self, defense: Defended, gradient: str | None) -> tuple[nn.Module, nn.Module | None]:
+        """Returns the network that an attack sees, and its judge where that is another one."""
+        network = self.network.module
+        if gradient is None:
+            return defense.deployed(network), None
+        if gradient == COEFFICIENTS and defense.exposed is not None:
+            return defense.exposed(network), None
+        return defense.attacked(network, gradient), None if defense.exact else defense.deployed(network)
 
     def averaged(self, attack: Attack) -> Attack:
         """Returns the attack with the plan's number of draws for each gradient, if it has such a setting."""
         return replace(attack, draws=self.plan.draws) if hasattr(attack, "draws") else attack  # type: ignore[type-var]
+
+
+def _party(defense: Defended) -> str:
+    """Returns the name of a defended network in errors."""
+    return "model" if defense.name == UNDEFENDED.name else f"defense {defense.name}"
+
+
+def _on_device(network: Network, device: torch.device) -> Network:
+    """Returns a network on a device: a copy if it is elsewhere, since the caller's does not move."""
+    if network.device == device:
+        return network
+    return replace(network, module=copy.deepcopy(network.module).to(device))
 
 
 def _bytes(images: Tensor) -> Tensor:

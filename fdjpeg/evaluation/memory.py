@@ -8,6 +8,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from fdjpeg.attacks.calls import is_out_of_memory
+
 Result = TypeVar("Result")
 
 
@@ -51,8 +53,3 @@ def in_batches(
         batch_size = len(batch) // 2
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Returns whether torch raised ``error`` because a device (or the machine) has no memory left."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -274,9 +274,10 @@ def _strip(results: Results, cell: Cell, picture: Picture) -> str:
 
 def _verdict(cell: Cell, index: int, label: int) -> str:
     kind = "right" if cell.predicted[index] == label else "wrong"
+    seen = f"class {cell.predicted[index]}" if cell.predicted[index] >= 0 else "no class (NaN)"
     share = float(rights(cell)[index])
     shared = f" ({100 * share:.0f} % of draws right)" if 0 < share < 1 else ""
-    return f'seen as class {cell.predicted[index]}: <b class="{kind}">{kind}</b>{shared}'
+    return f'seen as {seen}: <b class="{kind}">{kind}</b>{shared}'
 
 
 COLOURS = ("#555555", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b07a00", "#3a9bd9")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import TypedDict
 
@@ -56,7 +56,7 @@ class Plan:
         seed: of everything random.
         chosen: the attacks as objects, in their order.
         radii: the radii as exact numbers, ascending, each once.
-        others: the networks of ``transfer`` with their names.
+        others: the networks of ``transfer`` with their names; equal names are numbered.
 
     Raises:
         ValueError: for an unknown attack or norm, no attack or radius, the same attack twice, attacks in several norms,
@@ -98,12 +98,23 @@ class Plan:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
         object.__setattr__(self, "chosen", chosen)
         object.__setattr__(self, "radii", radii)
-        object.__setattr__(self, "others", tuple(Network.of(item) for item in self.transfer))
+        object.__setattr__(self, "others", _distinct(tuple(Network.of(item) for item in self.transfer)))
 
     @property
     def ball(self) -> Norm:
         """The norm that all its attacks share."""
         return self.chosen[0].norm
+
+
+def _distinct(networks: tuple[Network, ...]) -> tuple[Network, ...]:
+    """Returns networks with different names: the second "net" becomes "net 2"; a report tells them apart by name."""
+    found: list[Network] = []
+    for network in networks:
+        names, number, name = {other.name for other in found}, 2, network.name
+        while name in names:
+            name, number = f"{network.name} {number}", number + 1
+        found.append(network if name == network.name else replace(network, name=name))
+    return tuple(found)
 
 
 def _check_attacks(attacks: Sequence[Attack]) -> None:

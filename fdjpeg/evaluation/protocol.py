@@ -19,10 +19,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from fdjpeg._fingerprint import described
 from fdjpeg.attacks import format_eps
-from fdjpeg.defenses import Defended, of_module, parse_defense
-from fdjpeg.sources import ImageSet, Network
-from fdjpeg.sources.image_set import lattice_quality, to_bytes
+from fdjpeg.attacks.calls import logits_of
+from fdjpeg.defenses import UNDEFENDED, Defended, of_module, parse_defense
+from fdjpeg.sources import External, ImageSet, Network
+from fdjpeg.sources.image_set import AnyImages, lattice_quality, to_bytes
 from fdjpeg.sources.networks import check_logits, evaluating
 
 from .cells import Cell, join
@@ -34,7 +36,7 @@ from .report import Report
 from .results import versions
 from .settings import ImageOrigin, NetworkOrigin, RunSettings
 from .store import Store
-from .threats import GRADIENT_FREE, threat_jobs
+from .threats import GRADIENT_FREE, ON_COEFFICIENTS, threat_jobs
 from .world import World
 
 if TYPE_CHECKING:
@@ -51,7 +53,7 @@ LATTICE_IMAGES = 50
 
 def evaluate(
     model: nn.Module | Network,
-    data: ImageSet | tuple[Tensor, Tensor] | Iterable[tuple[Tensor, Tensor]],
+    data: AnyImages,
     plan: Plan | None = None,
     *,
     out: str | Path | None = None,
@@ -71,7 +73,8 @@ def evaluate(
     Args:
         model: maps images ``(N, C, H, W)`` in [0, 1] to logits ``(N, classes)``; normalisation belongs inside it. It
             runs in evaluation mode on the device of its parameters; neither they nor its mode are changed.
-        data: the images with their classes: an ``ImageSet``, a pair of tensors, or an iterable of batches.
+        data: the images with their classes: an ``ImageSet``, a pair of tensors, arrays or lists, or a loader or data
+            set of such pairs, see ``ImageSet.of``.
         plan: the settings; `Plan`'s defaults if None.
         out: a folder for finished work, from which a stopped run resumes; None keeps nothing.
         merge: more folders of finished work to read, those of shards.
@@ -85,8 +88,9 @@ def evaluate(
         The report, the same in each process of ``torchrun``; ``report.save(folder)`` writes it.
 
     Raises:
-        ValueError: for values out of range, images outside [0, 1], no images, a model whose output cannot be logits
-            of these classes, a device without memory for one image, or a folder that cannot be written.
+        ValueError: for values out of range, images outside [0, 1], no images, a model that does not take these images,
+            changes them in place, or whose output cannot be logits of these classes, a device without memory for one
+            image, or a folder that cannot be written.
         TypeError: for arguments of another type.
 
     Example::
@@ -113,7 +117,9 @@ def _check_network(network: Network, images: ImageSet, batch_size: int) -> None:
     """Raises the errors of ``check_logits`` for the first images, or a ValueError if the device cannot hold one."""
     first = torch.arange(len(images))[:batch_size]
     with torch.no_grad():
-        found = in_batches(lambda part: network.module(images.images[part].to(network.device)), first, batch_size)
+        found = in_batches(
+            lambda part: logits_of(network.module, images.images[part].to(network.device)), first, batch_size
+        )
         check_logits(torch.cat([logits for _, logits in found]), images.labels)
 
 
@@ -137,8 +143,12 @@ def _defenses(plan: Plan, network: nn.Module, image: Tensor) -> list[Defended]:
             layer = copy.deepcopy(item).to(image.device).eval()
             found.append(of_module(layer, type(item).__name__, tried, image))
     found = [defense for defense in found if defense.gradients]  # the bare network is always there
-    if len({defense.name for defense in found}) < len(found):
-        raise ValueError(f"defenses must be different, got {', '.join(defense.name for defense in found)}")
+    names = [defense.name for defense in found]
+    if len(set(names)) < len(names) or UNDEFENDED.name in names:
+        raise ValueError(
+            f"defenses must be different, and not named {UNDEFENDED.name!r}, the bare network's name, got "
+            f"{', '.join(names)}"
+        )
     return found
 
 
@@ -156,18 +166,20 @@ def _run(
     }
     digests = {number: run.images.digest(run.batch_indices[number]) for number in numbers}
     sizes = {number: len(run.batch_indices[number]) for number in numbers}
-    done, total = 0, sum(sizes.values()) * len(jobs)
+    done = 0
     cells: list[Cell] = []
     unfinished: list[str] = []
 
     def key(job: Job, number: int) -> str:
         depends = {**common, **job.settings, "images": [run.batch_indices[number].tolist(), digests[number]]}
-        return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:32]
+        return hashlib.sha256(json.dumps(depends, sort_keys=True, default=described).encode()).hexdigest()[:32]
 
+    if only_finished:
+        whole = [job for job in jobs if all(key(job, number) in store for number in numbers)]
+        unfinished = [job.name for job in jobs if job not in whole]
+        jobs = whole
+    total = sum(sizes.values()) * len(jobs)
     for job in jobs:
-        if only_finished and not all(key(job, number) in store for number in numbers):
-            unfinished.append(job.name)
-            continue
         for number in numbers:
             if progress is not None:
                 progress(done, total, job.name)
@@ -183,6 +195,12 @@ def _run(
     if not cells:
         raise ValueError("out must hold finished work where only that is reported, got none of the clean accuracy")
     return cells, unfinished
+
+
+def _is_black_box(defense: Defended, network: nn.Module) -> bool:
+    """Returns whether a defence, or the bare network, holds a function outside of torch."""
+    module = network if defense.name == UNDEFENDED.name else defense.module
+    return module is not None and any(isinstance(part, External) for part in module.modules())
 
 
 def _placed(cells: list[Cell], indices: list[int]) -> list[Cell]:
@@ -216,10 +234,13 @@ def _settings(run: Evaluation, open_jobs: list[str]) -> RunSettings:
         model=NetworkOrigin(network.name, network.source, network.terms, network.digest()),
         attacks={attack.name: attack.settings() for attack in plan.chosen},
         gradient_free=[attack.name for attack in plan.chosen if isinstance(attack, GRADIENT_FREE)],
+        on_coefficients=[attack.name for attack in plan.chosen if isinstance(attack, ON_COEFFICIENTS)],
+        exposed=[layer.name for layer in layers if layer.exposed is not None],
         defenses={layer.name: list(layer.gradients) for layer in layers},
         randomised=[layer.name for layer in layers if run.random[layer.name]],
         draws=plan.draws,
         transfer={other.name: other.source for other in plan.others},
+        black_boxes=[layer.name for layer in run.defenses if _is_black_box(layer, network.module)],
         norm=plan.ball,
         eps=[format_eps(radius) for radius in plan.radii],
         batch_size=plan.batch_size,

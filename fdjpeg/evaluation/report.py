@@ -101,12 +101,28 @@ class Report(Results):
             notes.append(f"Transfer: the images that fool {', '.join(self.settings.transfer)}.")
         if "black-box" in self.columns:
             notes.append(f"Black-box: attacks by queries alone ({', '.join(self.settings.gradient_free)}).")
+        if self.settings.black_boxes:
+            notes.append(
+                f"Black box: {', '.join(self.settings.black_boxes)}. Its forward pass is a function outside of torch, "
+                "evaluated as it is; attacks pass its gradient unchanged (BPDA)."
+            )
+        if self.settings.on_coefficients:
+            notes.append(self._about_coefficients())
         if self.settings.randomised:
             notes.append(
                 f"Randomised: {', '.join(self.settings.randomised)}. Their gradients and verdicts are means of "
                 f"{self.settings.draws} draws, and a count is a sum of shares of draws."
             )
         return notes
+
+    def _about_coefficients(self) -> str:
+        """Returns a note about attacks on coefficients, and the defences that they cannot take."""
+        hidden = [name for name in self.settings.defenses if name not in self.settings.exposed]
+        without = f" Without such a layer, and so without this column: {', '.join(hidden)}." if hidden else ""
+        return (
+            f"Flip: {', '.join(self.settings.on_coefficients)} searches the quantized coefficients behind a JPEG layer "
+            f"of fdjpeg, without any surrogate.{without}"
+        )
 
     @property
     def findings(self) -> list[str]:
@@ -177,7 +193,7 @@ class Report(Results):
             ValueError: if the folder cannot be written.
         """
         texts = {
-            "results.json": json.dumps(self.json(), indent=1, ensure_ascii=False) + "\n",
+            "results.json": json.dumps(self.json(), indent=1, ensure_ascii=False, allow_nan=False) + "\n",
             "results.csv": self.csv(),
             "report.md": self.markdown(),
             "report.html": self.html(),

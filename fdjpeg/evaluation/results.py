@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -12,6 +13,7 @@ from fdjpeg.defenses import GRADIENTS
 from fdjpeg.sources import ImageSet
 
 from .cells import ATTACKERS, Cell, number, total, worst_case
+from .judging import COEFFICIENTS
 from .settings import RunSettings
 
 #: Columns of the table that are not gradients, in their order.
@@ -151,8 +153,10 @@ class Results:
             (attack, gradient) for attack in self.settings.attacks for gradient in self._wanted(defense, attack)
         }
 
-    def _wanted(self, defense: str, attack: str) -> list[str] | list[None]:
+    def _wanted(self, defense: str, attack: str) -> Sequence[str | None]:
         """Returns the gradients that an attack must go through."""
+        if attack in self.settings.on_coefficients:
+            return [COEFFICIENTS] if defense in self.settings.exposed else []
         if defense == "none" or attack in self.settings.gradient_free:
             return [None]
         return self.settings.defenses[defense]

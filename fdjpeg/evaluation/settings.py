@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 
@@ -47,6 +47,7 @@ class RunSettings:
         randomised: names of the defences that draw in every call.
         draws: of a randomised defence, in each gradient and in each verdict.
         transfer: sources of the other networks, by their names.
+        black_boxes: names of the defences that call a function outside of torch; "none" if the bare network does.
         norm: "linf" or "l2".
         eps: radii such as "2/255", ascending.
         batch_size, pictures, seed, checks: as in ``Plan``.
@@ -55,6 +56,8 @@ class RunSettings:
         open: names of the experiments that are not finished.
         device: where the network ran.
         versions: versions of Python and of packages, by name.
+        on_coefficients: names of the attacks on a layer's coefficients.
+        exposed: names of the defences that show such a layer.
     """
 
     images: ImageOrigin
@@ -65,6 +68,7 @@ class RunSettings:
     randomised: list[str]
     draws: int
     transfer: dict[str, str]
+    black_boxes: list[str]
     norm: str
     eps: list[str]
     batch_size: int
@@ -75,6 +79,8 @@ class RunSettings:
     open: list[str]
     device: str
     versions: dict[str, str]
+    on_coefficients: list[str] = field(default_factory=list)
+    exposed: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """Returns plain values under the keys that stored reports have."""
@@ -91,6 +97,8 @@ _KEYS = {
     "lattice_tried": "tried for a JPEG lattice",
     "on_lattice": "on a JPEG lattice",
     "gradient_free": "gradient-free",
+    "black_boxes": "black boxes",
+    "on_coefficients": "on coefficients",
     "at_once": "images at once",
 }
 

@@ -12,8 +12,9 @@ from .cells import Cell
 class Store:
     """Cells by the fingerprint of everything they depend on, one line of JSON for each piece of finished work.
 
-    A line is written at once and counts only if it is complete, so a run may be killed at any point. Each process
-    appends to its own file; all files of the folder are read.
+    A line is written at once and counts only if all of it can be read, so a run may be killed at any point. Of several
+    lines with the same fingerprint the last whole one counts. Each process appends to its own file; all files of the
+    folder are read.
 
     Args:
         folder: made if needed; None keeps nothing.
@@ -26,7 +27,8 @@ class Store:
 
     def __init__(self, folder: Path | None, process: str, others: Iterable[Path] = ()) -> None:
         self.file: Path | None = None
-        self._lines: dict[str, str] = {}
+        #: Lines of each fingerprint that may be whole, the newest last.
+        self._lines: dict[str, list[str]] = {}
         for other in others:
             if not (other / "work").is_dir():
                 raise ValueError(f"merge must name folders of finished work, got {str(other)!r}, which holds none")
@@ -46,22 +48,23 @@ class Store:
 
     def _read(self, folder: Path) -> None:
         for file in sorted(folder.glob("*.jsonl")):
-            for line in file.read_text(encoding="utf-8").splitlines():
+            for line in file.read_text(encoding="utf-8", errors="replace").split("\n"):
                 key, _, cells = line.partition("\t")
                 if cells.endswith("]"):
-                    self._lines[key] = cells
+                    self._lines.setdefault(key, []).append(cells)
 
     def __contains__(self, key: str) -> bool:
-        return key in self._lines
+        return self.load(key) is not None
 
     def load(self, key: str) -> list[Cell] | None:
         """Returns the cells of a piece of work that was finished before, else None."""
-        if key not in self._lines:
-            return None
-        try:
-            return [Cell.from_json(cell) for cell in json.loads(self._lines[key])]
-        except (ValueError, TypeError, KeyError):  # a line that was cut off inside
-            return None
+        lines = self._lines.get(key, [])
+        while lines:
+            try:
+                return [Cell.from_json(cell) for cell in json.loads(lines[-1])]
+            except (ValueError, TypeError, KeyError, AttributeError, OSError):  # torn, also behind an inner list
+                lines.pop()
+        return None
 
     def save(self, key: str, cells: list[Cell]) -> None:
         """Stores a finished piece of work.
@@ -73,7 +76,7 @@ class Store:
             return
         line = f"{key}\t{json.dumps([cell.to_json() for cell in cells])}\n"
         try:
-            with self.file.open("ab", buffering=0) as lines:
+            with self.file.open("ab") as lines:  # buffered: all of it is written, or an error raised
                 lines.write(line.encode())
         except OSError as error:
             raise ValueError(f"out must be a folder that can be written, got {str(self.file)!r}: {error}") from error

@@ -10,15 +10,18 @@ from typing import Any
 
 import torch
 
-from fdjpeg.attacks import PGD, Attack, Boundary, HopSkipJump, Noise, Square, format_eps
+from fdjpeg.attacks import PGD, Attack, Boundary, Flip, HopSkipJump, Noise, Square, format_eps
 from fdjpeg.defenses import UNDEFENDED, Defended
 from fdjpeg.sources.networks import Network, evaluating
 
 from .cells import Cell
-from .judging import Batch, Crafted, Evaluation, Job
+from .judging import COEFFICIENTS, Batch, Crafted, Evaluation, Job
 
 #: Attacks that only use outputs.
 GRADIENT_FREE = (Square, Boundary, HopSkipJump)
+
+#: Attacks on the coefficients of a defence that shows its layers; they need no gradient's name.
+ON_COEFFICIENTS = (Flip,)
 
 
 def threat_jobs(run: Evaluation) -> Iterator[Job]:
@@ -61,7 +64,7 @@ def elsewhere_jobs(run: Evaluation) -> Iterator[Job]:
                         {"threat": "gray-box", "defense": run.describe(defense), **by},
                         partial(entered_cells, run, attack, defense, eps),
                     )
-            for network in run.plan.others:
+            for network in run.others:
                 yield Job(
                     f"{attack.name} on {network.name} {at}",
                     {"threat": "transfer", "source": network.digest(), **by, **plain(run)},
@@ -71,12 +74,21 @@ def elsewhere_jobs(run: Evaluation) -> Iterator[Job]:
 
 def adaptive_jobs(run: Evaluation, attack: Attack) -> Iterator[Job]:
     """Yields the first gradient of each defence, then the second, so that a stopped run has some of all defences."""
-    tried = {d.name: (None,) if isinstance(attack, GRADIENT_FREE) else d.gradients for d in run.defenses}
+    tried = {defense.name: ways(attack, defense) for defense in run.defenses}
     for place in range(max(len(gradients) for gradients in tried.values())):
         for defense in run.defenses:
             for gradient in tried[defense.name][place : place + 1]:
                 for eps in run.plan.radii:
                     yield adaptive_job(run, attack, defense, gradient, eps)
+
+
+def ways(attack: Attack, defense: Defended) -> tuple[str | None, ...]:
+    """Returns the gradients through which an attack tries a defence: None for queries alone, none for no attack."""
+    if isinstance(attack, GRADIENT_FREE):
+        return (None,)
+    if isinstance(attack, ON_COEFFICIENTS):
+        return () if defense.exposed is None else (COEFFICIENTS,)
+    return defense.gradients
 
 
 def adaptive_job(run: Evaluation, attack: Attack, defense: Defended, gradient: str | None, eps: Fraction) -> Job:
@@ -94,13 +106,13 @@ def adaptive_job(run: Evaluation, attack: Attack, defense: Defended, gradient: s
 
 
 def white_box(run: Evaluation) -> list[Attack]:
-    """Returns the attacks that need a gradient."""
-    return [attack for attack in run.plan.chosen if not isinstance(attack, GRADIENT_FREE)]
+    """Returns the attacks that need the gradient of a network without a layer."""
+    return [attack for attack in run.plan.chosen if not isinstance(attack, (*GRADIENT_FREE, *ON_COEFFICIENTS))]
 
 
 def clean_cells(run: Evaluation, batch: Batch) -> list[Cell]:
     """Judges every defence without an attack."""
-    return [run.cell(batch, defense, "clean", _untouched(defense, batch)) for defense in run.defenses]
+    return [run.cell(batch, defense, "clean", _untouched(run, defense, batch)) for defense in run.defenses]
 
 
 def noise_cells(run: Evaluation, noise: Attack, eps: Fraction, batch: Batch) -> list[Cell]:
@@ -108,7 +120,7 @@ def noise_cells(run: Evaluation, noise: Attack, eps: Fraction, batch: Batch) -> 
     everything = torch.ones(len(batch.x), dtype=torch.bool)
     cells = []
     for defense in run.defenses:
-        made = run.craft(noise, run.network.module, None, batch, defense.entered(batch.x), eps, everything)
+        made = run.craft(noise, run.network.module, None, batch, run.entered(defense, batch), eps, everything)
         cells.append(run.cell(batch, defense, "noise", _judged_only(made), attack=noise, eps=eps))
     return cells
 
@@ -127,7 +139,7 @@ def bare_cells(run: Evaluation, attack: Attack, eps: Fraction, batch: Batch) -> 
 def entered_cells(run: Evaluation, attack: Attack, defense: Defended, eps: Fraction, batch: Batch) -> list[Cell]:
     """Attacks the bare network at images after the first pass of a defence; judges that defence."""
     everything = torch.ones(len(batch.x), dtype=torch.bool)
-    made = run.craft(_onwards(attack), run.network.module, None, batch, defense.entered(batch.x), eps, everything)
+    made = run.craft(_onwards(attack), run.network.module, None, batch, run.entered(defense, batch), eps, everything)
     return [run.cell(batch, defense, "gray-box", made, attack=attack, eps=eps)]
 
 
@@ -160,9 +172,8 @@ def adaptive_cells(
     return [run.cell(batch, defense, threat, made, attack=attack, eps=eps, gradient=gradient)]
 
 
-def _untouched(defense: Defended, batch: Batch) -> Crafted:
-    with torch.no_grad():
-        return Crafted(defense.entered(batch.x), [], 0, 0, 0.0)
+def _untouched(run: Evaluation, defense: Defended, batch: Batch) -> Crafted:
+    return Crafted(run.entered(defense, batch), [], 0, 0, 0.0)
 
 
 def _judged_only(made: Crafted) -> Crafted:

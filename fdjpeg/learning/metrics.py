@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-#: The PSNR that stands for an image without any error, in dB.
+#: The PSNR of an image without any error, in dB.
 HIGHEST_PSNR = 100.0
 
 #: MS-SSIM: the weights of its five scales, the constants K₁ and K₂, and the window (Wang, Simoncelli and Bovik 2003).
@@ -16,16 +16,21 @@ WINDOW, _DEVIATION = 11, 1.5
 
 
 def psnr(decoded: Tensor, original: Tensor) -> Tensor:
-    """The peak signal-to-noise ratio of each image over all its samples, in dB, at most `HIGHEST_PSNR`.
+    """Computes the peak signal-to-noise ratio of each image over all its samples, at most `HIGHEST_PSNR`.
 
     Args:
         decoded, original: ``(N, C, H, W)``, floating in [0, 1].
 
     Returns:
-        ``(N,)``.
+        dB, ``(N,)``, of the images' dtype; differentiable.
 
     Raises:
-        ValueError: the images differ in shape.
+        ValueError: the images differ in shape, or are not 4-dimensional.
+
+    Example::
+
+        original = torch.rand(2, 3, 32, 48)
+        psnr(fdjpeg.jpeg(original, 75), original)  # (2,)
     """
     _check_alike(decoded, original)
     error = (decoded - original).square().flatten(1).mean(1)
@@ -33,7 +38,7 @@ def psnr(decoded: Tensor, original: Tensor) -> Tensor:
 
 
 def ms_ssim_scales(height: int, width: int) -> int:
-    """How many of the five scales of MS-SSIM leave its window of 11 × 11 inside of an image; at least one."""
+    """Counts the scales of MS-SSIM, of five, at which an image holds its window of 11 × 11; at least one."""
     scales = 1
     while scales < len(_WEIGHTS) and min(height, width) >> scales >= WINDOW:
         scales += 1
@@ -41,31 +46,37 @@ def ms_ssim_scales(height: int, width: int) -> int:
 
 
 def ms_ssim(decoded: Tensor, original: Tensor) -> Tensor:
-    """The multi-scale structural similarity of each image, the mean over its channels.
+    """Computes the multi-scale structural similarity of each image, the mean over its channels.
 
-    A small image has room for fewer than five scales (`ms_ssim_scales`): then the weights of those that there are, the
-    finest first, are divided by their sum. Source: Wang, Simoncelli and Bovik, "Multi-scale structural similarity for
-    image quality assessment", Asilomar 2003.
+    A small image has room for fewer than five scales (`ms_ssim_scales`). Its weights, those of the finest scales, are
+    then divided by their sum.
 
     Args:
         decoded, original: ``(N, C, H, W)``, floating in [0, 1], H and W of at least 11.
 
     Returns:
-        ``(N,)``, differentiable.
+        ``(N,)`` in [0, 1], of the images' dtype; differentiable.
 
     Raises:
-        ValueError: the images differ in shape, or are smaller than the window.
+        ValueError: the images differ in shape, are not 4-dimensional, or are smaller than the window.
+
+    Source: Wang, Simoncelli and Bovik, "Multi-scale structural similarity for image quality assessment", Asilomar 2003.
+
+    Example::
+
+        original = torch.rand(2, 3, 32, 48)
+        ms_ssim(fdjpeg.jpeg(original, 75), original)  # (2,)
     """
     _check_alike(decoded, original)
     height, width = original.shape[-2:]
     if min(height, width) < WINDOW:
-        raise ValueError(f"MS-SSIM needs images of at least {WINDOW} × {WINDOW} pixels, got {height} × {width}")
+        raise ValueError(f"decoded and original must have at least {WINDOW} × {WINDOW} pixels, got {height} × {width}")
     scales = ms_ssim_scales(height, width)
     weights = [weight / sum(_WEIGHTS[:scales]) for weight in _WEIGHTS[:scales]]
     product: Tensor | float = 1.0
     for scale, weight in enumerate(weights):
         if scale > 0:
-            # An odd side gets a row of zeros at both ends, as in the implementations that people use.
+            # An odd side gets a row of zeros at both ends, as in the usual implementations.
             padding = [side % 2 for side in original.shape[-2:]]
             decoded, original = (F.avg_pool2d(image, 2, padding=padding) for image in (decoded, original))
         luminance, structure = _ssim_maps(decoded, original)
@@ -85,7 +96,7 @@ def _check_alike(decoded: Tensor, original: Tensor) -> None:
 
 
 def _ssim_maps(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """The two factors of SSIM at each place of the window: luminance, and contrast and structure."""
+    """Computes the two factors of SSIM at each place of the window: luminance, and contrast and structure."""
     mean_a, mean_b, aa, bb, ab = (_smoothed(x) for x in (a, b, a * a, b * b, a * b))
     luminance = (2 * mean_a * mean_b + _K1**2) / (mean_a**2 + mean_b**2 + _K1**2)
     variances = (aa - mean_a**2) + (bb - mean_b**2)
@@ -94,7 +105,7 @@ def _ssim_maps(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _smoothed(image: Tensor) -> Tensor:
-    """The mean under a Gaussian window at every place where it fits."""
+    """Computes the mean under a Gaussian window at every place where it fits."""
     place = torch.arange(WINDOW, dtype=image.dtype, device=image.device) - WINDOW // 2
     window = (-place.square() / (2 * _DEVIATION**2)).exp()
     window = (window / window.sum()).expand(image.size(1), 1, 1, WINDOW)

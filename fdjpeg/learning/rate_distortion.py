@@ -1,4 +1,4 @@
-"""What compression costs and what it keeps: bits and file sizes, PSNR, MS-SSIM and accuracy, and curves compared."""
+"""The cost of compression and the quality it keeps: bits, file sizes, PSNR, MS-SSIM, accuracy, and curves compared."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from fdjpeg.tables import QuantTables
 
 @dataclass(frozen=True)
 class Measured:
-    """What each image costs under some tables, and what is left of it.
+    """The cost and the quality of each image under some tables.
 
     Attributes:
         bits: of the entropy-coded data, int64 ``(N,)``.
@@ -40,7 +40,7 @@ class Measured:
     correct: Tensor | None
 
     def means(self) -> dict[str, float]:
-        """The mean over the images of each."""
+        """Returns the mean of each quantity over the images."""
         columns = {name: getattr(self, name) for name in ("bits", "file_bits", "psnr", "ms_ssim", "correct")}
         return {name: float(column.double().mean()) for name, column in columns.items() if column is not None}
 
@@ -63,9 +63,17 @@ def measure(
         model: maps images in [0, 1] to logits; needs ``labels``.
         labels: int64 ``(N,)``.
 
+    Returns:
+        The cost and the quality of each image.
+
     Raises:
-        TypeError: the images are not bytes, or ``tables`` no `QuantTables`.
-        ValueError: Pillow writes no such subsampling, or there is a model without labels.
+        TypeError: ``images`` are not uint8 ``(N, C, H, W)``, or ``tables`` is not `QuantTables`.
+        ValueError: Pillow does not write the subsampling, or there is a model without labels.
+
+    Example::
+
+        images = torch.randint(256, (2, 3, 32, 48), dtype=torch.uint8)
+        measure(images, fdjpeg.QuantTables.standard(75)).means()
     """
     if images.dtype != torch.uint8 or images.ndim != 4:
         raise TypeError(f"images must be uint8 (N, C, H, W), got {images.dtype} of shape {tuple(images.shape)}")
@@ -74,7 +82,7 @@ def measure(
     if subsampling not in PILLOW_SUBSAMPLINGS:
         raise ValueError(f"subsampling must be one of {', '.join(PILLOW_SUBSAMPLINGS)}, got {subsampling!r}")
     if model is not None and labels is None:
-        raise ValueError("labels must be given where a model is")
+        raise ValueError("labels must be a tensor where a model is given, got None")
     files = [_written(image, tables, subsampling) for image in images]
     decoded = torch.stack([_read(file, images.size(1)) for file in files])
     a, b = decoded.float() / 255, images.float() / 255
@@ -95,7 +103,7 @@ def _correct(model: nn.Module, images: Tensor, labels: Tensor, parts: Sequence[T
 
 
 def _written(image: Tensor, tables: QuantTables, subsampling: str) -> bytes:
-    """The file that Pillow writes of uint8 ``(C, H, W)``."""
+    """Returns the file that Pillow writes of uint8 ``(C, H, W)``."""
     channels, height, width = image.shape
     samples = image.permute(1, 2, 0).contiguous().numpy().tobytes()
     stream = io.BytesIO()
@@ -106,7 +114,7 @@ def _written(image: Tensor, tables: QuantTables, subsampling: str) -> bytes:
 
 
 def _read(file: bytes, channels: int) -> Tensor:
-    """What Pillow decodes, as uint8 ``(C, H, W)``."""
+    """Decodes a file by Pillow to uint8 ``(C, H, W)``."""
     with Image.open(io.BytesIO(file)) as image:
         samples = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
         return samples.view(image.height, image.width, channels).permute(2, 0, 1)
@@ -137,23 +145,30 @@ def bits_ratio(
     resamples: int = 1000,
     seed: int = 0,
 ) -> Ratio:
-    """The bits that some tables need, over the fewest with which those of a curve keep as much.
+    """Computes the bits that some tables need, over the fewest with which a curve's tables keep the same quality.
 
-    Both bits and what is kept are means over the images. Between its points the curve is interpolated in the logarithm
-    of bits; where it falls while bits grow, as accuracy may, the highest so far stands. The interval is that of 95 % of
+    Bits and quality are means over the images. Between its points the curve is interpolated in the logarithm of bits.
+    If it falls while bits grow, as accuracy may, the highest quality so far counts. The interval is that of 95 % of
     bootstrap resamples of the images, the same images on both sides.
 
     Args:
-        bits, kept: ``(N,)``, of the tables in question.
-        curve_bits, curve_kept: ``(K, N)``, of the curve's points, in the order of their bits.
-        sources: int64 ``(N,)``, where images are cut out of fewer ones: the number of each one's source, from 0 on.
-            Sources are then what is drawn, with all their images, since those are alike.
-        resamples: how often the images are drawn anew.
+        bits, kept: ``(N,)``, the bits and the quality under the tables in question.
+        curve_bits, curve_kept: ``(K, N)``, those under the curve's tables, in the order of their bits.
+        sources: int64 ``(N,)``, the number of each image's source, from 0 on, if images are cut out of fewer ones.
+            Whole sources are then drawn, since the images of one source are alike.
+        resamples: number of resamples.
         seed: of the draws.
 
     Returns:
-        The ratio: an upper bound where more is kept than at the curve's last point, whose bits then stand; NaN where
-        less is kept than at its first.
+        The ratio. It is an upper bound if the quality is above the curve's last point, whose bits are then used, and
+        NaN if it is below the first.
+
+    Example::
+
+        bits = torch.tensor([1000.0, 1200.0])
+        kept = torch.tensor([30.0, 31.0])  # PSNR in dB
+        curve_bits, curve_kept = torch.stack([bits, 2 * bits]), torch.stack([kept - 1, kept + 2])
+        bits_ratio(bits, kept, curve_bits, curve_kept).value  # 0.79
     """
     if sources is None:
         sources = torch.arange(len(bits))
@@ -178,7 +193,7 @@ def bits_ratio(
 
 
 def _interpolated(level: Tensor, levels: Tensor, values: Tensor) -> Tensor:
-    """The value at the first place where rising ``levels`` reach ``level``: the last beyond them, NaN before them."""
+    """Returns the value where rising ``levels`` first reach ``level``: the last beyond them, NaN before them."""
     after = int((levels < level).sum())
     if after == len(levels):
         return values[-1]

@@ -1,4 +1,4 @@
-"""Quantization tables learned from images: as many bits as another table takes, and the least of a loss for them."""
+"""Quantization tables learned from images: the least loss at the bits that another table takes."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from fdjpeg.modules import LearnableJPEG
 from fdjpeg.rate import bits, rate
 from fdjpeg.tables import QuantTables
 
-#: What is to be small: ``loss(decoded, original, labels)``, both images ``(N, C, H, W)`` in [0, 1], labels ``(N,)`` or
-#: None, gives ``(N,)``.
+#: A function to minimise: ``loss(decoded, original, labels)`` returns ``(N,)``. Both images are ``(N, C, H, W)`` in
+#: [0, 1]; labels are ``(N,)`` or None.
 Loss: TypeAlias = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
-#: Called after each iteration with the number of those that are done and of all.
+#: Called after each iteration with the number of iterations done and of all iterations.
 Progress: TypeAlias = Callable[[int, int], None]
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -42,22 +42,26 @@ def _dissimilarity(decoded: Tensor, original: Tensor, labels: Tensor | None) -> 
     return 1 - metrics.ms_ssim(decoded, original)
 
 
-#: The losses that need no more than their name: less PSNR in dB, the squared error in units of 0…255, 1 − MS-SSIM.
+#: The losses that have a name: −PSNR in dB, the squared error in units of 0…255, 1 − MS-SSIM.
 LOSSES: dict[str, Loss] = {"psnr": _negative_psnr, "mse": _squared_error, "ms-ssim": _dissimilarity}
 
 
 @dataclass(frozen=True)
 class ClassifierLoss:
-    """A classifier's cross-entropy: with the labels, or, without any, with its own answer to the image as it was.
+    """A classifier's cross-entropy with the labels or, without labels, with its own answer to the original image.
 
     Args:
-        model: maps images in [0, 1] to logits ``(N, classes)``; it is used as it is, so put it into evaluation mode.
+        model: maps images in [0, 1] to logits ``(N, classes)``; put it into evaluation mode first.
+
+    Example::
+
+        loss = ClassifierLoss(model.eval())
     """
 
     model: nn.Module
 
     def __call__(self, decoded: Tensor, original: Tensor, labels: Tensor | None) -> Tensor:
-        """The cross-entropy of each image, in nats."""
+        """Returns the cross-entropy of each image, in nats: ``(N,)``."""
         if labels is None:
             with torch.no_grad():
                 labels = self.model(original).softmax(1)
@@ -70,27 +74,33 @@ class ClassifierLoss:
 
 @dataclass(frozen=True)
 class DeadZone:
-    """Straight-through rounding, but for coefficients that lie within a step of zero: there the jump is a narrow bump.
+    """Straight-through rounding, except for coefficients within a step of zero: there the jump is a narrow bump.
 
     r′(c) = 1 for |c| ≥ 1, and sech²((|c| − ½) / w) / 2w below, which is 1 on average too.
 
-    For learning tables. The gradient by a step q is g · (k − c r′(c)). With r′ = 1 it is right on average where
-    coefficients are spread evenly over a step. Of high frequencies most lie in the dead zone, |c| < ½, and lose nothing
-    by a larger step; straight-through says that all of them lose, and keeps those steps small. Here only those say so
-    that a larger step does put to zero (docs/tables.md has figures). Ours.
+    It is for learning tables. The gradient by a step q is g · (k − c r′(c)). With r′ = 1 it is right on average where
+    coefficients are spread evenly over a step. At high frequencies most are in the dead zone, |c| < ½, and lose nothing
+    by a larger step. Straight-through counts a loss for all of them, and so keeps those steps small. This surrogate
+    counts a loss only for those that a larger step sets to zero (docs/tables.md has figures).
 
     Args:
         width: w, in steps.
+
+    Source: ours.
+
+    Example::
+
+        image = fdjpeg.jpeg(torch.rand(2, 3, 32, 48), 75, gradient=DeadZone())
     """
 
     width: float = 0.05
 
     def forward(self, c: Tensor) -> Tensor:
-        """Round, half to even."""
+        """Rounds half to even."""
         return c.round()
 
     def derivative(self, c: Tensor) -> Tensor:
-        """The bump below a step, 1 from there on."""
+        """Returns the bump below a step, 1 from there on."""
         size = c.abs()
         bump = 1 / (2 * self.width * ((size - 0.5) / self.width).cosh().square())
         return torch.where(size < 1, bump, 1)
@@ -117,25 +127,25 @@ def learn_tables(
 ) -> QuantTables:
     """Learns the tables of least loss among those that take a given number of bits.
 
-    Adam on the logarithms of the steps (`LearnableJPEG`, the exact codec forward, `DeadZone` backward) minimises loss +
-    λ · `rate` over minibatches; λ grows while the minibatch takes more bits than its budget, and falls while it takes
-    fewer. In the end all steps are multiplied by one number, so that the images take their budget by `bits`, and the DC
-    steps are chosen among the whole numbers near by the loss and `bits` themselves, of as many images as 16 minibatches
-    hold.
+    Adam on the logarithms of the steps minimises loss + λ · `rate` over minibatches (`LearnableJPEG`, the exact codec
+    forward, `DeadZone` backward). λ grows while the minibatch takes more bits than its budget, and falls while it takes
+    fewer. In the end all steps are multiplied by one number, so that the images take their budget by `bits`. The DC
+    steps are then chosen among the integers near them by the loss and `bits` themselves, on the images of 16
+    minibatches.
 
     Args:
-        images: ``(N, 3, H, W)`` or ``(N, 1, H, W)``, uint8, or floating in [0, 1]. Large ones are best cut into
-            pieces, of a multiple of 16 pixels.
-        budget: bits of entropy-coded data for each image, ``(N,)``; what counts is their sum. Such as
-            ``bits(encode(images, 50))``: as many as the standard tables take at quality 50.
+        images: ``(N, 3, H, W)`` or ``(N, 1, H, W)``, uint8, or floating in [0, 1]. Cut large ones into pieces of
+            a multiple of 16 pixels.
+        budget: bits of entropy-coded data for each image, ``(N,)``; their sum counts. For instance
+            ``bits(encode(images, 50))``, the bits that the standard tables take at quality 50.
         loss: a name of `LOSSES`, a `ClassifierLoss`, or a function (`Loss`).
         labels: int64 ``(N,)``, for the loss.
-        start: where to start; by default flat tables, chroma finer the fewer its samples.
-        share: which components have a table together, as for `LearnableJPEG`.
+        start: the first tables; by default flat ones, with finer chroma the fewer its samples.
+        share: the components that share a table, as for `LearnableJPEG`.
         subsampling: as for `jpeg`.
         iterations: number of minibatches.
         batch_size: images in each, drawn without repetition until all have been seen.
-        learning_rate: Adam's first, by which logarithms of steps move; it falls to 0 like a cosine.
+        learning_rate: Adam's first one, for logarithms of steps; it falls to 0 like a cosine.
         seed: of the draws.
         progress: called after each minibatch.
 
@@ -144,13 +154,21 @@ def learn_tables(
 
     Raises:
         TypeError, ValueError: an argument is of the wrong type, shape or name, or a number is out of range.
+
+    Source: ours; see docs/tables.md.
+
+    Example::
+
+        images = torch.rand(8, 3, 32, 32)
+        budget = fdjpeg.bits(fdjpeg.encode(images, 50))
+        tables = learn_tables(images, budget, "mse", iterations=10)
     """
     batch = flattened(images)
     sampling = sampling_of(subsampling, "fancy")
     _check(batch, budget, labels, start, iterations, batch_size, learning_rate, seed)
     measure_of_loss = _resolve(loss)
     if start is None:
-        # Chroma samples count for so many pixels that an error in them weighs more, by this factor.
+        # A chroma sample covers several pixels, so an error in it weighs more: chroma steps are finer by this factor.
         chroma = (sampling.horizontal * sampling.vertical) ** -0.5
         start = _fitted(QuantTables(torch.ones(8, 8), torch.full((8, 8), chroma)), batch, budget, subsampling)
     layer = LearnableJPEG(start, share=share, subsampling=subsampling, gradient=DeadZone()).to(batch.device)
@@ -175,17 +193,17 @@ def learn_tables(
         multiplier *= float(mean_rate.detach() / budget[chosen].double().mean()) ** _HASTE
         if progress is not None:
             progress(iteration + 1, iterations)
-    assert multiplier is not None  # there is a minibatch at least
+    assert multiplier is not None  # there is at least one minibatch
     judges = torch.randperm(len(batch), generator=generator)[: _JUDGES * batch_size].split(batch_size)
     parts = [(batch[chosen], None if labels is None else labels[chosen]) for chosen in judges]
     fitted = LearnableJPEG(_fitted(layer.steps(), batch, budget, subsampling), share=share)
     return _with_best_dc(fitted, partial(_cost, parts, measure_of_loss, multiplier, subsampling))
 
 
-#: How many minibatches of images judge the DC steps.
+#: The number of minibatches of images that judge the DC steps.
 _JUDGES = 16
 
-#: To what power of (bits taken / bits wanted) the multiplier follows in each step.
+#: The power of (bits taken / bits wanted) by which the multiplier changes in each iteration.
 _HASTE = 0.1
 
 
@@ -231,7 +249,7 @@ def _as_floats(images: Tensor) -> Tensor:
 
 
 def _balance(loss: Tensor, rate: Tensor, layer: LearnableJPEG) -> float:
-    """The multiplier at which a common factor on all steps would gain as much as it loses."""
+    """Returns the multiplier at which a common factor on all steps would gain as much as it loses."""
     parameters = list(layer.parameters())
     sums = [
         sum(
@@ -247,7 +265,7 @@ def _balance(loss: Tensor, rate: Tensor, layer: LearnableJPEG) -> float:
 def _cost(
     parts: list[tuple[Tensor, Tensor | None]], loss: Loss, multiplier: float, subsampling: str, tables: QuantTables
 ) -> float:
-    """The sum of loss + λ · `bits` over images and their labels: what learning makes small, without an estimate."""
+    """Sums loss + λ · `bits` over images and their labels: the objective, without an estimate of bits."""
     total = 0.0
     for images, labels in parts:
         original = _as_floats(images)
@@ -258,10 +276,10 @@ def _cost(
 
 @torch.no_grad()
 def _with_best_dc(layer: LearnableJPEG, cost: Callable[[QuantTables], float]) -> QuantTables:
-    """The layer's integer tables with DC steps of least cost, each from two thirds to three halves of what it was.
+    """Returns the layer's integer tables with DC steps of least cost, each from 2/3 to 3/2 of its former value.
 
-    Flat parts of an image are kept without error where multiples of the DC step fall on whole samples, as all multiples
-    of 8 do. No derivative shows that.
+    Flat parts of an image are kept without error if multiples of the DC step fall on whole samples, as those of 8 do.
+    No derivative shows that.
     """
     least = cost(layer.tables)
     for logarithms in layer.log_steps:
@@ -279,7 +297,7 @@ def _with_best_dc(layer: LearnableJPEG, cost: Callable[[QuantTables], float]) ->
 
 @torch.no_grad()
 def _fitted(tables: QuantTables, images: Tensor, budget: Tensor, subsampling: str) -> QuantTables:
-    """Tables multiplied by the one number at which the images take their budget by `bits`, steps within 1…255."""
+    """Multiplies tables by the one number at which the images take their budget by `bits`, steps within 1…255."""
     stacked, factor = tables.stacked()[0], 1.0
     for _ in range(_CORRECTIONS):
         fitted = QuantTables(*(factor * stacked).clamp(1, 255))
@@ -288,5 +306,5 @@ def _fitted(tables: QuantTables, images: Tensor, budget: Tensor, subsampling: st
     return QuantTables(*(factor * stacked).clamp(1, 255))
 
 
-#: Bits fall like steps to the power of −0.6 to −1, so that each correction leaves at most 0.3 of the error before it.
+#: Bits fall like steps to the power of −0.6 to −1, so that each correction leaves at most 0.3 of the previous error.
 _CORRECTIONS, _ELASTICITY = 6, 1.2

@@ -44,13 +44,13 @@ def block_dct(samples: Tensor) -> Tensor:
 
 
 def block_idct(blocks: Tensor) -> Tensor:
-    """Computes the inverse of `block_dct`, likewise."""
+    """Computes the inverse of `block_dct`, differentiable any number of times."""
     samples: Tensor = _BlockIdct.apply(blocks) if wants_autograd(blocks) else torch.ops.fdjpeg.block_idct(blocks)
     return samples
 
 
 class _BlockDct(torch.autograd.Function):
-    """Orthonormal, so that the transposed map is the inverse."""
+    """The transform is orthonormal, so that the transposed map is the inverse."""
 
     generate_vmap_rule = True
 

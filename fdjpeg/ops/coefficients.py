@@ -55,7 +55,7 @@ def _decode_vmap(
     return split(op(*merged, merged_tables, *rest), size), 0
 
 
-# Quantized coefficients of Y, Cb and Cr, int16 (N, rows, columns, 8, 8).
+# Returns the quantized coefficients of Y, Cb and Cr, int16 (N, rows, columns, 8, 8).
 register(
     "encode",
     "(Tensor image, Tensor? tables, float quality, int horizontal, int vertical) -> (Tensor, Tensor, Tensor)",
@@ -63,7 +63,7 @@ register(
     vmap=forward_vmap,
 )
 
-# Their image.
+# Returns the image of coefficients.
 register(
     "decode",
     "(Tensor y, Tensor cb, Tensor cr, Tensor tables, SymInt height, SymInt width, int horizontal, int vertical, "

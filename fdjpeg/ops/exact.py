@@ -1,4 +1,4 @@
-"""The exact codec's ops: the round trip, at a quality for each block too, and their gradients."""
+"""The exact codec's ops: the round trip, also at a quality for each block, and their gradients."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fdjpeg import reference
+from fdjpeg import _onnx, reference
 from fdjpeg._geometry import Sampling, geometry_of
 from fdjpeg.ops.registration import (
     ONCE,
@@ -50,7 +50,7 @@ def _by_block_vmap(
     return tuple(split(result, size) for result in op(*merged, *rest)), (0, 0)
 
 
-# The decoded image, and what backward needs of it (`Geometry.plane_bytes`).
+# Returns the decoded image, and the planes for backward (`Geometry.plane_bytes`).
 register(
     "round_trip",
     "(Tensor image, Tensor? tables, float quality, int horizontal, int vertical, bool fancy) -> (Tensor, Tensor)",
@@ -68,7 +68,7 @@ register(
     vmap=_by_block_vmap,
 )
 
-# Straight through every rounding: the gradient of the image, and (else empty) of each image's tables.
+# Straight through each rounding: the gradient of the image, and of each image's tables (empty if not wanted).
 register(
     "round_trip_backward",
     "(Tensor grad, Tensor planes, Tensor image, Tensor? tables, float quality, int horizontal, int vertical, "
@@ -78,7 +78,7 @@ register(
     in_triton=True,
 )
 
-# The same with a surrogate (`fdjpeg._slopes.slope_table`) for the rounding of coefficients.
+# The same, with a surrogate (`fdjpeg._slopes.slope_table`) for the rounding of coefficients.
 register(
     "surrogate_backward",
     "(Tensor grad, Tensor planes, Tensor image, Tensor? tables, float quality, int horizontal, int vertical, "
@@ -94,17 +94,19 @@ register(
 def round_trip(
     image: Tensor, tables: Tensor | None, setting: Setting, slopes: Tensor | None = None, identity: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Applies the exact round trip with a straight-through gradient, or that of a surrogate.
+    """Applies the exact round trip with a straight-through gradient or a surrogate's.
 
     Args:
-        image, tables, setting: as in `SCHEMAS`; ``tables`` acts rounded and clamped, and receives its gradient as if
-            it did not.
-        slopes: a surrogate's, as `fdjpeg._slopes.slope_table` gives them; None is straight-through.
+        image, tables, setting: as in `SCHEMAS`; ``tables`` acts rounded and clamped, but receives its gradient
+            straight through both.
+        slopes: a surrogate's, as `fdjpeg._slopes.slope_table` returns them; None is straight-through.
         identity: let the image's gradient pass the whole layer unchanged (BPDA).
 
     Returns:
         The decoded image, differentiable in ``image`` and ``tables``, and the planes, which are not.
     """
+    if _onnx.exporting():
+        return _onnx.round_trip(image, tables, *setting)
     if wants_autograd(image) or wants_autograd(tables):
         out, planes = _RoundTrip.apply(image, tables, slopes, setting, identity)
     else:
@@ -113,7 +115,7 @@ def round_trip(
 
 
 class _RoundTrip(torch.autograd.Function):
-    # forward is not variadic: torch.compile would take that for the old style, with ctx first.
+    # forward is not variadic: torch.compile would mistake that for the old style, with ctx first.
     generate_vmap_rule = True
 
     @staticmethod
@@ -160,6 +162,8 @@ def round_trip_by_block(
     Returns:
         As `round_trip`.
     """
+    if _onnx.exporting():
+        return _onnx.round_trip_by_block(image, qualities, *sampling)
     if wants_autograd(image):
         out, planes = _RoundTripByBlock.apply(image, qualities, sampling, identity)
     else:
@@ -188,13 +192,13 @@ class _RoundTripByBlock(torch.autograd.Function):
         if grad is None or ctx.identity:
             return grad, None, None, None
         image, planes = ctx.saved_tensors
-        setting = Setting(0.0, *ctx.sampling)  # straight through, no transform is left, and so no table
+        setting = Setting(0.0, *ctx.sampling)  # the straight-through gradient has no transform left, and so no table
         of_image, _ = _RoundTripBackward.apply(grad, planes, image, None, setting, False)
         return of_image, None, None, None
 
 
 class _RoundTripBackward(torch.autograd.Function):
-    """Linear in the incoming gradient, and differentiable in it; all else counts as constant."""
+    """The gradient is linear and differentiable in the incoming gradient; all other inputs count as constant."""
 
     generate_vmap_rule = True
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fdjpeg import reference
+from fdjpeg import _onnx, reference
 from fdjpeg._slopes import Formula
 from fdjpeg.ops.registration import (
     ONCE,
@@ -27,7 +27,7 @@ class RealSetting(NamedTuple):
     Attributes:
         quality, horizontal, vertical, fancy: as of `Setting`.
         surrogate, parameter, floor: as of `fdjpeg._slopes.Formula`.
-        soft: whether the surrogate takes the place of rounding in forward too.
+        soft: whether the surrogate replaces rounding in forward too.
     """
 
     quality: float
@@ -53,8 +53,8 @@ def _backward_fake(grad: Tensor, mask: Tensor, image: Tensor, *rest: Any) -> tup
     return torch.empty_like(image), fake_table_gradient(image, table_gradient, reference.real_dtype(image))
 
 
-# With tables in float32 or float64, and a built-in surrogate in place of rounding if soft; and where the last limiting
-# let a sample pass.
+# Tables are in float32 or float64; if soft, a built-in surrogate replaces rounding. Returns the image, and the mask of
+# samples that the last limiting passed.
 register(
     "real_round_trip",
     "(Tensor image, Tensor? tables, float quality, int horizontal, int vertical, bool fancy, str surrogate, "
@@ -63,7 +63,7 @@ register(
     vmap=forward_vmap,
 )
 
-# Its gradient; the tables' in float32, or float64 where the image is float64.
+# Its gradient; the tables' is float32, or float64 if the image is float64.
 register(
     "real_round_trip_backward",
     "(Tensor grad, Tensor mask, Tensor image, Tensor? tables, float quality, int horizontal, int vertical, bool fancy, "
@@ -84,15 +84,17 @@ def real_round_trip(
     Args:
         image, tables, setting: as in `SCHEMAS`.
         formula: the surrogate.
-        soft: whether it takes the place of rounding in forward too.
+        soft: whether it replaces rounding in forward too.
         identity: let the image's gradient pass the whole layer unchanged (BPDA).
 
     Returns:
-        The image, differentiable in ``image`` and ``tables``; twice, if soft or straight through.
+        The image, differentiable in ``image`` and ``tables``; twice if soft or straight through.
     """
     if soft:  # the gradient is that of the surrogate itself, which has no floor
         formula = formula._replace(floor=0.0)
     arguments = RealSetting(*setting, *formula, soft)
+    if _onnx.exporting():
+        return _onnx.real_round_trip(image, tables, *arguments)[0]
     if wants_autograd(image) or wants_autograd(tables):
         out, _ = _RealRoundTrip.apply(image, tables, arguments, identity)
     else:
@@ -128,7 +130,7 @@ class _RealRoundTrip(torch.autograd.Function):
 
 
 class _RealRoundTripBackward(torch.autograd.Function):
-    """Differentiable where `reference.real_second_gradient` is."""
+    """The gradient is differentiable where `reference.real_second_gradient` is."""
 
     generate_vmap_rule = True
 

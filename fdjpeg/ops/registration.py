@@ -1,4 +1,4 @@
-"""The registration of an op, and what several pages share: settings, vmap rules, and gradients that end."""
+"""The registration of an op, and the common parts of several pages: settings, vmap rules, gradients of first order."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fdjpeg import (
-    _library,  # registers the kernels, before what follows adds to them
+    _library,  # registers the kernels, before `register` adds to them
     reference,
 )
 from fdjpeg._geometry import BLOCK
@@ -20,7 +20,7 @@ class Setting(NamedTuple):
     """The arguments of the exact ops that are not tensors, as their schemas list them.
 
     Attributes:
-        quality: 1…100, whose standard tables are meant; read only where there are no tables.
+        quality: 1…100, that of the standard tables; read only if there are no tables.
         horizontal, vertical: luma's sampling factors against chroma.
         fancy: whether chroma is upsampled by libjpeg's triangle filter.
     """
@@ -50,10 +50,10 @@ def register(
     """Registers an op: its schema, unless the library has it, its fallback, its fake kernel and its vmap rule.
 
     Args:
-        name: of the op, and of the function in `fdjpeg.reference` that serves where the library holds no kernel.
+        name: of the op, and of the function in `fdjpeg.reference` that serves it if the library holds no kernel.
         schema: of the op, without its name.
-        fake: makes empty results of the shapes and dtypes that come out, without computing them.
-        vmap: ``vmap(op, info, in_dims, *arguments)``, as ``torch.library.register_vmap`` wants it after ``op``.
+        fake: makes empty results of the right shapes and dtypes, without computing them.
+        vmap: ``vmap(op, info, in_dims, *arguments)``, the signature of ``torch.library.register_vmap`` after ``op``.
         in_triton: whether `fdjpeg._triton.launches` has a function of this name.
     """
     SCHEMAS[name] = schema
@@ -67,7 +67,7 @@ def register(
 
 
 def _triton_op(name: str) -> Callable[..., Any]:
-    """Returns an op of `fdjpeg._triton.launches`, which is imported when a tensor on a GPU first wants it."""
+    """Returns an op of `fdjpeg._triton.launches`, which is imported at the first tensor on a GPU."""
 
     def op(*arguments: Any) -> Any:
         from fdjpeg._triton import launches
@@ -82,7 +82,7 @@ def _triton_op(name: str) -> Callable[..., Any]:
 
 
 def fake_table_gradient(image: Tensor, wanted: bool, dtype: torch.dtype) -> Tensor:
-    """Returns the empty gradient of each image's tables, without an element where it is not wanted."""
+    """Returns the empty gradient of each image's tables, without elements if it is not wanted."""
     return image.new_empty((image.size(0), 3, BLOCK, BLOCK) if wanted else (0,), dtype=dtype)
 
 
@@ -134,7 +134,7 @@ def backward_vmap(
     tables: Tensor | None,
     *rest: Any,
 ) -> Any:
-    """Maps the gradient of an op of an image and tables; ``kept`` is what that op kept for it."""
+    """Maps the gradient of an op of an image and tables; ``kept`` is the result that the op kept for it."""
     size = info.batch_size
     tables = merge_tables(tables, in_dims[3], size, images_in(image, in_dims[2]))
     grad, kept, image = (merge(tensor, dim, size) for tensor, dim in zip((grad, kept, image), in_dims, strict=False))
@@ -149,7 +149,7 @@ def backward_vmap(
 
 
 def wants_autograd(tensor: Tensor | None) -> bool:
-    """Whether a Function must be applied, which costs more than the op itself on a small image."""
+    """Returns whether a Function must be applied, which costs more than the op itself on a small image."""
     if tensor is None:
         return False
     if torch.compiler.is_compiling() or torch._C._functorch.is_functorch_wrapped_tensor(tensor):
@@ -158,7 +158,7 @@ def wants_autograd(tensor: Tensor | None) -> bool:
 
 
 def of_given_tables(of_tables: Tensor, tables: Tensor) -> Tensor:
-    """Sums each image's gradient of its tables where one set was given for all of them."""
+    """Sums the tables' gradients of all images if one set of tables was given for all of them."""
     return of_tables.sum(0, keepdim=True) if tables.size(0) == 1 else of_tables
 
 
@@ -169,7 +169,7 @@ ONCE = (
 
 
 def once_differentiable(out: Tensor) -> Tensor:
-    """Returns ``out`` with a gradient that raises when it is differentiated again, where that would be a false zero."""
+    """Returns ``out`` with a gradient that raises when it is differentiated again, instead of giving a false zero."""
     result: Tensor = _OnceDifferentiable.apply(out)
     return result
 

@@ -1,9 +1,9 @@
 """The oracle: JPEG in plain torch, slow and obvious, on any device.
 
-Two arithmetics share one geometry. The integer functions (`exact`) are libjpeg-turbo's, step by step and bit by bit;
-those named ``real_…`` (`real`) are the same steps in real numbers, `real_pipeline` with gradients by autograd;
-`exact_with_surrogate` (`gradients`) joins the two: the integers' values, the real numbers' derivatives. A function that
-bears an op's name has that op's signature and stands in for it wherever no kernel is registered.
+Two arithmetics share one geometry. The integer functions (`exact`) are libjpeg-turbo's, step by step and bit by bit.
+Those named ``real_…`` (`real`) are the same steps in real numbers. `real_pipeline` has gradients by autograd.
+`exact_with_surrogate` (`gradients`) joins the two: the integers' values, the real numbers' derivatives. A function with
+an op's name has that op's signature and serves it wherever no kernel is registered.
 
 Shapes: a component is ``(N, height, width)``; blocks are ``(N, rows, columns, 8, 8)``, indexed by [vertical frequency,
 horizontal frequency] once they are transformed. Integers are int32 tensors, whose arithmetic wraps around.

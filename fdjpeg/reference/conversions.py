@@ -1,4 +1,4 @@
-"""Samples as bytes and as floats, and the memory that they lie in."""
+"""Samples as bytes and as floats, and their layout in memory."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from torch import Tensor
 
 
 def real_dtype(image: Tensor) -> torch.dtype:
-    """What real numbers about an image are computed in: float64 for float64, else float32."""
+    """Returns the dtype of computations in real numbers: float64 for a float64 image, else float32."""
     return torch.float64 if image.dtype == torch.float64 else torch.float32
 
 
 def to_bytes(image: Tensor) -> Tensor:
-    """The bytes of an image, int32: ``rint(255 x)``, saturating, NaN as 0; a uint8 image holds them already."""
+    """Returns the bytes of an image, int32: ``rint(255 x)``, saturating, NaN as 0; those of a uint8 image unchanged."""
     if image.dtype == torch.uint8:
         return image.to(torch.int32)
     scaled = 255 * image.to(real_dtype(image))
@@ -20,14 +20,14 @@ def to_bytes(image: Tensor) -> Tensor:
 
 
 def from_bytes(samples: Tensor, dtype: torch.dtype) -> Tensor:
-    """The inverse of `to_bytes`: ``byte / 255`` correctly rounded in float32 (float64 for float64), then ``dtype``."""
+    """Inverts `to_bytes`: ``byte / 255`` correctly rounded in float32 (float64 for float64), then ``dtype``."""
     if dtype == torch.uint8:
         return samples.to(torch.uint8)
     samples = samples.to(torch.float64 if dtype == torch.float64 else torch.float32)
-    # By a tensor, because a GPU divides by a number as a multiplication with its rounded reciprocal.
+    # By a tensor, because a GPU divides by a number by multiplying with its rounded reciprocal.
     return (samples / torch.full_like(samples, 255)).to(dtype)
 
 
 def laid_out_like(image: Tensor, samples: Tensor) -> Tensor:
-    """The same samples in the order in memory that ``torch.empty_like(image)`` has."""
+    """Returns the same samples in the order in memory that ``torch.empty_like(image)`` has."""
     return torch.zeros_like(image, dtype=samples.dtype) + samples  # a sum takes its first term's order

@@ -26,12 +26,12 @@ from fdjpeg.reference.tables import integer_tables, standard_tables_by_block, st
 
 
 def _fix(constant: float) -> int:
-    """A colour constant with 16 fractional bits."""
+    """Returns a colour constant with 16 fractional bits."""
     return int(constant * 65536 + 0.5)
 
 
 def rgb_to_ycbcr(samples: Tensor) -> list[Tensor]:
-    """Bytes ``(N, 3, H, W)`` to the components Y, Cb, Cr of 0…255; a grey image ``(N, 1, H, W)`` is its own Y."""
+    """Converts bytes ``(N, 3, H, W)`` to Y, Cb and Cr in 0…255; a grey image ``(N, 1, H, W)`` is its own Y."""
     if samples.size(1) == 1:
         return [samples[:, 0]]
     r, g, b = samples.unbind(1)
@@ -45,7 +45,7 @@ def rgb_to_ycbcr(samples: Tensor) -> list[Tensor]:
 
 
 def ycbcr_to_rgb(components: Sequence[Tensor]) -> Tensor:
-    """Components of one size to samples ``(N, 3 or 1, H, W)``, not yet limited to 0…255."""
+    """Converts components of one size to samples ``(N, 3 or 1, H, W)``, not yet limited to 0…255."""
     if len(components) == 1:
         return torch.stack([components[0]], 1)
     y, cb, cr = components
@@ -63,7 +63,7 @@ def ycbcr_to_rgb(components: Sequence[Tensor]) -> Tensor:
 
 
 def subsample(component: Tensor, geometry: Geometry, plane: Plane, horizontal: int, vertical: int) -> Tensor:
-    """A full-size component ``(N, H, W)`` padded and averaged to its coded size."""
+    """Pads a full-size component ``(N, H, W)`` and averages it to its coded size."""
     rows = subsampled_rows(geometry, plane, vertical, component.device)
     columns = subsampled_columns(geometry, plane, horizontal, component.device)
     total = reduce(add, [component.index_select(1, row).index_select(2, column) for row in rows for column in columns])
@@ -79,7 +79,7 @@ def subsample(component: Tensor, geometry: Geometry, plane: Plane, horizontal: i
 
 
 def upsample(component: Tensor, geometry: Geometry, horizontal: int, vertical: int, fancy: bool) -> Tensor:
-    """A component of true size brought to the image's ``(N, H, W)``."""
+    """Brings a component of true size to the image's ``(N, H, W)``."""
     device, height, width = component.device, geometry.height, geometry.width
     _, true_height, true_width = component.shape
     near_rows = component.index_select(1, near_samples(height, vertical, device))
@@ -105,10 +105,11 @@ def upsample(component: Tensor, geometry: Geometry, horizontal: int, vertical: i
 
 
 def _islow_matrix() -> list[list[int]]:
-    """One pass of libjpeg's accurate DCT ("islow") as an 8×8 integer matrix: √8 · 2¹³ times the orthonormal DCT-II.
+    """Returns one pass of libjpeg's accurate DCT ("islow") as an 8×8 integer matrix.
 
-    The butterfly of Loeffler, Ligtenberg and Moschytz (ICASSP 1989), multiplied out over its rotations; each constant
-    is rounded to 13 fractional bits on its own, so entries that are equal in real numbers can differ by one.
+    It is √8 · 2¹³ times the orthonormal DCT-II: the butterfly of Loeffler, Ligtenberg and Moschytz (ICASSP 1989),
+    multiplied out over its rotations. Each constant is rounded separately to 13 fractional bits, so entries that are
+    equal in real numbers can differ by one.
     """
 
     def fix(constant: float) -> int:
@@ -143,28 +144,28 @@ _ISLOW = _islow_matrix()
 
 
 def _pass(matrix: Sequence[Sequence[int]], x: Tensor, dim: int, shift: int) -> Tensor:
-    """One pass of an integer DCT: an exact linear map, then one rounding shift to the right."""
+    """Applies one pass of an integer DCT: an exact linear map, then one rounding shift to the right."""
     return (linear_map(matrix, x, dim) + (1 << (shift - 1))) >> shift
 
 
 def fdct(blocks: Tensor) -> Tensor:
-    """The forward DCT of level-shifted samples, rows then columns: 8 times the orthonormal one (``jfdctint``)."""
+    """Transforms level-shifted samples, rows then columns: 8 times the orthonormal DCT (``jfdctint``)."""
     return _pass(_ISLOW, _pass(_ISLOW, blocks, -1, 11), -2, 15)
 
 
 def idct(blocks: Tensor) -> Tensor:
-    """The inverse DCT, columns then rows, level-shifted back and limited to 0…255 (``jidctint``)."""
+    """Inverts the DCT, columns then rows, shifts the level back and limits to 0…255 (``jidctint``)."""
     inverse = transposed(_ISLOW)
     return (_pass(inverse, _pass(inverse, blocks, -2, 11), -1, 18) + 128).clamp(0, 255)
 
 
 def quantize(blocks: Tensor, steps: Tensor) -> Tensor:
-    """`fdct`'s output in steps, rounded half away from zero."""
+    """Returns `fdct`'s output in steps, rounded half away from zero."""
     return blocks.sign() * ((blocks.abs() + 4 * steps) // (8 * steps))
 
 
 def dequantize(coefficients: Tensor, steps: Tensor) -> Tensor:
-    """Coefficients by their steps; saturated, so that no coefficients, however hostile, are harmful."""
+    """Multiplies coefficients by their steps; saturated, so that even hostile coefficients are harmless."""
     return (coefficients * steps).clamp(-32767, 32767)
 
 
@@ -174,7 +175,7 @@ def dequantize(coefficients: Tensor, steps: Tensor) -> Tensor:
 
 
 def transform_components(image: Tensor, geometry: Geometry) -> list[Tensor]:
-    """`fdct`'s output for each component."""
+    """Returns `fdct`'s output for each component."""
     components = rgb_to_ycbcr(to_bytes(image))
     return [
         fdct(to_blocks(subsample(component, geometry, plane, horizontal, vertical) - 128))
@@ -183,17 +184,17 @@ def transform_components(image: Tensor, geometry: Geometry) -> list[Tensor]:
 
 
 def _quantized(image: Tensor, steps: Tensor | Sequence[Tensor], geometry: Geometry) -> list[Tensor]:
-    """The coefficients of each component."""
+    """Returns the coefficients of each component."""
     return [quantize(blocks, table_of(steps, i)) for i, blocks in enumerate(transform_components(image, geometry))]
 
 
 def decode_components(coefficients: Sequence[Tensor], steps: Tensor | Sequence[Tensor]) -> list[Tensor]:
-    """Each component's decoded samples at its coded size."""
+    """Returns each component's decoded samples at its coded size."""
     return [from_blocks(idct(dequantize(k, table_of(steps, i)))) for i, k in enumerate(coefficients)]
 
 
 def unlimited_rgb(decoded: Sequence[Tensor], geometry: Geometry, fancy: bool) -> Tensor:
-    """Decoded components to ``(N, C, H, W)`` before the last limiting to 0…255."""
+    """Converts decoded components to ``(N, C, H, W)``, before the last limiting to 0…255."""
     return ycbcr_to_rgb(
         [
             upsample(component[:, : plane.height, : plane.width], geometry, horizontal, vertical, fancy)
@@ -203,7 +204,7 @@ def unlimited_rgb(decoded: Sequence[Tensor], geometry: Geometry, fancy: bool) ->
 
 
 def _flags(image: Tensor, geometry: Geometry) -> Tensor:
-    """For each MCU, whether one of the image's samples in it is NaN or above 1: bool ``(N, MCU rows, MCU columns)``."""
+    """Returns whether any sample in an MCU is NaN or above 1: bool ``(N, MCU rows, MCU columns)``."""
     odd = torch.zeros_like(image, dtype=torch.bool) if image.dtype == torch.uint8 else ~(image <= 1)
     height, width = BLOCK * geometry.vertical, BLOCK * geometry.horizontal
     rows = torch.arange(geometry.mcu_rows * height, device=image.device).clamp(max=geometry.height - 1)
@@ -213,14 +214,14 @@ def _flags(image: Tensor, geometry: Geometry) -> Tensor:
 
 
 def _pack_planes(decoded: Sequence[Tensor], flags: Tensor, geometry: Geometry) -> Tensor:
-    """What `Geometry.plane_bytes` describes: uint8 ``(N, plane_bytes)``."""
+    """Packs components and flags as `Geometry.plane_bytes` describes: uint8 ``(N, plane_bytes)``."""
     parts = [part.to(torch.uint8).flatten(1) for part in [*decoded, flags]]
     padding = geometry.plane_bytes - sum(part.size(1) for part in parts)
     return torch.cat([*parts, parts[0].new_zeros(flags.size(0), padding)], 1)
 
 
 def unpack_planes(planes: Tensor, geometry: Geometry) -> list[Tensor]:
-    """The decoded components in `_pack_planes`'s output."""
+    """Returns the decoded components in `_pack_planes`'s output."""
     decoded, start = [], 0
     for plane, _, _ in component_planes(geometry):
         samples = planes[:, start : start + plane.coded_samples].to(torch.int32)
@@ -232,7 +233,7 @@ def unpack_planes(planes: Tensor, geometry: Geometry) -> list[Tensor]:
 def round_trip(
     image: Tensor, tables: Tensor | None, quality: float, horizontal: int, vertical: int, fancy: bool
 ) -> tuple[Tensor, Tensor]:
-    """The op ``fdjpeg::round_trip``: an image through libjpeg's encoder and decoder, without the lossless part.
+    """Implements ``fdjpeg::round_trip``: libjpeg's encoder and decoder, without the lossless part.
 
     Args:
         image: ``(N, C, H, W)``, C 1 or 3, uint8 or floating, any strides.
@@ -244,7 +245,7 @@ def round_trip(
         fancy: whether chroma is upsampled by the triangle filter rather than repeated.
 
     Returns:
-        The image, as ``torch.empty_like(image)`` is laid out, and what backward needs: uint8 ``(N, plane_bytes)``.
+        The image, laid out like ``torch.empty_like(image)``, and the planes for backward: uint8 ``(N, plane_bytes)``.
     """
     return _round_trip(image, steps_of(tables, quality, image), horizontal, vertical, fancy)
 
@@ -252,7 +253,7 @@ def round_trip(
 def round_trip_by_block(
     image: Tensor, qualities: Tensor, horizontal: int, vertical: int, fancy: bool
 ) -> tuple[Tensor, Tensor]:
-    """The op ``fdjpeg::round_trip_by_block``: `round_trip` with a quality of each block's own.
+    """Implements ``fdjpeg::round_trip_by_block``: `round_trip` with a quality for each block.
 
     Args:
         image: as for `round_trip`.
@@ -281,10 +282,13 @@ def _round_trip(
 def encode(
     image: Tensor, tables: Tensor | None, quality: float, horizontal: int, vertical: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The op ``fdjpeg::encode``: the coefficients that a file of the image holds.
+    """Implements ``fdjpeg::encode``: the coefficients that a file of the image holds.
 
-    Arguments as for `round_trip`. Returns Y, Cb, Cr: int16 ``(N, rows, columns, 8, 8)``; those of a grey image's Cb
-    and Cr are of shape ``(N, 0, 0, 8, 8)``.
+    Args:
+        image, tables, quality, horizontal, vertical: as for `round_trip`.
+
+    Returns:
+        Y, Cb, Cr: int16 ``(N, rows, columns, 8, 8)``. Cb and Cr of a grey image are of shape ``(N, 0, 0, 8, 8)``.
     """
     geometry = geometry_of(image, horizontal, vertical)
     steps = steps_of(tables, quality, image)
@@ -307,7 +311,7 @@ def decode(
     fancy: bool,
     dtype: torch.dtype,
 ) -> Tensor:
-    """The op ``fdjpeg::decode``: the image ``(N, 1 or 3, height, width)`` that a file's coefficients make.
+    """Implements ``fdjpeg::decode``: the image ``(N, 1 or 3, height, width)`` of a file's coefficients.
 
     Args:
         y: Y's coefficients, int16 ``(N, rows, columns, 8, 8)``, as `encode` returns them.

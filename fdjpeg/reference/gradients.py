@@ -1,6 +1,6 @@
 """The gradients of the exact forward pass.
 
-Straight-through: the derivative of the real steps, every rounding the identity, at the point where the integers are.
+The straight-through gradient is the derivative of the real steps at the integers' values, each rounding the identity.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from fdjpeg.surrogates import Surrogate
 
 
 def _within_range(decoded: Sequence[Tensor], geometry: Geometry, fancy: bool) -> Tensor:
-    """The derivative of the last limiting: whether R, G and B lie in 0…255 before it; grey always does."""
+    """Returns the derivative of the last limiting: whether R, G and B are in 0…255 before it; grey always is."""
     samples = unlimited_rgb(decoded, geometry, fancy)
     return (samples >= 0) & (samples <= 255)
 
 
 def _table_errors(image: Tensor, tables: Tensor | None, quality: float, geometry: Geometry) -> list[Tensor]:
-    """For each component ``k - c``: a coefficient's derivative by its step, c in steps before rounding and k after."""
+    """Returns ``k - c`` for each component, a coefficient's derivative by its step: c before rounding, k after."""
     steps = steps_of(tables, quality, image)
     errors = []
     for i, blocks in enumerate(transform_components(image, geometry)):
@@ -56,13 +56,13 @@ def round_trip_backward(
     fancy: bool,
     table_gradient: bool,
 ) -> tuple[Tensor, Tensor]:
-    """The op ``fdjpeg::round_trip_backward``: the straight-through gradient of `round_trip`.
+    """Implements ``fdjpeg::round_trip_backward``: the straight-through gradient of `round_trip`.
 
-    With fixed tables, and every rounding the identity, the inverse DCT undoes the DCT. So the image's gradient is the
-    last limiting's mask, then the transposed upsampling, colour conversions and subsampling, without a transform.
+    With fixed tables and each rounding the identity, the inverse DCT undoes the DCT. The image's gradient is therefore
+    the last limiting's mask, then the transposed upsampling, colour conversions and subsampling, without a transform.
 
     Args:
-        grad: the gradient of the image that came out, ``(N, C, H, W)``, floating, any strides.
+        grad: the gradient of the resulting image, ``(N, C, H, W)``, floating, any strides.
         planes: the second result of `round_trip`.
         image: as for `round_trip`, and so the others.
         tables: as for `round_trip`.
@@ -105,7 +105,7 @@ def surrogate_backward(
     table_gradient: bool,
     slopes: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """The op ``fdjpeg::surrogate_backward``: as `round_trip_backward`, with a surrogate for the coefficients' rounding.
+    """Implements ``fdjpeg::surrogate_backward``: `round_trip_backward` with a surrogate for coefficients' rounding.
 
     Args:
         grad: as for `round_trip_backward`, and so the others up to ``table_gradient``.
@@ -146,14 +146,15 @@ def surrogate_backward(
 def straight_through_tangent(
     v: Tensor, planes: Tensor, image: Tensor, horizontal: int, vertical: int, fancy: bool
 ) -> Tensor:
-    """The transposed map of `round_trip_backward`'s first result: how ``v``, a change of the image, changes the output.
+    """Applies the transposed map of `round_trip_backward`'s first result: ``v`` is a change of the image.
 
-    Linear in ``v`` and differentiable by it, so that the gradient of a straight-through gradient can be taken.
+    The result is the change of the output. It is linear in ``v`` and differentiable by it, so that the gradient of a
+    straight-through gradient can be taken.
 
     Args:
         v: ``(N, C, H, W)``, floating.
         planes: the second result of `round_trip`.
-        image: the image that went into it.
+        image: the image given to it.
         horizontal: as for `round_trip`.
         vertical: as for `round_trip`.
         fancy: as for `round_trip`.
@@ -178,7 +179,7 @@ def table_tangent(
     vertical: int,
     fancy: bool,
 ) -> Tensor:
-    """The transposed map of `round_trip_backward`'s second result: how ``v``, a change of tables, changes the output.
+    """Applies the transposed map of `round_trip_backward`'s second result: ``v`` is a change of the tables.
 
     Args:
         v: ``(1 or N, 3, 8, 8)``, floating.
@@ -225,7 +226,7 @@ class _Differential(torch.autograd.Function):
 
 
 def differential(x: Tensor) -> Tensor:
-    """The differential of a variable: 0 in value, whatever the variable's own is, and the identity in derivative."""
+    """Returns a variable's differential: its value is 0, whatever the variable's is, its derivative the identity."""
     dx: Tensor = _Differential.apply(x)
     return dx
 
@@ -238,14 +239,14 @@ def exact_with_surrogate(
     fancy: bool,
     surrogate: Surrogate,
 ) -> Tensor:
-    """`round_trip`, bit for bit, as an autograd graph whose derivatives are those of the real steps and ``surrogate``.
+    """Computes `round_trip`, bit for bit, as an autograd graph with derivatives of the real steps and ``surrogate``.
 
-    The graph is ``y + J dx + K dq``: y from the integers, dx and dq the `differential` of image and tables. In J and K
-    a coefficient changes by r′(c) times the change of the image's own, and by ``k - c r′(c)`` times the change of its
-    step, where c is the integer DCT's output in steps, k its rounding, and r′ the surrogate's derivative; the last
-    limiting passes what the integers left alone; any other rounding and limiting is the identity. A NaN sample gets
-    gradient 0. The graph is linear in dx and dq: its second derivatives by image and tables are 0, which is the truth
-    for straight-through and not for a surrogate whose r′ varies.
+    The graph is ``y + J dx + K dq``: y from the integers, dx and dq the `differential` of image and tables. Let c be
+    the integer DCT's output in steps, k its rounding, and r′ the surrogate's derivative. J changes a coefficient by
+    r′(c) times the change of the image's own. K changes it by ``k - c r′(c)`` times the change of its step. The last
+    limiting passes the samples that it leaves alone in integers. Any other rounding and limiting is the identity. A NaN
+    sample gets gradient 0. The graph is linear in dx and dq, so its second derivatives by image and tables are 0. That
+    is true for straight-through, but not for a surrogate whose r′ varies.
 
     Args:
         image: ``(N, C, H, W)``, C 1 or 3, floating, any strides.

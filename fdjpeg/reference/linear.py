@@ -14,11 +14,14 @@ _Number = TypeVar("_Number", int, float)
 
 
 def transposed(matrix: Sequence[Sequence[_Number]]) -> list[list[_Number]]:
-    """Rows become columns."""
+    """Returns the transposed matrix."""
     return [list(column) for column in zip(*matrix, strict=True)]
 
 
 def linear_map(matrix: Sequence[Sequence[float]], x: Tensor, dim: int) -> Tensor:
-    """A matrix applied along ``dim``. Not by ``matmul``: a GPU has none for integers, and autocast would lower it."""
+    """Applies a matrix along ``dim``.
+
+    ``matmul`` would not do: a GPU has none for integers, and autocast would lower its precision.
+    """
     inputs = x.unbind(dim)
     return torch.stack([reduce(add, [m * s for m, s in zip(row, inputs, strict=True)]) for row in matrix], dim)

@@ -1,6 +1,6 @@
-"""The same steps in real numbers, `real_pipeline` with gradients by autograd, and the ops in them.
+"""The same steps in real numbers, `real_pipeline` with gradients by autograd, and the ops in real numbers.
 
-Working scale 0…255, level-shifted: Y less 128, Cb and Cr about 0, so all are linear.
+The working scale is 0…255, level-shifted: Y less 128, Cb and Cr about 0. All steps are therefore linear.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from fdjpeg.reference.linear import linear_map, transposed
 from fdjpeg.reference.tables import real_tables, table_of
 from fdjpeg.surrogates import hard_rounding
 
-#: ITU-R BT.601's weights of red and blue in luma; all else about colour follows from them.
+#: ITU-R BT.601's weights of red and blue in luma; the other constants of colour follow from them.
 _K_R, _K_B = 0.299, 0.114
 
 _K_G = 1 - _K_R - _K_B
@@ -49,7 +49,7 @@ _YCBCR_TO_RGB = [
 
 
 def _cosine(x: float) -> float:
-    """cos(πx), by an angle of at most π: those beyond lose digits."""
+    """Returns cos(πx), by an angle of at most π: larger ones lose digits."""
     return math.cos(math.pi * math.remainder(x, 2))
 
 
@@ -61,7 +61,7 @@ _DCT = [
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Resampling and colour, and what is transposed to them
+# Resampling and colour, and their transposed maps
 # ---------------------------------------------------------------------------------------------------------------------
 
 #: A linear map along one axis: ``out[i]`` is the sum of ``weight * in[index[i]]`` over its taps ``(index, weight)``.
@@ -73,7 +73,7 @@ def _resample(x: Tensor, taps: _Taps, dim: int) -> Tensor:
 
 
 def _resample_adjoint(gradient: Tensor, taps: _Taps, dim: int, size: int) -> Tensor:
-    """The transposed map of `_resample`, onto ``size`` samples: each goes back to where it came from, and is summed."""
+    """Applies the transposed map of `_resample`, onto ``size`` samples: adds each number to its source."""
     shape = list(gradient.shape)
     shape[dim] = size
     total = gradient.new_zeros(shape)
@@ -85,7 +85,7 @@ def _resample_adjoint(gradient: Tensor, taps: _Taps, dim: int, size: int) -> Ten
 def _subsampling_taps(
     geometry: Geometry, plane: Plane, horizontal: int, vertical: int, device: torch.device
 ) -> tuple[_Taps, _Taps]:
-    """Plain averages, without the integers' biases: taps along rows, taps along columns."""
+    """Returns taps along rows and along columns: plain averages, without the integers' biases."""
     rows = subsampled_rows(geometry, plane, vertical, device)
     columns = subsampled_columns(geometry, plane, horizontal, device)
     return [(index, 1 / vertical) for index in rows], [(index, 1 / horizontal) for index in columns]
@@ -94,7 +94,7 @@ def _subsampling_taps(
 def _upsampling_taps(
     geometry: Geometry, plane: Plane, horizontal: int, vertical: int, fancy: bool, device: torch.device
 ) -> tuple[_Taps, _Taps]:
-    """Weights 3/4 and 1/4 where libjpeg's triangle applies, else repetition: taps along rows, taps along columns."""
+    """Returns taps along rows and along columns: 3/4 and 1/4 where libjpeg's triangle applies, else repetition."""
 
     def taps(size: int, true_size: int, factor: int) -> _Taps:
         near = near_samples(size, factor, device)
@@ -106,17 +106,17 @@ def _upsampling_taps(
 
 
 def real_rgb_to_ycbcr(samples: Tensor) -> Tensor:
-    """``(..., 3, H, W)``, linear: Cb and Cr about 0."""
+    """Converts ``(..., 3, H, W)`` linearly, with Cb and Cr about 0."""
     return linear_map(_RGB_TO_YCBCR, samples, -3)
 
 
 def real_ycbcr_to_rgb(samples: Tensor) -> Tensor:
-    """The inverse of `real_rgb_to_ycbcr`."""
+    """Inverts `real_rgb_to_ycbcr`."""
     return linear_map(_YCBCR_TO_RGB, samples, -3)
 
 
 def components_of(samples: Tensor, geometry: Geometry) -> list[Tensor]:
-    """The linear part of what precedes the DCT: ``(N, C, H, W)`` to components of coded size, without level shift."""
+    """Applies the linear steps before the DCT: ``(N, C, H, W)`` to components of coded size, without level shift."""
     if geometry.channels == 3:
         samples = real_rgb_to_ycbcr(samples)
     components = []
@@ -127,7 +127,7 @@ def components_of(samples: Tensor, geometry: Geometry) -> list[Tensor]:
 
 
 def components_of_adjoint(gradients: Sequence[Tensor], geometry: Geometry) -> Tensor:
-    """The transposed map of `components_of`."""
+    """Applies the transposed map of `components_of`."""
     components = []
     for gradient, (plane, horizontal, vertical) in zip(gradients, component_planes(geometry), strict=True):
         rows, columns = _subsampling_taps(geometry, plane, horizontal, vertical, gradient.device)
@@ -138,7 +138,7 @@ def components_of_adjoint(gradients: Sequence[Tensor], geometry: Geometry) -> Te
 
 
 def samples_of(components: Sequence[Tensor], geometry: Geometry, fancy: bool) -> Tensor:
-    """The linear part of what follows the inverse DCT: components of coded size to ``(N, C, H, W)``."""
+    """Applies the linear steps after the inverse DCT: components of coded size to ``(N, C, H, W)``."""
     upsampled = []
     for component, (plane, horizontal, vertical) in zip(components, component_planes(geometry), strict=True):
         rows, columns = _upsampling_taps(geometry, plane, horizontal, vertical, fancy, component.device)
@@ -149,7 +149,7 @@ def samples_of(components: Sequence[Tensor], geometry: Geometry, fancy: bool) ->
 
 
 def samples_of_adjoint(gradient: Tensor, geometry: Geometry, fancy: bool) -> list[Tensor]:
-    """The transposed map of `samples_of`; samples beyond a component's true size get 0."""
+    """Applies the transposed map of `samples_of`; samples beyond a component's true size get 0."""
     if geometry.channels == 3:
         gradient = linear_map(transposed(_YCBCR_TO_RGB), gradient, 1)
     components = []
@@ -166,18 +166,18 @@ def samples_of_adjoint(gradient: Tensor, geometry: Geometry, fancy: bool) -> lis
 
 
 def real_dct(blocks: Tensor) -> Tensor:
-    """The orthonormal 8×8 DCT-II of the last two dimensions."""
+    """Applies the orthonormal 8×8 DCT-II to the last two dimensions."""
     return linear_map(_DCT, linear_map(_DCT, blocks, -1), -2)
 
 
 def real_idct(blocks: Tensor) -> Tensor:
-    """The inverse, and the transposed map, of `real_dct`."""
+    """Applies the inverse of `real_dct`, which is also its transposed map."""
     inverse = transposed(_DCT)
     return linear_map(inverse, linear_map(inverse, blocks, -2), -1)
 
 
 def block_dct(samples: Tensor) -> Tensor:
-    """The op ``fdjpeg::block_dct``: `real_dct` of the blocks of ``(..., H, W)``: ``(..., H / 8, W / 8, 8, 8)``."""
+    """Implements ``fdjpeg::block_dct``: `real_dct` of the blocks of ``(..., H, W)``: ``(..., H / 8, W / 8, 8, 8)``."""
     *outer, height, width = samples.shape
     planes = samples.to(real_dtype(samples)).reshape(-1, height, width)
     blocks = real_dct(to_blocks(planes)).to(samples.dtype)
@@ -185,14 +185,14 @@ def block_dct(samples: Tensor) -> Tensor:
 
 
 def block_idct(blocks: Tensor) -> Tensor:
-    """The op ``fdjpeg::block_idct``, the inverse of `block_dct`."""
+    """Implements ``fdjpeg::block_idct``, the inverse of `block_dct`."""
     *outer, rows, columns, _, _ = blocks.shape
     planes = from_blocks(real_idct(blocks.to(real_dtype(blocks)).reshape(-1, rows, columns, BLOCK, BLOCK)))
     return planes.to(blocks.dtype).reshape(*outer, rows * BLOCK, columns * BLOCK).contiguous()
 
 
 def quantize_channels(image: Tensor, steps: Tensor, rounding: Callable[[Tensor], Tensor]) -> Tensor:
-    """Each channel's DCT quantized for itself, in real numbers; edges replicated to whole blocks, clipped to [0, 1].
+    """Quantizes each channel's DCT separately, in real numbers; edges replicated to whole blocks, clipped to [0, 1].
 
     Args:
         image: ``(N, C, H, W)``, float32 or float64 in [0, 1].
@@ -206,7 +206,7 @@ def quantize_channels(image: Tensor, steps: Tensor, rounding: Callable[[Tensor],
     blocks = to_blocks(255 * padded.flatten(0, 1))
     step = steps.to(blocks)
     quantized = from_blocks(real_idct(rounding(real_dct(blocks) / step) * step)).unflatten(0, image.shape[:2])
-    # Not by slices: what torch.export makes of those holds for sizes of whole blocks, or for all others, not for both.
+    # Not by slices: torch.export specializes those either to sizes of whole blocks or to all others.
     cropped = quantized.index_select(2, rows[:height]).index_select(3, columns[:width])
     return laid_out_like(image, (cropped / 255).clamp(0, 1))
 
@@ -224,17 +224,17 @@ def real_pipeline(
     fancy: bool,
     rounding: Callable[[Tensor], Tensor] = torch.round,
 ) -> Tensor:
-    """JPEG in real numbers: nothing is rounded but the coefficients, by ``rounding``. Differentiable by autograd.
+    """Applies JPEG in real numbers, where only coefficients are rounded, by ``rounding``. Differentiable by autograd.
 
     Args:
         image: ``(N, C, H, W)``, C 1 or 3, uint8 or floating in [0, 1], any strides; computed in float32, or in float64
-            where it is float64. NaN spreads over the blocks that it lies in, as in any arithmetic of real numbers.
-        tables: ``(1 or N, 3, 8, 8)`` steps for Y, Cb, Cr, or those of each block as `tables_by_block` gives them; taken
-            as they are: neither rounded nor limited.
+            if it is float64. NaN spreads over its blocks, as in any arithmetic of real numbers.
+        tables: ``(1 or N, 3, 8, 8)`` steps for Y, Cb, Cr, or those of each block as `tables_by_block` returns them;
+            neither rounded nor limited.
         horizontal: as for `round_trip`.
         vertical: as for `round_trip`.
         fancy: as for `round_trip`.
-        rounding: what happens to a coefficient in steps, elementwise. ``torch.round`` goes half to even.
+        rounding: the elementwise rounding of coefficients in steps. ``torch.round`` rounds half to even.
 
     Returns:
         The image, of ``image``'s dtype; floating in [0, 1], uint8 rounded half to even.
@@ -248,7 +248,7 @@ def real_pipeline(
 
 
 def _real_transformed(image: Tensor, geometry: Geometry) -> list[Tensor]:
-    """Each component's coefficients, in units of samples of 0…255; Y less its level shift."""
+    """Returns each component's coefficients, in units of samples of 0…255; Y less its level shift."""
     real = image.to(real_dtype(image))
     samples = real if image.dtype == torch.uint8 else 255 * real
     level = [128, 0, 0]
@@ -256,12 +256,12 @@ def _real_transformed(image: Tensor, geometry: Geometry) -> list[Tensor]:
 
 
 def _real_samples(decoded: Sequence[Tensor], geometry: Geometry, fancy: bool) -> Tensor:
-    """Decoded components, Y less its level shift, as samples of 0…255 before the last limiting."""
+    """Converts decoded components, Y less its level shift, to samples of 0…255 before the last limiting."""
     return samples_of([decoded[0] + 128, *decoded[1:]], geometry, fancy)
 
 
 def _limited(image: Tensor, samples: Tensor) -> Tensor:
-    """Samples of 0…255 as an image of ``image``'s dtype and layout; bytes are rounded half to even."""
+    """Limits samples of 0…255 to an image of ``image``'s dtype and layout; bytes are rounded half to even."""
     samples = laid_out_like(image, samples.clamp(0, 255))
     return samples.round().to(torch.uint8) if image.dtype == torch.uint8 else (samples / 255).to(image.dtype)
 
@@ -278,7 +278,7 @@ def real_round_trip(
     floor: float,
     soft: bool,
 ) -> tuple[Tensor, Tensor]:
-    """The op ``fdjpeg::real_round_trip``: `real_pipeline` with a built-in surrogate.
+    """Implements ``fdjpeg::real_round_trip``: `real_pipeline` with a built-in surrogate.
 
     Args:
         image: as for `real_pipeline`.
@@ -287,14 +287,14 @@ def real_round_trip(
         horizontal: as for `round_trip`.
         vertical: as for `round_trip`.
         fancy: as for `round_trip`.
-        surrogate: its name, and the next two the rest of its `fdjpeg._slopes.Formula`.
+        surrogate: its name; the next two are the rest of its `fdjpeg._slopes.Formula`.
         parameter: of the surrogate.
-        floor: under its derivative: of no account here.
-        soft: whether the surrogate takes the place of rounding.
+        floor: the floor of its derivative; unused here.
+        soft: whether the surrogate replaces rounding.
 
     Returns:
-        The image, as ``torch.empty_like(image)`` is laid out, and where the last limiting let it pass: uint8
-        ``(N, H, W)``, bit c for channel c.
+        The image, laid out like ``torch.empty_like(image)``, and the mask of samples that the last limiting passed:
+        uint8 ``(N, H, W)``, bit c for channel c.
     """
     geometry = geometry_of(image, horizontal, vertical)
     rounding = surrogate_of(Formula(surrogate, parameter, floor)).forward if soft else torch.round
@@ -324,10 +324,10 @@ def real_round_trip_backward(
     soft: bool,
     table_gradient: bool,
 ) -> tuple[Tensor, Tensor]:
-    """The op ``fdjpeg::real_round_trip_backward``: the vector-Jacobian product of `real_round_trip`.
+    """Implements ``fdjpeg::real_round_trip_backward``: the vector-Jacobian product of `real_round_trip`.
 
     Args:
-        grad: the gradient of the image that came out, ``(N, C, H, W)``, floating, any strides.
+        grad: the gradient of the resulting image, ``(N, C, H, W)``, floating, any strides.
         mask: the second result of `real_round_trip`.
         image: as for `real_round_trip`, and so the others.
         tables: as for `real_round_trip`.
@@ -337,13 +337,13 @@ def real_round_trip_backward(
         fancy: as for `round_trip`.
         surrogate: as for `real_round_trip`, and so the next two.
         parameter: of the surrogate.
-        floor: under its derivative.
+        floor: the floor of its derivative.
         soft: as for `real_round_trip`.
         table_gradient: whether the tables' gradient is wanted.
 
     Returns:
         The gradient of ``image``, laid out like it; and that of the tables, for each image: ``(N, 3, 8, 8)`` in the
-        type that is computed in, or ``(0,)`` where it is not wanted.
+        dtype of the computation, or ``(0,)`` where it is not wanted.
     """
     geometry = geometry_of(image, horizontal, vertical)
     dtype = real_dtype(image)
@@ -380,7 +380,7 @@ def real_second_gradient(
     floor: float,
     soft: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The vector-Jacobian product of `real_round_trip_backward`, by differentiating `real_pipeline` twice.
+    """Returns the vector-Jacobian product of `real_round_trip_backward`, by differentiating `real_pipeline` twice.
 
     Args:
         tangents: gradients of that op's two results; None for tables whose gradient was not wanted.

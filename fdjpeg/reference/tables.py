@@ -16,37 +16,37 @@ from fdjpeg.reference.geometry import component_planes
 
 
 def _base(dtype: torch.dtype, like: Tensor) -> Tensor:
-    """T.81's tables for Y, Cb and Cr, ``(3, 8, 8)``, on the device of ``like``."""
+    """Returns T.81's tables for Y, Cb and Cr, ``(3, 8, 8)``, on the device of ``like``."""
     return constant((STANDARD_LUMA, STANDARD_CHROMA, STANDARD_CHROMA), dtype, like)
 
 
 def _percentage(quality: float) -> float:
-    """The factor, in percent, by which libjpeg scales T.81's tables; ``quality`` acts as the nearest in 1…100."""
+    """Returns libjpeg's factor on T.81's tables, in percent; ``quality`` acts as the nearest in 1…100."""
     quality = min(100.0, max(1.0, quality))
     return 5000 / quality if quality < 50 else 200 - 2 * quality
 
 
 def standard_tables(quality: float, like: Tensor) -> Tensor:
-    """The tables of libjpeg at ``quality``, which acts as the nearest number in 1…100: int32 ``(1, 3, 8, 8)``.
+    """Returns the tables of libjpeg at ``quality``, int32 ``(1, 3, 8, 8)``, on the device of ``like``.
 
-    They are on the device of ``like``.
+    A quality outside 1…100 acts as the nearest in it.
     """
     scale = math.floor(_percentage(quality))
     return ((_base(torch.int32, like)[None] * scale + 50) // 100).clamp(1, 255)
 
 
 def integer_tables(tables: Tensor) -> Tensor:
-    """The steps as which floating ``tables`` act: rounded half to even, within 1…255, NaN as 1; int32."""
+    """Returns the steps as which floating ``tables`` act: rounded half to even, within 1…255, NaN as 1; int32."""
     return tables.nan_to_num(nan=1.0).round().clamp(1, 255).to(torch.int32)
 
 
 def steps_of(tables: Tensor | None, quality: float, image: Tensor) -> Tensor:
-    """The integer steps of an op: those of ``tables``, or the standard ones where it is None."""
+    """Returns the integer steps of an op: those of ``tables``, or the standard ones where it is None."""
     return standard_tables(quality, image) if tables is None else integer_tables(tables)
 
 
 def standard_tables_by_block(qualities: Tensor, geometry: Geometry) -> list[Tensor]:
-    """The tables of libjpeg at a quality of each block's own, which acts as the nearest in 1…100.
+    """Returns the tables of libjpeg at each block's quality, which acts as the nearest in 1…100.
 
     Args:
         qualities: of luma's blocks, ``(N, rows, columns)``, of an integer dtype.
@@ -60,13 +60,13 @@ def standard_tables_by_block(qualities: Tensor, geometry: Geometry) -> list[Tens
 
 
 def tables_by_block(tables: Tensor, geometry: Geometry) -> list[Tensor]:
-    """Each component's tables from those at luma's blocks: a block of chroma takes its top-left block of luma.
+    """Returns each component's tables, of those at luma's blocks: chroma takes those of its top-left block of luma.
 
     Args:
         tables: for Y, Cb and Cr, ``(N, rows, columns, 3, 8, 8)``, rows and columns of luma's blocks.
 
     Returns:
-        For each component, ``(N, rows, columns, 8, 8)``, rows and columns of its own.
+        For each component, ``(N, rows, columns, 8, 8)``, the component's own rows and columns.
     """
     return [
         tables[:, ::vertical, ::horizontal, i] for i, (_, horizontal, vertical) in enumerate(component_planes(geometry))
@@ -74,12 +74,12 @@ def tables_by_block(tables: Tensor, geometry: Geometry) -> list[Tensor]:
 
 
 def table_of(tables: Tensor | Sequence[Tensor], component: int) -> Tensor:
-    """One component's tables, to be broadcast over its blocks: ``(1 or N, 1, 1, 8, 8)``; or those of each block."""
+    """Returns a component's tables: one for all its blocks, ``(1 or N, 1, 1, 8, 8)``, or those of each block."""
     return tables[:, component, None, None] if isinstance(tables, Tensor) else tables[component]
 
 
 def real_tables(tables: Tensor | None, quality: float, soft: bool, image: Tensor) -> Tensor:
-    """The op's tables; the standard ones are whole, or real numbers of at least 1 if ``soft``."""
+    """Returns the op's tables; the standard ones are integers, or real numbers of at least 1 if ``soft``."""
     dtype = real_dtype(image)
     if tables is not None:
         return tables.to(dtype)

@@ -6,13 +6,17 @@ import hashlib
 import io
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 
 import fdjpeg
+from fdjpeg._arguments import HALF_A_BYTE
 from fdjpeg._geometry import PILLOW_SUBSAMPLINGS
+
+from .forms import tensors_of
 
 
 @dataclass(frozen=True)
@@ -20,7 +24,8 @@ class ImageSet:
     """Images in memory with their labels, names and origin.
 
     Attributes:
-        images: ``(N, C, H, W)``, float32 in [0, 1], C = 3 (RGB) or 1 (grey).
+        images: ``(N, C, H, W)``, float32 in [0, 1], C = 3 (RGB) or 1 (grey). An excess of less than half a byte, as a
+            normalisation and its inverse make it, is cut off.
         labels: ``(N,)``, integers (kept as int64), the index of each image's class.
         names: one name for each image, for reports.
         source: where the images come from, in a sentence.
@@ -49,31 +54,30 @@ class ImageSet:
             raise ValueError(f"names must be {len(images)} names, one for each image, got {len(self.names)}")
         object.__setattr__(self, "labels", labels.long())
         low, high = float(images.min()), float(images.max())
-        if not (low >= 0 and high <= 1):  # written so that NaN fails as well
-            raise ValueError(f"images must lie in [0, 1], got values from {low:g} to {high:g}")
+        if not (low > -HALF_A_BYTE and high < 1 + HALF_A_BYTE):  # written so that NaN fails as well
+            raise ValueError(f"images must be in [0, 1], or uint8, got values from {low:.9g} to {high:.9g}")
+        if low < 0 or high > 1:
+            object.__setattr__(self, "images", images.clamp(0, 1))
 
     def __len__(self) -> int:
         return len(self.images)
 
     @classmethod
-    def of(cls, data: ImageSet | tuple[Tensor, Tensor] | Iterable[tuple[Tensor, Tensor]]) -> ImageSet:
-        """Makes an image set from an image set, a pair of tensors, or a loader of batches.
+    def of(cls, data: AnyImages) -> ImageSet:
+        """Makes an image set from an image set, a pair of images and classes, or a loader or data set of such pairs.
 
-        Images may be uint8 in 0…255 or of any float type in [0, 1].
+        Images may be uint8 in 0…255 or of any float type in [0, 1]. ``forms.tensors_of`` lists all forms.
 
         Raises:
-            ValueError, TypeError: as the constructor does.
+            ValueError, TypeError: as the constructor and ``forms.tensors_of`` do.
+
+        Example::
+
+            ImageSet.of((numpy.zeros((4, 32, 32, 3), numpy.uint8), [0, 1, 2, 3]))
         """
         if isinstance(data, ImageSet):
             return data
-        if isinstance(data, tuple) and len(data) == 2 and isinstance(data[0], Tensor):
-            batches = [data]
-        else:
-            batches = list(data)
-            if not batches:
-                raise ValueError("data must hold at least one image, got none")
-        images = torch.cat([batch[0].detach() for batch in batches])
-        labels = torch.cat([batch[1].detach() for batch in batches])
+        images, labels = tensors_of(data)
         images = images.float() / 255 if images.dtype == torch.uint8 else images.float()
         return cls(images.cpu(), labels.cpu(), tuple(f"image {i}" for i in range(len(images))))
 
@@ -96,6 +100,10 @@ class ImageSet:
         state.update(images.contiguous().numpy().tobytes())
         state.update(labels.contiguous().numpy().tobytes())
         return state.hexdigest()[:16]
+
+
+#: The forms of labelled images that ``ImageSet.of`` takes.
+AnyImages = ImageSet | tuple[Any, Any] | Iterable[Any]
 
 
 def to_tensor(image: Image.Image) -> Tensor:

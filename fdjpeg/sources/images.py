@@ -18,6 +18,8 @@ from PIL import Image
 
 from fdjpeg._packages import EXTRA, MissingPackage, package_folder, required
 
+from . import binary_sets
+from .files import listed, picture_of, read_picture
 from .image_set import ImageSet, fit, to_tensor
 
 
@@ -32,13 +34,16 @@ def load_images(name: str, size: int | None = None, count: int | None = None, se
             - an ``.npz`` file with the arrays ``images`` (uint8, or floats in [0, 1]; channels second or last) and
               ``labels``; after a colon, a prefix of the arrays' names: "cifar.npz:test" reads ``test_images``
               and ``test_labels``;
+            - "mnist:FOLDER", "fashion-mnist:FOLDER" or "cifar10:PLACE", the files in which these sets are published,
+              see ``binary_sets``: the test split, or the training split after ":train". "fashion-mnist" alone is where
+              Debian's package dataset-fashion-mnist puts its files;
             - "torchvision:CIFAR10" or "torchvision:CIFAR10:train", or another of its data sets, where torchvision is
               installed: by default the test split;
             - "hf:ylecun/mnist" or "hf:ylecun/mnist:train", where the package ``datasets`` is installed: by
               default the split "test".
-        size: pixels of the square to which images are resized and cut, see ``fit``; arrays stay as they are. If None,
-            photographs become 224 × 224 and all else keeps its size.
-        count: number of images: the first ones of a file of arrays or of the photographs, else a random sample, since
+        size: pixels of the square to which images are resized and cut, see ``fit``; arrays and published files stay as
+            they are. If None, photographs become 224 × 224 and all else keeps its size.
+        count: number of images: the first ones of arrays, published files and photographs, else a random sample, since
             such sets are often sorted by class. All, if None or more than there are.
         seed: of that sample.
 
@@ -56,16 +61,38 @@ def load_images(name: str, size: int | None = None, count: int | None = None, se
         return folder(Path(name), size, count, seed)
     elif prefix or name.endswith(".npz"):
         found = arrays(Path(path + ".npz" if prefix else name), f"{prefix}_" if prefix else "")
+    elif kind in _PUBLISHED and (rest or kind == "fashion-mnist"):
+        found = _published(kind, rest)
     elif kind == "torchvision" and rest:
         return _torchvision(rest, size, count, seed)
     elif kind == "hf" and rest:
         return _hugging_face(rest, size, count, seed)
     else:
         raise ValueError(
-            'data must be "photographs", a folder of class folders, an .npz file, "torchvision:NAME" or "hf:NAME", '
-            f"got {name!r}"
+            'data must be "photographs", a folder of class folders, an .npz file, "mnist:FOLDER", "fashion-mnist", '
+            f'"cifar10:PLACE", "torchvision:NAME" or "hf:NAME", got {name!r}'
         )
     return found if count is None else found.head(count)
+
+
+#: Readers of sets in the files in which they are published.
+_PUBLISHED: dict[str, Callable[[Path, str], ImageSet]] = {
+    "mnist": binary_sets.mnist,
+    "fashion-mnist": binary_sets.fashion_mnist,
+    "cifar10": binary_sets.cifar10,
+}
+
+
+def _published(kind: str, rest: str) -> ImageSet:
+    """Loads "PLACE" or "PLACE:SPLIT" of a published set; without a place Fashion-MNIST of Debian."""
+    place, _, split = rest.rpartition(":")
+    if split not in binary_sets.SPLITS:
+        place, split = rest, "test"
+    if not place and kind == "fashion-mnist":
+        return binary_sets.fashion_mnist(split=split)
+    if not place or not Path(place).exists():
+        raise ValueError(f"data must name files that exist, as {kind}:PLACE, got {place!r}")
+    return _PUBLISHED[kind](Path(place), split)
 
 
 def photographs(size: int = 224) -> ImageSet:
@@ -135,23 +162,41 @@ def folder(root: Path, size: int | None = None, count: int | None = None, seed: 
 def class_files(root: Path) -> tuple[list[tuple[Path, int]], int]:
     """Returns the image files of a tree with one folder for each class, with their classes, and the number of classes.
 
-    Files and folders whose names begin with a dot are left out: other programs make them, and such a folder would
-    shift the classes.
+    The files are those of `files.listed`. Folders whose names begin with a dot are left out: other programs make them,
+    and such a folder would shift the classes.
 
     Raises:
-        ValueError: if there are no images, or as in ``class_indices``.
+        ValueError: if there are no images, the class folders are deeper, or as in ``class_indices``.
     """
     folders = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    known = Image.registered_extensions()
+    images = {name: list(listed(root / name)) for name in folders}
+    _check_level(root, images)
     files = [
-        (file, label)
-        for name, label in zip(folders, class_indices(folders), strict=True)
-        for file in sorted((root / name).rglob("*"))
-        if file.suffix.lower() in known and not file.name.startswith(".")
+        (file, label) for name, label in zip(folders, class_indices(folders), strict=True) for file in images[name]
     ]
     if not files:
         raise ValueError(f"data must hold one folder of images for each class, got {str(root)!r} with none")
     return files, len(folders)
+
+
+#: Names of folders that hold a part of a data set, not a class.
+_SPLITS = {"train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval"}
+
+
+def _check_level(root: Path, images: dict[str, list[Path]]) -> None:
+    """Refuses a folder above the one with the class folders, such as the parent of train/ and val/."""
+    filled = [name for name, files in images.items() if files]
+    splits = [name for name in filled if name.lower() in _SPLITS]
+    deeper = not any(file.parent == root / name for name in filled for file in images[name])
+    if not filled or not (len(splits) == len(filled) > 1 or (deeper and (splits or len(filled) == 1))):
+        return
+    # The folders that hold the class folders: two levels above the files.
+    better = sorted({str(file.parent.parent) for name in filled for file in images[name]} - {str(root)})
+    shown = " or ".join(repr(place) for place in better[:3]) or "a folder with one folder of images for each class"
+    raise ValueError(
+        f"data must name the folder that holds the class folders, got {str(root)!r}, whose folders "
+        f"{', '.join(filled[:3])} are parts of a data set: give {shown}"
+    )
 
 
 def arrays(file: Path, prefix: str = "") -> ImageSet:
@@ -230,7 +275,7 @@ def _items(
     chosen = sample(total, count, seed)
     pairs = [item(index) for index in chosen]
     return _stack(
-        [_prepare(image, size) for image, _ in pairs],
+        [_prepare(_image_of(image, f"image {at}"), size) for at, (image, _) in zip(chosen, pairs, strict=True)],
         labels=[int(label) for _, label in pairs],
         names=[f"image {index}" for index in chosen],
         source=_described(len(chosen), total, described, size, seed),
@@ -255,15 +300,16 @@ def open_image(file: Path, size: int | None) -> torch.Tensor:
     """Reads an image file as uint8 ``(3, H, W)``, RGB, fitted to ``size`` if that is given.
 
     Raises:
-        ValueError: if Pillow does not read it.
+        ValueError: as `files.read_picture` does.
     """
-    try:
-        with Image.open(file) as image:
-            return _prepare(image, size)
-    # Pillow's errors for broken files: SyntaxError for some PNGs, ValueError for text in place of a number, and
-    # DecompressionBombError for a header with an unreasonable size.
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"data must hold images that Pillow reads, got {str(file)!r}: {error}") from error
+    return _prepare(read_picture(file).image, size)
+
+
+def _image_of(item: object, name: str) -> Image.Image:
+    """Returns the image of a data set's item."""
+    if not isinstance(item, Image.Image):
+        raise ValueError(f"data must hold Pillow images, got {name} of type {type(item).__name__}")
+    return picture_of(item, name).image
 
 
 def _prepare(image: Image.Image, size: int | None) -> torch.Tensor:
@@ -279,5 +325,5 @@ def _stack(
         raise ValueError("data must hold at least one image, got none")
     sizes = {tuple(image.shape[1:]) for image in images}
     if len(sizes) > 1:
-        raise ValueError(f"data must hold images of one size, or a size be given, got {len(sizes)} sizes")
+        raise ValueError(f"data must hold images of one size, or size must be given, got {len(sizes)} sizes")
     return ImageSet(torch.stack(images).float() / 255, torch.tensor(labels), tuple(names), source, terms)

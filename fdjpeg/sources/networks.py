@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import importlib.metadata
 import importlib.util
@@ -16,7 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fdjpeg._fingerprint import digest
 from fdjpeg._packages import EXTRA, MissingPackage, package_folder, required
+
+from .external import external, takes_images
 
 
 class Normalized(nn.Module):
@@ -150,7 +152,9 @@ def load_network(name: str) -> Network:
             - "torchvision:resnet50", "timm:resnet50.a1_in1k" or "hf:microsoft/resnet-50", with the default weights,
               where torchvision, timm or transformers is installed;
             - "module:callable" (such as "my_networks:resnet"), which is called without arguments and returns a
-              ``Network`` or a ``torch.nn.Module`` of images in [0, 1]. It is looked for in the current folder too.
+              ``Network`` or a ``torch.nn.Module`` of images in [0, 1]; or one of these itself; or a function of images,
+              see ``made_by``. It is looked for in the current folder too. Its module is executed: name only code that
+              you trust.
 
     Raises:
         ValueError: if there is no network of that name.
@@ -166,9 +170,7 @@ def load_network(name: str) -> Network:
             f"model must be one of {', '.join(PACKAGED)}, or torchvision:NAME, timm:NAME, hf:NAME or "
             f"module:callable, got {name!r}"
         )
-    made = imported(name, "model")()
-    if not isinstance(made, (Network, nn.Module)):
-        raise ValueError(f"model must make a torch.nn.Module, got {name!r}, which made {type(made).__name__}")
+    made = made_by(imported(name, "model"), name, "model", (Network, nn.Module))
     return made if isinstance(made, Network) else replace(Network.of(made), name=name)
 
 
@@ -236,7 +238,7 @@ _LIBRARIES = {"torchvision": _torchvision, "timm": _timm, "hf": _hugging_face}
 
 
 def imported(name: str, argument: str) -> Any:
-    """Imports the object that "module:attribute" names; modules of the current folder are found too.
+    """Imports the object that "module:attribute" names, which executes the module; the current folder counts too.
 
     Raises:
         ValueError: if it cannot be imported; ``argument`` is its name in the message.
@@ -245,20 +247,49 @@ def imported(name: str, argument: str) -> Any:
     sys.path.insert(0, os.getcwd())
     try:
         return getattr(importlib.import_module(place), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"{argument} must name something that can be imported, got {name!r}: {error}") from error
+    except Exception as error:  # a module of the user's may raise anything
+        raise ValueError(
+            f"{argument} must name something that can be imported, got {name!r}: {type(error).__name__}: {error}"
+        ) from error
     finally:
         sys.path.remove(os.getcwd())
 
 
-def digest(module: nn.Module) -> str:
-    """Returns a fingerprint of a module's parameters, buffers and printed form."""
-    state = hashlib.sha256(repr(module).encode())
-    for name, value in module.state_dict().items():
-        state.update(name.encode())
-        if isinstance(value, Tensor):
-            state.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return state.hexdigest()[:16]
+def made_by(thing: Any, name: str, argument: str, kinds: tuple[type, ...], *arguments: object) -> Any:
+    """Returns the module that an imported object is or makes.
+
+    Args:
+        thing: a module; a function of images, whose first parameter is annotated as ``torch.Tensor``,
+            ``numpy.ndarray`` or ``PIL.Image.Image``, which becomes a black box, see `external`; or a callable that
+            makes a module.
+        name, argument: for errors.
+        kinds: the classes of modules.
+        arguments: of a callable that makes a module.
+
+    Raises:
+        ValueError: the callable raised an error, or made something else.
+    """
+    if isinstance(thing, kinds):
+        return thing
+    if not callable(thing):
+        raise ValueError(f"{argument} must make a torch.nn.Module, got {name!r}, which is {type(thing).__name__}")
+    if not isinstance(thing, type) and takes_images(thing) is not None:
+        return external(thing)
+    hint = "a function of images must annotate its first parameter (torch.Tensor, numpy.ndarray or PIL.Image.Image)"
+    try:
+        made = thing(*arguments)
+    except MissingPackage:
+        raise
+    except Exception as error:
+        raise ValueError(
+            f"{argument} must make a torch.nn.Module, got {name!r}, which raised {type(error).__name__}: {error}; "
+            f"{hint}"
+        ) from error
+    if not isinstance(made, kinds):
+        raise ValueError(
+            f"{argument} must make a torch.nn.Module, got {name!r}, which made {type(made).__name__}; {hint}"
+        )
+    return made
 
 
 @contextmanager
@@ -287,9 +318,11 @@ def check_logits(logits: Tensor, labels: Tensor) -> None:
     if logits.ndim != 2:
         raise ValueError(f"model must return logits (N, classes), got shape {tuple(logits.shape)}")
     classes = logits.shape[1]
+    if classes < 2:
+        raise ValueError(f"model must return logits of at least two classes, got {classes}")
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= classes:
-        raise ValueError(f"labels must lie in 0…{classes - 1} for a model of {classes} classes, got {low}…{high}")
+        raise ValueError(f"labels must be in 0…{classes - 1} for a model of {classes} classes, got {low}…{high}")
     if bool(logits.isnan().any()):
         raise ValueError("model must return finite logits, got NaN")
     sums = logits.sum(dim=1)

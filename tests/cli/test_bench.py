@@ -1,4 +1,4 @@
-"""The benchmark measures what it says: the peers are what they claim, and the files hold what was measured."""
+"""The benchmark: its peers, its fidelity to Pillow, and files that hold its measurements."""
 
 from __future__ import annotations
 

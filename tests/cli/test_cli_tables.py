@@ -1,4 +1,4 @@
-"""The command ``fdjpeg tables``: what it prints and writes, and what it says about mistakes."""
+"""The command ``fdjpeg tables``: its output, its files, and its messages about mistakes."""
 
 from __future__ import annotations
 

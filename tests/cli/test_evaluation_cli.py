@@ -1,4 +1,4 @@
-"""The command ``fdjpeg evaluate``: options, presets and files, several processes, and what it says about mistakes."""
+"""The command ``fdjpeg evaluate``: options, presets and files, several processes, and messages about mistakes."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def test_mistakes_in_a_file_are_named(tmp_path, text: str, message: str) -> None
     ("arguments", "message"),
     [
         (("--eps", "two"), "eps must be a number such as 4/255"),
-        (("--eps", "-1/255"), "eps must lie in"),
+        (("--eps", "-1/255"), "eps must be in"),
         (("--defense", "png"), "defense must be"),
         (("--defense", "jpeg:50", "--gradient", "quadratic"), "quadratic"),
         (("--images", "0"), "--images"),
@@ -208,7 +208,7 @@ def test_two_processes_and_a_killed_run_give_the_report_of_one(tmp_path, options
     assert results("killed") == results("one")
 
 
-# --- what the documentation says --------------------------------------------------------------------------------------
+# --- the documentation ----------------------------------------------------------------------------------------------
 
 PAGE = (TESTS.parent / "docs" / "evaluation.md").read_text(encoding="utf-8")
 CONFIGS = sorted((TESTS.parent / "benchmarks" / "evaluation").glob("*.yaml"))

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from support import cases, oracles
 from support.backends import Backend
 from support.no_reading import NoReading
-from support.oracles import FACTORS
+from support.settings import FACTORS
 from torch import Tensor
 
 import fdjpeg
@@ -25,7 +25,7 @@ SUBSAMPLINGS = pytest.mark.parametrize("subsampling", FACTORS)
 
 @pytest.fixture
 def round_trip_by_block(backend: Backend) -> Callable[..., Any]:
-    """The op, by each backend that has a kernel for it; tensors come from and go to the CPU."""
+    """Runs the op by each backend that has a kernel for it; tensors come from and go to the CPU."""
     op = backend.round_trip_by_block
     if op is None:
         pytest.skip(f"{backend.name} has no kernel for it")
@@ -37,7 +37,7 @@ def round_trip_by_block(backend: Backend) -> Callable[..., Any]:
     return call
 
 
-#: Few, so that blocks side by side are often alike and often not.
+#: Few, so that adjacent blocks are often alike and often not.
 QUALITIES = (1, 20, 49, 50, 93, 100)
 
 
@@ -50,7 +50,7 @@ def _blocks_to_samples(by_block: Tensor, height: int, width: int) -> Tensor:
 
 
 def _expected(pixels: oracles.Bytes, qualities: NDArray[np.uint8], subsampling: str, fancy: bool) -> Tensor:
-    """An image whose coefficients are taken, block by block, from the file at the block's quality."""
+    """Decodes coefficients that are taken, block by block, from the file at the block's quality."""
     grey = pixels.shape[0] == 1
     horizontal, vertical = (1, 1) if grey else FACTORS[subsampling]
     maps = [qualities, *2 * [qualities[::vertical, ::horizontal]]]
@@ -117,7 +117,7 @@ def test_one_quality_everywhere_is_that_quality(
         out, planes = round_trip_by_block(image, by_block, *factors, True)
         expected, expected_planes = reference.round_trip(image, None, float(quality), *factors, True)
         assert torch.equal(out, expected)
-        flags = Geometry.of(41, 53, 3, *factors).flag_offset  # may say more than they must
+        flags = Geometry.of(41, 53, 3, *factors).flag_offset  # more may be set than must be
         assert torch.equal(planes[:, :flags], expected_planes[:, :flags])
 
 
@@ -353,3 +353,24 @@ def test_the_op_refuses_another_map() -> None:
     for qualities in (torch.ones(1, 2, 3), torch.ones(1, 3, 2, dtype=torch.uint8)):
         with pytest.raises(RuntimeError, match=wanted):
             torch.ops.fdjpeg.round_trip_by_block(torch.rand(1, 3, 16, 24), qualities, 2, 2, True)
+
+
+@pytest.mark.parametrize(("gradient", "learned"), [("straight-through", False), ("cubic", False), ("identity", True)])
+def test_compiled_in_one_graph(rng: np.random.Generator, gradient: str, learned: bool) -> None:
+    image = torch.from_numpy(rng.random((2, 3, 18, 21))).float().requires_grad_()
+    quality = torch.from_numpy(rng.integers(20, 90, (2, 3, 3))).float().requires_grad_(learned)
+    torch.compiler.reset()
+
+    def layer(image: Tensor, quality: Tensor) -> Tensor:
+        return fdjpeg.jpeg(image, quality, gradient=gradient)
+
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    out, expected = compiled(image, quality), layer(image, quality)
+    assert torch.equal(out, expected)
+    leaves = [image, quality] if learned else [image]
+    for one, other in zip(
+        torch.autograd.grad(out.square().sum(), leaves),
+        torch.autograd.grad(expected.square().sum(), leaves),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other)

@@ -1,4 +1,4 @@
-"""Coefficients to and from JPEG files: what the layer computed becomes a file, bit for bit, and back."""
+"""Coefficients to and from JPEG files: the layer's coefficients become a file, bit for bit, and back."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def some_images(rng: np.random.Generator, images: int, channels: int, size: tupl
 
 
 def pillow(file: Path | bytes) -> Tensor:
-    """What Pillow decodes, ``(C, H, W)``."""
+    """Decodes a file by Pillow, ``(C, H, W)``."""
     return torch.tensor(oracles.decode(file if isinstance(file, bytes) else file.read_bytes()))
 
 
@@ -155,7 +155,7 @@ def test_load_says_what_is_wrong(rng: np.random.Generator) -> None:
 
     with pytest.raises(ValueError, match="file must be a file or a list of at least one, got an empty list"):
         Coefficients.load([])
-    with pytest.raises(TypeError, match="file must be a path, bytes or a binary file, got int"):
+    with pytest.raises(TypeError, match=r"file must be a path, bytes, a binary file or a PIL\.Image\.Image, got int"):
         Coefficients.load(3)  # type: ignore[arg-type]
     with pytest.raises(FileNotFoundError):
         Coefficients.load("nowhere.jpg")
@@ -179,7 +179,7 @@ def test_load_says_what_is_wrong(rng: np.random.Generator) -> None:
 def test_other_sampling_factors_are_refused(rng: np.random.Generator) -> None:
     file = bytearray(oracles.encode(some_images(rng, 1, 3, (16, 16))[0].numpy(), 75, "4:2:0"))
     frame = file.index(b"\xff\xc0")
-    file[frame + 14] = 0x12  # Cb: 1 × 2 beside luma's 2 × 2
+    file[frame + 14] = 0x12  # Cb: 1 × 2, with luma's 2 × 2
     with pytest.raises(ValueError, match=r"subsampled as one of .*, got sampling factors 2×2, 1×2, 1×1"):
         Coefficients.load(bytes(file))
 

@@ -1,4 +1,4 @@
-"""The container of coefficients: shapes, devices, images, trees. What fills it is tested with `encode` and `decode`."""
+"""The container of coefficients: shapes, devices, images, trees. `encode` and `decode` have tests elsewhere."""
 
 from __future__ import annotations
 
@@ -92,8 +92,8 @@ def test_shapes_that_follow_from_size_and_subsampling(subsampling: str) -> None:
             {"y": torch.tensor(1, dtype=torch.int16)},
             "y must have shape (N, 3, 5, 8, 8) at this size and subsampling, got ()",
         ),
-        ({"cb": None}, "cb must be a tensor as cr is, or both None for grey images; got None"),
-        ({"cr": None}, "cr must be a tensor as cb is, or both None for grey images; got None"),
+        ({"cb": None}, "cb must be a tensor as cr is, or both None for grey images, got None"),
+        ({"cr": None}, "cr must be a tensor as cb is, or both None for grey images, got None"),
         (
             {"tables": QuantTables.flat(torch.ones(3))},
             "tables must be (8, 8) or one for each of the 2 images, got 3",

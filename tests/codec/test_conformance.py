@@ -1,4 +1,4 @@
-"""The forward ops give libjpeg-turbo's bits: every backend against Pillow, libjpeg-turbo and what files hold.
+"""The forward ops give libjpeg-turbo's bits: every backend against Pillow, libjpeg-turbo and files' coefficients.
 
 `fuzz.py` does the same over many more cases.
 """
@@ -12,7 +12,7 @@ import pytest
 import torch
 from support import cases, oracles
 from support.backends import BACKENDS, Backend
-from support.oracles import FACTORS
+from support.settings import FACTORS
 from torch import Tensor
 
 from fdjpeg import _slopes, reference, surrogates
@@ -25,7 +25,7 @@ DTYPES = pytest.mark.parametrize("dtype", cases.DTYPES, ids=lambda dtype: str(dt
 
 
 def _some_sizes(rng: np.random.Generator, number: int, backend: Backend) -> list[tuple[int, int]]:
-    """Sizes from the list of special ones, and as many at random; for a slow backend a single small one."""
+    """Draws sizes from the list of special ones, and as many at random; for a slow backend a single small one."""
     most = 40 if backend.slow else 100
     special = rng.choice(len(cases.SIZES), number, replace=False)
     drawn = [(int(rng.integers(1, most + 1)), int(rng.integers(1, most + 1))) for _ in range(number)]
@@ -33,7 +33,7 @@ def _some_sizes(rng: np.random.Generator, number: int, backend: Backend) -> list
 
 
 def _assert_same(actual: Tensor, expected: Tensor, batch: cases.Batch) -> None:
-    """Bit for bit (NaN never comes out); a failure tells the image and how many samples differ."""
+    """Asserts equality bit for bit (no result is NaN); a failure reports the image and how many samples differ."""
     assert actual.dtype == expected.dtype
     assert actual.shape == expected.shape
     for image, (one, other) in enumerate(zip(actual.cpu(), expected, strict=True)):
@@ -48,7 +48,7 @@ def _expected(image: Tensor, batch: cases.Batch, subsampling: str, upsampling: s
 
 
 def test_compiled_kernels_are_under_test() -> None:
-    """Unless the environment forbids them: a suite that skips them must not pass for one that ran."""
+    """Unless the environment forbids them: a suite that skips them must not look like one that ran."""
     if os.environ.get("FDJPEG_BACKEND") != "reference":
         assert BACKENDS["cpu"].missing is None
 
@@ -173,7 +173,7 @@ def test_encode_gives_a_files_coefficients(
 def _decoded(
     backend: Backend, file: bytes, size: tuple[int, int], subsampling: str, upsampling: str, dtype: torch.dtype
 ) -> Tensor:
-    """A file's coefficients through the op."""
+    """Decodes a file's coefficients by the op."""
     held = oracles.coefficients(file)
     components = [torch.from_numpy(component)[None] for component in held.components]
     if len(components) == 1:
@@ -192,7 +192,7 @@ def test_decode_of_a_files_coefficients_gives_its_pixels(
     for height, width in _some_sizes(rng, 5, backend):
         batch = cases.draw(rng, channels, height, width, images=1)
         file = oracles.encode(batch.pixels[0], batch.strength(0), subsampling)
-        if rng.random() < 0.5:  # Coefficients about as large as any, though no image has just these.
+        if rng.random() < 0.5:  # Coefficients about as large as any, though no image has exactly these.
             held = oracles.coefficients(file)
             file = oracles.with_coefficients(
                 file,
@@ -240,7 +240,7 @@ def test_hostile_coefficients_are_harmless_and_the_same_everywhere(
 
 
 def test_tables_act_as_a_file_can_hold_them(backend: Backend, rng: np.random.Generator) -> None:
-    """Steps are rounded half to even, limited to 1…255, NaN as 1: on any device, without a look at them."""
+    """Steps are rounded half to even, limited to 1…255, NaN as 1: on any device, without reading them back."""
     odd = np.array([0.0, -7.0, 0.4, 0.5, 1.5, 2.5, 2.51, 254.5, 255.5, 256.0, 1e9, np.inf, -np.inf, np.nan])
     acts_as = np.array([1, 1, 1, 1, 2, 2, 3, 254, 255, 255, 255, 255, 1, 1])
     places = rng.integers(len(odd), size=(2, 3, 8, 8))
@@ -254,7 +254,7 @@ def test_tables_act_as_a_file_can_hold_them(backend: Backend, rng: np.random.Gen
 
 @DTYPES
 def test_all_bytes_survive(backend: Backend, dtype: torch.dtype) -> None:
-    """A flat block of any grey value comes back as it is at steps of 1: in and out through each dtype."""
+    """A flat block of any grey value comes back unchanged at steps of 1, through each dtype."""
     pixels = np.arange(256, dtype=np.uint8).reshape(256, 1, 1, 1).repeat(8, 2).repeat(8, 3)
     image = oracles.from_bytes(pixels, dtype).to(backend.device)
     out, _ = backend.round_trip(image, torch.ones(1, 3, 8, 8, device=backend.device), 0.0, 1, 1, True)
@@ -263,7 +263,7 @@ def test_all_bytes_survive(backend: Backend, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
 def test_samples_round_as_stated(backend: Backend, dtype: torch.dtype, rng: np.random.Generator) -> None:
-    """Ties, their neighbours on either side, and all that is no number in [0, 1]."""
+    """Ties, their neighbours on either side, and all samples that are not in [0, 1]."""
     ties = torch.from_numpy((np.arange(-2, 258) + 0.5) / 255).to(dtype)
     wide = torch.tensor([torch.nan, torch.inf, -torch.inf, -0.0, 2.0, -1.0, 1e4, -1e4]).to(dtype)
     below, above = (torch.nextafter(ties, torch.full_like(ties, end)) for end in (-9.0, 9.0))
@@ -280,7 +280,7 @@ def test_samples_round_as_stated(backend: Backend, dtype: torch.dtype, rng: np.r
 # Backward
 
 
-#: By how much gradients may differ from the reference in float64, relative to the largest: rounding of the dtype.
+#: The largest difference of gradients from the reference in float64, relative to the largest: the dtype's rounding.
 TOLERANCES = {torch.float16: 1e-3, torch.bfloat16: 8e-3, torch.float32: 1e-5, torch.float64: 1e-5}
 
 
@@ -345,10 +345,10 @@ def test_surrogate_gradients(
         slopes = _slopes.slope_table(surrogate, image.device)
         _, planes = backend.round_trip(image, steps, 0.0, *setting)
         actual = backend.surrogate_backward(grad.to(backend.device), planes, image, steps, 0.0, *setting, True, slopes)
+        # Where a gradient vanishes, the error is relative to the incoming one: interpolated slopes do not quite cancel.
+        smallest = 0.02 * float(grad.abs().max())
         for one, other in zip(actual, expected, strict=True):
-            _assert_close(
-                one, other, 1e-4, batch, smallest=0.05
-            )  # where it vanishes, all is relative to the incoming one
+            _assert_close(one, other, 1e-4, batch, smallest)
 
 
 def _assert_close(

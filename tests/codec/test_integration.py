@@ -1,4 +1,4 @@
-"""The ops and the layer inside of PyTorch: opcheck, compile, export, torch.func, autocast, workers, fake devices."""
+"""The ops and the layer inside PyTorch: opcheck, compile, export, torch.func, autocast, workers, fake devices."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from support.no_reading import NoReading
-from support.oracles import FACTORS
+from support.settings import FACTORS
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.data import DataLoader, Dataset
@@ -22,13 +22,13 @@ from fdjpeg import _slopes, ops, surrogates
 
 SUBSAMPLINGS = pytest.mark.parametrize("subsampling", FACTORS)
 
-#: Those whose backward is an op of its own kind.
+#: The ops that have an op for their backward.
 GRADIENTS = pytest.mark.parametrize("gradient", ["straight-through", "identity", "cubic"])
 
 
 @pytest.fixture(autouse=True)
 def fresh_compiler() -> None:
-    """torch.compile counts recompilations of a function over all tests, and gives up at eight."""
+    """Resets the compiler: torch.compile counts recompilations of a function over all tests, and gives up at eight."""
     torch.compiler.reset()
 
 
@@ -42,7 +42,7 @@ def image(rng: np.random.Generator) -> Tensor:
 
 
 def _op_arguments(name: str, image: Tensor, tables: Tensor | None, quality: float, factors: tuple[int, int]) -> Any:
-    """Some arguments of an op, by its name."""
+    """Returns arguments of an op, by its name."""
     setting = (tables, quality, *factors)
     if name == "round_trip":
         return image, *setting, True
@@ -112,7 +112,7 @@ def test_schemas_in_cpp_are_those_in_python(name: str) -> None:
 
 
 def _gradients(function: Callable[..., Tensor], *inputs: Tensor) -> tuple[Tensor, ...]:
-    """The result, and the gradient of a quantity that is not linear in it."""
+    """Returns the result, and the gradient of a quantity that is not linear in it."""
     leaves = [x.detach().clone().requires_grad_() for x in inputs]
     out = function(*leaves)
     return out.detach(), *torch.autograd.grad((out * out).sum(), leaves)
@@ -168,7 +168,7 @@ def test_compile_real_arithmetic(soft: bool) -> None:
 
 
 def test_compile_a_training_step(image: Tensor) -> None:
-    """The layer in front of a model, tables learned beside its weights, in one graph."""
+    """The layer in front of a model, tables learned together with its weights, in one graph."""
     torch.manual_seed(0)
     layer = fdjpeg.LearnableJPEG(fdjpeg.QuantTables.standard(50))
     model = nn.Sequential(layer, nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.LazyLinear(5))
@@ -199,7 +199,7 @@ def test_export(strict: bool, image: Tensor) -> None:
         assert torch.equal(exported.module()(x), layer(x))
 
 
-#: Layers that draw, at one quality only, so that what they give is known.
+#: Layers that draw, at one quality only, so that their results are known.
 DRAWING = {
     "RandomJPEG": fdjpeg.RandomJPEG((40, 40)),
     "RandomJPEG of a share": fdjpeg.RandomJPEG((40, 40), p=0.5),
@@ -332,7 +332,7 @@ def test_jacrev_is_row_by_row(gradient: str) -> None:
 
 
 def _penalty(x: Tensor, layer: Callable[[Tensor], Tensor]) -> Tensor:
-    """The squared norm of a loss's gradient."""
+    """Returns the squared norm of a loss's gradient."""
     (of_image,) = torch.autograd.grad(layer(x).square().sum(), x, create_graph=True)
     return of_image.square().sum()
 
@@ -353,7 +353,7 @@ def test_gradient_penalty(gradient: str, subsampling: str) -> None:
 
 
 def test_gradient_penalty_of_tables() -> None:
-    """Differentiated in the incoming gradient, as for the image; the tables' own place in it counts as constant."""
+    """Differentiated in the incoming gradient, as for the image; the tables in it count as constant."""
     x = torch.rand(1, 3, 16, 16)
     steps = torch.full((8, 8), 20.0, requires_grad=True)
     weight = torch.rand_like(x).requires_grad_()
@@ -426,13 +426,13 @@ def test_dataloader_workers(method: str) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Devices: nothing is computed here, but a tensor on a wrong device, and a look at a value, are found
+# Devices: nothing is computed here, but a tensor on a wrong device and a read of a value are found
 
 
 @pytest.mark.parametrize("gradient", ["straight-through", "identity", "cubic", "zero"])
 @pytest.mark.parametrize("where", ["cpu", "cuda"])
 def test_fake_cuda_tensors(where: str, gradient: str) -> None:
-    """Quality and tables may be on the host or beside the image."""
+    """Quality and tables may be on the host or on the image's device."""
     with FakeTensorMode(), NoReading():
         image = torch.rand(2, 3, 40, 50, device="cuda")
         quality = torch.rand(2, device=where)
@@ -447,7 +447,7 @@ def test_fake_cuda_tensors(where: str, gradient: str) -> None:
 
 
 def test_on_a_device_of_its_own() -> None:
-    """What `on_a_device.py` tests, in a process where nothing has used autograd yet."""
+    """The tests of `on_a_device.py`, in a process where nothing has used autograd yet."""
     suite = Path(__file__).parents[1] / "support" / "on_a_device.py"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(suite)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -457,7 +457,7 @@ def test_on_a_device_of_its_own() -> None:
 
 @GRADIENTS
 def test_backward_reads_no_value(gradient: str, image: Tensor) -> None:
-    """With data too. (Eager forward on a CPU may look at its own flags, for the warning about values above 1.)"""
+    """With data too. (Eager forward on a CPU may read its own flags, for the warning about values above 1.)"""
     leaf = image.requires_grad_()
     quality = torch.tensor([20.0, 80.0], requires_grad=True)
     out = fdjpeg.jpeg(leaf, quality, gradient=gradient)

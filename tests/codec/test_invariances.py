@@ -1,4 +1,4 @@
-"""What must not change a result: batching, memory layout, gradients asked for, threads, leading dimensions."""
+"""Results do not depend on batching, memory layout, requested gradients, threads or leading dimensions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import cases
 from support.backends import Backend
-from support.oracles import FACTORS
+from support.settings import FACTORS
 from torch import Tensor
 
 import fdjpeg
@@ -34,7 +34,7 @@ def _channels_last(x: Tensor) -> Tensor:
 
 
 def _transposed(x: Tensor) -> Tensor:
-    """Columns farther apart than rows."""
+    """Returns a copy with columns farther apart than rows."""
     return x.transpose(2, 3).contiguous().transpose(2, 3)
 
 
@@ -43,7 +43,7 @@ def _batch_last(x: Tensor) -> Tensor:
 
 
 def _with_gaps(x: Tensor) -> Tensor:
-    """Every second row and third column of a larger tensor, from an odd offset."""
+    """Returns a copy in every second row and third column of a larger tensor, from an odd offset."""
     batch, channels, height, width = x.shape
     larger = torch.full((batch, channels + 1, 2 * height + 1, 3 * width + 2), 77).to(x.dtype)
     view = larger[:, 1:, 1::2, 2::3]
@@ -52,13 +52,13 @@ def _with_gaps(x: Tensor) -> Tensor:
 
 
 def _backwards(x: Tensor) -> Tensor:
-    """A crop from a larger image, off any alignment."""
+    """Returns a copy as a crop from a larger image, off any alignment."""
     larger = torch.nn.functional.pad(x.double(), (3, 2, 1, 4)).to(x.dtype)
     return larger[:, :, 1:-4, 3:-2]
 
 
 def _unaligned(x: Tensor) -> Tensor:
-    """Contiguous, but beginning at an address that is a multiple of no vector's size."""
+    """Returns a contiguous copy at an address that is not a multiple of any vector's size."""
     flat = torch.empty(x.numel() + 1, dtype=x.dtype)
     view = flat[1:].view(x.shape)
     return view.copy_(x)
@@ -77,7 +77,7 @@ LAYOUTS = {
 def _round_trip_and_back(
     backend: Backend, image: Tensor, grad: Tensor | None, tables: Tensor | None, quality: float, subsampling: str
 ) -> tuple[Tensor, ...]:
-    """Forward, the coefficients, and for floating images both gradients."""
+    """Returns forward's results, the coefficients, and for floating images both gradients."""
     setting = (*FACTORS[subsampling], True)
     image = image.to(backend.device)
     tables = None if tables is None else tables.to(backend.device)
@@ -215,7 +215,7 @@ def test_strided_images_are_as_contiguous_ones(
 
 @pytest.mark.parametrize("dim", range(4))
 def test_expanded_images(backend: Backend, dim: int, rng: np.random.Generator) -> None:
-    """An image that repeats one element along a dimension, with stride 0, and is not written to."""
+    """Such an image repeats one element along a dimension, with stride 0, and is not written to."""
     for subsampling in FACTORS:
         shape = [2, 3, 17, 26]
         shape[dim] = 1
@@ -246,7 +246,7 @@ def test_strided_gradients_are_as_contiguous_ones(
 
 @pytest.mark.parametrize("kept", range(-1, 4))
 def test_expanded_gradients_are_as_contiguous_ones(backend: Backend, kept: int, rng: np.random.Generator) -> None:
-    """As a sum sends back: stride 0 in all dimensions, or in all but one."""
+    """The gradients of a sum: stride 0 in all dimensions, or in all but one."""
     for subsampling in FACTORS:
         shape = (2, 3, 19, 27)
         narrow = [size if dim == kept else 1 for dim, size in enumerate(shape)]
@@ -301,7 +301,7 @@ def test_the_layer_gives_what_empty_like_would_hold(gradient: str, arithmetic: s
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Gradients asked for, inputs left alone, threads
+# Requested gradients, unchanged inputs, threads
 
 
 @FLOATS
@@ -372,7 +372,7 @@ def test_the_callers_tensors_are_never_modified(gradient: str, rng: np.random.Ge
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32], ids=str)
 def test_the_same_for_any_number_of_threads(backend: Backend, dtype: torch.dtype, rng: np.random.Generator) -> None:
-    """Table gradients too, whose sums go over all blocks: to the last bit, in every run."""
+    """Table gradients too, which are sums over all blocks: to the last bit, in every run."""
     before = torch.get_num_threads()
     try:
         for channels, images, size in ((3, 3, (90, 131)), (3, 1, (201, 150)), (1, 5, (33, 65))):

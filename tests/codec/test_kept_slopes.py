@@ -1,4 +1,4 @@
-"""The table of a surrogate's slopes: computed once, and never kept from where its tensors are not everybody's."""
+"""The table of a surrogate's slopes: computed once, and never kept where its tensors could not be used later."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fdjpeg.surrogates import Cubic, Fourier, Sine, Surrogate, Tanh
 
 @pytest.fixture(autouse=True)
 def nothing_kept() -> Iterator[None]:
-    """Each test makes the first call."""
+    """Empties the cache, so that each test makes the first call."""
     _slopes._kept_slope_table.cache_clear()
     yield
     _slopes._kept_slope_table.cache_clear()
@@ -156,7 +156,7 @@ def test_first_call_on_fake_tensors() -> None:
     assert isinstance(out, FakeTensor)
     assert kept() == 0
     real = gradient(picture())
-    with FakeTensorMode():  # nor are real ones mixed with fake images
+    with FakeTensorMode():  # nor are real tables mixed with fake images
         assert fdjpeg.jpeg(torch.rand(2, 3, 16, 24), 50, gradient="cubic").shape == real.shape
     assert is_everybodys(slopes_of(Cubic()))
 
@@ -166,7 +166,7 @@ def test_a_layer_is_pickled_and_copied_after_use(surrogate: Surrogate) -> None:
     layer = fdjpeg.JPEG(50, gradient=surrogate)
     before = pickle.dumps(layer)
     wanted = layer(picture())
-    assert len(pickle.dumps(layer)) == len(before), "the table is no part of the layer"
+    assert len(pickle.dumps(layer)) == len(before), "the table must not be part of the layer"
     for other in (pickle.loads(pickle.dumps(layer)), copy.deepcopy(layer)):
         assert torch.equal(other(picture()), wanted)
         assert other.gradient == surrogate

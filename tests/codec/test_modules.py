@@ -1,4 +1,4 @@
-"""The layers: what they hold, what they pass on, how they learn."""
+"""The layers: their parameters, their results, and how they learn."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def image() -> Tensor:
 
 
 def smooth_images(count: int, size: int) -> Tensor:
-    """Low-pass noise, so that high frequencies are cheap to give up."""
+    """Returns low-pass noise, in which high frequencies are cheap to give up."""
     generator = torch.Generator().manual_seed(11)
     coarse = torch.rand(count, 3, size // 8, size // 8, generator=generator)
     return torch.nn.functional.interpolate(coarse, size=(size, size), mode="bicubic").clamp(0, 1)
@@ -321,7 +321,7 @@ def test_learnable_refuses_bad_arguments() -> None:
 
 
 def code_preset_by_scipy(image: Tensor) -> Tensor:
-    """The release's layer written again with SciPy's DCT, for sizes of whole blocks."""
+    """Computes the release's layer with SciPy's DCT, for sizes of whole blocks."""
     import numpy as np
     from scipy.fft import dctn, idctn
 

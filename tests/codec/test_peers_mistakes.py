@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from support import cases, oracles
 from support.no_reading import NoReading
-from support.oracles import FACTORS
+from support.settings import FACTORS
 from torch import Tensor, nn
 from torch._dynamo.backends.common import aot_autograd
 from torch._functorch.aot_autograd import make_boxed_func
@@ -48,7 +48,7 @@ def test_horizontal_and_vertical_frequencies_are_not_exchanged(arithmetic: str) 
 
 
 def test_a_transposed_luma_table_would_show() -> None:
-    """Against Pillow with just that mistake made on purpose."""
+    """Against Pillow with exactly that mistake made on purpose."""
     pixels = cases.CONTENTS["gradient"](np.random.default_rng(3), 3, 64, 64)
     pixels = np.bitwise_xor(pixels, cases.CONTENTS["noise"](np.random.default_rng(4), 3, 64, 64) & np.uint8(31))
     right = oracles.standard_tables(50)
@@ -76,7 +76,7 @@ def test_tables_of_a_quality_are_libjpegs_exactly(arithmetic: str, as_tensor: bo
             assert torch.equal(by_quality.detach(), by_tables)
 
 
-# --- the gradient to the tables exactly 0 at integer qualities; a soft clip that is never reached
+# --- a gradient to the tables exactly 0 at integer qualities; a soft clip that is never reached
 
 
 @pytest.mark.parametrize("gradient", ["straight-through", "identity", "cubic", "sine", "tanh"])
@@ -95,7 +95,7 @@ def test_tables_and_quality_get_a_gradient_at_whole_numbers(quality: int, gradie
 
 
 def test_steps_at_and_beyond_their_bounds_get_one_too(image: Tensor) -> None:
-    """Straight through the clamp, so that a step which was driven out can come back."""
+    """Straight through the clamp, so that a step beyond a bound can come back."""
     for step in (-3.0, 0.0, 1.0, 255.0, 300.0):
         table = torch.full((8, 8), step, requires_grad=True)
         weight = torch.linspace(-1, 1, image.numel()).reshape(image.shape).sin()
@@ -105,7 +105,7 @@ def test_steps_at_and_beyond_their_bounds_get_one_too(image: Tensor) -> None:
 
 
 def test_clipping_is_reached(rng: np.random.Generator) -> None:
-    """What leaves is in [0, 1], and is 0 or 1 where the decoder clamps."""
+    """The output is in [0, 1], and is 0 or 1 where the decoder clamps."""
     extremes = torch.from_numpy(cases.CONTENTS["extremes"](rng, 3, 32, 32)).float() / 255
     for arithmetic in ("libjpeg", "real"):
         out = fdjpeg.jpeg(extremes, 30, arithmetic=arithmetic)
@@ -167,7 +167,7 @@ def test_edges_are_not_darkened(subsampling: str, arithmetic: str) -> None:
 
 
 def test_tables_and_quality_find_the_images_device() -> None:
-    """`test_integration.py` has more of it, with gradients."""
+    """`test_integration.py` has more cases, with gradients."""
     layers = (JPEG(50), JPEG(torch.tensor(50)), JPEG(tables=QuantTables.flat(8)), RandomJPEG((30, 95)))
     with FakeTensorMode(allow_non_fake_inputs=True):
         image = torch.rand(2, 3, 24, 40, device="cuda")
@@ -204,7 +204,7 @@ def test_the_image_is_left_alone(gradient: str, arithmetic: str, image: Tensor) 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
 def test_bytes_are_rounded(dtype: torch.dtype) -> None:
-    """Truncation would lose the bytes b for which b / 255 · 255 falls just short of b, and darken all else by half."""
+    """Truncation would lose the bytes b for which b / 255 · 255 is just below b, and darken all others by half."""
     grey = (torch.arange(256) / 255).to(dtype).reshape(256, 1, 1, 1).expand(-1, -1, 8, 8)
     as_bytes = torch.arange(256, dtype=torch.uint8).reshape(256, 1, 1, 1).expand(-1, -1, 8, 8)
     assert torch.equal(fdjpeg.encode(grey, 100).y, fdjpeg.encode(as_bytes, 100).y)
@@ -218,7 +218,7 @@ def test_bytes_are_rounded(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("subsampling", ["4:2:2", "4:2:0", "4:4:0"])
 def test_upsampling_is_what_was_asked_for(subsampling: str, rng: np.random.Generator) -> None:
-    """Both by name, each with its own oracle, and not the same; that all backends agree is `test_conformance.py`'s."""
+    """Both by name, each with its own oracle, and not the same; `test_conformance.py` shows that all backends agree."""
     pixels = cases.CONTENTS["noise"](rng, 3, 33, 47)
     fancy, nearest = (
         fdjpeg.jpeg(torch.from_numpy(pixels), 75, subsampling=subsampling, upsampling=upsampling).numpy()
@@ -234,7 +234,7 @@ def test_upsampling_is_what_was_asked_for(subsampling: str, rng: np.random.Gener
 
 
 def test_one_op_forward_and_one_backward_without_a_look_at_values(image: Tensor) -> None:
-    """Two ops in the whole graph, and nothing that waits. (More in `test_integration.py`.)"""
+    """There are two ops in the whole graph, and nothing that waits. (More in `test_integration.py`.)"""
     seen: list[str] = []
 
     def note(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
@@ -249,7 +249,7 @@ def test_one_op_forward_and_one_backward_without_a_look_at_values(image: Tensor)
         fdjpeg.jpeg(torch.rand(2, 3, 24, 40, device="cuda"), torch.rand(2, device="cuda"))
 
 
-# --- [0, 255] fed where [0, 1] was meant, and nothing said
+# --- [0, 255] given instead of [0, 1], without a warning
 
 
 def test_bytes_as_floats_are_noticed(image: Tensor) -> None:

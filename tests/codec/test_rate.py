@@ -21,7 +21,7 @@ PILLOW_WRITES = ("4:4:4", "4:2:2", "4:2:0")
 
 
 def scan_bytes(file: bytes) -> int:
-    """The length of the entropy-coded data of a file with one scan, a stuffed zero byte not counted (T.81, B.1.1.5)."""
+    """Counts the bytes of entropy-coded data in a file with one scan, without stuffed zero bytes (T.81, B.1.1.5)."""
     place = 2  # after SOI
     while file[place + 1] != 0xDA:  # SOS
         place += 2 + int.from_bytes(file[place + 2 : place + 4], "big")
@@ -31,7 +31,7 @@ def scan_bytes(file: bytes) -> int:
 
 
 def rank_correlation(a: Tensor, b: Tensor) -> float:
-    """Spearman's; for numbers that all differ."""
+    """Computes Spearman's, for numbers that all differ."""
     ranks = torch.stack([x.argsort().argsort().double() for x in (a, b)])
     return float(torch.corrcoef(ranks)[0, 1])
 
@@ -63,7 +63,7 @@ def test_bits_are_the_scan_of_files_that_libjpeg_wrote(rng: np.random.Generator,
 
 
 def test_bits_know_every_symbol(rng: np.random.Generator) -> None:
-    """Coefficients of every size after every run, of which images have few."""
+    """Coefficients of every size after every run; images have few of them."""
     for density in (0.01, 0.05, 0.3, 1.0):
         components = []
         for blocks in ((5, 7), (3, 4), (3, 4)):
@@ -124,7 +124,7 @@ def test_bits_want_coefficients() -> None:
 
 @pytest.fixture(scope="module")
 def photographs() -> Tensor:
-    """Photographs to which nothing was fitted."""
+    """Returns photographs to which nothing was fitted."""
     pytest.importorskip("foolbox")
     from fdjpeg.sources import photographs
 
@@ -149,7 +149,7 @@ def test_rate_is_near_to_bits_on_photographs(photographs: Tensor, quality: int, 
 
 
 def unlike_tables() -> dict[str, QuantTables]:
-    """Tables unlike the standard ones: flat, steeper, and falling where those rise."""
+    """Returns tables unlike the standard ones: flat, steeper, and falling where those rise."""
     frequency = torch.arange(8)[:, None] + torch.arange(8)
     return {
         "flat 8": QuantTables.flat(8),

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from support.backends import Backend
-from support.oracles import FACTORS
+from support.settings import FACTORS
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
@@ -24,7 +24,7 @@ SUBSAMPLINGS = pytest.mark.parametrize("subsampling", FACTORS)
 UPSAMPLINGS = pytest.mark.parametrize("upsampling", ["fancy", "nearest"])
 SIZES = ((1, 1), (3, 5), (16, 16), (17, 15), (25, 34))
 
-#: Each with parameters of its own.
+#: Each with its own parameters.
 ROUNDINGS: tuple[tuple[Surrogate, bool], ...] = (
     (StraightThrough(), False),
     (Zero(), False),
@@ -42,14 +42,14 @@ ROUNDINGS: tuple[tuple[Surrogate, bool], ...] = (
 
 
 def _rounding(surrogate: Surrogate, soft: bool) -> tuple[str, float, float, bool]:
-    """The last arguments of the ops."""
+    """Returns the last arguments of the ops."""
     formula = _slopes.formula_of(surrogate)
     assert formula is not None
     return *formula, soft
 
 
 def _assert_near(actual: Tensor, expected: Tensor, tolerance: float) -> None:
-    """Relative to the largest."""
+    """Asserts a small difference, relative to the largest."""
     if expected.numel() > 0:
         bound = tolerance * max(float(expected.abs().max()), 1e-3)
         assert float((actual.cpu().to(expected.dtype) - expected).abs().max()) <= bound
@@ -137,7 +137,7 @@ def _both(image: Tensor, grad: Tensor, **arguments: Any) -> tuple[Tensor, Tensor
 
 @SUBSAMPLINGS
 def test_cpu_strides_and_emptiness(subsampling: str, rng: np.random.Generator) -> None:
-    """The numbers are those of contiguous tensors, laid out as ``torch.empty_like`` does."""
+    """The numbers are those of contiguous tensors, laid out like ``torch.empty_like``."""
     settings = {"subsampling": subsampling, "gradient": "tanh", "soft": True}
     values = torch.from_numpy(rng.random((2, 3, 22, 35))).float()
     grad = torch.from_numpy(rng.standard_normal(values.shape)).float()
@@ -214,7 +214,7 @@ def test_cpu_refuses_unknown_surrogates(arguments: Any, message: str) -> None:
 
 
 def _interior(shape: tuple[int, ...]) -> Tensor:
-    """An image that no clamp touches: it stays so, for quality is high."""
+    """Returns an image that no clamp touches, even after the codec, since quality is high."""
     generator = torch.Generator().manual_seed(7)
     return (0.3 + 0.4 * torch.rand(shape, generator=generator, dtype=torch.float64)).requires_grad_()
 
@@ -370,7 +370,7 @@ def test_hessian_by_function_transforms() -> None:
 # Memory
 
 
-#: What is used beyond the image, its output and their gradients, as a multiple of the image; printed line by line.
+#: The memory beyond the image, its output and their gradients, as a multiple of the image; printed line by line.
 _MEASURE = """
 import sys, torch, fdjpeg
 
@@ -397,7 +397,7 @@ for keywords, dtype in eval(sys.argv[1]):
 
 _SOFT = {"arithmetic": "real", "soft": True}
 
-#: And the most that it may be. Straight through, 0.5 is promised for float32, and 1.5 for surrogates; less is kept.
+#: The largest allowed. Straight through, 0.5 is promised for float32, and 1.5 for surrogates; less is kept.
 _MEMORY = (
     ({}, "float32", 0.2),
     ({"subsampling": "4:4:4"}, "float32", 0.3),
@@ -414,7 +414,7 @@ def test_cpu_memory_beyond_input_output_and_gradients() -> None:
         [sys.executable, "-c", _MEASURE, repr([case[:2] for case in _MEMORY])],
         capture_output=True,
         text=True,
-        env=os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"},  # what is freed goes back to the system at once
+        env=os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"},  # freed memory goes back to the system at once
     )
     assert done.returncode == 0, done.stderr
     for (keywords, dtype, limit), used in zip(_MEMORY, map(float, done.stdout.split()), strict=True):

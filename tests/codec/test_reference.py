@@ -1,4 +1,4 @@
-"""The oracle's integers against its own oracles: Pillow, libjpeg-turbo and the coefficients of files."""
+"""The integers of the reference against Pillow, libjpeg-turbo and the coefficients of files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from PIL import Image
 from support.no_reading import NoCopying
 from support.reference_cases import (
     FLOATS,
-    PILLOW,
     SIZES,
     contents,
     every_channels,
@@ -29,6 +28,7 @@ from support.reference_cases import (
     to_pixels,
     to_tensor,
 )
+from support.settings import PILLOW
 from torch import Tensor
 
 from fdjpeg import _constants, reference
@@ -48,7 +48,7 @@ def test_equals_pillow(subsampling: str, channels: int) -> None:
 
 @pytest.mark.parametrize("subsampling", PILLOW)
 def test_custom_tables_equal_pillow(subsampling: str) -> None:
-    """Three tables of their own, those of nothing but 1 and of nothing but 255 among them."""
+    """Three different tables, those of only 1 and of only 255 among them."""
     rng = np.random.default_rng(2)
     cases = [random_tables(1, seed)[0] for seed in range(4)] + [torch.ones(3, 8, 8), torch.full((3, 8, 8), 255.0)]
     for tables, size in itertools.product(cases, SIZES):
@@ -60,14 +60,14 @@ def test_custom_tables_equal_pillow(subsampling: str) -> None:
 
 
 def turbo_file(pixels: np.ndarray, subsampling: str, quality: int) -> bytes:
-    """A file by libjpeg-turbo's own interface, which uses the accurate DCT from quality 96 on."""
+    """Writes a file by libjpeg-turbo's own interface, which uses the accurate DCT from quality 96 on."""
     return simplejpeg.encode_jpeg(np.ascontiguousarray(pixels), quality, colorsubsampling=subsampling.replace(":", ""))
 
 
 @every_upsampling
 @every_subsampling
 def test_equals_libjpeg_turbo(subsampling: str, fancy: bool) -> None:
-    """All five subsamplings, and its fast upsampling for ours by repetition."""
+    """All five subsamplings; its fast upsampling is the oracle of ours by repetition."""
     rng = np.random.default_rng(3)
     for size, quality in itertools.product(SIZES, (96, 98, 100)):
         for pixels in contents(rng, *size, 3):
@@ -131,7 +131,7 @@ def test_shapes_of_coefficients() -> None:
 
 
 def test_hostile_coefficients_decode_to_bytes() -> None:
-    """Coefficients that no encoder makes: nothing is promised of the pixels but that they are some."""
+    """Coefficients that no encoder makes: the pixels are only promised to be bytes."""
     generator = torch.Generator().manual_seed(5)
     y, cb, cr = (torch.randint(-32768, 32768, (3, 2, 2, 8, 8), generator=generator).short() for _ in range(3))
     y[0], y[1] = 32767, -32768
@@ -252,7 +252,7 @@ def test_batch_strides_and_emptiness(dtype: torch.dtype) -> None:
 @every_channels
 @every_subsampling
 def test_planes(subsampling: str, channels: int) -> None:
-    """The components that a decoder would hold, at coded size; then a flag for each MCU; then zeros."""
+    """The planes are a decoder's components at coded size, then a flag for each MCU, then zeros."""
     factors = SAMPLING_FACTORS[subsampling]
     image = interior((2, channels, 19, 37), 8, torch.float32)
     image[1, -1, 17, 36] = math.nan

@@ -1,4 +1,4 @@
-"""The oracle's gradients, straight-through and of surrogates: autograd, finite differences and closed forms."""
+"""The reference's gradients, straight-through and of surrogates: autograd, finite differences and closed forms."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_adjoint_of_the_real_pipeline(subsampling: str, fancy: bool, channels: i
 @every_subsampling
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 def test_backward_equals_autograd(subsampling: str, fancy: bool, channels: int, dtype: torch.dtype) -> None:
-    """On noise that is clamped in places, at every size; the two are written apart."""
+    """On noise that is clamped in places, at every size; the two are written separately."""
     factors = SAMPLING_FACTORS[subsampling]
     generator = torch.Generator().manual_seed(16)
     tolerance = {"rtol": 1e-10, "atol": 1e-10} if dtype == torch.float64 else {"rtol": 1e-5, "atol": 1e-5}
@@ -105,7 +105,7 @@ def test_tangents_are_the_transposed_maps(subsampling: str) -> None:
 
 
 def test_clamps_mask_is_that_of_the_decoded_components() -> None:
-    """At 4:4:4 the gradient is the incoming one where R, G, B of Pillow's Y, Cb, Cr lie in 0…255, and 0 elsewhere."""
+    """At 4:4:4 the gradient is the incoming one where R, G, B of Pillow's Y, Cb, Cr are in 0…255, and 0 elsewhere."""
     for seed, pixels in enumerate(contents(np.random.default_rng(18), 40, 40, 3)):
         data = pillow_file(pixels, "4:4:4", quality=30)
         y, cb, cr = pillow_pixels(data, "YCbCr").astype(np.float64).transpose(2, 0, 1)
@@ -160,7 +160,7 @@ def test_backward_layout_and_odd_gradients(dtype: torch.dtype) -> None:
 
 
 def test_nan_gradient_of_a_clamped_sample_is_dropped() -> None:
-    """A clamped sample passes nothing on, whatever comes in; what comes in elsewhere is the caller's."""
+    """A clamped sample passes no gradient on, not even NaN; elsewhere a NaN gradient is the caller's."""
     image = torch.zeros(1, 3, 8, 8)
     image[:, 0] = 1.0
     _, planes = reference.round_trip(image, None, 1, 1, 1, True)
@@ -176,7 +176,7 @@ def test_nan_gradient_of_a_clamped_sample_is_dropped() -> None:
 
 
 class Wave:
-    """A user's own surrogate, of nothing but the two methods."""
+    """A user's own surrogate, with only the two methods."""
 
     def forward(self, c: Tensor) -> Tensor:
         return c + 0.1 * c.sin()

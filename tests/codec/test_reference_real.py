@@ -1,4 +1,4 @@
-"""The oracle's real numbers: T.81's formula, BT.601, libjpeg's filters, and finite differences."""
+"""The reference's real numbers: T.81's formula, BT.601, libjpeg's filters, and finite differences."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_colour_is_bt_601() -> None:
     colour = torch.tensor([0.9, 0.2, 0.4], dtype=torch.float64)
     image = colour[:, None, None].expand(1, 3, 8, 8)
     tables = torch.ones(1, 3, 8, 8, dtype=torch.float64)
-    tables[:, 1:] = 1e6  # chroma is lost: what comes back is luma
+    tables[:, 1:] = 1e6  # chroma is lost, so the result is luma
     got = reference.real_pipeline(image, tables, 1, 1, True, lambda c: torch.where(c.abs() < 1e-2, 0, c))
     luma = 0.299 * 0.9 + 0.587 * 0.2 + 0.114 * 0.4
     torch.testing.assert_close(got, torch.full_like(image, luma))

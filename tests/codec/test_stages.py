@@ -1,4 +1,4 @@
-"""The codec's steps one by one: against SciPy and Pillow, by gradcheck, together, and what they refuse."""
+"""The codec's steps one by one: against SciPy and Pillow, by gradcheck, together, and with bad input."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Each surrogate: its formula at points worked out by hand, its derivative against autograd, its errors."""
+"""Each surrogate: its formula at points computed by hand, its derivative against autograd, its errors."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def value(function: Any, c: float) -> float:
 
 
 def grid() -> Tensor:
-    """Coefficients in -3…3, none of them on a tie or on a whole number."""
+    """Returns coefficients in -3…3, none of them on a tie or on a whole number."""
     return torch.linspace(-3, 3, 601, dtype=torch.float64) + 0.00371
 
 

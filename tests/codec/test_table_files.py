@@ -19,7 +19,7 @@ from fdjpeg.tables import QuantTables
 
 
 def frame_header(data: bytes) -> int:
-    """Where the parameters of the first frame header (SOF0 or SOF1) begin: length, precision, height, ..."""
+    """Finds the parameters of the first frame header (SOF0 or SOF1): length, precision, height, ..."""
     return next(data.index(marker) for marker in (b"\xff\xc0\x00", b"\xff\xc1\x00") if marker in data) + 2
 
 
@@ -68,7 +68,7 @@ class TestFromImage:
     @pytest.mark.parametrize("adobe", [True, False])
     def test_rgb_components(self, adobe: bool) -> None:
         data = jpeg_bytes(keep_rgb=True)
-        if not adobe:  # then only the components' numbers, "R", "G" and "B", tell
+        if not adobe:  # then only the components' numbers, "R", "G" and "B", show it
             marker = data.index(b"\xff\xee")
             data = data[:marker] + data[marker + 2 + int.from_bytes(data[marker + 2 : marker + 4], "big") :]
         with pytest.raises(ValueError, match="grey or YCbCr JPEG, got one whose components are R, G and B"):

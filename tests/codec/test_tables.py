@@ -1,4 +1,4 @@
-"""Quantization tables as an object: what they take, what they are to PyTorch, and how they are checked."""
+"""Quantization tables as an object: their arguments, their place in PyTorch, and their checks."""
 
 from __future__ import annotations
 
@@ -211,7 +211,7 @@ class TestCheckTables:
 
 
 class ScaledTables(torch.nn.Module):
-    """Everything that a layer does with tables: takes, makes, scales, returns."""
+    """A layer with every use of tables: takes, makes, scales, returns."""
 
     def forward(self, tables: QuantTables, quality: Tensor) -> tuple[QuantTables, Tensor]:
         standard = QuantTables.standard(quality)

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 import fdjpeg
 from fdjpeg import defenses
+from fdjpeg._fingerprint import digest
 from fdjpeg.defenses import GRADIENTS, OPAQUE, UNDEFENDED, differentiable, of_module, parse_defense
 from fdjpeg.defenses.gradients import distinct
-from fdjpeg.sources.networks import digest
 
 EXAMPLES = defense_data.examples()
 

@@ -176,7 +176,7 @@ def test_radii_and_distances_of_the_l2_norm(network: Network, photographs: Image
 
 def test_evaluate_changes_nothing_of_the_callers(photographs: ImageSet) -> None:
     module = Tiny()
-    module.features.eval()  # a mode of its own, which must come back
+    module.features.eval()  # its own mode, which must be restored
     before, weights = photographs.images.clone(), {k: v.clone() for k, v in module.state_dict().items()}
     layer = nn.Sequential(nn.Dropout(0.5), fdjpeg.JPEG(75))
     evaluation.evaluate(module, photographs, defenses=[layer], eps=["2/255"], gradients=["cubic"], attacks=["pgd-2"])

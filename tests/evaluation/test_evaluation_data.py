@@ -29,9 +29,9 @@ packaged = pytest.mark.skipif(
 
 def test_image_set_refuses_what_is_no_set_of_images() -> None:
     images, labels = torch.rand(2, 3, 8, 8), torch.tensor([0, 1])
-    with pytest.raises(ValueError, match=r"images must lie in \[0, 1\], got values from 0 to 255"):
+    with pytest.raises(ValueError, match=r"images must be in \[0, 1\], got values from 0 to 255"):
         ImageSet.of((torch.linspace(0, 255, images.numel()).view_as(images), labels))
-    with pytest.raises(ValueError, match="lie in"):
+    with pytest.raises(ValueError, match="be in"):
         ImageSet.of((torch.full_like(images, float("nan")), labels))
     with pytest.raises(ValueError, match="at least one image"):
         ImageSet.of((images[:0], labels[:0]))
@@ -71,7 +71,7 @@ def test_outputs_that_cannot_be_logits_are_refused() -> None:
     check_logits(logits, labels)
     with pytest.raises(ValueError, match=r"got probabilities .* remove the final softmax"):
         check_logits(logits.softmax(dim=1), labels)
-    with pytest.raises(ValueError, match="labels must lie in 0…2 for a model of 3 classes, got 0…7"):
+    with pytest.raises(ValueError, match="labels must be in 0…2 for a model of 3 classes, got 0…7"):
         check_logits(logits, torch.tensor([0, 7]))
     with pytest.raises(ValueError, match=r"got shape \(4, 3, 1\)"):
         check_logits(logits[..., None], labels)
@@ -192,10 +192,10 @@ def test_a_part_of_a_folder_is_a_sample_with_a_seed(tree) -> None:
 
 def test_mistakes_in_a_folder_are_named(tree) -> None:
     Image.new("RGB", (20, 21)).save(tree / "n01440764" / "0.png")
-    with pytest.raises(ValueError, match="images of one size, or size be given, got 2 sizes"):
+    with pytest.raises(ValueError, match="images of one size, or size must be given, got 2 sizes"):
         sources.load_images(str(tree))
     (tree / "n01440764" / "0.png").write_text("no image")
-    with pytest.raises(ValueError, match=r"data must hold images that Pillow reads, got .*n01440764/0.png"):
+    with pytest.raises(ValueError, match=r"data must be an image that Pillow reads, got .*n01440764/0.png"):
         sources.load_images(str(tree))
 
 
@@ -223,7 +223,7 @@ def test_hidden_files_and_folders_are_no_classes(tmp_path) -> None:
 def test_broken_images_are_named_whatever_pillow_says(name: str, content: bytes, tmp_path) -> None:
     (tmp_path / "class").mkdir()
     (tmp_path / "class" / name).write_bytes(content)
-    with pytest.raises(ValueError, match=rf"data must hold images that Pillow reads, got .*{name}") as caught:
+    with pytest.raises(ValueError, match=rf"data must be an image that Pillow reads, got .*{name}") as caught:
         sources.load_images(str(tmp_path))
     item = training_data.load_training_images(str(tmp_path), 8)[0]
     assert str(item) == str(caught.value)
@@ -304,7 +304,7 @@ def installed(monkeypatch):
 
 
 class Named(nn.Module):
-    """What libraries give: a network of normalised images that says what it expects."""
+    """A network of normalised images, with the statistics it expects, as libraries provide it."""
 
     pretrained_cfg = {"mean": (0.5,) * 3, "std": (0.25,) * 3, "input_size": (3, 20, 20), "license": "mit"}  # noqa: RUF012
 

@@ -1,4 +1,4 @@
-"""Stored work keeps its fingerprints, and a plan its settings: a run of another version must find what was finished."""
+"""Stored work keeps its fingerprints, and a plan its settings: a later version must find the finished work."""
 
 from __future__ import annotations
 

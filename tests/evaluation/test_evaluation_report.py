@@ -7,65 +7,14 @@ import html.parser
 import io
 import json
 from dataclasses import replace
-from typing import Any
 
 import pytest
-import torch
 from support.evaluation_cases import smooth, tiny
+from support.report_cases import cell, made
 
 from fdjpeg import evaluation
-from fdjpeg.evaluation import Cell, Report
+from fdjpeg.evaluation import Cell
 from fdjpeg.evaluation.cells import join
-from fdjpeg.evaluation.settings import ImageOrigin, NetworkOrigin, RunSettings
-from fdjpeg.sources import ImageSet
-
-
-def cell(defense: str, threat: str, predicted: list[int], eps: str | None = "1/255", **fields: object) -> Cell:
-    """A cell of images of class 0."""
-    chosen = {"right": [float(value == 0) for value in predicted], "margin": [0.0] * len(predicted), **fields}
-    chosen.setdefault("attack", None if threat == "clean" else "PGD-20")
-    indices = list(range(len(predicted)))
-    return Cell(defense, threat, eps=eps, indices=indices, predicted=predicted, **chosen)  # type: ignore[arg-type]
-
-
-CELLS = [
-    cell("none", "clean", [0, 0, 0, 1], None),
-    cell("jpeg:75", "clean", [0, 0, 0, 1], None),
-    cell("none", "white-box", [1, 1, 1, 0]),  # the last is right only under attack: it does not count
-    cell("none", "noise", [0, 0, 0, 1], attack="noise"),
-    cell("jpeg:75", "noise", [0, 0, 0, 0], attack="noise"),
-    cell("jpeg:75", "gray-box", [1, 0, 0, 1]),
-    cell("jpeg:75", "adaptive", [0, 1, 0, 1], gradient="identity"),
-    cell("jpeg:75", "adaptive", [0, 0, 0, 0], gradient="cubic"),
-]
-
-
-SETTINGS = RunSettings(
-    images=ImageOrigin(4, source="here", terms="none", digest="", lattice_tried=4, on_lattice={}),
-    model=NetworkOrigin("<net>", source="here", terms="none", digest=""),
-    attacks={"PGD-20": {"steps": 20}},
-    gradient_free=[],
-    defenses={"jpeg:75": ["identity", "cubic"]},
-    randomised=[],
-    draws=20,
-    transfer={},
-    norm="linf",
-    eps=["1/255"],
-    batch_size=4,
-    at_once=4,
-    pictures=0,
-    seed=0,
-    checks=True,
-    open=[],
-    device="cpu",
-    versions={"torch": "2"},
-)
-
-
-def made(*more: Cell, **settings: Any) -> Report:
-    """Four images of class 0, right where the cells above say so: the table is known."""
-    images = ImageSet(torch.rand(4, 3, 8, 8), torch.zeros(4, dtype=torch.int64), ("a", "b", "c", "d"))
-    return Report(replace(SETTINGS, **settings), [*CELLS, *more], images)
 
 
 def test_worst_case_is_taken_image_by_image() -> None:
@@ -155,7 +104,7 @@ def test_every_check_can_fail(name: str) -> None:
     assert ("jpeg:75" in check.masked) == (name in MASKED)
 
 
-#: Checks whose failure says that gradients are masked.
+#: Checks whose failure shows that gradients are masked.
 MASKED = ("Knowing the layer", "Queries alone", "Gradients are not zero", "A radius that allows any image")
 
 
@@ -195,7 +144,7 @@ def test_report_files_can_be_read_back(tmp_path) -> None:
 def test_report_shows_pictures_and_curves_of_each_defence() -> None:
     chosen = {"defenses": ["jpeg:75"], "eps": ["2/255"], "gradients": ["cubic"], "attacks": ["pgd-3"], "checks": False}
     report = evaluation.evaluate(tiny(), smooth(), pictures=2, **chosen)  # type: ignore[arg-type]
-    # Two images: clean, adversarial and difference on the bare network; behind the layer the defended one beside them.
+    # Two images: clean, adversarial and difference on the bare network; behind the layer also the defended one.
     assert report.html().count("<img ") == 2 * 3 + 2 * 4
     assert report.html().count("<svg ") == 2 + 2
     (adaptive,) = report.select(threat="adaptive")

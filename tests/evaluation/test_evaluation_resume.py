@@ -74,7 +74,7 @@ def test_finished_work_of_another_run_is_not_taken(network: Network, photographs
 
     assert met(photographs, network) == 12
     assert met(photographs, network) == 0
-    assert met(photographs, network, eps=["8/255", "9/255"]) == 12  # only what is new
+    assert met(photographs, network, eps=["8/255", "9/255"]) == 12  # only the new work
     assert met(photographs, network, seed=1) == 12
     assert met(photographs.select([0, 1, 2, 4]), network, seed=1) == 4  # the first batch is the same
     other = Tiny()

@@ -122,7 +122,7 @@ def test_a_layer_keeps_its_forward_pass_whatever_its_gradient() -> None:
         ({"attacks": ["pgd", PGD(norm="l2", steps=3)]}, "attacks must share one norm"),
         ({"norm": "l1"}, "norm must be"),
         ({"eps": []}, "eps must hold at least one"),
-        ({"eps": ["0/255"]}, "eps must lie in"),
+        ({"eps": ["0/255"]}, "eps must be in"),
         ({"batch_size": 0}, "batch_size must be at least 1"),
         ({"draws": 0}, "draws must be at least 1"),
         ({"pictures": -1}, "pictures must be at least 0"),
@@ -140,7 +140,7 @@ def test_probabilities_and_wrong_classes_are_refused(photographs: ImageSet) -> N
         evaluation.evaluate(Tiny(2), replace(photographs, labels=photographs.labels + 2))
     with pytest.raises(TypeError, match=r"model must be a torch.nn.Module, got function"):
         evaluation.evaluate(lambda x: x, photographs)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"images must lie in \[0, 1\], got values from 0 to 255"):
+    with pytest.raises(ValueError, match=r"images must be in \[0, 1\], got values from 0 to 255"):
         evaluation.evaluate(Tiny(), (photographs.images / photographs.images.max() * 255, photographs.labels))
     with pytest.raises(ValueError, match="at least one image"):
         evaluation.evaluate(Tiny(), [])

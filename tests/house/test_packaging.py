@@ -219,6 +219,9 @@ def test_wrong_settings_are_named(checkout: Path, setup_script: ModuleType, monk
     monkeypatch.setenv("FDJPEG_CUDA_ARCHS", "8.0;sm_90")
     with pytest.raises(setup_script.SetupError, match=r'must hold architectures such as "8\.0;9\.0", got \'sm_90\''):
         setup_script.gpu_flags()
+    monkeypatch.setenv("MAX_JOBS", "none")
+    with pytest.raises(setup_script.SetupError, match="MAX_JOBS must be a positive integer or unset, got 'none'"):
+        setup_script.jobs()
 
 
 def test_no_torch_says_so(setup_script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,25 +232,85 @@ def test_no_torch_says_so(setup_script: ModuleType, monkeypatch: pytest.MonkeyPa
         setup_script.BuildLibrary(Distribution()).build_extension(setup_script.Extension("fdjpeg._C", []))
 
 
-def test_cuda_settings(setup_script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    nvcc = tmp_path / "bin" / "nvcc"
-    nvcc.parent.mkdir()
-    nvcc.write_text("#!/bin/sh\n")
-    nvcc.chmod(0o755)
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A folder in which programs can be put that stand in for nvcc (in ``bin``) and nvidia-smi; no setting is made."""
+    for variable in ("FDJPEG_CUDA", "FDJPEG_CUDA_ARCHS", "TORCH_CUDA_ARCH_LIST", "MAX_JOBS"):
+        monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("CUDA_HOME", str(tmp_path))
-    monkeypatch.delenv("FDJPEG_CUDA", raising=False)
-    assert setup_script.find_nvcc() == str(nvcc)
-    monkeypatch.setenv("FDJPEG_CUDA", "0")
-    assert setup_script.find_nvcc() is None
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    (tmp_path / "bin").mkdir()
+    return tmp_path
 
-    monkeypatch.delenv("FDJPEG_CUDA_ARCHS", raising=False)
-    assert setup_script.gpu_flags() == ["-arch=all-major"]
-    monkeypatch.setenv("FDJPEG_CUDA_ARCHS", "8.0;9.0a")
-    assert setup_script.gpu_flags() == [
-        "-gencode=arch=compute_80,code=sm_80",
-        "-gencode=arch=compute_90a,code=sm_90a",
-        "-gencode=arch=compute_90a,code=compute_90a",
+
+def put_program(place: Path, *lines: str) -> str:
+    place.write_text("#!/bin/sh\n" + "".join(f"echo '{line}'\n" for line in lines))
+    place.chmod(0o755)
+    return str(place)
+
+
+def torch_of(folder: Path, cuda: str) -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / "version.py").write_text(f"__version__ = '2.13.0'\ncuda: Optional[str] = {cuda}\nhip: None = None\n")
+    return folder
+
+
+def test_cuda_is_built_where_it_can_be_of_use(
+    setup_script: ModuleType, machine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for_cpu, for_cuda = torch_of(machine / "cpu", "None"), torch_of(machine / "cuda", "'13.0'")
+    assert setup_script.find_nvcc(for_cuda) == (None, "no nvcc was found")
+    nvcc = put_program(machine / "bin/nvcc")
+    assert setup_script.find_nvcc(for_cuda)[0] == nvcc
+    assert setup_script.find_nvcc(for_cpu)[0] is None
+    assert "FDJPEG_CUDA=1 builds them" in setup_script.find_nvcc(for_cpu)[1]
+    monkeypatch.setenv("FDJPEG_CUDA", "1")
+    assert setup_script.find_nvcc(for_cpu)[0] == nvcc
+    monkeypatch.delenv("FDJPEG_CUDA")
+    put_program(machine / "nvidia-smi", "9.0")
+    assert setup_script.find_nvcc(for_cpu)[0] == nvcc
+    monkeypatch.setenv("FDJPEG_CUDA", "0")
+    assert setup_script.find_nvcc(for_cuda) == (None, "FDJPEG_CUDA=0 is set")
+
+
+def test_architectures_are_those_asked_for_else_those_there_else_ptx(
+    setup_script: ModuleType, machine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flags() -> list[str]:
+        return [flag.removeprefix("-gencode=arch=") for flag in setup_script.gpu_flags()[0]]
+
+    assert flags() == ["compute_75,code=compute_75"]
+    assert "the driver compiles it at first use" in setup_script.gpu_flags()[1]
+    put_program(machine / "nvidia-smi", "10.0", "9.0", "9.0", "No devices were found")
+    assert flags() == ["compute_90,code=sm_90", "compute_100,code=sm_100", "compute_100,code=compute_100"]
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "8.0 9.0+PTX;10.0")
+    assert flags() == [
+        "compute_80,code=sm_80",
+        "compute_90,code=sm_90",
+        "compute_90,code=compute_90",
+        "compute_100,code=sm_100",
     ]
+    monkeypatch.setenv("FDJPEG_CUDA_ARCHS", "8.0;9.0a")
+    assert flags() == ["compute_80,code=sm_80", "compute_90a,code=sm_90a", "compute_90a,code=compute_90a"]
+
+
+def test_max_jobs(setup_script: ModuleType, machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert setup_script.jobs() == len(os.sched_getaffinity(0))
+    monkeypatch.setenv("MAX_JOBS", "3")
+    assert setup_script.jobs() == 3
+
+
+def test_the_build_shows_its_progress(
+    setup_script: ModuleType, machine: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    sources = [Path("csrc/one.cpp"), Path("csrc/two.cpp")]
+    setup_script.compile_all({source: [put_program(machine / "compiler")] for source in sources})
+    shown = capfd.readouterr().out
+    assert "compiling 2 files" in shown
+    for count in (1, 2):
+        assert re.search(rf"\[{count}/2\] csrc/(one|two)\.cpp: \d+ s, \d+ s since the start", shown)
+    with pytest.raises(setup_script.CompileError, match="see its output above"):
+        setup_script.compile_all({sources[0]: ["false"]})
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -369,7 +432,7 @@ def test_without_a_library_the_reference_serves(checkout: Path) -> None:
         assert result.returncode == 0, result.stderr
         state, kernels, total = result.stdout.splitlines()
         assert state == "False None"
-        assert ("does not load beside torch" if broken else "does not exist") in kernels
+        assert ("does not load with torch" if broken else "does not exist") in kernels
         assert '"reference": "available"' in kernels
         assert int(total) == 77 * 3 * 81
 

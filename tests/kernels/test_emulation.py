@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 import torch
 from support import cases, emulation, emulation_cases, planted_bugs
-from support.oracles import FACTORS
 from support.planted_bugs import Mutant
+from support.settings import FACTORS, TOLERANCE
 from torch import Tensor
 
 from fdjpeg import _slopes, reference, surrogates
@@ -28,8 +28,6 @@ pytestmark = pytest.mark.skipif(emulation.compiler() is None, reason="there is n
 
 SUBSAMPLINGS = pytest.mark.parametrize("subsampling", FACTORS)
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-#: Of the largest gradient: what summing in another order costs, and rounding to the dtype.
-TOLERANCE = {torch.float16: 2e-3, torch.bfloat16: 1.6e-2, torch.float32: 2e-5, torch.float64: 1e-12}
 
 
 def _images(rng: np.random.Generator, dtype: torch.dtype, channels: int, height: int, width: int) -> Tensor:

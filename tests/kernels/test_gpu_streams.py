@@ -11,7 +11,7 @@ from support.gpu_cases import CALLS, DEVICE, Call
 from torch import Tensor
 
 import fdjpeg
-from fdjpeg import reference
+from fdjpeg import _slopes, reference
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")]
 
@@ -109,13 +109,13 @@ def test_a_surrogates_first_call_never_waits_for_the_gpu() -> None:
     """Its table of slopes is computed on the GPU, and not copied there."""
     image = torch.rand(2, 3, 64, 64, device=DEVICE)
     _surrogate_gradient(image, "straight-through")  # what is compiled or copied once, of the codec
-    fdjpeg.surrogates._kept_slope_table.cache_clear()
+    _slopes._kept_slope_table.cache_clear()
     torch.cuda.set_sync_debug_mode("error")
     try:
         actual = [_surrogate_gradient(image, name) for name in ("cubic", "fourier", "softmax", "cubic")]
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert fdjpeg.surrogates._kept_slope_table.cache_info().hits == 1
+    assert _slopes._kept_slope_table.cache_info().hits == 1
     expected = _surrogate_gradient(image.cpu(), "softmax")
     assert (actual[2].cpu() - expected).abs().max() <= 1e-4 * expected.abs().max()
     assert torch.equal(actual[0], actual[3])
@@ -125,7 +125,7 @@ def test_each_stream_has_its_own_table_of_slopes() -> None:
     """A table kept for one stream may be half written when another reads it: each has its own."""
     image = torch.rand(2, 3, 64, 64, device=DEVICE)
     expected = _surrogate_gradient(image, "sine")
-    fdjpeg.surrogates._kept_slope_table.cache_clear()
+    _slopes._kept_slope_table.cache_clear()
     first, second = torch.cuda.Stream(), torch.cuda.Stream()
     torch.cuda.synchronize()
     with torch.cuda.stream(first):
@@ -134,7 +134,7 @@ def test_each_stream_has_its_own_table_of_slopes() -> None:
     with torch.cuda.stream(second):
         early = _surrogate_gradient(image, "sine")
     torch.cuda.synchronize()
-    assert fdjpeg.surrogates._kept_slope_table.cache_info().currsize == 2
+    assert _slopes._kept_slope_table.cache_info().currsize == 2
     assert torch.equal(early, expected)
     assert torch.equal(late, expected)
 
@@ -143,12 +143,12 @@ def test_a_surrogate_can_be_captured_in_a_graph() -> None:
     """A captured graph holds its own table: one that is kept may be dropped before the graph is."""
     image = torch.rand(2, 3, 64, 64, device=DEVICE)
     _surrogate_gradient(image, "sine")
-    kept = fdjpeg.surrogates._kept_slope_table.cache_info().currsize
+    kept = _slopes._kept_slope_table.cache_info().currsize
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         grad = _surrogate_gradient(image, "sine")
-    assert fdjpeg.surrogates._kept_slope_table.cache_info().currsize == kept
-    fdjpeg.surrogates._kept_slope_table.cache_clear()
+    assert _slopes._kept_slope_table.cache_info().currsize == kept
+    _slopes._kept_slope_table.cache_clear()
     image.copy_(torch.rand_like(image))
     graph.replay()
     assert torch.equal(grad, _surrogate_gradient(image, "sine"))

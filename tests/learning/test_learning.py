@@ -1,4 +1,4 @@
-"""Tables that are learned: better than where they began, within their budget, and the same in any file."""
+"""Learned tables: better than the first ones, within their budget, and the same in any file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fdjpeg.learning.tables import ClassifierLoss, DeadZone, learn_tables
 
 
 def textured(rng: np.random.Generator, count: int, channels: int, size: int) -> Tensor:
-    """Bytes with the spectrum of photographs: amplitudes that fall like 1 / frequency, and grain."""
+    """Returns bytes with the spectrum of photographs: amplitudes that fall like 1 / frequency, and grain."""
     frequency = np.hypot(*np.meshgrid(np.fft.fftfreq(size), np.fft.fftfreq(size)))
     spectrum = np.fft.fft2(rng.normal(size=(count, channels, size, size))) / np.maximum(frequency, 1 / size)
     images = np.fft.ifft2(spectrum).real

@@ -1,4 +1,4 @@
-"""Files measured, and curves compared: against Pillow, pytorch-msssim and ratios that are known beforehand."""
+"""Measured files and compared curves: against Pillow, pytorch-msssim and ratios that are known beforehand."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_ms_ssim_takes_the_scales_that_there_is_room_for(rng: np.random.Generato
     decoded = (0.5 * original + 0.2).flip(0) * 0.3 + 0.7 * original
     one = ssim(decoded, original, data_range=1, size_average=False)
     torch.testing.assert_close(ms_ssim(decoded, original), one)  # one scale is SSIM
-    with pytest.raises(ValueError, match="MS-SSIM needs images of at least 11 × 11 pixels, got 10 × 40"):
+    with pytest.raises(ValueError, match="decoded and original must have at least 11 × 11 pixels, got 10 × 40"):
         ms_ssim(original[:, :, :10], original[:, :, :10])
 
 
@@ -69,7 +69,7 @@ def test_measured_is_what_pillow_writes_and_reads(rng: np.random.Generator, chan
     tables = QuantTables.standard(40)
     labels = torch.tensor([0, 1, 0])
 
-    def model(x: Tensor) -> Tensor:  # says 0 of everything
+    def model(x: Tensor) -> Tensor:  # answers 0 for every image
         return torch.tensor([1.0, 0.0]).expand(len(x), 2)
 
     found = measure(images, tables, subsampling="4:2:2", model=model, labels=labels)  # type: ignore[arg-type]
@@ -88,7 +88,7 @@ def test_measured_is_what_pillow_writes_and_reads(rng: np.random.Generator, chan
 
 
 def test_a_ratio_that_is_known_is_found_with_its_interval(rng: np.random.Generator) -> None:
-    images = torch.from_numpy(rng.uniform(0.5, 1.5, 300))  # how dear each image is
+    images = torch.from_numpy(rng.uniform(0.5, 1.5, 300))  # the cost of each image
     curve_bits = torch.stack([images * 2.0**k for k in range(8, 14)])
     curve_kept = torch.stack([30 + images + 6 * k for k in range(6)])
     # Halfway between two points the curve's bits are their geometric mean: 2^10.5 times 1.
@@ -130,7 +130,7 @@ def test_where_a_curve_falls_its_highest_so_far_stands() -> None:
 @pytest.mark.parametrize("likeness", [psnr, ms_ssim])
 @pytest.mark.parametrize("shape", [(1, 3, 16, 16), (2, 1, 16, 16), (3, 16, 16)], ids=str)
 def test_likeness_is_of_images_of_one_shape(likeness: Callable[..., Tensor], shape: tuple[int, ...]) -> None:
-    """Broadcast, they would give a figure of something else."""
+    """Broadcasting would give a figure of other images."""
     wanted = f"decoded and original must have one shape, (N, C, H, W), got {shape} and (2, 3, 16, 16)"
     with pytest.raises(ValueError, match=re.escape(wanted)):
         likeness(torch.zeros(shape), torch.zeros(2, 3, 16, 16))
@@ -144,5 +144,5 @@ def test_measure_says_what_is_wrong() -> None:
         measure(images, 50)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="subsampling must be one of 4:4:4, 4:2:2, 4:2:0, got '4:4:0'"):
         measure(images, QuantTables.flat(9), subsampling="4:4:0")
-    with pytest.raises(ValueError, match="labels must be given where a model is"):
+    with pytest.raises(ValueError, match="labels must be a tensor where a model is given, got None"):
         measure(images, QuantTables.flat(9), model=torch.nn.Flatten())

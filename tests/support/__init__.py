@@ -1,1 +1,1 @@
-"""What tests of several rooms share: backends, oracles, cases, and the kernels run without a GPU."""
+"""Common parts of the tests of several rooms: backends, oracles, cases, and the kernels run without a GPU."""

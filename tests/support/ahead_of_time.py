@@ -1,4 +1,4 @@
-"""Compiles the launches of `fdjpeg._triton.launches` with Triton for GPUs that are not at hand."""
+"""Compiles the launches of `fdjpeg._triton.launches` with Triton for GPUs that this machine lacks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _CACHE = Path(__file__).resolve().parents[2] / "build" / "tests" / "triton"
 
 
 class Launch(NamedTuple):
-    """One launch: the kernel's name, what it was compiled to, and how many threads run it."""
+    """One launch: the kernel's name, its compiled form, and the number of its threads."""
 
     name: str
     compiled: Any
@@ -30,7 +30,7 @@ class Launch(NamedTuple):
 
 
 class _Driver:
-    """Answers what Triton asks of a GPU before it compiles for it."""
+    """Answers Triton's questions about a GPU before it compiles for it."""
 
     def __init__(self, capability: int) -> None:
         self.capability = capability
@@ -46,7 +46,7 @@ class _Driver:
 
 
 def launches(capability: int, call: Callable[[], Any]) -> list[Launch]:
-    """Compiles, for a GPU of this capability, what `call` would launch, and launches nothing."""
+    """Compiles, for a GPU of this capability, the kernels that `call` would launch, without launching them."""
     made = []
     run = JITFunction.run
 
@@ -75,7 +75,7 @@ class Usage(NamedTuple):
 
 
 def usage(launch: Launch) -> Usage:
-    """From the machine code, of which no thread executes anything twice: no kernel holds a loop."""
+    """Counts in the machine code, each instruction of which a thread executes once: no kernel holds a loop."""
     disassembler = sass.disassembler()
     assert disassembler is not None, "Triton comes with one"
     with TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""Every implementation of the ops, behind one face, so that one suite tests them all."""
+"""Every implementation of the ops, behind one interface, so that one suite tests them all."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Backend(NamedTuple):
     round_trip_backward: Callable[..., Any]
     encode: Callable[..., Any]
     decode: Callable[..., Any]
-    # None where the backend has no kernel for it, and is served by the reference.
+    # None if the backend has no kernel for it, and the reference serves it.
     round_trip_by_block: Callable[..., Any] | None
     surrogate_backward: Callable[..., Any] | None
     real_round_trip: Callable[..., Any] | None
@@ -29,7 +29,7 @@ class Backend(NamedTuple):
 
     @property
     def missing(self) -> str | None:
-        """Why this backend is not there, or None if it is."""
+        """Returns the reason why this backend is missing, or None if it is available."""
         if self.name == "interpreted":
             return interpreted.missing()
         if self.name == "emulated":
@@ -39,7 +39,7 @@ class Backend(NamedTuple):
 
     @property
     def slow(self) -> bool:
-        """Whether a call takes a second, so that of many cases only some are tried."""
+        """Returns whether a call takes a second, so that only some of many cases are tried."""
         return self.name == "interpreted"
 
 
@@ -48,7 +48,7 @@ def _of(name: str, device: str, functions: Any) -> Backend:
 
 
 def _triton(function: str) -> Callable[..., Any]:
-    """A function of `fdjpeg._triton.launches`, which imports Triton."""
+    """Returns a function of `fdjpeg._triton.launches`, which imports Triton."""
 
     def call(*arguments: Any) -> Any:
         from fdjpeg._triton import launches as triton_kernels
@@ -61,7 +61,7 @@ def _triton(function: str) -> Callable[..., Any]:
 def _of_triton(
     name: str, device: str, round_trip: Callable[..., Any], round_trip_backward: Callable[..., Any]
 ) -> Backend:
-    """Triton's two ops; the others are plain torch there."""
+    """Returns Triton's two ops; the others are plain torch there."""
     pieces = (reference.encode, reference.decode)
     return Backend(name, device, round_trip, round_trip_backward, *pieces, None, None, None, None)
 

@@ -1,4 +1,4 @@
-"""Images, tables and samples to try a JPEG codec on, drawn from a NumPy generator."""
+"""Images, tables and samples for tests of a JPEG codec, drawn from a NumPy generator."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from support.oracles import Bytes, Steps
 
 DTYPES = (torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
-#: Sizes at which something happens: one sample, a chroma of one, two and three columns, a sample more or less than a
+#: Sizes at which the geometry changes: one sample, a chroma of one, two and three columns, a sample more or less than a
 #: block or than an MCU, several MCUs.
 SIZES = (
     *((1, 1), (1, 2), (2, 1), (2, 2), (1, 19), (21, 1), (3, 3), (5, 4), (4, 5), (6, 9), (7, 8), (8, 8), (8, 7)),
@@ -38,12 +38,12 @@ def _noise(rng: np.random.Generator, channels: int, height: int, width: int) -> 
 
 
 def _extremes(rng: np.random.Generator, channels: int, height: int, width: int) -> Bytes:
-    """0 and 255 only: the largest coefficients there are, and much clamping."""
+    """Draws 0 and 255 only: the largest possible coefficients, and much clamping."""
     return rng.integers(0, 2, (channels, height, width), dtype=np.uint8) * np.uint8(255)
 
 
 def _gradient(rng: np.random.Generator, channels: int, height: int, width: int) -> Bytes:
-    """A linear ramp in a direction of its own for each channel, over 0…255 and somewhat beyond."""
+    """Draws a linear ramp for each channel, in its own direction, over 0…255 and somewhat beyond."""
     rows, columns = np.mgrid[0:height, 0:width]
     slopes = rng.uniform(-1, 1, (2, channels, 1, 1))
     ramp = slopes[0] * rows / max(height - 1, 1) + slopes[1] * columns / max(width - 1, 1)
@@ -56,7 +56,7 @@ def _flat(rng: np.random.Generator, channels: int, height: int, width: int) -> B
 
 
 def _photograph(rng: np.random.Generator, channels: int, height: int, width: int) -> Bytes:
-    """A random crop of one of the packaged photographs, at a random scale."""
+    """Draws a crop of one of the packaged photographs, at a random scale."""
     photographs = _photographs()
     photograph = photographs[rng.integers(len(photographs))]
     if channels == 1:
@@ -73,7 +73,7 @@ def _photograph(rng: np.random.Generator, channels: int, height: int, width: int
 
 @functools.cache
 def _photographs() -> list[Image.Image]:
-    """The photographs that foolbox carries, reduced; none where it is not installed."""
+    """Returns the photographs that foolbox carries, reduced; none if it is not installed."""
     found = importlib.util.find_spec("foolbox")
     if found is None or found.origin is None:
         return []
@@ -108,7 +108,7 @@ def _random(rng: np.random.Generator, images: int) -> Steps:
 
 
 def _small(rng: np.random.Generator, images: int) -> Steps:
-    """Random, but fine: many coefficients survive."""
+    """Draws small steps: many coefficients survive."""
     return rng.integers(1, 9, (images, 3, 8, 8))
 
 
@@ -133,14 +133,14 @@ class Batch(NamedTuple):
     tables: Steps | None  # (N, 3, 8, 8)
 
     def strength(self, image: int) -> Steps | int:
-        """The tables or the quality of one image, as the oracles take them."""
+        """Returns the tables or the quality of one image, as the oracles take them."""
         if self.tables is not None:
             return self.tables[image]
         assert self.quality is not None
         return self.quality
 
     def arguments(self, device: str = "cpu") -> tuple[Tensor | None, float]:
-        """The tables and the quality of all, as the ops take them."""
+        """Returns the tables and the quality of all images, as the ops take them."""
         if self.tables is None:
             assert self.quality is not None
             return None, float(self.quality)
@@ -152,7 +152,7 @@ class Batch(NamedTuple):
 
 
 def draw(rng: np.random.Generator, channels: int, height: int, width: int, images: int = 3) -> Batch:
-    """A batch of random contents; half of all batches have a quality, the others tables for each image."""
+    """Draws a batch of random contents; half of all batches have a quality, the others tables for each image."""
     contents = tuple(rng.choice(list(CONTENTS), images))
     pixels = np.stack([CONTENTS[content](rng, channels, height, width) for content in contents])
     if rng.random() < 0.5:
@@ -161,10 +161,10 @@ def draw(rng: np.random.Generator, channels: int, height: int, width: int, image
 
 
 def samples(rng: np.random.Generator, pixels: NDArray[np.uint8], dtype: torch.dtype) -> Tensor:
-    """Bytes as a tensor of ``dtype``.
+    """Returns bytes as a tensor of ``dtype``.
 
     Floating ones are either byte / 255, or off that grid by up to a step (and so somewhat outside [0, 1]), where
-    rounding matters, with a few NaN and infinite samples in some batches: `oracles.to_bytes` says what they stand for.
+    rounding matters, with a few NaN and infinite samples in some batches. `oracles.to_bytes` returns their bytes.
     """
     if dtype == torch.uint8:
         return torch.from_numpy(pixels.copy())

@@ -1,4 +1,4 @@
-"""Small classifiers for attacks to meet."""
+"""Small classifiers for tests of attacks."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Tiny(nn.Module):
 
 
 class Linear(nn.Module):
-    """Five classes; what decides between the first two is linear in the image, so the strongest attack is known."""
+    """Five classes; the decision between the first two is linear in the image, so the strongest attack is known."""
 
     def __init__(self, shape: torch.Size) -> None:
         super().__init__()
@@ -39,5 +39,5 @@ class Linear(nn.Module):
         return torch.cat([torch.stack([torch.zeros_like(score), score], dim=1), never], dim=1)
 
     def optimum(self, x: Tensor, eps: float, norm: str) -> Tensor:
-        """Of images so far from 0 and 1 that no sample is clamped."""
+        """Returns the strongest adversarial images, of images so far from 0 and 1 that no sample is clamped."""
         return x + eps * (self.weights.sign() if norm == "linf" else self.weights / self.weights.norm())

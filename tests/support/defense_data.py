@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -165,3 +168,14 @@ def folder_of(images: Tensor, labels: Tensor, root: Path) -> Path:
         samples = (image * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
         Image.fromarray(samples).save(root / f"class-{label}" / f"{number:03}.png")
     return root
+
+
+@contextmanager
+def full_disk() -> Iterator[None]:
+    """Lets no file grow beyond 64 bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (64, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

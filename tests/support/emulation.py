@@ -22,7 +22,7 @@ from support.kept_builds import kept_build
 ROOT = Path(__file__).resolve().parents[2]
 _HERE = ROOT / "tests" / "kernels" / "cuda_on_cpu"
 _CSRC = ROOT / "csrc"
-#: The rooms of csrc that the GPU's kernels are made of; they need no torch.
+#: The folders of csrc with the GPU's kernels; they need no torch.
 _ROOMS = ("codec", "cuda")
 _HEADERS = sorted(path for room in _ROOMS for path in (_CSRC / room).iterdir())
 _FLAGS = ("-std=c++20", "-O1", "-fwrapv", "-ffp-contract=off", "-Wall")
@@ -33,7 +33,7 @@ ORDERS = ("ascending", "descending", "shuffled")
 
 
 def compiler() -> str | None:
-    """A C++ compiler, or None."""
+    """Returns a C++ compiler, or None."""
     return shutil.which("g++")
 
 
@@ -62,10 +62,10 @@ def restricted_copy(target: Path, types: Sequence[str], factors: Sequence[tuple[
 
 
 class Runner:
-    """Compiles ``run_*.cpp`` against several versions of the kernels, what never changes only once.
+    """Compiles ``run_*.cpp`` against several versions of the kernels, the parts that never change only once.
 
     Args:
-        folder: where to put what is compiled.
+        folder: the place of the compiled programs.
         flags: of the compiler.
     """
 
@@ -77,7 +77,7 @@ class Runner:
         _compile(*flags, "-x", "c++-header", folder / "emulation.h", "-o", folder / "emulation.h.gch")
 
     def build(self, target: Path, headers: Path, ops: str) -> None:
-        """A program that runs cases of "forward", "backward" or "real" ops, or of "blocks", with these kernels."""
+        """Builds a program for cases of "forward", "backward" or "real" ops, or of "blocks", with these kernels."""
         _compile(*self._flags, f"-I{headers}", self._folder / f"run_{ops}.cpp", "-o", target)
 
 
@@ -87,7 +87,7 @@ class Runner:
 
 @functools.cache
 def _library(name: str) -> ctypes.CDLL:
-    """The library "forward", "backward", "real" or "blocks"."""
+    """Returns the library "forward", "backward", "real" or "blocks"."""
     source, target = _HERE / f"{name}.cpp", f"{name}.so"
     flags = ("-shared", "-fPIC", f"-I{_CSRC}")
     sources = [*_HEADERS, *sorted(_HERE.glob("*.h")), source]
@@ -125,7 +125,7 @@ def _real_steps(tables: Tensor | None) -> tuple[ctypes.c_void_p, int, ctypes.c_i
 
 
 def _garbage(tensor: Tensor) -> Tensor:
-    """Fills a tensor with what no result is, so that what was not written shows."""
+    """Fills a tensor with numbers that no result has, so that unwritten ones show."""
     return tensor.fill_(float("nan") if tensor.is_floating_point() else 0x55)
 
 
@@ -142,7 +142,7 @@ def round_trip(
     fancy: bool,
     order: str = "shuffled",
 ) -> tuple[Tensor, Tensor]:
-    """The op ``fdjpeg::round_trip``."""
+    """Runs the op ``fdjpeg::round_trip``."""
     out = _garbage(torch.empty_like(image))
     tables = None if tables is None else tables.contiguous()  # as the op makes them
     planes = _new_planes(len(image), Geometry.of(*image.shape[2:], image.shape[1], horizontal, vertical))
@@ -162,7 +162,7 @@ def round_trip(
 def round_trip_by_block(
     image: Tensor, qualities: Tensor, horizontal: int, vertical: int, fancy: bool, order: str = "shuffled"
 ) -> tuple[Tensor, Tensor]:
-    """The op ``fdjpeg::round_trip_by_block``."""
+    """Runs the op ``fdjpeg::round_trip_by_block``."""
     out = _garbage(torch.empty_like(image))
     qualities = qualities.contiguous()  # kept until the kernels are done
     planes = _new_planes(len(image), Geometry.of(*image.shape[2:], image.shape[1], horizontal, vertical))
@@ -191,7 +191,7 @@ def round_trip_backward(
     slopes: Tensor | None = None,
     order: str = "shuffled",
 ) -> tuple[Tensor, Tensor]:
-    """The op ``fdjpeg::round_trip_backward``."""
+    """Runs the op ``fdjpeg::round_trip_backward``."""
     grad_image = _garbage(torch.empty_like(image))
     grad_tables = _garbage(torch.empty((len(image), 3, 8, 8) if table_gradient else (0,)))
     tables = None if tables is None else tables.contiguous()
@@ -213,7 +213,7 @@ def round_trip_backward(
 
 
 def surrogate_backward(*arguments: Any, order: str = "shuffled") -> tuple[Tensor, Tensor]:
-    """The op ``fdjpeg::surrogate_backward``: slopes are the last argument."""
+    """Runs the op ``fdjpeg::surrogate_backward``: slopes are the last argument."""
     return round_trip_backward(*arguments, order=order)
 
 
@@ -249,7 +249,7 @@ def real_round_trip(
     *rounding: Any,
     order: str = "shuffled",
 ) -> tuple[Tensor, Tensor]:
-    """The op ``fdjpeg::real_round_trip``."""
+    """Runs the op ``fdjpeg::real_round_trip``."""
     out = _garbage(torch.empty_like(image))
     mask = _garbage(torch.empty(image[:, 0].shape, dtype=torch.uint8))
     tables = None if tables is None else tables.contiguous()
@@ -279,7 +279,7 @@ def real_round_trip_backward(
     *rounding_and_table_gradient: Any,
     order: str = "shuffled",
 ) -> tuple[Tensor, Tensor]:
-    """The op ``fdjpeg::real_round_trip_backward``."""
+    """Runs the op ``fdjpeg::real_round_trip_backward``."""
     *rounding, table_gradient = rounding_and_table_gradient
     grad_image = _garbage(torch.empty_like(image))
     real = torch.float64 if image.dtype == torch.float64 else torch.float32
@@ -304,7 +304,7 @@ def real_round_trip_backward(
 def encode(
     image: Tensor, tables: Tensor | None, quality: float, horizontal: int, vertical: int, order: str = "shuffled"
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The op ``fdjpeg::encode``."""
+    """Runs the op ``fdjpeg::encode``."""
     geometry = Geometry.of(*image.shape[2:], image.shape[1], horizontal, vertical)
     tables = None if tables is None else tables.contiguous()
     y, cb, cr = (
@@ -324,7 +324,7 @@ def encode(
 
 
 def _aligned(tensor: Tensor) -> Tensor:
-    """As the op hands a tensor to kernels that read it in words of 16 bytes: contiguous, from such an address on."""
+    """Returns a tensor as the op passes it to kernels that read words of 16 bytes: contiguous and aligned."""
     tensor = tensor.contiguous()
     return tensor if tensor.data_ptr() % 16 == 0 else tensor.clone()
 
@@ -342,7 +342,7 @@ def decode(
     dtype: torch.dtype,
     order: str = "shuffled",
 ) -> Tensor:
-    """The op ``fdjpeg::decode``."""
+    """Runs the op ``fdjpeg::decode``."""
     y, cb, cr, tables = (_aligned(tensor) for tensor in (y, cb, cr, tables))  # kept until the kernels are done
     channels = 1 if cb.size(1) == 0 else 3
     out = _garbage(torch.empty(len(y), channels, height, width, dtype=dtype))
@@ -360,13 +360,13 @@ def decode(
 
 
 def block_dct(samples: Tensor, order: str = "shuffled") -> Tensor:
-    """The op ``fdjpeg::block_dct``."""
+    """Runs the op ``fdjpeg::block_dct``."""
     *outer, height, width = samples.shape
     return _block_transform(samples, (*outer, height // 8, width // 8, 8, 8), width // 8, False, order)
 
 
 def block_idct(blocks: Tensor, order: str = "shuffled") -> Tensor:
-    """The op ``fdjpeg::block_idct``."""
+    """Runs the op ``fdjpeg::block_idct``."""
     *outer, rows, columns, _, _ = blocks.shape
     return _block_transform(blocks, (*outer, 8 * rows, 8 * columns), columns, True, order)
 
@@ -388,14 +388,14 @@ def _block_transform(source: Tensor, shape: tuple[int, ...], columns: int, inver
 
 
 def scratch_of(shape: Sequence[int], horizontal: int, vertical: int) -> int:
-    """Bytes that the gradient of the tables takes while it is made."""
+    """Returns the bytes that the gradient of the tables takes while it is computed."""
     function = _library("backward").scratch_of
     function.restype = ctypes.c_int64
     return int(function(_longs(shape), _options(horizontal, vertical, True, ORDERS[0])))
 
 
 def real_scratch_of(shape: Sequence[int], horizontal: int, vertical: int, dtype: torch.dtype) -> tuple[int, int]:
-    """In real numbers: of how many images planes are kept at once, and bytes as ``scratch_of``."""
+    """Returns, in real numbers, the number of images whose planes are kept at once, and bytes as ``scratch_of``."""
     functions = (_library("real").images_at_once_of, _library("real").scratch_of)
     numbers = []
     for function in functions:
@@ -413,5 +413,5 @@ def fraction_of(byte: int) -> float:
 
 
 def quotient_of(number: int, divisor: int) -> int:
-    """The kernels' integer division."""
+    """Divides integers as the kernels do."""
     return int(_library("forward").quotient_of(number, divisor))

@@ -61,7 +61,7 @@ _SLOPES = (
 def forward_cases(
     image: Tensor, tables: Tensor | None, quality: float, factors: tuple[int, int], fancy: bool, ops: Any
 ) -> bytes:
-    """The forward ops on an image, with what `ops` (such as ``fdjpeg.reference``) makes of it."""
+    """Returns cases of the forward ops on an image, with the results of `ops` (such as ``fdjpeg.reference``)."""
     options, shape = (*factors, fancy), image.shape
     setting = (shape, options, image.dtype, (image.stride(), image.contiguous().stride()), tables, quality, 0.0)
     out, planes = ops.round_trip(image, tables, quality, *options)
@@ -83,7 +83,7 @@ def forward_cases(
 def backward_cases(
     image: Tensor, grad: Tensor, tables: Tensor | None, quality: float, factors: tuple[int, int], fancy: bool, ops: Any
 ) -> bytes:
-    """The backward ops likewise: straight through without and with the tables' gradient, and by a surrogate."""
+    """Returns cases of the backward ops: straight through without and with the tables' gradient, and by a surrogate."""
     options, shape = (*factors, fancy), image.shape
     setting = (shape, options, image.dtype, (image.stride(), image.contiguous().stride()), tables, quality, 2e-5)
     _, planes = ops.round_trip(image, tables, quality, *options)
@@ -106,7 +106,7 @@ def real_cases(
     rounding: tuple[str, float, float, bool],
     ops: Any,
 ) -> bytes:
-    """The ops in real numbers likewise, with a surrogate: its name, parameter and floor, and whether it is soft."""
+    """Returns cases of the ops in real numbers, with a surrogate: name, parameter, floor and whether it is soft."""
     options, shape = (*factors, fancy), image.shape
     strides = (image.stride(), image.contiguous().stride())
     # Of a coefficient of a thousand steps the last bit in float32 turns a surrogate's derivative noticeably.
@@ -124,7 +124,7 @@ def real_cases(
 
 
 def block_cases(samples: Tensor, ops: Any) -> bytes:
-    """The block transforms of planes ``(N, 1, H, W)``, forth and back."""
+    """Returns cases of the block transforms of planes ``(N, 1, H, W)``, forth and back."""
     blocks = ops.block_dct(samples)
     shape = (*samples.shape[:2], *blocks.shape[2:4])
     strides = (samples.stride(), samples.stride())

@@ -18,12 +18,12 @@ from support.classifiers import SEED, Tiny
 
 
 def tiny() -> Network:
-    """The classifier in evaluation mode, under the name "tiny"."""
+    """Returns the classifier in evaluation mode, under the name "tiny"."""
     return Network(Tiny().eval(), "tiny")
 
 
 def smooth(count: int = 6) -> ImageSet:
-    """Smooth images of whole bytes, 24 × 24, that the tiny network, by definition, gets right."""
+    """Returns smooth images of whole bytes, 24 × 24, with the tiny network's answers as their labels."""
     coarse = torch.rand(count, 3, 4, 4, generator=torch.Generator().manual_seed(SEED))
     images = nn.functional.interpolate(coarse, size=(24, 24), mode="bicubic").clamp(0, 1)
     images = to_bytes(images).float() / 255
@@ -33,7 +33,7 @@ def smooth(count: int = 6) -> ImageSet:
 
 
 def textured(size: int) -> Tensor:
-    """An image with content at all scales, as photographs have: uint8 (3, size, size)."""
+    """Returns an image with content at all scales, like a photograph: uint8 (3, size, size)."""
     generator = torch.Generator().manual_seed(SEED)
     image = torch.full((3, size, size), 0.5)
     for scale, channels, strength in ((4, 3, 0.1), (16, 1, 0.08), (64, 1, 0.04)):  # fine detail has little colour
@@ -62,7 +62,7 @@ class Stub(Attack):
 
 
 def outcomes(report: Report) -> list[tuple]:
-    """All that a cell says of images."""
+    """Returns everything that the cells hold about images."""
     return [(c.key, c.predicted, c.right, c.margin, c.distance, c.zeros, c.loss) for c in report.cells]
 
 

@@ -1,4 +1,4 @@
-"""Calls every op of the library, for tests of what all of them must hold to. It needs torch alone."""
+"""Calls every op of the library, for tests of the promises of all ops. It needs only torch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def results_of(
     """Calls each op on noise of shape (images, channels, 21, 37).
 
     Args:
-        ops: what holds the ops by name, such as `torch.ops.fdjpeg`.
+        ops: the ops by name, such as `torch.ops.fdjpeg`.
         images: the number of images.
         channels: 1 or 3.
         factors: the sampling factors of luma.

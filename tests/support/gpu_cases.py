@@ -1,4 +1,4 @@
-"""The fixtures and calls that all tests of a GPU share. They need no other package than torch and pytest."""
+"""The fixtures and calls that all tests of a GPU share. They need only torch and pytest."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from torch import Tensor
 
 import fdjpeg
 from fdjpeg import _slopes
+from support import settings
 
 #: `gpu_on_cpu` changes it before a test reads it.
 DEVICE = "cuda"
-FACTORS = [(1, 1), (2, 1), (2, 2), (1, 2), (4, 1)]
+FACTORS = list(settings.FACTORS.values())
 DTYPES = [torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64]
-#: Of the largest gradient: what summing in another order costs, and rounding to the dtype.
-TOLERANCE = {torch.float16: 2e-3, torch.bfloat16: 1.6e-2, torch.float32: 2e-5, torch.float64: 1e-12}
+TOLERANCE = settings.TOLERANCE
 
 
 @pytest.fixture(params=["cuda", "triton"])
 def ops(request: pytest.FixtureRequest) -> Any:
-    """The two ops of the round trip, by CUDA and by Triton."""
+    """Returns the two ops of the round trip, by CUDA and by Triton."""
     if fdjpeg.backends()[request.param] != "available":
         pytest.skip(fdjpeg.backends()[request.param])
     if request.param == "cuda":
@@ -54,13 +54,13 @@ def layouts(image: Tensor) -> Iterator[Callable[[Tensor], Tensor]]:
 
 
 def real(setting: tuple[Any, ...], image: Tensor, grad: Tensor) -> tuple[Tensor, ...]:
-    """The image and the two gradients."""
+    """Returns the image and the two gradients."""
     out, mask = torch.ops.fdjpeg.real_round_trip(image, *setting)
     return (out, *torch.ops.fdjpeg.real_round_trip_backward(grad, mask, image, *setting, True))
 
 
 def _backward(op: Callable[..., Any], ops: Any, image: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
-    """Both gradients of the round trip, its output being what comes back."""
+    """Returns both gradients of the round trip; the incoming gradient is its output."""
     out, planes = ops.round_trip(image, *SETTING)
     return tuple(op(out, planes, image, *SETTING, True, *rest))
 
@@ -106,7 +106,7 @@ CALLS: dict[str, tuple[tuple[str, ...], Callable[[Any, Tensor], tuple[Tensor, ..
 
 @pytest.fixture(params=CALLS)
 def call(request: pytest.FixtureRequest, ops: Any) -> Callable[[Tensor], tuple[Tensor, ...]]:
-    """Each map of images that launches kernels of ours, by each backend that has them."""
+    """Returns each map of images that launches our kernels, by each backend that has them."""
     backend = request.node.callspec.params["ops"]
     backends, function = CALLS[request.param]
     if backend not in backends:

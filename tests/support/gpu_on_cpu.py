@@ -38,7 +38,7 @@ for name, stand_in in {
     setattr(torch.cuda, name, stand_in)
 
 gpu_cases.DEVICE = "cpu"
-fdjpeg.backends = lambda: {"cuda": "available", "triton": "missing: a CPU stands for the GPU"}
+fdjpeg.backends = lambda: {"cuda": "available", "triton": "missing: a CPU replaces the GPU"}
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[Any]) -> None:

@@ -25,13 +25,16 @@ SENTENCES = {
     "csrc/ops": "Schemas, argument checks, and the ops' registration on a CPU and a GPU. Torch is included only here.",
     "tests/augmentations": "Augmentations, and their adapters for pipelines.",
     "tests/attacks": "Attacks of this package and of others.",
+    "tests/certificates": "Certificates: bounds, outcomes, and what no attack may break.",
     "tests/cli": "The command `fdjpeg`.",
     "tests/codec": "The codec's bits, gradients, tables, layers and coefficients, on every backend.",
+    "tests/compat": "Other packages' names over fdjpeg.",
     "tests/defenses": "The published defences and their training.",
     "tests/evaluation": "The protocol, its images and networks, and the report.",
     "tests/house": "Packaging, documents, kept results, and the walls between rooms.",
     "tests/kernels": "The kernels without a GPU (emulated, interpreted, compiled), and on one.",
     "tests/learning": "Learned tables, rate and distortion.",
+    "tests/sources": "The reader of image files, and data sets in the files in which they are published.",
     "tests/support": "Backends, oracles, cases and emulation that tests of several rooms share.",
 }
 

@@ -12,7 +12,7 @@ _FOLDER = Path(__file__).resolve().parents[2] / "build" / "tests"
 
 
 def kept_build(name: str, sources: Iterable[Path], commands: object, build: Callable[[Path], None]) -> Path:
-    """A folder that ``build(folder)`` fills.
+    """Returns a folder that ``build(folder)`` fills.
 
     Args:
         name: of the folder, under ``build/tests``.

@@ -1,4 +1,4 @@
-"""Guards against what a program has to wait for its GPU for: looking at a tensor's value, and copying one to it."""
+"""Guards against waiting for a GPU: reading a tensor's value, and copying a tensor to the GPU."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 
 class NoReading(TorchDispatchMode):
-    """Fails where the value of a tensor, or a shape that depends on it, is asked for."""
+    """Fails where the value of a tensor, or a shape that depends on it, is read."""
 
     READS = (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default, torch.ops.aten.equal.default)
 
@@ -19,7 +19,7 @@ class NoReading(TorchDispatchMode):
 
 
 class NoCopying(NoReading):
-    """Fails, besides, where a tensor of the host is copied to another device."""
+    """Fails also where a tensor of the host is copied to another device."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = super().__torch_dispatch__(func, types, args, kwargs)

@@ -1,8 +1,8 @@
-"""Forward and backward on a device that is not a CPU, without having one: fake tensors, of which nothing is computed.
+"""Forward and backward on a device that is not a CPU, without having one: fake tensors, which hold no numbers.
 
-A tensor on a wrong device is found, and a look at a value, which would wait for a GPU. A CPU build of torch has no
-device on which fake tensors can be indexed or differentiated (with CUDA's, autograd ends the process), so one is made
-up here. That must come before the process first uses autograd: `test_integration.py` runs this file in one of its own.
+A tensor on a wrong device is found, and so is a read of a value, which would wait for a GPU. A CPU build of torch lacks
+a device on which fake tensors can be indexed or differentiated (with CUDA's, autograd ends the process), so one is made
+up here. That must come before the process first uses autograd: `test_integration.py` runs this file in a new process.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from torch.utils import backend_registration
 import fdjpeg
 from fdjpeg import reference
 from support.no_reading import NoCopying, NoReading
-from support.oracles import FACTORS
+from support.settings import FACTORS
 
 
 @pytest.fixture(scope="module")
 def device() -> str:
-    """A made-up one with what autograd and indexing ask of a device."""
+    """Makes up a device with the properties that autograd and indexing need."""
     setup = getattr(backend_registration, "_setup_privateuseone_for_python_backend", None)
     if setup is None:
         pytest.skip(f"torch {torch.__version__} makes no device in Python")
@@ -33,7 +33,7 @@ def device() -> str:
 
 
 def _strengths(of: str, device: str) -> tuple[dict[str, Any], Tensor | None]:
-    """Arguments of the layer, with a tensor on the host or on the device, and that tensor."""
+    """Returns arguments of the layer, with a tensor on the host or on the device, and that tensor."""
     where = device if of.endswith("there") else "cpu"
     if of == "number":
         return {"quality": 50}, None
@@ -88,7 +88,7 @@ def test_other_surrogates(gradient: str, device: str) -> None:
 @pytest.mark.parametrize("images", [1, 2])
 @SUBSAMPLINGS
 def test_the_reference(subsampling: str, images: int, device: str) -> None:
-    """It serves where there are no kernels, so all that it makes must be on the image's device."""
+    """It serves where there are no kernels, so all its tensors must be on the image's device."""
     setting = (*FACTORS[subsampling], True)
     with FakeTensorMode(), NoReading():
         image = torch.rand(2, 3, 40, 50, device=device)
@@ -128,7 +128,7 @@ def test_a_copy_from_the_host_is_found(device: str) -> None:
 
 @pytest.mark.parametrize("gradient", ["straight-through", "sine", "fourier", "tanh", "softmax"])
 def test_the_pieces(gradient: str, device: str) -> None:
-    """They are composed by the user, in a loop or a CUDA graph: nothing of theirs comes from the host."""
+    """The user composes them, in a loop or a CUDA graph: no tensor of theirs comes from the host."""
     with FakeTensorMode(), NoCopying():
         image = torch.rand(2, 3, 40, 48, device=device, requires_grad=True)
         steps = torch.rand(3, 1, 1, 8, 8, device=device, requires_grad=True)

@@ -1,4 +1,4 @@
-"""What JPEG is, by libraries that are not ours: Pillow, libjpeg-turbo's own interface, and a reader of coefficients.
+"""JPEG by libraries that are not ours: Pillow, libjpeg-turbo's own interface, and a reader of coefficients.
 
 Images are NumPy arrays ``(C, H, W)`` of bytes, C 1 (grey) or 3 (RGB). Tables are ``(3, 8, 8)`` integers for Y, Cb and
 Cr, row-major by [vertical, horizontal] frequency.
@@ -27,20 +27,16 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from support.settings import FACTORS, PILLOW
+
 Bytes = NDArray[np.uint8]
 Steps = NDArray[np.int64]
-
-#: Sampling factors of luma against chroma (horizontal, vertical): ITU-T T.81, A.1.1, and the usual names for them.
-FACTORS = {"4:4:4": (1, 1), "4:2:2": (2, 1), "4:2:0": (2, 2), "4:4:0": (1, 2), "4:1:1": (4, 1)}
-
-#: Subsamplings that Pillow writes, by the number that its ``subsampling`` argument takes.
-_PILLOW = {"4:4:4": 0, "4:2:2": 1, "4:2:0": 2}
 
 jpeglib.version.set("turbo210")
 
 
 class Coefficients(NamedTuple):
-    """What a file holds: int16 ``(rows, columns, 8, 8)`` for each component, and the tables ``(3, 8, 8)``."""
+    """The content of a file: int16 ``(rows, columns, 8, 8)`` for each component, and the tables ``(3, 8, 8)``."""
 
     y: NDArray[np.int16]
     cb: NDArray[np.int16] | None
@@ -57,7 +53,7 @@ class Coefficients(NamedTuple):
 
 
 def to_bytes(samples: torch.Tensor) -> Bytes:
-    """The bytes that a tensor of samples stands for: rint(255 x), one multiplication, half to even, saturating."""
+    """Returns the bytes of a tensor of samples: rint(255 x), one multiplication, half to even, saturating."""
     if samples.dtype == torch.uint8:
         return samples.numpy()
     wide = samples.double() if samples.dtype == torch.float64 else samples.float()  # exact for the half types
@@ -67,7 +63,7 @@ def to_bytes(samples: torch.Tensor) -> Bytes:
 
 
 def from_bytes(pixels: Bytes, dtype: torch.dtype) -> torch.Tensor:
-    """The samples that bytes become: byte / 255 correctly rounded (in float64 for float64, else float32)."""
+    """Returns the samples of bytes: byte / 255 correctly rounded (in float64 for float64, else float32)."""
     if dtype == torch.uint8:
         return torch.from_numpy(pixels.copy())
     wide = np.float64 if dtype == torch.float64 else np.float32
@@ -80,7 +76,7 @@ def from_bytes(pixels: Bytes, dtype: torch.dtype) -> torch.Tensor:
 
 @functools.cache
 def standard_tables(quality: int) -> Steps:
-    """The tables that Pillow writes at a quality."""
+    """Returns the tables that Pillow writes at a quality."""
     with io.BytesIO() as stream:
         Image.new("RGB", (8, 8)).save(stream, "JPEG", quality=quality)
         tables = Image.open(stream).quantization
@@ -88,8 +84,8 @@ def standard_tables(quality: int) -> Steps:
 
 
 def encode(pixels: Bytes, tables: Steps | int, subsampling: str) -> bytes:
-    """A file of an image, at a quality or with tables: by Pillow where it can, else by libjpeg-turbo."""
-    if pixels.shape[0] == 1 or subsampling in _PILLOW:
+    """Writes a file of an image, at a quality or with tables: by Pillow if it can, else by libjpeg-turbo."""
+    if pixels.shape[0] == 1 or subsampling in PILLOW:
         return _encode_with_pillow(pixels, tables, subsampling)
     return encode_with_libjpeg(pixels, standard_tables(tables) if isinstance(tables, int) else tables, subsampling)
 
@@ -97,7 +93,7 @@ def encode(pixels: Bytes, tables: Steps | int, subsampling: str) -> bytes:
 def _encode_with_pillow(pixels: Bytes, tables: Steps | int, subsampling: str) -> bytes:
     grey = pixels.shape[0] == 1
     image = Image.fromarray(pixels[0] if grey else np.ascontiguousarray(pixels.transpose(1, 2, 0)))
-    settings: dict[str, object] = {} if grey else {"subsampling": _PILLOW[subsampling]}
+    settings: dict[str, object] = {} if grey else {"subsampling": PILLOW[subsampling]}
     if isinstance(tables, int):
         settings["quality"] = tables
     else:
@@ -108,7 +104,7 @@ def _encode_with_pillow(pixels: Bytes, tables: Steps | int, subsampling: str) ->
 
 
 def encode_with_libjpeg(pixels: Bytes, tables: Steps, subsampling: str) -> bytes:
-    """A file of an RGB image at any subsampling."""
+    """Writes a file of an RGB image at any subsampling."""
     horizontal, vertical = FACTORS[subsampling]
     image = jpeglib.from_spatial(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
     image.samp_factor = ((vertical, horizontal), (1, 1), (1, 1))
@@ -120,7 +116,7 @@ def encode_with_libjpeg(pixels: Bytes, tables: Steps, subsampling: str) -> bytes
 
 
 def decode(file: bytes, upsampling: str = "fancy") -> Bytes:
-    """A file's pixels: by Pillow, or with chroma repeated by libjpeg-turbo's fast upsampling."""
+    """Decodes a file: by Pillow, or with chroma repeated by libjpeg-turbo's fast upsampling."""
     if upsampling == "fancy":
         pixels = np.asarray(Image.open(io.BytesIO(file)))
     else:
@@ -131,7 +127,7 @@ def decode(file: bytes, upsampling: str = "fancy") -> Bytes:
 
 
 def coefficients(file: bytes) -> Coefficients:
-    """The quantized coefficients that a file holds."""
+    """Reads the quantized coefficients of a file."""
     with _scratch_file() as path:
         path.write_bytes(file)
         content = jpeglib.read_dct(str(path))
@@ -142,7 +138,7 @@ def coefficients(file: bytes) -> Coefficients:
 
 
 def with_coefficients(file: bytes, components: list[NDArray[np.int16]]) -> bytes:
-    """The file with its coefficients replaced by others, ``(rows, columns, 8, 8)`` for each component."""
+    """Replaces the coefficients of a file by others, ``(rows, columns, 8, 8)`` for each component."""
     with _scratch_file() as path:
         path.write_bytes(file)
         content = jpeglib.read_dct(str(path))
@@ -154,13 +150,13 @@ def with_coefficients(file: bytes, components: list[NDArray[np.int16]]) -> bytes
 
 
 def round_trip(pixels: Bytes, tables: Steps | int, subsampling: str, upsampling: str = "fancy") -> Bytes:
-    """An image through a file and back."""
+    """Writes an image to a file and decodes it."""
     return decode(encode(pixels, tables, subsampling), upsampling)
 
 
 @contextmanager
 def _scratch_file() -> Iterator[Path]:
-    """The name of a file for one use: jpeglib knows no other way in and out."""
+    """Yields the name of a file for one use: jpeglib reads and writes named files only."""
     handle, name = tempfile.mkstemp(suffix=".jpg")
     os.close(handle)
     try:

@@ -31,5 +31,5 @@ def _mutant(paragraph: str) -> Mutant:
 
 
 def found_by(cases: str) -> list[Mutant]:
-    """Those that the cases of "forward", "backward" or "real" ops, or of "blocks", must notice."""
+    """Returns the bugs that the cases of "forward", "backward" or "real" ops, or of "blocks", must notice."""
     return [_mutant(paragraph) for paragraph in (_FOLDER / f"{cases}.txt").read_text().strip().split("\n\n")]

@@ -1,4 +1,4 @@
-"""Images, tables and oracles for the tests of the reference, and what those tests run over."""
+"""Images, tables, oracles and parameters for the tests of the reference."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from PIL import Image
 from torch import Tensor
 
 from fdjpeg._geometry import SAMPLING_FACTORS
+from support.settings import PILLOW
 
-PILLOW = {"4:4:4": 0, "4:2:2": 1, "4:2:0": 2}
 FLOATS = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 SIZES = [(1, 1), (1, 9), (8, 8), (7, 3), (17, 2), (16, 33), (31, 45)]
 every_subsampling = pytest.mark.parametrize("subsampling", SAMPLING_FACTORS)
@@ -23,7 +23,7 @@ every_channels = pytest.mark.parametrize("channels", [3, 1], ids=["rgb", "grey"]
 
 
 def contents(rng: np.random.Generator, height: int, width: int, channels: int) -> Iterator[np.ndarray]:
-    """White noise, 0/255 noise, a gradient and a flat colour: uint8 (H, W, C)."""
+    """Returns white noise, 0/255 noise, a gradient and a flat colour: uint8 (H, W, C)."""
     shape = (height, width, channels)
     yield rng.integers(0, 256, shape, dtype=np.uint8)
     yield 255 * rng.integers(0, 2, shape, dtype=np.uint8)
@@ -41,7 +41,7 @@ def to_pixels(image: Tensor) -> np.ndarray:
 
 
 def interior(shape: tuple[int, ...], seed: int, dtype: torch.dtype = torch.float64) -> Tensor:
-    """Images so near to mid-grey that at small steps no sample comes close to 0 or 1."""
+    """Returns images so near to mid-grey that at small steps no sample comes close to 0 or 1."""
     return 0.4 + 0.2 * torch.rand(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
@@ -65,7 +65,7 @@ def pillow_pixels(data: bytes, mode: str | None = None) -> np.ndarray:
 
 
 def t81_dct(block: np.ndarray) -> np.ndarray:
-    """The DCT as ITU-T T.81, A.3.3 writes it: one sum for each coefficient."""
+    """Computes the DCT as in ITU-T T.81, A.3.3: one sum for each coefficient."""
     out = np.empty((8, 8))
     for v, u in np.ndindex(8, 8):
         scale = (math.sqrt(0.5) if u == 0 else 1) * (math.sqrt(0.5) if v == 0 else 1) / 4

@@ -31,7 +31,7 @@ class Instruction:
 
     @property
     def target(self) -> int:
-        """Where a branch leads."""
+        """The target of a branch."""
         found = _TARGET.search(self.operands)
         if found is None or found[1] is None:
             raise ValueError(f"a branch to an address was wanted, got {self.opcode} {self.operands}")
@@ -39,7 +39,7 @@ class Instruction:
 
 
 def functions(listing: str) -> dict[str, list[Instruction]]:
-    """The instructions of each kernel in what ``cuobjdump -sass`` prints, by mangled name."""
+    """Returns the instructions of each kernel in the output of ``cuobjdump -sass``, by mangled name."""
     kernels = {}
     for part in listing.split("Function : ")[1:]:
         name, body = part.split("\n", 1)
@@ -58,7 +58,7 @@ class Cost(NamedTuple):
 
 
 class _Step(NamedTuple):
-    """The best way on from an instruction."""
+    """The best path from an instruction on."""
 
     place: int
     following: int
@@ -67,7 +67,7 @@ class _Step(NamedTuple):
 
 
 def cost_of(instructions: Sequence[Instruction], passes: int = 1) -> Cost:
-    """That of the path of an ordinary thread, on which the longest of the innermost loops is passed so many times."""
+    """Returns the cost of an ordinary thread's path, on which the longest innermost loop is passed so many times."""
     path = _path(instructions)
     loop = _longest_loop(instructions, path) if passes > 1 else range(0)
     cost = Cost(0, 0)
@@ -80,7 +80,7 @@ def cost_of(instructions: Sequence[Instruction], passes: int = 1) -> Cost:
 
 
 def _longest_loop(instructions: Sequence[Instruction], path: Sequence[int]) -> range:
-    """From where a branch on the path leads back to, to the branch, with no such branch in between."""
+    """Returns the innermost loop, from a backward branch's target to the branch, with the most of the path in it."""
     place = {instruction.address: i for i, instruction in enumerate(instructions)}
     loops = [
         range(target, i + 1)
@@ -94,14 +94,14 @@ def _longest_loop(instructions: Sequence[Instruction], path: Sequence[int]) -> r
 
 
 def _path(instructions: Sequence[Instruction]) -> list[int]:
-    """Of all paths from the entry to an exit, the shortest of those with the most wide accesses.
+    """Returns, of all paths from the entry to an exit, the shortest of those with the most wide accesses.
 
     A thread at the image's edge, or one whose samples are not contiguous, takes narrow ones. A loop counts once, a
     call as never taken.
     """
     place = {instruction.address: i for i, instruction in enumerate(instructions)}
 
-    # Backwards, so that what follows is known: no recursion, and branches back are left out.
+    # Backwards, so that the rest of the path is known, without recursion; branches back are left out.
     best: list[_Step | None] = [None] * (len(instructions) + 1)
     for i in range(len(instructions) - 1, -1, -1):
         instruction = instructions[i]
@@ -141,14 +141,14 @@ def _path(instructions: Sequence[Instruction]) -> list[int]:
 
 
 def _condition(instruction: Instruction) -> str:
-    """The predicate among a branch's operands, as in ``BRA P0, 0x40``."""
+    """Returns the predicate among a branch's operands, as in ``BRA P0, 0x40``."""
     operands = instruction.operands.split(",")
     return operands[0] if len(operands) > 1 and re.match(r"!?U?P[0-6]$", operands[0].strip()) else ""
 
 
 @cache
 def disassembler() -> str | None:
-    """The path of a ``cuobjdump``, or None: the CUDA toolkit's, or the one that comes with Triton."""
+    """Returns the path of a ``cuobjdump``, or None: the CUDA toolkit's, or the one that comes with Triton."""
     found = shutil.which("cuobjdump")
     if found is None and (triton := importlib.util.find_spec("triton")) is not None and triton.origin is not None:
         candidate = Path(triton.origin).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
@@ -172,7 +172,7 @@ _FLAGS = {"true": "Lb1E", "false": "Lb0E"}
 
 
 class Kernel(NamedTuple):
-    """An instance of a kernel's template, and what it may cost."""
+    """An instance of a kernel's template, and its allowed cost."""
 
     name: str  # as C++ spells it
     job: str  # the type of its argument
@@ -217,7 +217,8 @@ BUDGET = _budget()
 
 
 def instantiations(kernels: Sequence[Kernel]) -> str:
-    """The source of just these kernels."""
+    """Returns the source of only these kernels."""
     lines = [f"template __global__ void fdjpeg::{one.name}(const __grid_constant__ {one.job});" for one in kernels]
-    headers = [f'#include "cuda/{name}_launch.h"' for name in ("exact", "real", "block")]
+    launches = (Path(__file__).resolve().parents[2] / "csrc" / "cuda").glob("*_launch.h")
+    headers = [f'#include "cuda/{path.name}"' for path in sorted(launches)]
     return "\n".join([*headers, "using namespace fdjpeg;", *lines, ""])

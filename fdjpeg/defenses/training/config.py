@@ -24,7 +24,7 @@ class Schedule:
     """The training of one network: AdamW, the learning rate falling to 0 as a cosine.
 
     Attributes:
-        epochs: passes over the images.
+        epochs: passes over the images, each in another order; a last batch that is not full is left out.
         batch_size: images of one step, of all processes together; each process takes an equal share.
         learning_rate: of the first step.
         weight_decay: of AdamW.

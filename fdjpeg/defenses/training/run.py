@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,120 +24,13 @@ from . import batch_statistics
 from .config import Schedule
 from .images import Images, Item, in_unit_range
 from .objective import Batch, Chance, Objective, augment, seed_for
+from .stage import Position, Stage
 
 #: Precisions of the arithmetic, by Fabric's names: float32, or bfloat16 where that is safe.
 PRECISIONS = ("32-true", "bf16-mixed")
 
 #: Time between two checkpoints within an epoch. One is also written at the end of each epoch.
 CHECKPOINT_SECONDS = 600.0
-
-
-@dataclass
-class Position:
-    """The position of a stage in its training.
-
-    Attributes:
-        epoch, step: the next ones, from 0.
-        loss: the sum of the losses of this epoch's steps, in the first process.
-        history: one entry for each finished epoch.
-        best: the least loss on the images held out; infinite before the first.
-        stale: number of epochs since then.
-        finished: whether the stage is over.
-    """
-
-    epoch: int = 0
-    step: int = 0
-    loss: float = 0.0
-    history: list[dict[str, float]] = field(default_factory=list)
-    best: float = math.inf
-    stale: int = 0
-    finished: bool = False
-
-    def metadata(self) -> dict[str, Any]:
-        """Returns plain values; JSON has no infinity, so ``best`` becomes None."""
-        return {**vars(self), "best": None if math.isinf(self.best) else self.best}
-
-    @classmethod
-    def of(cls, metadata: Mapping[str, Any]) -> Position:
-        """Returns the position from the values that ``metadata`` returned."""
-        return cls(**{**metadata, "best": math.inf if metadata["best"] is None else metadata["best"]})
-
-
-class Stage:
-    """A network on its way through a schedule, with all that a checkpoint keeps of it.
-
-    Args:
-        name: unique in a run.
-        objective: the loss with its network, on its device.
-        schedule: of the training.
-    """
-
-    def __init__(self, name: str, objective: Objective, schedule: Schedule) -> None:
-        self.name = name
-        self.objective = objective
-        self.schedule = schedule
-        trained = [parameter for parameter in objective.trained.parameters() if parameter.requires_grad]
-        self.optimizer = torch.optim.AdamW(trained, schedule.learning_rate, weight_decay=schedule.weight_decay)
-        self.position = Position()
-        self.best: dict[str, Tensor] = {}
-
-    @property
-    def unfinished(self) -> bool:
-        """Whether there is another epoch."""
-        patience = self.schedule.patience or math.inf
-        return self.position.epoch < self.schedule.epochs and self.position.stale < patience
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Returns all tensors from which the stage can resume; only the weights where it is over."""
-        groups = {"model": self.objective.trained.state_dict()}
-        if not self.position.finished:
-            state = self.optimizer.state_dict()["state"]
-            groups["optimizer"] = {f"{index}/{key}": value for index in state for key, value in state[index].items()}
-            groups["best"] = self.best
-        return {f"{group}/{name}": tensor for group, named in groups.items() for name, tensor in named.items()}
-
-    def restore(self, tensors: Mapping[str, Tensor], position: Position) -> None:
-        """Takes the tensors that ``tensors`` returned."""
-        groups: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "best": {}}
-        for key, tensor in tensors.items():
-            group, _, name = key.partition("/")
-            groups[group][name] = tensor
-        self.objective.trained.load_state_dict(groups["model"])
-        state: dict[int, dict[str, Tensor]] = {}
-        for key, tensor in groups["optimizer"].items():
-            index, _, name = key.partition("/")
-            state.setdefault(int(index), {})[name] = tensor
-        self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
-        self.best, self.position = groups["best"], position
-
-    def set_learning_rate(self, steps: int) -> None:
-        """Sets the rate: a cosine from the schedule's rate to 0 over all epochs of ``steps`` steps."""
-        along = (self.position.epoch * steps + self.position.step) / (steps * self.schedule.epochs)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.schedule.learning_rate * (1 + math.cos(math.pi * along)) / 2
-
-    def end_epoch(self, entry: dict[str, float]) -> None:
-        """Notes the losses of an epoch, and the weights if they are the best so far.
-
-        Raises:
-            ValueError: a loss is not finite.
-        """
-        if not all(map(math.isfinite, entry.values())):
-            losses = ", ".join(f"{kind} {loss}" for kind, loss in entry.items())
-            raise ValueError(f"{self.name} must have a finite loss, got {losses}: lower learning_rate")
-        if entry.get("held out", math.inf) < self.position.best:
-            self.position.best, self.position.stale = entry["held out"], 0
-            self.best = {name: value.clone() for name, value in self.objective.trained.state_dict().items()}
-        else:
-            self.position.stale += 1
-        self.position.history.append(entry)
-        self.position.epoch, self.position.step, self.position.loss = self.position.epoch + 1, 0, 0.0
-
-    def finish(self) -> None:
-        """Takes the weights of the best epoch, if the schedule asks for them."""
-        if self.schedule.patience is not None:
-            self.objective.trained.load_state_dict(self.best)
-        self.position.finished = True
 
 
 class Run:
@@ -211,7 +102,7 @@ class Run:
         file = self.out / "run.json"
         try:
             found = json.loads(file.read_text()) if file.exists() else None
-        except (OSError, json.JSONDecodeError) as error:
+        except (OSError, ValueError) as error:
             return f"out must be a folder whose run.json can be read, got {str(self.out)!r}: {error}"
         if not isinstance(found, dict | None):
             return f"out must be a folder whose run.json holds a run's settings, got {str(self.out)!r}: {found!r}"
@@ -248,7 +139,11 @@ class Run:
         stored = self.fabric.broadcast(stored)
         if stored is not None:
             tensors, metadata = stored
-            stage.restore(tensors, Position.of(metadata))
+            try:
+                stage.restore(tensors, Position.of(metadata))
+            except (KeyError, TypeError, ValueError, RuntimeError) as error:
+                file = str(self._file(stage.name))
+                raise ValueError(f"out must hold checkpoints of this run only, got {file!r}: {error}") from error
 
     def _store(self, stage: Stage) -> None:
         """Writes a checkpoint of a stage, in the first process."""
@@ -321,6 +216,14 @@ class Run:
             torch.distributed.all_reduce(tensor)
         return tensor.cpu()
 
+    def _mean(self, tensor: Tensor) -> Tensor:
+        """Returns the mean of a tensor over all processes, on the device."""
+        if self.fabric.world_size > 1:
+            tensor = tensor.clone()
+            torch.distributed.all_reduce(tensor)
+            tensor /= self.fabric.world_size
+        return tensor
+
     # --- training ------------------------------------------------------------------------------------------------
 
     def fit(self, name: str, objective: Objective, images: Images, schedule: Schedule) -> None:
@@ -385,13 +288,14 @@ class Run:
             optimizer.zero_grad()
             self.fabric.backward(loss)
             optimizer.step()
-            loss_sum += loss.detach()
+            loss_sum += self._mean(loss.detach())
             position.step += 1
             advance(f"epoch {position.epoch + 1}")
             if time.monotonic() - saved > CHECKPOINT_SECONDS:
                 position.loss, saved = float(loss_sum), time.monotonic()
+                stage.check_losses({"loss": position.loss})
                 self._store(stage)
-        return float(self.total(loss_sum)) / steps / int(self.fabric.world_size)
+        return float(loss_sum) / steps
 
     def _check(self, count: int, held_out: int, schedule: Schedule) -> None:
         world = self.fabric.world_size

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from support import emulation, every_op
-from support.oracles import FACTORS
+from support.settings import FACTORS
 
 from fdjpeg.ops import SCHEMAS
 

@@ -1,0 +1,352 @@
+"""An attack on the quantized coefficients behind a JPEG layer, which needs no surrogate for its rounding.
+
+The forward pass of a defended network is a function of whole numbers: image → quantized coefficients → decoded image →
+logits. Between two ties of rounding nothing changes. A surrogate multiplies the true sensitivity to the coefficients,
+which is exact and costs one gradient at the decoded image, by a slope that does not know the radius. Flip keeps the two
+apart: one gradient of the network gives each coefficient's sensitivity, and `fdjpeg.attacks.candidates` finds, without
+the network, reachable coefficients of large gain. The method is ours.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .base import Attack, Counted, Exposed, Found, Norm, check_norm, draw
+from .byte_grid import on_byte_grid
+from .candidates import Problem, Quantizer
+from .codec import Codec, codecs_of, inward, is_random
+from .losses import AWAY, LOSSES, TOWARDS, Ascent, LossFunction, margin, margin_towards
+from .pgd import AIMS, Aim, _Best
+from .reachable import Box
+from .transform import Stacks
+
+#: Share of the sensitivities so far in those that the inner problem gets.
+MOMENTUM = 0.75
+
+#: Samples of images for which the inner problem is solved at once, so that its planes stay in a processor's cache.
+AT_ONCE = {"cpu": 1 << 18}
+AT_ONCE_ELSEWHERE = 1 << 25
+
+
+@dataclass(frozen=True)
+class Flip(Attack):
+    """Searches the reachable quantized coefficients by their sensitivities.
+
+    ``model`` must be an `Exposed`, which shows its JPEG layers. In every step one gradient of the network at the exact
+    decoded image gives each coefficient's sensitivity, momentum smooths it, and each unit (an MCU, or a block of one
+    channel) moves to the best of a few candidates, judged by the exact encoder. Of all points visited it returns the
+    one of the largest margin under the judge.
+
+    For each sample it searches the bytes that a codec can be made to see, ``rint(255 (x − eps))`` …
+    ``rint(255 (x + eps))``, and returns for each the point of the ball that rounds to it and is nearest to it.
+
+    Attributes:
+        steps: gradient steps for each start.
+        restarts: number of starts: the image itself, then random ones.
+        loss: the loss that is climbed: a key of ``LOSSES``.
+        seed: of the random starts and draws; each image's also depend on its index and the restart.
+        until_fooled: leave an image alone as soon as it is misclassified (of several draws: under each of them).
+        norm: "linf".
+        aim: "away" from the true class; at the "likeliest" wrong classes, each restart at another; or at the classes
+            "given" in place of the true ones: then an image counts as fooled once it is taken for that class.
+        draws: of a randomised layer, at each point; sensitivities are their mean.
+        whole_bytes: visit only images of whole bytes k / 255, as files hold them; ``x`` must be such images.
+        label: the name in reports; None makes one of the other settings.
+    """
+
+    steps: int = 20
+    restarts: int = 1
+    loss: str = "cross-entropy"
+    seed: int = 0
+    until_fooled: bool = True
+    norm: Norm = "linf"
+    aim: Aim = "away"
+    draws: int = 1
+    whole_bytes: bool = False
+    label: str | None = None
+
+    def __post_init__(self) -> None:
+        check_norm(self.norm, ("linf",))
+        for setting in ("steps", "restarts", "draws"):
+            if getattr(self, setting) < 1:
+                raise ValueError(f"{setting} must be at least 1, got {getattr(self, setting)}")
+        for setting, known in (("loss", tuple(LOSSES)), ("aim", AIMS)):
+            if getattr(self, setting) not in known:
+                raise ValueError(f"{setting} must be one of {', '.join(known)}, got {getattr(self, setting)!r}")
+
+    @property
+    def name(self) -> str:
+        """For instance "Flip-20", "Flip-100×5" or "Flip-margin-20"."""
+        if self.label is not None:
+            return self.label
+        loss = "" if self.loss == "cross-entropy" else f"-{self.loss}"
+        aim = "" if self.aim == "away" else "-targeted"
+        return f"Flip{loss}{aim}-{self.steps}" + (f"×{self.restarts}" if self.restarts > 1 else "")
+
+    def search(
+        self, model: Counted, x: Tensor, y: Tensor, eps: float, indices: Tensor, judge: nn.Module | None
+    ) -> Found:
+        """See ``Attack.run``."""
+        exposed = model.model
+        if not isinstance(exposed, Exposed):
+            raise TypeError(
+                f"model must be an Exposed, which shows its JPEG layers, for the attack {self.name}, "
+                f"got {type(exposed).__name__}"
+            )
+        if self.whole_bytes and not bool(on_byte_grid(x).all()):
+            raise ValueError("x must be images of whole bytes k / 255 for an attack with whole_bytes")
+        best = _Best(x, self.steps + 1)
+        for restart, goal in enumerate(self._goals(model, x, y)):
+            rows = (~best.fooled).nonzero().flatten() if self.until_fooled else torch.arange(len(x), device=x.device)
+            if len(rows) == 0:
+                break
+            view = _View(
+                model=model,
+                exposed=exposed,
+                judge=judge,
+                ascent=(AWAY if self.aim == "away" else TOWARDS)[self.loss],
+                score=margin_towards if self.aim == "given" else margin,
+                goal=goal,
+                y=y,
+            )
+            self._restart(view, best, rows, x, eps, indices, restart)
+            best.end_restart()
+        return Found(best.x_adv, best.score, best.curve)
+
+    def _goals(self, model: nn.Module, x: Tensor, y: Tensor) -> list[Tensor]:
+        """The classes ``(N,)`` whose loss each restart climbs."""
+        if self.aim != "likeliest":
+            return [y] * self.restarts
+        with torch.no_grad():
+            ranked = model(x).scatter(1, y[:, None], -torch.inf).argsort(dim=1, descending=True)
+        return [ranked[:, number % (ranked.shape[1] - 1)] for number in range(self.restarts)]
+
+    def _restart(
+        self, view: _View, best: _Best, rows: Tensor, x: Tensor, eps: float, indices: Tensor, restart: int
+    ) -> None:
+        """Climbs from one start; what is better than before goes into ``best``."""
+        codecs = self._codecs(view.exposed, x, indices, f"{restart} 0")
+        random = any(is_random(layer) for layer in view.exposed.layers)
+        rounds = codecs[0][0][0].arithmetic == "libjpeg"
+        box = Box.of(x[rows], eps, rounds, self.whole_bytes)
+        here = _Climbers(rows, box, box.origin, [])
+        if restart > 0:
+            here.levels = box.at(draw(x.shape[1:], indices[rows.cpu()], self.seed, f"start {restart}").to(x))
+        for number in range(self.steps + 1):
+            if random and number > 0:
+                codecs = self._codecs(view.exposed, x, indices, f"{restart} {number}")
+            points = here.box.images(here.levels)
+            used = [[[codec.only(here.rows) for codec in passes] for passes in branches] for branches in codecs]
+            look = view.look(points, here.rows, used, differentiate=number < self.steps)
+            best.note(here.rows, number, points, look)  # type: ignore[arg-type]
+            if number == self.steps:
+                return
+            going = ~look.fooled if self.until_fooled else torch.ones_like(look.fooled)
+            if not bool(going.any()):
+                return
+            self._move(here, used, look, going.nonzero().flatten(), indices, f"{restart} {number}")
+
+    def _codecs(self, exposed: Exposed, x: Tensor, indices: Tensor, purpose: str) -> list[list[list[Codec]]]:
+        """The passes of each branch in each draw: ``[draw][branch][pass]``."""
+        found = [
+            [
+                codecs_of(layer, x, indices, self.seed, f"quality {purpose} {number} {branch}")
+                for branch, layer in enumerate(exposed.layers)
+            ]
+            for number in range(self.draws)
+        ]
+        kinds = {(codec.arithmetic, codec.geometry) for branches in found for passes in branches for codec in passes}
+        if len(kinds) > 1:
+            raise ValueError(
+                f"layers must be alike in arithmetic and subsampling for the attack {self.name}, got {sorted(kinds)}"
+            )
+        return found
+
+    def _move(
+        self,
+        here: _Climbers,
+        codecs: list[list[list[Codec]]],
+        look: _Look,
+        going: Tensor,
+        indices: Tensor,
+        purpose: str,
+    ) -> None:
+        """One step of the images ``going``, in place."""
+        codecs = [[[codec.only(going) for codec in passes] for passes in branches] for branches in codecs]
+        sensitivities = [[stack[going] for stack in branch] for branch in look.sensitivities]
+        here.only(going)
+        drawn = indices[here.rows.cpu()]
+        sensitivities = _usable(sensitivities, drawn, self.seed, f"direction {purpose}")
+        steps = [[passes[-1].steps() for passes in branches] for branches in codecs]
+        here.remember(_normalised(sensitivities, steps))
+        anywhere = here.box.at(draw(here.levels.shape[1:], drawn, self.seed, f"anywhere {purpose}").to(here.levels))
+        size = max(1, AT_ONCE.get(here.levels.device.type, AT_ONCE_ELSEWHERE) // max(1, here.levels[0].numel()))
+        moved = []
+        for part in torch.arange(len(here.rows), device=here.rows.device).split(size):
+            moved.append(_best_candidate(here, codecs, steps, anywhere, part))
+        here.levels = torch.cat(moved)
+
+
+def _best_candidate(
+    here: _Climbers, codecs: list[list[list[Codec]]], steps: list[list[Stacks]], anywhere: Tensor, part: Tensor
+) -> Tensor:
+    """Levels of the images ``part`` with each unit at its best candidate, or where it is if none gains."""
+    box, levels = here.box.only(part), here.levels[part]
+    chains = [[codec.only(part) for codec in passes] for branches in codecs for passes in branches]
+    slopes = [[stack[part] for stack in branch] for branch in here.sensitivities] * len(codecs)
+    tables = [[stack[part] if len(stack) > 1 else stack for stack in stacks] for draws in steps for stacks in draws]
+    quantizers = [Quantizer(*pair) for pair in zip(tables, slopes, strict=True)]
+    transform = chains[0][0].transform
+    problem = Problem(transform, chains[0][0].shift, box, quantizers)
+
+    def value(candidate: Tensor) -> Stacks:
+        """Each coefficient times its sensitivity, added up over quantizers."""
+        images = box.images(candidate)
+        total: Stacks = []
+        for chain, quantizer in zip(chains, quantizers, strict=True):
+            k = _quantized(chain, images)
+            terms = [a * b * c for a, b, c in zip(k, quantizer.steps, quantizer.slope, strict=True)]
+            total = terms if not total else [a + b for a, b in zip(total, terms, strict=True)]
+        return total
+
+    with torch.no_grad():
+        now = value(levels)
+        best = torch.zeros_like(transform.by_unit(now))
+        for candidate in problem.candidates(levels, anywhere[part]):
+            gain = transform.by_unit([a - b for a, b in zip(value(candidate), now, strict=True)])
+            levels = torch.where(transform.to_samples(gain > best), candidate, levels)
+            best = torch.maximum(best, gain)
+    return levels
+
+
+def _quantized(chain: list[Codec], images: Tensor) -> Stacks:
+    """The coefficients of the last pass."""
+    for codec in chain[:-1]:
+        images = codec(images)
+    return chain[-1].coefficients(images)
+
+
+def _normalised(sensitivities: list[Stacks], steps: list[list[Stacks]]) -> list[Stacks]:
+    """Sensitivities divided by an image's mean of their absolute values, in steps of the first draw."""
+    total, count = torch.zeros(1), 0
+    for branch, stacks in zip(sensitivities, steps[0], strict=True):
+        for slope, step in zip(branch, stacks, strict=True):
+            total = total.to(slope) + (slope * step).abs().flatten(1).sum(dim=1)
+            count += slope[0].numel()
+    scale = (count / total.clamp_min(1e-30)).view(-1, 1, 1, 1)
+    return [[slope * scale for slope in branch] for branch in sensitivities]
+
+
+def _usable(sensitivities: list[Stacks], indices: Tensor, seed: int, purpose: str) -> list[Stacks]:
+    """Sensitivities, where they are zero all over an image or not finite random ones."""
+    found = [[slope.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0) for slope in branch] for branch in sensitivities]
+    lost = torch.stack([(slope == 0).flatten(1).all(dim=1) for branch in found for slope in branch]).all(dim=0)
+    if bool(lost.any()):
+        for branch in found:
+            for place, slope in enumerate(branch):
+                branch[place] = slope.clone()
+                random = draw(slope.shape[1:], indices[lost.cpu()], seed, f"{purpose} {place}", normal=True)
+                branch[place][lost] = random.to(slope)
+    return found
+
+
+@dataclass
+class _Look:
+    """A network's answer at n points."""
+
+    value: Tensor  # (n,), the loss that is climbed
+    score: Tensor  # (n,), the judge's margin: of several draws the mean
+    fooled: Tensor  # (n,) bool, under each draw
+    sensitivities: list[Stacks]  # of each branch, means over draws; empty where they were not asked for
+
+
+@dataclass
+class _View:
+    """How one restart sees points: the classifiers behind the layers, the judge, the loss and its classes."""
+
+    model: Counted
+    exposed: Exposed
+    judge: nn.Module | None
+    ascent: Ascent
+    score: LossFunction
+    goal: Tensor  # (N,), the classes of the loss
+    y: Tensor  # (N,), the classes of the score
+
+    def look(self, points: Tensor, rows: Tensor, codecs: list[list[list[Codec]]], differentiate: bool) -> _Look:
+        """Looks at points ``(n, C, H, W)`` of the images ``rows`` in each draw."""
+        values, scores = [], []
+        sensitivities: list[Stacks] = []
+        for branches in codecs:
+            value, score, slopes = self._one_draw(points, rows, branches, differentiate)
+            values.append(value)
+            scores.append(score)
+            sensitivities = slopes if not sensitivities else _sum(sensitivities, slopes)
+        score = torch.stack(scores)
+        return _Look(torch.stack(values).mean(dim=0), score.mean(dim=0), (score > 0).all(dim=0), sensitivities)
+
+    def _one_draw(
+        self, points: Tensor, rows: Tensor, branches: list[list[Codec]], differentiate: bool
+    ) -> tuple[Tensor, Tensor, list[Stacks]]:
+        with torch.no_grad():
+            decoded = [_decoded(passes, points) for passes in branches]
+        with torch.set_grad_enabled(differentiate):
+            for images in decoded:
+                images.requires_grad_(differentiate)
+            logits = [
+                classifier(images).float() for classifier, images in zip(self.exposed.classifiers, decoded, strict=True)
+            ]
+            climbed = logits[0]
+            if len(logits) > 1:
+                climbed = torch.stack([part.log_softmax(dim=1) for part in logits]).mean(dim=0)
+            value = self.ascent.value(climbed.detach(), self.goal[rows])
+            slopes: list[Stacks] = []
+            if differentiate:
+                climb = self.ascent.climb(climbed, self.goal[rows]).sum()
+                gradients = torch.autograd.grad(climb, decoded)
+                slopes = [
+                    passes[-1].sensitivity(inward(gradient, images.detach()).float())
+                    for passes, gradient, images in zip(branches, gradients, decoded, strict=True)
+                ]
+        with torch.no_grad():
+            verdict = self.model.checked(self.exposed.verdict([part.detach() for part in logits]), len(points))
+            if self.judge is not None:
+                verdict = self.judge(points)
+            return value, self.score(verdict.float(), self.y[rows]), slopes
+
+
+def _decoded(passes: list[Codec], images: Tensor) -> Tensor:
+    for codec in passes:
+        images = codec(images)
+    return images
+
+
+def _sum(a: list[Stacks], b: list[Stacks]) -> list[Stacks]:
+    return [[x + y for x, y in zip(p, q, strict=True)] for p, q in zip(a, b, strict=True)]
+
+
+@dataclass
+class _Climbers:
+    """The images that are still under attack in one restart, n of them."""
+
+    rows: Tensor  # (n,), their places in the batch
+    box: Box
+    levels: Tensor  # (n, C, H, W), where they are
+    sensitivities: list[Stacks]  # of each branch, smoothed; empty before the first step
+
+    def only(self, chosen: Tensor) -> None:
+        """Leaves out all but those that are ``chosen``, by their places among the n."""
+        self.rows, self.box, self.levels = self.rows[chosen], self.box.only(chosen), self.levels[chosen]
+        self.sensitivities = [[slope[chosen] for slope in branch] for branch in self.sensitivities]
+
+    def remember(self, new: list[Stacks]) -> None:
+        """Mixes new sensitivities into those so far."""
+        if not self.sensitivities:
+            self.sensitivities = new
+            return
+        self.sensitivities = [
+            [MOMENTUM * before + (1 - MOMENTUM) * now for before, now in zip(*pair, strict=True)]
+            for pair in zip(self.sensitivities, new, strict=True)
+        ]

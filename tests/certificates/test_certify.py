@@ -1,0 +1,227 @@
+"""Certificates as a whole, on small networks behind lattices: what is certified holds, what is broken is broken."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from support.classifiers import SEED, Tiny
+from torch import Tensor, nn
+
+import fdjpeg
+from fdjpeg.attacks import PGD, Exposed, Flip, margin
+from fdjpeg.certificates import Certificate, certify
+from fdjpeg.certificates import reach as reach_module
+from fdjpeg.defenses.defended import Defended, layer_defense, of_module
+from fdjpeg.defenses.jpeg_ensemble import JPEGEnsemble
+
+
+def lattice(preset: str) -> Defended:
+    """Two passes, entered after the first."""
+    layer = fdjpeg.FeatureDistillation(preset)
+    return layer_defense(preset, layer, ("straight-through",), first=layer)
+
+
+@pytest.fixture
+def network() -> nn.Module:
+    return Tiny().eval()
+
+
+def images(count: int, size: tuple[int, int] = (16, 13), seed: int = SEED) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    x = nn.functional.interpolate(torch.rand(count, 3, 4, 4, generator=generator), size=size, mode="bicubic")
+    return (255 * (1.4 * x - 0.2).clamp(0, 1)).round() / 255
+
+
+def labels_of(defended: Defended, network: nn.Module, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        return defended.deployed(network)(defended.entered(x)).argmax(dim=1)
+
+
+def attacked(defended: Defended, network: nn.Module, x: Tensor, y: Tensor, eps: float) -> Tensor:
+    """The largest margin that two attacks find for each image."""
+    with torch.no_grad():
+        entered = defended.entered(x)
+    flip = Flip(8).run(defended.exposed(network), entered, y, eps)
+    pgd = PGD(8).run(defended.attacked(network, "straight-through"), entered, y, eps)
+    return torch.maximum(flip.margin, pgd.margin)
+
+
+@pytest.mark.parametrize(("preset", "levels"), [("uniform(16)", 1.0), ("uniform(15)", 1.0), ("code", 1.6)])
+def test_no_certified_image_is_broken(preset: str, levels: float, network: nn.Module) -> None:
+    defended, x = lattice(preset), images(12)
+    y = labels_of(defended, network, x)
+    certificate = certify(defended, network, x, y, levels / 255, most_outcomes=500)
+    margins = attacked(defended, network, x, y, levels / 255)
+    assert not bool((certificate.certified & (margins > 0)).any())
+    assert int(certificate.certified.sum()) >= 2
+    assert certificate.count("misclassified") == 0
+    for image, status in enumerate(certificate.statuses):
+        changeable, outcomes = int(certificate.changeable[image]), int(certificate.outcomes[image])
+        assert (status == "constant") == (changeable == 0)
+        assert outcomes == 1 if status == "constant" else outcomes != 1
+        assert status != "enumerated" or 1 < outcomes <= 500
+
+
+def test_broken_images_are_attacks_in_the_ball(network: nn.Module) -> None:
+    """A network that is about to change its mind is broken by an outcome that is attained."""
+
+    class Sharp(nn.Module):
+        """The class is whether the image is exactly what it was."""
+
+        def __init__(self, template: Tensor) -> None:
+            super().__init__()
+            self.register_buffer("template", template)
+
+        def forward(self, images: Tensor) -> Tensor:
+            same = (images[:, None] == self.template).flatten(2).all(dim=2).any(dim=1).float()
+            return torch.stack([1 - same, same], dim=1)
+
+    for preset, levels in (("uniform(16)", 1.0), ("code", 1.6)):
+        defended, x = lattice(preset), images(6)
+        with torch.no_grad():
+            entered = defended.entered(x)
+            sharp = Sharp(defended.layer(entered)).eval()  # type: ignore[misc]
+        y = torch.ones(6, dtype=torch.int64)
+        certificate = certify(defended, sharp, x, y, levels / 255, most_outcomes=2000)
+        assert certificate.found.keys() == {i for i, status in enumerate(certificate.statuses) if status == "broken"}
+        assert certificate.count("broken") >= 3
+        assert certificate.count("enumerated") == 0
+        for image, attack in certificate.found.items():
+            assert float((attack - entered[image]).abs().max()) <= levels / 255 + 1e-6
+            assert 0 <= float(attack.min()) <= float(attack.max()) <= 1
+            with torch.no_grad():
+                assert int(defended.deployed(sharp)(attack[None]).argmax()) == 0
+
+
+def test_planted_certificates_are_caught_by_an_attack(network: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bounds for files, used for floats: at 1.8/255 Flip breaks what they certify."""
+
+    class Mean(nn.Module):
+        """Two classes, by a threshold of the first image's decoded mean: any change upwards is another class."""
+
+        def forward(self, images: Tensor) -> Tensor:
+            score = images.flatten(1).mean(dim=1) - self.threshold  # type: ignore[operator]
+            return torch.stack([-score, score], dim=1)
+
+    defended = lattice("uniform(31)")
+    x = torch.full((1, 3, 8, 8), 100 / 255)
+    mean = Mean().eval()
+    with torch.no_grad():
+        mean.threshold = float(defended.layer(defended.entered(x)).mean()) + 1e-3  # type: ignore[misc, assignment]
+    y = torch.zeros(1, dtype=torch.int64)
+    honest = certify(defended, mean, x, y, 1.8 / 255)
+    margins = attacked(defended, mean, x, y, 1.8 / 255)
+    assert bool(margins > 0)
+    assert not bool(honest.certified.any())
+    assert certify(defended, mean, x, y, 1.8 / 255, whole_bytes=True).statuses == ("constant",)
+    monkeypatch.setattr(reach_module, "BEYOND", -0.8)
+    assert certify(defended, mean, x, y, 1.8 / 255).statuses == ("constant",)  # the check between both sides fails
+
+
+def test_misclassified_and_open_images(network: nn.Module) -> None:
+    defended, x = lattice("uniform(16)"), images(8)
+    y = labels_of(defended, network, x)
+    wrong = y.clone()
+    wrong[::2] = (y[::2] + 1) % 4
+    certificate = certify(defended, network, x, wrong, 1 / 255, most_outcomes=1)
+    assert all(status == "misclassified" for status in certificate.statuses[::2])
+    assert {"open", "constant"} >= set(certificate.statuses[1::2])
+    assert "open" in certificate.statuses
+    assert bool((certificate.outcomes <= 1).all())
+    assert certificate.certified.tolist() == [status == "constant" for status in certificate.statuses]
+
+
+def test_one_pass_is_never_constant(network: nn.Module) -> None:
+    defended = of_module(fdjpeg.JPEG(75), "jpeg:75")
+    x = images(3)
+    certificate = certify(defended, network, x, labels_of(defended, network, x), 1 / 255)
+    assert certificate.statuses == ("open",) * 3
+    assert int(certificate.changeable.min()) > 100
+
+
+def test_every_radius_is_constant_where_nothing_can_move(network: nn.Module) -> None:
+    """A radius of 0; files at less than one level; two passes entered before both; several members."""
+    x = images(2)
+    layer = fdjpeg.JPEG(50)
+    for defended, settings in (
+        (of_module(layer, "jpeg:50"), {"eps": 0.0}),
+        (of_module(layer, "jpeg:50"), {"eps": 0.9 / 255, "whole_bytes": True}),
+        (of_module(fdjpeg.FeatureDistillation("paper", passes=2), "paper"), {"eps": 0.0}),
+        (of_module(JPEGEnsemble(torch.full((8, 8), 30), torch.full((8, 8), 30)).eval(), "ensemble"), {"eps": 0.0}),
+    ):
+        y = labels_of(defended, network, x)
+        assert certify(defended, network, x, y, **settings).statuses == ("constant",) * 2
+
+
+def test_two_passes_entered_before_both_are_enumerated_through_both(network: nn.Module) -> None:
+    """The attacker meets images that happen to be on the lattice."""
+    x = fdjpeg.FeatureDistillation("uniform(16)")(images(4))
+    defended = of_module(fdjpeg.FeatureDistillation("uniform(16)", passes=2), "two")
+    y = labels_of(defended, network, x)
+    certificate = certify(defended, network, x, y, 1 / 255, most_outcomes=300)
+    alone = certify(lattice("uniform(16)"), network, images(4), y, 1 / 255, most_outcomes=300)
+    assert torch.equal(certificate.changeable, alone.changeable)
+    assert torch.equal(certificate.outcomes, alone.outcomes)
+    assert not bool((certificate.certified & (attacked(defended, network, x, y, 1 / 255) > 0)).any())
+
+
+def test_lists_do_not_depend_on_the_batch_or_on_threads(network: nn.Module) -> None:
+    defended, x = lattice("uniform(16)"), images(4)
+    y = labels_of(defended, network, x)
+
+    def run(part: slice) -> Certificate:
+        return certify(defended, network, x[part], y[part], 1 / 255, most_outcomes=200)
+
+    together, alone = run(slice(None)), [run(slice(i, i + 1)) for i in range(4)]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    again = run(slice(None))
+    torch.set_num_threads(threads)
+    for other in (again,):
+        assert other.statuses == together.statuses
+        assert torch.equal(other.outcomes, together.outcomes)
+    assert tuple(one.statuses[0] for one in alone) == together.statuses
+    assert [int(one.outcomes) for one in alone] == together.outcomes.tolist()
+    assert [int(one.changeable) for one in alone] == together.changeable.tolist()
+
+
+@pytest.mark.parametrize(
+    ("make", "settings", "message"),
+    [
+        (lambda: of_module(nn.Identity(), "nothing"), {}, "defended must show JPEG layers of fdjpeg, got nothing"),
+        (lambda: of_module(fdjpeg.RandomJPEG(), "random"), {}, "defended must be deterministic"),
+        (lambda: of_module(fdjpeg.JPEG(50, arithmetic="real"), "real"), {}, "layer must be of arithmetic libjpeg"),
+        (lambda: lattice("uniform(20)"), {"most_outcomes": 0}, "most_outcomes must be at least 1, got 0"),
+        (lambda: lattice("code"), {"whole_bytes": True}, "images must consist of whole bytes"),
+        (lambda: lattice("code"), {"eps": -1.0}, "eps must be 0 or more"),
+    ],
+)
+def test_what_cannot_be_certified_is_named(make: Any, settings: dict[str, Any], message: str) -> None:
+    network, x = Tiny().eval(), images(1)
+    with pytest.raises(ValueError, match=message):
+        certify(make(), network, x, torch.zeros(1, dtype=torch.int64), **{"eps": 1 / 255} | settings)
+
+
+def test_defenses_show_their_layers(network: nn.Module) -> None:
+    """Saved defences, by the same protocol; the exposed classifier is the deployed one."""
+    x = images(2, (16, 16))
+    shown = (
+        fdjpeg.defenses.JPEG(40),
+        fdjpeg.defenses.FeatureDistillation("code", passes=2),
+        fdjpeg.defenses.FeatureDistillation(steps=torch.full((8, 8), 20)),
+        JPEGEnsemble(torch.full((8, 8), 12), torch.full((8, 8), 20)),
+    )
+    for defense in shown:
+        defended = of_module(defense.eval(), defense.kind)
+        exposed = defended.exposed(network)
+        assert isinstance(exposed, Exposed)
+        with torch.no_grad():
+            torch.testing.assert_close(exposed(x), defended.deployed(network)(x))
+        y = labels_of(defended, network, x)
+        found = Flip(2, until_fooled=False).run(exposed, defended.entered(x), y, 2 / 255)
+        with torch.no_grad():
+            torch.testing.assert_close(margin(defended.deployed(network)(found.x_adv), y), found.margin)
+    for defense in (fdjpeg.defenses.RandomJPEG(40, 60), fdjpeg.defenses.StochasticJPEG()):
+        assert isinstance(of_module(defense.eval(), "random").exposed(network), Exposed)

@@ -1,0 +1,146 @@
+"""An evaluation's defence: its layer, its networks, its names and its oracle by Pillow."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from support.defense_data import SEED, patterns
+from torch import Tensor, nn
+
+import fdjpeg
+from fdjpeg import defenses
+from fdjpeg.defenses import UNDEFENDED, differentiable, of_module, parse_defense
+from fdjpeg.defenses.defended import layer_defense
+
+IMAGES = patterns(6, SEED)[0]
+
+
+class Dark(nn.Module):
+    """Squares its images: another order of layer and network gives another result."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.square()
+
+
+def test_a_layer_is_before_the_network(classifier: nn.Module) -> None:
+    layer = Dark().eval()
+    made = layer_defense("dark", layer, ("own", "identity"), first=nn.Identity(), oracle=torch.neg)
+    expected = classifier(IMAGES.square())
+    assert torch.equal(made.deployed(classifier)(IMAGES), expected)
+    assert made.layer is made.module is layer
+    assert made.exact
+    assert made.oracle is torch.neg
+    assert isinstance(made.first, nn.Identity)
+    grads = {}
+    for gradient in made.gradients:
+        x = IMAGES.clone().requires_grad_()
+        logits = made.attacked(classifier, gradient)(x)
+        assert torch.equal(logits, expected)
+        (grads[gradient],) = torch.autograd.grad(logits[:, 0].sum(), x)
+    torch.testing.assert_close(grads["own"], grads["identity"] * 2 * IMAGES)
+    assert not any(part.training for part in made.deployed(classifier).modules())
+    assert not any(part.training for part in made.attacked(classifier, "identity").modules())
+    with pytest.raises(ValueError, match="must be one of own, identity, got 'cubic'"):
+        layer_defense("dark", layer, ("own", "cubic"))
+
+
+def test_a_whole_classifier_stands_in_for_the_network(classifier: nn.Module) -> None:
+    made = of_module(classifier, "mine", image=IMAGES[:1])
+    assert made.deployed(nn.Identity()) is classifier
+    assert made.attacked(nn.Identity(), "own") is classifier
+    assert made.layer is None
+    assert made.module is classifier
+    own = nn.Sequential(fdjpeg.JPEG(75), classifier).eval()
+    made = of_module(own, "mine", ("cubic", "zero"), image=IMAGES[:1])
+    assert made.gradients == ("cubic", "zero")
+    attacked = made.attacked(nn.Identity(), "zero")
+    assert attacked is not own
+    x = IMAGES.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(attacked(x).sum(), x)
+    assert float(gradient.abs().max()) == 0
+    assert torch.equal(attacked(IMAGES), own(IMAGES))
+
+
+def test_a_saved_defence_is_passed_on_with_its_layer() -> None:
+    defense = defenses.FeatureDistillation("uniform(30)", passes=2)
+    made = of_module(defense, "twice")
+    assert made.layer is made.module is defense
+    assert made.oracle is None
+    assert UNDEFENDED.deployed(defense) is UNDEFENDED.attacked(defense, "") is defense
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "jpeg:60",
+        "jpeg:60,4:2:2",
+        "feature-distillation:uniform(30)",
+        "feature-distillation:uniform(30),passes=2",
+        "feature-distillation:uniform(30),passes=2,entry=after",
+    ],
+)
+def test_oracles_are_the_same_layers_by_pillow(name: str) -> None:
+    made = parse_defense(name)
+    assert made.oracle is not None
+    assert made.layer is not None
+    pixels = (IMAGES * 255).round()
+    assert torch.equal(made.oracle(pixels.byte()), (made.layer(pixels / 255) * 255).round().byte())
+
+
+def test_entry_and_passes_place_the_attacker() -> None:
+    pixels = (IMAGES * 255).round() / 255
+    once = fdjpeg.FeatureDistillation("uniform(30)")
+    before = parse_defense("feature-distillation:uniform(30),passes=2")
+    after = parse_defense("feature-distillation:uniform(30),passes=2,entry=after")
+    single = parse_defense("feature-distillation:uniform(30)")
+    assert before.first is None
+    assert single.first is None
+    assert torch.equal(after.entered(pixels), once(pixels))
+    assert before.layer is not None
+    assert torch.equal(before.layer(pixels), once(once(pixels)))
+    assert after.layer is not None
+    assert torch.equal(after.layer(pixels), once(pixels))
+    assert before.name == "feature-distillation:uniform(30),passes=2,entry=before"
+    assert parse_defense("feature-distillation:code").oracle is None
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("jpeg", 'defense must be "none"'),
+        ("jpeg:0", "must be an integer 1…100"),
+        ("jpeg:101", "must be an integer 1…100"),
+        ("jpeg:7.5", "must be an integer 1…100"),
+        ("jpeg:75,4:1:0", "subsampling in a defense must be one of"),
+        ("jpeg:75,4:4:4,4:4:4", "subsampling in a defense must be one of"),
+        ("random-jpeg:30", "must give qualities such as"),
+        ("random-jpeg:30-95,4:4:4", "must give qualities such as"),
+        ("stochastic-jpeg:20+x", "must give qualities such as"),
+        ("stochastic-jpeg:20,30", "must give qualities such as"),
+        ("feature-distillation:paper,passes=3", "must be passes=1 or 2"),
+        ("feature-distillation:paper,pass=2", "must be passes=1 or 2"),
+        ("feature-distillation:paper,entry=after", "passes must be 2 in a defense with entry=after"),
+        ("saved:nowhere", "must name a saved defence that exists, got 'saved:nowhere'"),
+        ("math:pi", "callable|defense"),
+    ],
+)
+def test_wrong_names_are_refused(name: str, message: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=message):
+        parse_defense(name)
+
+
+def test_a_defence_is_moved_to_the_images_device() -> None:
+    image = torch.zeros(1, 3, 16, 16, device="meta")
+    made = parse_defense("feature-distillation:paper,passes=2,entry=after", image=image)
+    assert all(part.device.type == "meta" for part in (*made.module.buffers(), *made.first.buffers()))  # type: ignore[union-attr]
+
+
+def test_differentiable_changes_all_layers_of_a_copy() -> None:
+    inner = nn.Sequential(fdjpeg.JPEG(75), nn.Sequential(fdjpeg.RandomJPEG((30, 90)), nn.ReLU()))
+    changed = differentiable(inner, "cubic")
+    of_copy = [type(part.gradient).__name__ for part in changed.modules() if hasattr(part, "gradient")]
+    of_given = [type(part.gradient).__name__ for part in inner.modules() if hasattr(part, "gradient")]
+    assert of_copy == ["Cubic", "Cubic"]
+    assert "Cubic" not in of_given
+    relu = nn.ReLU()
+    assert differentiable(relu, "own") is relu

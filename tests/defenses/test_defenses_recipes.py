@@ -1,0 +1,228 @@
+"""Recipes: what a training depends on, what it is given, and how settings are read."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from support import defense_data
+from support.defense_data import folder_of, patterns, stored
+from torch import Tensor, nn
+
+import fdjpeg
+from fdjpeg import defenses
+from fdjpeg.defenses import checkpoint, feature_distillation, purifier, recipes
+from fdjpeg.defenses.training import config
+from fdjpeg.defenses.training import images as training_images
+from fdjpeg.defenses.training.config import Schedule
+from fdjpeg.defenses.training.images import load_training_images
+from fdjpeg.defenses.training.objective import Chance, Objective
+from fdjpeg.defenses.training.run import PRECISIONS, Run
+from fdjpeg.sources import Network
+
+IMAGES = stored(*patterns(8, 0))
+
+
+@pytest.fixture
+def given(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    """The purifier's recipe replaced by one that notes its arguments and trains nothing."""
+    noted: list[tuple[Any, ...]] = []
+
+    def spy(*arguments: Any) -> defenses.Defense:
+        noted.append(arguments)
+        return defenses.Purifier(3, (4, 6, 8))
+
+    changed = dataclasses.replace(recipes.RECIPES["purifier"], train=spy)
+    monkeypatch.setitem(recipes.RECIPES, "purifier", changed)
+    return noted
+
+
+def test_a_recipe_gets_a_frozen_copy_of_the_classifier(given: list[tuple[Any, ...]], tmp_path: Path) -> None:
+    module = defense_data.network().train()
+    settings = purifier.Config(seed=5, validation=0.25)
+    network = Network(module, "mine")
+    made = defenses.train("purifier", IMAGES, tmp_path, settings=settings, network=network, quiet=True)
+    ((run, images, classifier, passed),) = given
+    assert (run.seed, run.validation, images, passed) == (5, 0.25, IMAGES, settings)
+    assert classifier is not module
+    assert not any(part.training for part in classifier.modules())
+    assert not any(parameter.requires_grad for parameter in classifier.parameters())
+    assert all(part.training for part in module.modules())
+    assert all(parameter.requires_grad for parameter in module.parameters())
+    assert not made.training
+    expected = {
+        "defense": "purifier",
+        "config": json.loads(json.dumps(dataclasses.asdict(settings))),
+        "images": {"source": IMAGES.source, "digest": IMAGES.digest},
+        "network": {"name": "mine", "digest": network.digest()},
+        "precision": "32-true",
+        "fdjpeg": fdjpeg.__version__,
+    }
+    assert json.loads((tmp_path / "run.json").read_text()) == expected
+    assert json.loads((tmp_path / "training.json").read_text()) == {**expected, "history": {}}
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        ({"settings": purifier.Config(noise=0.2)}, "config.noise is 0.1, not 0.2"),
+        ({"settings": purifier.Config(normal=Schedule(50, 64, 3e-3))}, "config.normal.batch_size is 128, not 64"),
+        ({"images": IMAGES.select([0, 1, 2, 3, 4, 5, 7])}, "images.digest is"),
+        ({"precision": "bf16-mixed"}, "precision is '32-true', not 'bf16-mixed'"),
+        ({"network": Network(nn.Sequential(defense_data.network()), "mine")}, "network.digest is"),
+        ({"network": Network(defense_data.network(), "other")}, "network.name is 'mine', not 'other'"),
+    ],
+)
+@pytest.mark.usefixtures("given")
+def test_a_folder_is_of_one_run(change: dict[str, Any], key: str, tmp_path: Path) -> None:
+    same: dict[str, Any] = {
+        "images": IMAGES,
+        "out": tmp_path,
+        "settings": purifier.Config(),
+        "network": Network(defense_data.network(), "mine"),
+        "quiet": True,
+    }
+    defenses.train("purifier", **same)
+    defenses.train("purifier", **same)
+    with pytest.raises(ValueError, match=f"without another run, got .*, where {key}"):
+        defenses.train("purifier", **{**same, **change})
+
+
+def test_a_second_call_trains_nothing(given: list[tuple[Any, ...]], tmp_path: Path) -> None:
+    for _ in range(2):
+        network = Network(defense_data.network(), "mine")
+        defenses.train("purifier", IMAGES, tmp_path, settings=purifier.Config(), network=network, quiet=True)
+    assert len(given) == 1
+
+
+def test_a_classifier_that_is_not_needed_is_not_kept(tmp_path: Path) -> None:
+    network = Network(defense_data.network(), "mine")
+    defenses.train("feature-distillation", IMAGES, tmp_path, network=network, quiet=True)
+    assert json.loads((tmp_path / "run.json").read_text())["network"] is None
+
+
+def test_a_killed_run_that_had_saved_its_defence_ends_well(given: list[tuple[Any, ...]], tmp_path: Path) -> None:
+    network = Network(defense_data.network(), "mine")
+    arguments: dict[str, Any] = {"settings": purifier.Config(), "network": network, "quiet": True}
+    defenses.train("purifier", IMAGES, tmp_path, **arguments)
+    (tmp_path / "training.json").unlink()  # it is written last
+    defenses.train("purifier", IMAGES, tmp_path, **arguments)
+    assert len(given) == 2
+    assert (tmp_path / "training.json").exists()
+    assert checkpoint.read_tensors(tmp_path / checkpoint.FILE)[1]["config"] == {"channels": 3, "widths": [4, 6, 8]}
+
+
+# --- images and precision ---------------------------------------------------------------------------------------------
+
+
+class Linear(Objective):
+    """A linear network that notes the dtypes of its images and of its output."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Linear(768, 1))
+        self.seen: set[tuple[torch.dtype, torch.dtype]] = set()
+
+    def loss(self, images: Tensor, labels: Tensor, chance: Chance) -> Tensor:
+        out = self.trained(images.flatten(1))
+        self.seen.add((images.dtype, out.dtype))
+        return out.float().square().mean()
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("32-true", torch.float32), ("bf16-mixed", torch.bfloat16)])
+def test_images_are_float32_whatever_the_precision(precision: str, dtype: torch.dtype, tmp_path: Path) -> None:
+    assert precision in PRECISIONS
+    objective = Linear()
+    run = Run(tmp_path, {}, precision=precision, validation=0.25, quiet=True)
+    run.fit("stage", objective, IMAGES, Schedule(epochs=1, batch_size=4))
+    assert objective.seen == {(torch.float32, dtype)}
+
+
+def test_a_folder_is_read_again_in_every_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = folder_of(*patterns(8, seed=0), tmp_path / "tree")
+    read: Counter[Path] = Counter()
+    open_image = training_images.open_image
+
+    def spy(file: Path, size: int) -> Tensor:
+        read[file] += 1
+        return open_image(file, size)
+
+    monkeypatch.setattr(training_images, "open_image", spy)
+    images = load_training_images(str(root), 16)
+    assert images.shape == (3, 16, 16)
+    assert not read
+    Run(tmp_path / "out", {}, quiet=True).fit("stage", Linear(), images, Schedule(epochs=3, batch_size=8))
+    assert len(read) == 8
+    assert set(read.values()) == {3}
+    assert load_training_images(str(root)).shape == (3, 224, 224)
+    assert images.source == "8 images of 4 class folders in tree"
+    assert images.digest != load_training_images(str(root), 32).digest
+    assert images.digest == load_training_images(str(root), 16).digest
+    extra = folder_of(*patterns(9, seed=0), tmp_path / "tree")
+    assert images.digest != load_training_images(str(extra), 16).digest
+
+
+def test_a_bar_shows_stage_and_steps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for quiet in (True, False):
+        with Run(tmp_path, {}, quiet=quiet).bar("normal", 5, 2) as advance:
+            advance("epoch 1")
+        said = capsys.readouterr()
+        assert said.out == ""
+        assert ("normal" in said.err and "3/5 epoch 1" in said.err) != quiet
+
+
+# --- settings ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("widths: [4, 6]", "widths must be a list of 3, got [4, 6]"),
+        ("widths: abc", "widths must be a list of 3, got 'abc'"),
+        ("widths: [4, 6, eight]", "widths must be a whole number, got 'eight'"),
+        ("widths: [4, 6, 8.5]", "widths must be a whole number, got 8.5"),
+        ("noise: true", "noise must be a number, got True"),
+        ("noise: 1/0", "noise must be a number, got '1/0'"),
+        ("noise: [1]", "noise must be a number, got [1]"),
+        ("seed: 1.5", "seed must be a whole number, got 1.5"),
+        ("seed: null", "seed must be a whole number, got None"),
+        ("normal: {patience: soon}", "normal.patience must be a whole number, got 'soon'"),
+        ("normal: {augment: 3}", "normal.augment must be a name, got 3"),
+        ("normal: null", "normal must hold keys and values, got None"),
+        ("text", "the file must hold keys and values, got 'text'"),
+    ],
+)
+def test_values_of_another_kind_are_named(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(ValueError, match=r"config .*mine\.yaml") as caught:
+        config.read(purifier.Config, str(tmp_path / "mine.yaml"), "purifier")
+    assert message in str(caught.value)
+
+
+def test_values_become_the_types_of_their_fields(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("noise: 1\neps: 3/4\nwidths: [4, 6, 8]\nnormal: {patience: 2}\nseed: 7")
+    found = config.read(purifier.Config, str(tmp_path / "mine.yaml"), "purifier")
+    assert found == purifier.Config(7, noise=1.0, eps=0.75, widths=(4, 6, 8), normal=Schedule(patience=2))
+    assert isinstance(found.noise, float)
+    (tmp_path / "empty.yaml").write_text("")
+    assert config.read(purifier.Config, str(tmp_path / "empty.yaml"), "purifier") == purifier.Config()
+    (tmp_path / "none.yaml").write_text("student: {patience: null}")
+    assert config.read(purifier.Config, str(tmp_path / "none.yaml"), "purifier").student.patience is None
+    packaged = config.read(feature_distillation.Config, "cifar10", "feature-distillation")
+    assert packaged == feature_distillation.Config(batch_size=500)
+
+
+def test_a_key_without_a_default_must_be_given() -> None:
+    @dataclass
+    class Needed:
+        n: int
+        m: int = 0
+
+    assert config.build(Needed, {"n": 1}) == Needed(1)
+    with pytest.raises(ValueError, match=r"outer\.n must be given, got no such key"):
+        config.build(Needed, {"m": 1}, "outer.")

@@ -1,0 +1,204 @@
+"""Each sanity check at its threshold: one report that just passes it, and one that just fails."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from support.report_cases import SETTINGS
+
+from fdjpeg.evaluation import Cell, Report
+from fdjpeg.evaluation.checks import allowed
+from fdjpeg.sources import ImageSet
+
+#: Images of each report; two attacks may differ by three of them.
+COUNT = 300
+ALLOWED = 3
+
+
+def cell(defense: str, threat: str, right: float, eps: str | None = "1/255", **fields: Any) -> Cell:
+    """A cell of 300 images, of which the first ``right`` are right; a fraction is the share of one more."""
+    shares = [float(min(max(right - place, 0), 1)) for place in range(COUNT)]
+    chosen: dict[str, Any] = {"attack": None if threat == "clean" else "PGD-20", **fields}
+    return Cell(defense, threat, eps=eps, indices=list(range(COUNT)), predicted=[0] * COUNT, right=shares, **chosen)
+
+
+def report(*more: Cell, **settings: Any) -> Report:
+    """100 of 300 images are right under every attack on both networks, and 200 without one."""
+    defenses = {"jpeg:75": ["cubic"]}
+    cells = [
+        *(cell(name, "clean", 200, None, margin=[-1.0] * COUNT) for name in ("none", "jpeg:75")),
+        *(cell(name, "noise", 150, attack="noise") for name in ("none", "jpeg:75")),
+        cell("none", "white-box", 100),
+        cell("jpeg:75", "gray-box", 150),
+        cell("jpeg:75", "adaptive", 100, gradient="cubic"),
+    ]
+    images = ImageSet(torch.zeros(COUNT, 3, 1, 1), torch.zeros(COUNT).long(), tuple(map(str, range(COUNT))))
+    return Report(replace(SETTINGS, defenses=defenses, **settings), [*cells, *more], images)
+
+
+def curve(last: float) -> list[float]:
+    """A loss that rises from 0 to 1 in twenty steps, and by ``last`` of that in the last tenth of them."""
+    return [*(place / 18 * (1 - last) for place in range(19)), 1 - last / 2, 1.0]
+
+
+def rising(share: float) -> Cell:
+    return cell("jpeg:75", "adaptive", 200, gradient="tanh", attacked=1, loss=curve(share))
+
+
+def larger(right: float) -> tuple[Cell, ...]:
+    return (
+        cell("jpeg:75", "adaptive", right, "2/255", gradient="cubic"),
+        cell("none", "white-box", 100, "2/255"),
+    )
+
+
+TWO = {"eps": ["1/255", "2/255"]}
+QUERIES = {"attacks": {"PGD-20": {}, "Square-5": {}}, "gradient_free": ["Square-5"]}
+
+
+def queries(right: float) -> tuple[Cell, ...]:
+    return tuple(cell(name, "black-box", right, attack="Square-5") for name in ("none", "jpeg:75"))
+
+
+def lattice(found: dict[str, int]) -> dict[str, Any]:
+    return {"images": replace(SETTINGS.images, on_lattice=found)}
+
+
+#: For each check its name, then cells and settings that just pass, and those that just fail.
+THRESHOLDS: dict[str, tuple[str, tuple[Cell, ...], tuple[Cell, ...], dict[str, Any]]] = {
+    "pillow": (
+        "Every judged image is Pillow's",
+        (cell("jpeg:75", "gray-box", 150, differing=0),),
+        (cell("jpeg:75", "gray-box", 150, differing=1),),
+        {},
+    ),
+    "numbers": (
+        "Every network and defence returns numbers",
+        (cell("jpeg:75", "gray-box", 150, undefined=0),),
+        (cell("jpeg:75", "gray-box", 150, undefined=1),),
+        {},
+    ),
+    "inside": (
+        "Adversarial images stay within",
+        (cell("jpeg:75", "gray-box", 150, distance=[(1 + 0.9e-4) / 255]),),
+        (cell("jpeg:75", "gray-box", 150, distance=[(1 + 1.1e-4) / 255]),),
+        {},
+    ),
+    "larger radius": ("A larger radius never", larger(100), larger(101), TWO),
+    "noise": (
+        "Random noise does less harm",
+        (cell("jpeg:75", "noise", 100, attack="noise"),),
+        (cell("jpeg:75", "noise", 99, attack="noise"), cell("jpeg:75", "adaptive", 100, gradient="identity")),
+        {},
+    ),
+    "gray-box": (
+        "Knowing the layer",
+        (cell("jpeg:75", "gray-box", 100),),
+        (cell("jpeg:75", "gray-box", 99),),
+        {},
+    ),
+    "transfer": (
+        "Knowing the layer",
+        (cell("jpeg:75", "transfer", 100, source="other"),),
+        (cell("jpeg:75", "transfer", 99, source="other"),),
+        {},
+    ),
+    "queries": ("Queries alone", queries(100), queries(99), QUERIES),
+    "zero gradients": (
+        "Gradients are not zero",
+        (Cell("jpeg:75", "zero gradients", gradient="cubic", zeros=[0.25, 0.75]),),
+        (Cell("jpeg:75", "zero gradients", gradient="cubic", zeros=[0.25, 0.7502]),),
+        {},
+    ),
+    "large radius": (
+        "A radius that allows any image",
+        (cell("jpeg:75", "large radius", 0, None),),
+        (cell("jpeg:75", "large radius", 0.05, None),),
+        {},
+    ),
+    "one step": (
+        "Many steps",
+        (cell("jpeg:75", "one step", 100 - ALLOWED, gradient="cubic"),),
+        (cell("jpeg:75", "one step", 99 - ALLOWED, gradient="cubic"),),
+        {},
+    ),
+    "twice the steps": (
+        "Twice the steps",
+        (cell("jpeg:75", "twice the steps", 100 - ALLOWED),),
+        (cell("jpeg:75", "twice the steps", 99.9 - ALLOWED),),
+        {},
+    ),
+    "rising": ("The loss has stopped rising", (rising(0.0999),), (rising(0.1001),), {}),
+    "plain rounding": (
+        "Plain rounding",
+        (cell("jpeg:75", "plain rounding", 100, gradient="zero"),),
+        (cell("jpeg:75", "plain rounding", 99, gradient="zero"),),
+        {},
+    ),
+    "seed fixed": (
+        "A randomised defence with its seed fixed",
+        (cell("jpeg:75", "seed fixed", 100 + ALLOWED),),
+        (cell("jpeg:75", "seed fixed", 100.1 + ALLOWED),),
+        {"randomised": ["jpeg:75"]},
+    ),
+    "tables of ones, above": (
+        "A codec whose steps are all 1",
+        (cell("tables of ones", "tables of ones", 100 + 2 * ALLOWED),),
+        (cell("tables of ones", "tables of ones", 101 + 2 * ALLOWED),),
+        {},
+    ),
+    "tables of ones, below": (
+        "A codec whose steps are all 1",
+        (cell("tables of ones", "tables of ones", 100 - 2 * ALLOWED),),
+        (cell("tables of ones", "tables of ones", 99 - 2 * ALLOWED),),
+        {},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", list(THRESHOLDS))
+def test_a_check_fails_beyond_its_threshold_only(name: str) -> None:
+    start, passing, failing, settings = THRESHOLDS[name]
+    for cells, passed in ((passing, True), (failing, False)):
+        (check,) = (check for check in report(*cells, **settings).checks if check.name.startswith(start))
+        assert check.passed is passed, check.figure
+
+
+def test_a_decompressed_jpeg_fails_the_check_of_images() -> None:
+    for found, passed in (({}, True), ({"a.png": 60}, False)):
+        (check,) = (c for c in report(**lattice(found)).checks if c.name == "No image is a decompressed JPEG")
+        assert check.passed is passed
+
+
+def test_every_check_has_both_sides() -> None:
+    """Each check that a report can have is among those above."""
+    everything = [cells for _, passing, failing, _ in THRESHOLDS.values() for cells in (*passing, *failing)]
+    names = {check.name for check in report(*everything, **TWO, **QUERIES).checks}
+    starts = {start for start, *_ in THRESHOLDS.values()} | {"No image is a decompressed JPEG"}
+    assert all(any(name.startswith(start) for start in starts) for name in names)
+    assert len(names) == len(starts)
+
+
+@pytest.mark.parametrize(("right", "masked"), [(0.05, False), (ALLOWED, False), (ALLOWED + 0.05, True)])
+def test_a_large_radius_shows_masked_gradients_beyond_the_allowance(right: float, masked: bool) -> None:
+    (check,) = (
+        check for check in report(cell("jpeg:75", "large radius", right, None)).checks if "allows any" in check.name
+    )
+    assert not check.passed
+    assert (check.masked == ("jpeg:75",)) is masked
+
+
+def test_the_allowance_is_a_point_or_an_image() -> None:
+    assert [allowed(count) for count in (1, 99, 100, 101, 300)] == [1, 1, 1, 1.01, 3]
+
+
+@pytest.mark.parametrize("steps", [9, 10, 11])
+def test_short_curves_are_not_judged(steps: int) -> None:
+    """Ten steps have eleven points, of which the last tenth is one step."""
+    rise = [*([0.0] * steps), 1.0]
+    short = cell("jpeg:75", "adaptive", 200, gradient="tanh", attacked=1, loss=rise)
+    found = [check for check in report(short).checks if check.name.startswith("The loss")]
+    assert [check.passed for check in found] == ([] if steps < 10 else [False])
