@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
-from typing_extensions import Unpack
 
 from .base import Augmentation, Compression, Draws, in_groups, scaled
 from .random_jpeg import DEFAULT_RANGE, JPEGParameters, RandomJPEG
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 #: Shifts 0…7 in each direction: the grid of blocks repeats after 8.
 SHIFTS = 8

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
-from typing_extensions import Unpack
 
 from fdjpeg import reference
 
 from .base import Augmentation, Compression, Draws, in_groups
 from .random_jpeg import DEFAULT_RANGE, JPEGParameters, RandomJPEG
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 #: Filters, by the names of Pillow's ``resize``.
 FILTERS = ("bicubic", "bilinear")
