@@ -67,6 +67,7 @@ def settings(seed: int, test: str) -> Config:
         augmentation=(AugmentationSettings("random-jpeg", quality=RANGE, p=0.75),),
         tuning=Schedule(epochs=2, batch_size=64, learning_rate=1e-4, augment="flip-crop"),
         qualities=(75, 50, 25, 10),
+        validation=0.0,
         test=test,
     )
 

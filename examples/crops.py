@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from fdjpeg._packages import package_folder
-from fdjpeg.cli.image_files import image_files
+from fdjpeg.sources.files import image_files
 from fdjpeg.sources.image_set import to_tensor
 
 #: The longer side that photographs are downscaled to, at most half of their own.

@@ -298,7 +298,7 @@ def _codec(
     qualities: Tensor | None = None,
 ) -> Codec:
     subsampling = "4:4:4" if layer is None else layer.subsampling
-    assert isinstance(subsampling, str)  # see `has_coefficients`
+    assert isinstance(subsampling, str)  # a layer that draws it has no codec, see `has_coefficients`
     return Codec(
         arithmetic,
         Geometry.of(images.size(2), images.size(3), images.size(1), *SAMPLING_FACTORS[subsampling]),

@@ -12,6 +12,7 @@ from torch.utils import _pytree
 
 from fdjpeg._arguments import flattened
 from fdjpeg._numbers import is_real
+from fdjpeg._tracers import traced_layer
 from fdjpeg.surrogates import Surrogate, check_generator
 from fdjpeg.tables import QuantTables
 
@@ -84,6 +85,7 @@ class TorchDraws:
         return torch.rand((self.count,), dtype=torch.float64, **self.host)
 
 
+@traced_layer
 class Augmentation(nn.Module, ABC, Generic[Parameters]):
     """A random change of each image of a batch, drawn in every call, in training and in evaluation.
 

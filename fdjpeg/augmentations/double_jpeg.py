@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
-from typing_extensions import Unpack
 
 from fdjpeg._numbers import is_whole
-from fdjpeg._tracers import traced_layer
 
 from .base import Augmentation, Compression, Draws, in_groups, scaled
 from .random_jpeg import DEFAULT_RANGE, JPEGParameters, RandomJPEG
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 #: Shifts 0…7 in each direction: the grid of blocks repeats after 8.
 SHIFTS = 8
@@ -34,7 +35,6 @@ class DoubleJPEGParameters(NamedTuple):
     second: JPEGParameters
 
 
-@traced_layer
 class DoubleJPEG(Augmentation[DoubleJPEGParameters]):
     """Compresses each image twice, with a shift of the grid of blocks in between, as cropped and resaved files have it.
 

@@ -15,7 +15,6 @@ from fdjpeg import functional, surrogates
 from fdjpeg._arguments import DEFAULT_QUALITY, check_arguments
 from fdjpeg._constants import constant
 from fdjpeg._numbers import whole_numbers
-from fdjpeg._tracers import traced_layer
 from fdjpeg.surrogates import Surrogate
 from fdjpeg.tables import QuantTables, check_tables
 
@@ -42,7 +41,6 @@ class JPEGParameters(NamedTuple):
     subsampling: Tensor | None
 
 
-@traced_layer
 class RandomJPEG(Augmentation[JPEGParameters]):
     """Compresses each image at its own quality, drawn in every call, in training and in evaluation.
 

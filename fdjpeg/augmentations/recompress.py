@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
-from typing_extensions import Unpack
 
 from fdjpeg import reference
 from fdjpeg._numbers import is_real, is_whole
-from fdjpeg._tracers import traced_layer
 
 from .base import Augmentation, Compression, Draws, in_groups
 from .random_jpeg import DEFAULT_RANGE, JPEGParameters, RandomJPEG
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 #: Filters, by the names of Pillow's ``resize``.
 FILTERS = ("bicubic", "bilinear")
@@ -36,7 +37,6 @@ class RecompressParameters(NamedTuple):
     compressions: tuple[JPEGParameters, ...]
 
 
-@traced_layer
 class Recompress(Augmentation[RecompressParameters]):
     """Resizes each image and compresses it, once or more, as platforms do.
 

@@ -245,6 +245,7 @@ class Config(Settings):
     """The settings of ``fdjpeg train fine-tuning``.
 
     Attributes:
+        validation: the share of the images that is held out, and measured on where ``test`` names no others.
         augmentation: applied one after the other, each with its own ``p``.
         teacher: "original", the network before; "current", the network itself (stability training); or "none".
         divergence: the weight of the Kullback-Leibler divergence from the teacher.
@@ -257,6 +258,7 @@ class Config(Settings):
         test: images to measure on, by the names that evaluate takes; None takes those held out by ``validation``.
     """
 
+    validation: float = 0.1
     augmentation: tuple[AugmentationSettings, ...] = field(default_factory=_default_augmentation)
     teacher: str = "original"
     divergence: float = 1.0

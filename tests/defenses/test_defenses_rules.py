@@ -22,6 +22,7 @@ from fdjpeg.defenses import (
     checkpoint,
     defensive_distillation,
     feature_distillation,
+    fine_tuning,
     jpeg_ensemble,
     names,
     of_module,
@@ -84,6 +85,20 @@ DEFAULTS: dict[Any, dict[str, Any]] = {
         "reconstruction": Schedule(20, 128, 1e-3),
         "signal": Schedule(5, 128, 1e-4),
     },
+    fine_tuning.Config: {
+        "seed": 0,
+        "validation": 0.1,
+        "augmentation": (fine_tuning.AugmentationSettings("random-jpeg", quality=(5, 95), p=0.75),),
+        "teacher": "original",
+        "divergence": 1.0,
+        "batch_statistics": "frozen",
+        "tables_quality": None,
+        "tables_rate": 100.0,
+        "tuning": Schedule(3, 128, 1e-4),
+        "qualities": (90, 75, 50, 25, 10),
+        "subsampling": "4:2:0",
+        "test": None,
+    },
     defensive_distillation.Config: {
         "seed": 0,
         "validation": 0.0,
@@ -114,6 +129,7 @@ ARGUMENTS: dict[Any, dict[str, Any]] = {
     defenses.Purifier: {"channels": 3, "widths": (32, 64, 64)},
     defenses.S2SNet: {"architecture": "segnet", "channels": 3},
     defenses.DefensiveDistillation: {"temperature": 20.0, "network": None, "state": None},
+    defenses.FineTuned: {"tables": None, "subsampling": "4:2:0", "state": None},
     ConvAutoencoder: {"channels": 3, "widths": (32, 64, 64)},
     SegNetAutoencoder: {"channels": 3},
     SegNetAutoencoder.forward: {"detached": False},
@@ -161,6 +177,7 @@ def test_no_setting_lacks_its_row() -> None:
             "purifier": "yes",
             "s2snet": "yes",
             "defensive-distillation": "may",
+            "fine-tuning": "yes",
         }.items()
     )
 
