@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from fdjpeg import sources
 from fdjpeg._geometry import PILLOW_SUBSAMPLINGS
+from fdjpeg.attacks.calls import logits_of
 from fdjpeg.functional import encode
 from fdjpeg.learning.metrics import ms_ssim_scales
 from fdjpeg.learning.rate_distortion import Measured, Ratio, bits_ratio, measure
@@ -25,6 +26,7 @@ from fdjpeg.learning.tables import Progress as StepsDone
 from fdjpeg.rate import bits
 from fdjpeg.sources.files import image_files
 from fdjpeg.sources.image_set import fit, to_bytes, to_pillow, to_tensor
+from fdjpeg.sources.networks import check_logits
 from fdjpeg.tables import QuantTables
 
 from .console import complaints, console
@@ -71,6 +73,8 @@ def learn(
     _check_names(loss, model, subsampling)
     network = _network(model)
     learning, testing = _both(images, held_out, size, seed, network)
+    if network is not None:
+        _check_network(network, learning)
     out.mkdir(parents=True, exist_ok=True)
     settings = {
         "images": images,
@@ -203,7 +207,15 @@ def _load(source: str, size: int, network: nn.Module | None) -> _Images:
 
 @torch.no_grad()
 def _answers(network: nn.Module, samples: Tensor) -> Tensor:
-    return torch.cat([network(part.float() / 255).argmax(1) for part in samples.split(64)])
+    return torch.cat([logits_of(network, part.float() / 255).argmax(1) for part in samples.split(64)])
+
+
+@torch.no_grad()
+def _check_network(network: nn.Module, images: _Images) -> None:
+    """Raises a ValueError about ``model`` if its outputs for the first images cannot be logits of their classes."""
+    logits = logits_of(network, images.samples[:2].float() / 255)
+    if images.labels is not None:
+        check_logits(logits, images.labels)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
