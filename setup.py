@@ -35,7 +35,8 @@ from build_backend import TORCH_REQUIREMENT, find_torch
 
 ROOT = Path(__file__).resolve().parent
 CPP_SOURCES = sorted(ROOT.glob("csrc/**/*.cpp"))
-CUDA_SOURCES = sorted(ROOT.glob("csrc/**/*.cu"))
+# Kernels before the ops that launch them: they take longest, so they are compiled first.
+CUDA_SOURCES = sorted(ROOT.glob("csrc/**/*.cu"), key=lambda source: (not source.name.startswith("kernels_"), source))
 HEADERS = sorted([*ROOT.glob("csrc/**/*.h"), *ROOT.glob("csrc/**/*.cuh")])
 
 # The oldest torch whose stable ABI the library uses: 2.10, as in TORCH_REQUIREMENT.
