@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -82,9 +83,9 @@ class Problem:
             window = WINDOW[0] * (WINDOW[1] / WINDOW[0]) ** along
             length = (1 - INERTIA) * (STEP[0] + (STEP[1] - STEP[0]) * along) * half_width
             direction = self._gradient(point, inverse, window).sign_()
-            moved = direction.mul_(length).add_(point).add_(move, alpha=INERTIA)
-            moved = torch.minimum(torch.maximum(moved, least), most)
-            move, point = moved - point, moved
+            moved = direction.mul_(length).add_(point).add_(move, alpha=INERTIA).clamp_(least, most)
+            torch.sub(moved, point, out=move)
+            point = moved
         levels = point + self.shift
         return levels.round_() if self.box.whole else levels
 
@@ -93,13 +94,13 @@ class Problem:
         levels = self.transform.forward(point)
         slopes: Stacks = []
         for place, coefficients in enumerate(levels):
-            total = torch.zeros_like(coefficients)
+            parts = []
             for quantizer, over in zip(self.quantizers, inverse, strict=True):
                 steps = coefficients * over[place]
                 # |z − round z| is 1/2 at a tie.
                 near = steps.sub_(steps.round()).abs_().add_(window - 0.5).clamp_min_(0)
-                total += near.mul_(quantizer.slope[place])
-            slopes.append(total)
+                parts.append(near.mul_(quantizer.slope[place]))
+            slopes.append(reduce(Tensor.add_, parts))
         return self.transform.adjoint(slopes)
 
     def single_flips(self) -> Tensor:
