@@ -18,6 +18,9 @@ from fdjpeg.defenses.defensive_distillation import Centred, DistillationNet, Tem
 from fdjpeg.defenses.purifier import ConvAutoencoder
 from fdjpeg.defenses.s2snet import ARCHITECTURES, SegNetAutoencoder
 
+#: Weights and draws without a seed of their own follow from the name of the test.
+pytestmark = pytest.mark.usefixtures("rng")
+
 IMAGES, LABELS = patterns(6, SEED)
 
 

@@ -39,6 +39,9 @@ from fdjpeg.defenses.s2snet import SegNetAutoencoder
 from fdjpeg.defenses.training.config import Schedule, Settings
 from fdjpeg.defenses.training.run import Run
 
+#: Weights and draws without a seed of their own follow from the name of the test.
+pytestmark = pytest.mark.usefixtures("rng")
+
 IMAGES, LABELS = patterns(6, SEED)
 
 # --- defaults ---------------------------------------------------------------------------------------------------------
