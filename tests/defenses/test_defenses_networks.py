@@ -84,6 +84,17 @@ def test_pooling_indices_return_to_their_places() -> None:
     assert torch.equal(net(x)[0, 0], expected)
 
 
+@pytest.mark.parametrize("kind", [defenses.S2SNet, defenses.Purifier])
+def test_the_identity_passes_the_gradient_around_the_autoencoder(kind: Any) -> None:
+    defense = kind() if kind is defenses.Purifier else kind("small")
+    found = {}
+    for gradient in defense.gradients:
+        x = IMAGES.clone().requires_grad_()
+        (found[gradient],) = torch.autograd.grad(defense.attacked(nn.Identity(), gradient)(x).sum(), x)
+    assert torch.equal(found["identity"], torch.ones_like(IMAGES))
+    assert not torch.equal(found["end-to-end"], found["identity"])
+
+
 def test_the_s2snet_limits_its_images() -> None:
     defense = defenses.S2SNet("small").eval()
     nn.init.constant_(defense.autoencoder.last.bias, 5.0)  # type: ignore[arg-type]

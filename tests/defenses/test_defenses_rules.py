@@ -155,6 +155,8 @@ def test_arguments_have_their_documented_defaults(function: Any) -> None:
 def test_no_setting_lacks_its_row() -> None:
     assert {recipe.config for recipe in recipes.RECIPES.values()} <= set(DEFAULTS)
     assert set(defenses.DEFENSES.values()) <= set(ARGUMENTS)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        recipes.RECIPES["purifier"].classifier = "no"  # type: ignore[misc]
     needs = {name: recipe.classifier for name, recipe in recipes.RECIPES.items()}
     assert (
         needs.items()
