@@ -12,6 +12,9 @@ from fdjpeg import defenses
 from fdjpeg.defenses import UNDEFENDED, differentiable, of_module, parse_defense
 from fdjpeg.defenses.defended import layer_defense
 
+#: Weights and draws without a seed of their own follow from the name of the test.
+pytestmark = pytest.mark.usefixtures("rng")
+
 IMAGES = patterns(6, SEED)[0]
 
 

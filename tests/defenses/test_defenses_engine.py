@@ -24,6 +24,9 @@ from fdjpeg.defenses.training.run import Run
 from fdjpeg.defenses.training.stage import Position, Stage
 from fdjpeg.sources import ImageSet
 
+#: Weights and draws without a seed of their own follow from the name of the test.
+pytestmark = pytest.mark.usefixtures("rng")
+
 COUNT = 27
 
 #: Images that hold their own index: each is constant, index / 100.
@@ -408,18 +411,19 @@ class Drawn(Chance):
         self.given = {"flip": torch.tensor(flip).view(-1, 1, 1, 1), "crop": torch.tensor(crop)}
 
     def uniform(self, shape: Sequence[int], purpose: str) -> Tensor:
+        assert self.given[purpose].shape[1:] == tuple(shape)
         return self.given[purpose]
 
 
 def test_flips_are_left_to_right_and_moves_reach_an_eighth() -> None:
-    images = torch.rand(4, 3, 16, 24, generator=torch.Generator().manual_seed(SEED))
+    images = torch.rand(4, 3, 16, 30, generator=torch.Generator().manual_seed(SEED))
     chance = Drawn([0.0, 0.499, 0.5, 0.999], [[0.0, 0.0], [0.999, 0.999], [0.5, 0.5], [0.25, 0.75]])
     flipped = np.concatenate([images[:2].numpy()[..., ::-1], images[2:].numpy()])
     np.testing.assert_array_equal(augment(images, "flip", chance).numpy(), flipped)
     padded = np.pad(flipped, ((0, 0), (0, 0), (2, 2), (3, 3)), mode="reflect")
     moved = augment(images, "flip-crop", chance).numpy()
     for number, (down, right) in enumerate([(0, 0), (4, 6), (2, 3), (1, 5)]):
-        np.testing.assert_array_equal(moved[number], padded[number, :, down : down + 16, right : right + 24])
+        np.testing.assert_array_equal(moved[number], padded[number, :, down : down + 16, right : right + 30])
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------

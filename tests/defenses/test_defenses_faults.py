@@ -26,6 +26,9 @@ from fdjpeg.defenses.training.images import load_training_images
 from fdjpeg.defenses.training.run import Run
 from fdjpeg.sources import Network
 
+#: Weights and draws without a seed of their own follow from the name of the test.
+pytestmark = pytest.mark.usefixtures("rng")
+
 IMAGES = stored(*patterns(8, 0))
 
 

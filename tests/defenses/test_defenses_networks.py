@@ -18,6 +18,9 @@ from fdjpeg.defenses.defensive_distillation import Centred, DistillationNet, Tem
 from fdjpeg.defenses.purifier import ConvAutoencoder
 from fdjpeg.defenses.s2snet import ARCHITECTURES, SegNetAutoencoder
 
+#: Weights and draws without a seed of their own follow from the name of the test.
+pytestmark = pytest.mark.usefixtures("rng")
+
 IMAGES, LABELS = patterns(6, SEED)
 
 
@@ -79,6 +82,17 @@ def test_pooling_indices_return_to_their_places() -> None:
     x = torch.tensor([[1.0, 2, 3, 4], [5, 6, 7, 8], [16, 15, 14, 13], [9, 10, 11, 12]])[None, None]
     expected = torch.tensor([[0.0, 0, 0, 0], [0, 6, 0, 8], [16, 0, 14, 0], [0, 0, 0, 0]])
     assert torch.equal(net(x)[0, 0], expected)
+
+
+@pytest.mark.parametrize("kind", [defenses.S2SNet, defenses.Purifier])
+def test_the_identity_passes_the_gradient_around_the_autoencoder(kind: Any) -> None:
+    defense = kind() if kind is defenses.Purifier else kind("small")
+    found = {}
+    for gradient in defense.gradients:
+        x = IMAGES.clone().requires_grad_()
+        (found[gradient],) = torch.autograd.grad(defense.attacked(nn.Identity(), gradient)(x).sum(), x)
+    assert torch.equal(found["identity"], torch.ones_like(IMAGES))
+    assert not torch.equal(found["end-to-end"], found["identity"])
 
 
 def test_the_s2snet_limits_its_images() -> None:

@@ -40,6 +40,9 @@ from fdjpeg.defenses.s2snet import SegNetAutoencoder
 from fdjpeg.defenses.training.config import Schedule, Settings
 from fdjpeg.defenses.training.run import Run
 
+#: Weights and draws without a seed of their own follow from the name of the test.
+pytestmark = pytest.mark.usefixtures("rng")
+
 IMAGES, LABELS = patterns(6, SEED)
 
 # --- defaults ---------------------------------------------------------------------------------------------------------
@@ -168,6 +171,8 @@ def test_arguments_have_their_documented_defaults(function: Any) -> None:
 def test_no_setting_lacks_its_row() -> None:
     assert {recipe.config for recipe in recipes.RECIPES.values()} <= set(DEFAULTS)
     assert set(defenses.DEFENSES.values()) <= set(ARGUMENTS)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        recipes.RECIPES["purifier"].classifier = "no"  # type: ignore[misc]
     needs = {name: recipe.classifier for name, recipe in recipes.RECIPES.items()}
     assert (
         needs.items()

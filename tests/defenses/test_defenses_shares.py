@@ -22,6 +22,9 @@ from fdjpeg.defenses.training.run import Run
 from fdjpeg.defenses.training.stage import Stage
 from fdjpeg.sources import ImageSet
 
+#: Weights and draws without a seed of their own follow from the name of the test.
+pytestmark = pytest.mark.usefixtures("rng")
+
 COUNT = 27
 
 #: Images that hold their own index: each is constant, index / 100.
