@@ -98,12 +98,12 @@ class RandomJPEG(Augmentation[JPEGParameters]):
         given = [name for name, value in (("qualities", qualities), ("tables", tables)) if value is not None]
         if given and (self.quality != DEFAULT_RANGE or len(given) > 1):
             raise ValueError(f"{' and '.join(given)} take the place of quality: give one of them, got several")
-        self.subsampling = subsampling if isinstance(subsampling, str) else tuple(subsampling)
-        self.subsamplings = (subsampling,) if isinstance(subsampling, str) else tuple(subsampling)
+        self.subsamplings = _listed(subsampling)
         if not self.subsamplings:
             raise ValueError("subsampling must be a name or one or more of them, got none")
         for name in self.subsamplings:
             check_arguments(75, None, name, upsampling, gradient, "libjpeg", False)
+        self.subsampling = subsampling if isinstance(subsampling, str) else self.subsamplings
         self.upsampling = upsampling
         self.gradient = surrogates.resolve(gradient)
         self.qualities = None if qualities is None else checked_qualities(qualities)
@@ -166,6 +166,13 @@ class RandomJPEG(Augmentation[JPEGParameters]):
             strength = f"quality={self.quality}"
         text = f"{strength}, p={self.p:g}, subsampling={self.subsampling!r}"
         return f"{text}, gradient={surrogates.written(self.gradient)}"
+
+
+def _listed(subsampling: str | Sequence[str]) -> tuple[str, ...]:
+    """Returns the names in a list; anything else is one name, right or wrong."""
+    if isinstance(subsampling, (tuple, list)) and all(isinstance(name, str) for name in subsampling):
+        return tuple(subsampling)
+    return (subsampling,)  # type: ignore[return-value]
 
 
 def _checked_range(quality: object) -> tuple[int, int]:

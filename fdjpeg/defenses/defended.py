@@ -190,7 +190,7 @@ def _tried(module: nn.Module, name: str, image: Tensor) -> Tensor:
         kind = out.dtype if isinstance(out, Tensor) else type(out).__name__
         raise ValueError(f"defense {name} must return a tensor of floats, images or logits, got {kind}")
     if out.ndim == 2 and out.shape[1] < 2:
-        raise ValueError(f"defense {name} must have at least two classes, got logits {tuple(out.shape)}")
+        raise ValueError(f"defense {name} must return logits (N, classes) of at least two classes, got {out.shape[1]}")
     return out
 
 

@@ -19,6 +19,9 @@ from torch import Tensor
 
 import fdjpeg
 
+#: Methods that torch or a base class calls, with arguments that were checked.
+HOOKS = ("forward", "extra_repr", "draw_from", "augmented")
+
 #: The rooms whose public names have rows: each name in a room's ``__all__``.
 ROOMS = ("fdjpeg", "fdjpeg.surrogates")
 
@@ -73,7 +76,7 @@ def _methods(kind: type) -> set[str]:
     return {
         name
         for name, member in vars(kind).items()
-        if not name.startswith("_") and name not in ("forward", "extra_repr") and not isinstance(member, property)
+        if not name.startswith("_") and name not in HOOKS and not isinstance(member, property)
         if callable(member) or isinstance(member, (classmethod, staticmethod))
     }
 

@@ -226,11 +226,17 @@ def test_a_classifier_with_computed_buffers_can_be_defended(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda x: (x, x), "defense mine must return images or logits, got a tuple"),
-        (lambda x: x.mul_(0.5), "defense mine must leave its images as they are"),
-        (lambda x: x.flatten(1)[:, :1], r"defense mine must have at least two classes, got logits \(1, 1\)"),
+        (lambda x: (x, x), "defense mine must return a tensor of floats, images or logits, got tuple"),
+        (lambda x: x.mul_(0.5), "defense mine must leave its input as it is, got one that changes it in place"),
+        (
+            lambda x: x.flatten(1)[:, :1],
+            r"defense mine must return logits .* of at least two classes, got 1",
+        ),
         (lambda x: x[..., :3], r"defense mine must return images of the shape that it gets, or logits"),
-        (lambda x: x.nothing, r"defense mine must take images \(1, 3, 16, 16\), got AttributeError"),
+        (
+            lambda x: x.nothing,
+            r"defense mine must take float32 images of shape .* got AttributeError",
+        ),
     ],
 )
 def test_a_layer_that_cannot_serve_is_named(change: Callable[[Tensor], Any], message: str) -> None:

@@ -149,7 +149,7 @@ def test_mistakes_on_the_command_line_are_sentences(
     images, labels = patterns(64, seed=0)
     np.savez(tmp_path / "wrong.npz", images=images.numpy(), labels=labels.numpy() + 1)
     said = fails(capsys, "purifier", "--data", str(tmp_path / "wrong.npz"), "--model", model, *small)
-    assert "labels must lie in 0…3 for a model of 4 classes, got 1…4" in said
+    assert "labels must be in 0…3 for a model of 4 classes, got 1…4" in said
     np.savez(tmp_path / "negative.npz", images=images.numpy(), labels=labels.numpy() - 1)
     said = fails(capsys, "defensive-distillation", "--data", str(tmp_path / "negative.npz"), *small)
     assert "labels must be at least 0, got -1" in said

@@ -236,7 +236,7 @@ def _coefficients() -> list[Row]:
             "Coefficients",
             (lambda: made(y=MADE.y.int()), TypeError, "y must be an int16 tensor, got torch.int32"),
             (lambda: made(cb=[1]), TypeError, "cb must be an int16 tensor, got list"),
-            (lambda: made(cr=None), ValueError, "cr must be a tensor as cb is, or both None for grey images; got None"),
+            (lambda: made(cr=None), ValueError, "cr must be a tensor as cb is, or both None for grey images, got None"),
             (
                 lambda: made(y=MADE.y[:, :1]),
                 ValueError,
