@@ -5,5 +5,6 @@ certified ≤ truth ≤ attacked.
 """
 
 from .certify import Certificate, Status, certify
+from .design import certifying_steps
 
-__all__ = ["Certificate", "Status", "certify"]
+__all__ = ["Certificate", "Status", "certify", "certifying_steps"]
