@@ -1,4 +1,7 @@
-"""All defences by name, and the loader of saved ones."""
+"""All defences by name, and the loader of saved ones.
+
+`names` parses the names that an evaluation takes; `recipes` lists the defences that ``fdjpeg train`` makes.
+"""
 
 from __future__ import annotations
 

@@ -108,10 +108,8 @@ def round_trip(
     if _onnx.exporting():
         return _onnx.round_trip(image, tables, *setting)
     if wants_autograd(image) or wants_autograd(tables):
-        out, planes = _RoundTrip.apply(image, tables, slopes, setting, identity)
-    else:
-        out, planes = torch.ops.fdjpeg.round_trip(image, tables, *setting)
-    return out, planes
+        return _RoundTrip.apply(image, tables, slopes, setting, identity)
+    return torch.ops.fdjpeg.round_trip(image, tables, *setting)
 
 
 class _RoundTrip(torch.autograd.Function):
@@ -165,10 +163,8 @@ def round_trip_by_block(
     if _onnx.exporting():
         return _onnx.round_trip_by_block(image, qualities, *sampling)
     if wants_autograd(image):
-        out, planes = _RoundTripByBlock.apply(image, qualities, sampling, identity)
-    else:
-        out, planes = torch.ops.fdjpeg.round_trip_by_block(image, qualities, *sampling)
-    return out, planes
+        return _RoundTripByBlock.apply(image, qualities, sampling, identity)
+    return torch.ops.fdjpeg.round_trip_by_block(image, qualities, *sampling)
 
 
 class _RoundTripByBlock(torch.autograd.Function):

@@ -229,17 +229,8 @@ def _cases(ops: str, subsamplings: dict[str, tuple[int, int]], dtypes: list[torc
         return blob
     if ops == "real":
         for factors, dtype in itertools.product(subsamplings.values(), dtypes):
-            for (height, width, layout), roundings in zip(
-                ((98, 66, 0), (16, 96, 0), (67, 37, 1)), ROUNDINGS, strict=True
-            ):
-                pixels = torch.from_numpy(rng.uniform(-0.1, 1.1, (2, channels, height, width)))
-                image = _layouts(pixels.to(dtype))[layout]
-                grad = torch.from_numpy(rng.standard_normal(image.shape)).to(dtype)
-                tables = torch.from_numpy(rng.uniform(0.5, 30, (2, 3, 8, 8)))
-                for rounding, given in zip(roundings, (tables.float(), tables[1:].clone(), None), strict=True):
-                    if dtype == torch.float64 or rounding[-1]:
-                        setting = (given, 61.0, factors, height != 67, rounding, reference)
-                        blob += emulation_cases.real_cases(image, grad, *setting)
+            for size, roundings in zip(((98, 66, 0), (16, 96, 0), (67, 37, 1)), ROUNDINGS, strict=True):
+                blob += _real_cases(rng, factors, dtype, channels, size, roundings)
         return blob
     for factors, dtype in itertools.product(subsamplings.values(), dtypes):
         for height, width, layout, by_tables in ((99, 66, 0, True), (16, 96, 0, False), (66, 37, 1, True)):
@@ -251,6 +242,27 @@ def _cases(ops: str, subsamplings: dict[str, tuple[int, int]], dtypes: list[torc
                 blob += emulation_cases.backward_cases(image, grad, *setting)
             else:
                 blob += emulation_cases.forward_cases(image, *setting)
+    return blob
+
+
+def _real_cases(
+    rng: np.random.Generator,
+    factors: tuple[int, int],
+    dtype: torch.dtype,
+    channels: int,
+    size: tuple[int, int, int],
+    roundings: tuple[tuple[str, float, float, bool], ...],
+) -> bytes:
+    """The cases of one image in real numbers; in float32 the soft ones only."""
+    height, width, layout = size
+    pixels = torch.from_numpy(rng.uniform(-0.1, 1.1, (2, channels, height, width)))
+    image = _layouts(pixels.to(dtype))[layout]
+    grad = torch.from_numpy(rng.standard_normal(image.shape)).to(dtype)
+    tables = torch.from_numpy(rng.uniform(0.5, 30, (2, 3, 8, 8)))
+    blob = b""
+    for rounding, given in zip(roundings, (tables.float(), tables[1:].clone(), None), strict=True):
+        if dtype == torch.float64 or rounding[-1]:
+            blob += emulation_cases.real_cases(image, grad, given, 61.0, factors, height != 67, rounding, reference)
     return blob
 
 
