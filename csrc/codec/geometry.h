@@ -50,7 +50,8 @@ struct Image {
 };
 
 // The sampling factors of luma against chroma that the codec has; fdjpeg/_geometry.py has the same list. The code for
-// each of them is in exact_math.h (average_bias), cpu/resampling.h and cuda/warp_blocks.cuh.
+// each of them is in exact_math.h (average_bias), cpu/resampling.h, cuda/warp_blocks.cuh and
+// cuda/exact_backward_blocks.cuh (occupancy).
 struct Sampling {
   int horizontal, vertical;
 };
