@@ -13,6 +13,7 @@ import PIL
 import pytest
 import torch
 from PIL import Image
+from support.gloo import in_process_group
 from support.no_reading import NoReading
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -386,18 +387,19 @@ def test_replicas_of_a_parallel_layer_have_nothing_to_exchange(images: Tensor, t
     for layer in layers:
         assert list(layer.parameters()) == []
         assert layer.state_dict() == {}
-    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
-    try:
-        model = nn.Sequential(*layers, nn.Conv2d(3, 2, 3))
+    model = nn.Sequential(*layers, nn.Conv2d(3, 2, 3))
+
+    def gradients_of_a_replica() -> list[Tensor | None]:
         parallel = nn.parallel.DistributedDataParallel(copy.deepcopy(model))
         torch.manual_seed(3)
         parallel(images).sum().backward()
-        torch.manual_seed(3)
-        model(images).sum().backward()
-        for mine, theirs in zip(model.parameters(), parallel.module.parameters(), strict=True):
-            assert torch.equal(mine.grad, theirs.grad)
-    finally:
-        torch.distributed.destroy_process_group()
+        return [parameter.grad for parameter in parallel.module.parameters()]
+
+    theirs = in_process_group(gradients_of_a_replica, store=tmp_path / "store")
+    torch.manual_seed(3)
+    model(images).sum().backward()
+    for mine, other in zip(model.parameters(), theirs, strict=True):
+        assert torch.equal(mine.grad, other)
 
 
 def test_weights_decide_how_often_a_choice_is_drawn() -> None:

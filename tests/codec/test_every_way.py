@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from support.gloo import in_process_group
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -194,7 +195,10 @@ def _images() -> Tensor:
 
 def _gradients_of_one_process(rank: int, place: str, out: str) -> None:
     torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{place}", rank=rank, world_size=2)
+    in_process_group(_write_gradients, rank, out, store=place, rank=rank, size=2)
+
+
+def _write_gradients(rank: int, out: str) -> None:
     distributed = nn.parallel.DistributedDataParallel(_shardable())
     sharded, mesh = _shardable(), init_device_mesh("cpu", (2,))
     fully_shard(sharded[0], mesh=mesh)
@@ -204,7 +208,6 @@ def _gradients_of_one_process(rank: int, place: str, out: str) -> None:
     by_sharding = [parameter.grad.full_tensor() for parameter in sharded.parameters()]
     if rank == 0:
         torch.save([[parameter.grad for parameter in distributed.parameters()], by_sharding], out)
-    torch.distributed.destroy_process_group()
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from support.gloo import in_process_group
 from torch import Tensor
 
 import fdjpeg
@@ -286,13 +287,15 @@ def test_each_image_learns_tables_of_its_own(image: Tensor) -> None:
 
 def gradient_of_one_process(rank: int, place: str, out: str) -> None:
     torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{place}", rank=rank, world_size=2)
+    in_process_group(_write_gradient, rank, out, store=place, rank=rank, size=2)
+
+
+def _write_gradient(rank: int, out: str) -> None:
     layer = LearnableJPEG(QuantTables.standard(50), share="none", subsampling="4:4:4")
     parallel = torch.nn.parallel.DistributedDataParallel(layer)
     parallel(smooth_images(4, 16)[rank::2]).square().mean().backward()
     if rank == 0:
         torch.save([parameter.grad for parameter in layer.parameters()], out)
-    torch.distributed.destroy_process_group()
 
 
 @pytest.mark.slow
