@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import zlib
 from collections import defaultdict
+from typing import Any
 
 import hypothesis
 import numpy as np
@@ -22,6 +23,14 @@ if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
 # The same examples in every run; `--hypothesis-profile default` looks for new ones.
 hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None, database=None)
 hypothesis.settings.load_profile("fixed")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With ``-n``, a process that has no tests left takes some of another's: the slow ones come one after the other."""
+    from xdist.scheduler import WorkStealingScheduling
+
+    return WorkStealingScheduling(config, log)
 
 
 @pytest.fixture
