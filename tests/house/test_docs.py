@@ -140,3 +140,33 @@ def test_the_tables_of_defenses_are_those_of_the_results(place: int, network: st
             large["PGD-margin-20"],
         ]
         assert cells == expected, (name, gradient)
+
+
+def test_figures_of_the_bracket_are_those_of_the_kept_results() -> None:
+    page = (ROOT / "docs" / "bracket.md").read_text(encoding="utf-8")
+    file = ROOT / "benchmarks" / "results" / "bracket" / "2026-11-29-resnet18-cifar10.json"
+    runs = json.loads(file.read_text(encoding="utf-8"))["runs"]
+    rows = {cell: run for cell, run in runs.items() if cell.startswith("flip-20 on ")}
+    assert len(rows) == 7
+    for cell, flip in rows.items():
+        defence, levels = cell.removeprefix("flip-20 on ").removesuffix(", images from 0, 100").rsplit(" at ", 1)
+        pgd = runs[cell.replace("flip-20", "pgd-20 cubic")]
+        alone = len(set(pgd["right"]) - set(flip["right"]))
+        assert set(flip["right"]) <= set(pgd["right"])
+        figures = [len(flip["clean"]), len(pgd["right"]), len(flip["right"]), alone]
+        costs = [f"{pgd['queries']} / {flip['queries']}", f"{pgd['cpu_seconds']} / {flip['cpu_seconds']}"]
+        assert f"| {defence} | {levels} | {' | '.join(map(str, [*figures, *costs]))} |" in page
+    certificates = {cell: run for cell, run in runs.items() if cell.startswith("certificate of ")}
+    assert len(certificates) == 3
+    for cell, run in certificates.items():
+        defence, levels = cell.removeprefix("certificate of ").removesuffix(", images from 0, 100").rsplit(" at ", 1)
+        count = {status: run["statuses"].count(status) for status in ("constant", "enumerated", "open")}
+        right = len(run["statuses"]) - run["statuses"].count("misclassified")
+        figures = [
+            right,
+            count["constant"],
+            count["enumerated"],
+            count["constant"] + count["enumerated"],
+            count["open"],
+        ]
+        assert f"| {defence} | {levels} | {' | '.join(map(str, figures))} |" in page
