@@ -19,7 +19,7 @@ from .byte_grid import on_byte_grid
 from .candidates import Problem, Quantizer
 from .codec import Codec, codecs_of, inward, is_random
 from .losses import AWAY, LOSSES, TOWARDS, Ascent, LossFunction, margin, margin_towards
-from .pgd import AIMS, Aim, _Best
+from .pgd import AIMS, Aim, _Best, goals
 from .reachable import Box
 from .transform import Stacks
 
@@ -99,7 +99,7 @@ class Flip(Attack):
         if self.whole_bytes and not bool(on_byte_grid(x).all()):
             raise ValueError("x must be images of whole bytes k / 255 for an attack with whole_bytes")
         best = _Best(x, self.steps + 1)
-        for restart, goal in enumerate(self._goals(model, x, y)):
+        for restart, goal in enumerate(goals(model, x, y, self.aim, self.restarts)):
             rows = (~best.fooled).nonzero().flatten() if self.until_fooled else torch.arange(len(x), device=x.device)
             if len(rows) == 0:
                 break
@@ -115,14 +115,6 @@ class Flip(Attack):
             self._restart(view, best, rows, x, eps, indices, restart)
             best.end_restart()
         return Found(best.x_adv, best.score, best.curve)
-
-    def _goals(self, model: nn.Module, x: Tensor, y: Tensor) -> list[Tensor]:
-        """The classes ``(N,)`` whose loss each restart climbs."""
-        if self.aim != "likeliest":
-            return [y] * self.restarts
-        with torch.no_grad():
-            ranked = model(x).scatter(1, y[:, None], -torch.inf).argsort(dim=1, descending=True)
-        return [ranked[:, number % (ranked.shape[1] - 1)] for number in range(self.restarts)]
 
     def _restart(
         self, view: _View, best: _Best, rows: Tensor, x: Tensor, eps: float, indices: Tensor, restart: int

@@ -109,7 +109,7 @@ class PGD(Attack):
         if self.whole_bytes and not bool(on_byte_grid(x).all()):
             raise ValueError("x must be images of whole bytes k / 255 for an attack with whole_bytes")
         best = _Best(x, self.steps + 1)
-        for restart, goal in enumerate(self._goals(model, x, y)):
+        for restart, goal in enumerate(goals(model, x, y, self.aim, self.restarts)):
             rows = (~best.fooled).nonzero().flatten() if self.until_fooled else torch.arange(len(x), device=x.device)
             if len(rows) == 0:
                 break
@@ -125,15 +125,6 @@ class PGD(Attack):
             self._restart(view, best, rows, x, eps, indices, restart)
             best.end_restart()
         return Found(best.x_adv, best.score, best.curve)
-
-    def _goals(self, model: nn.Module, x: Tensor, y: Tensor) -> list[Tensor]:
-        """Returns the classes ``(N,)`` whose loss each restart maximises."""
-        if self.aim != "likeliest":
-            return [y] * self.restarts
-        with torch.no_grad():
-            ranked = model(x).scatter(1, y[:, None], -torch.inf).argsort(dim=1, descending=True)
-        # The true class is last; with more restarts than other classes, the first one follows again.
-        return [ranked[:, number % (ranked.shape[1] - 1)] for number in range(self.restarts)]
 
     def _start(self, x: Tensor, eps: float, indices: Tensor, restart: int) -> Tensor:
         """Returns the first point of a restart, ``(N, C, H, W)``."""
@@ -340,6 +331,16 @@ class _Climbers:
         self.checked_value, self.gains = self.best_value, torch.zeros_like(self.gains)
         self.point = torch.where(_as_images(self.halved), self.best_point, self.point)
         return torch.where(_as_images(self.halved), self.best_gradient, gradient)
+
+
+def goals(model: nn.Module, x: Tensor, y: Tensor, aim: Aim, restarts: int) -> list[Tensor]:
+    """Returns the classes ``(N,)`` whose loss each restart maximises."""
+    if aim != "likeliest":
+        return [y] * restarts
+    with torch.no_grad():
+        ranked = model(x).scatter(1, y[:, None], -torch.inf).argsort(dim=1, descending=True)
+    # The true class is last; with more restarts than other classes, the first one follows again.
+    return [ranked[:, number % (ranked.shape[1] - 1)] for number in range(restarts)]
 
 
 def _checkpoints(steps: int) -> dict[int, int]:

@@ -19,6 +19,7 @@ from fdjpeg.attacks import (
     draw,
     margin,
     on_byte_grid,
+    pgd,
     to_byte_grid,
     zero_gradients,
 )
@@ -220,7 +221,7 @@ def test_given_classes_are_what_the_attack_makes_for(model: nn.Module, x: Tensor
 
 
 def test_each_restart_of_a_targeted_attack_has_its_own_class(model: nn.Module, x: Tensor, y: Tensor) -> None:
-    goals = PGD(restarts=4, aim="likeliest")._goals(model, x, y)
+    goals = pgd.goals(model, x, y, "likeliest", restarts=4)
     assert bool((torch.stack(goals) != y).all())
     with torch.no_grad():
         second = model(x).argsort(dim=1, descending=True)[:, 1]
