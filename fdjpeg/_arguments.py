@@ -65,16 +65,16 @@ def check_dense(tensor: Tensor, name: str) -> None:
         raise TypeError(f"{name} must be a dense tensor, got one of layout {tensor.layout}")
 
 
-def flattened(image: Tensor) -> Tensor:
-    """Checks an image ``(..., C, H, W)`` and returns it as ``(N, C, H, W)``."""
+def flattened(image: Tensor, name: str = "image") -> Tensor:
+    """Checks an image ``(..., C, H, W)``, the argument ``name``, and returns it as ``(N, C, H, W)``."""
     if not isinstance(image, Tensor):
-        raise TypeError(f"image must be a torch.Tensor, got {type(image).__name__}")
-    check_dense(image, "image")
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(image).__name__}")
+    check_dense(image, name)
     if image.dtype not in DTYPES:
-        raise TypeError(f"image must be uint8, float16, bfloat16, float32 or float64, got {image.dtype}")
+        raise TypeError(f"{name} must be uint8, float16, bfloat16, float32 or float64, got {image.dtype}")
     if image.ndim < 3 or image.size(-3) not in (1, 3) or image.size(-2) < 1 or image.size(-1) < 1:
         raise ValueError(
-            f"image must have shape (..., 3, H, W) or (..., 1, H, W) with H, W of at least 1, got {tuple(image.shape)}"
+            f"{name} must have shape (..., 3, H, W) or (..., 1, H, W) with H, W of at least 1, got {tuple(image.shape)}"
         )
     if image.ndim == 4:
         return image

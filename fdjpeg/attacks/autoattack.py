@@ -13,6 +13,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from fdjpeg._checks import check_whole
+
 from .base import Attack, Counted, Found, Norm, check_norm, check_package, distances, draw, image_seed, project
 from .losses import margin
 
@@ -43,10 +45,10 @@ class APGD(Attack):
 
     def __post_init__(self) -> None:
         check_norm(self.norm)
-        check_package("pyautoattack", self.name)
         if self.loss not in ("ce", "dlr", "dlr-targeted"):
             raise ValueError(f"loss must be one of ce, dlr, dlr-targeted, got {self.loss!r}")
         _check_positive(self, "steps", "restarts", "draws")
+        check_package("pyautoattack", self.name)
 
     @property
     def name(self) -> str:
@@ -276,8 +278,8 @@ class _Silent:
 
 def _check_positive(attack: Attack, *settings: str) -> None:
     for setting in settings:
-        if getattr(attack, setting) < 1:
-            raise ValueError(f"{setting} must be at least 1, got {getattr(attack, setting)}")
+        check_whole(setting, getattr(attack, setting), 1)
+    check_whole("seed", attack.seed)
 
 
 def _check_classes(logits: Tensor, least: int, name: str) -> None:

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from fdjpeg._arguments import HALF_A_BYTE
+from fdjpeg._checks import check_list, check_module, check_tensor
+from fdjpeg._numbers import is_real, plain
 from fdjpeg._packages import EXTRA, MissingPackage
 
 from .calls import checked_logits, logits_of
@@ -114,9 +116,14 @@ class Attack(ABC):
         Raises:
             ValueError, TypeError: for arguments of another shape, type or range.
         """
+        check_module("model", model)
+        check_module("judge", model if judge is None else judge)
         check_input(x, y, eps)
         x = x.clamp(0, 1) if x.numel() and (float(x.min()) < 0 or float(x.max()) > 1) else x
         indices = torch.arange(len(x)) if indices is None else indices
+        if not isinstance(indices, Tensor) or indices.dtype != torch.int64:
+            came = indices.dtype if isinstance(indices, Tensor) else type(indices).__name__
+            raise TypeError(f"indices must be an int64 tensor, got {came}")
         if indices.shape != y.shape:
             raise ValueError(f"indices must be ({len(x)},), one for each image, got shape {tuple(indices.shape)}")
         counted = Counted(model, y)
@@ -223,6 +230,13 @@ class Exposed(nn.Module):
         verdict: Callable[[Sequence[Tensor]], Tensor] | None = None,
     ) -> None:
         super().__init__()
+        for name, modules in (("layers", layers), ("classifiers", classifiers)):
+            given: object = modules
+            check_list(name, [*given] if isinstance(given, nn.ModuleList) else given)
+            for module in modules:
+                check_module(name, module)
+        if not (verdict is None or callable(verdict)):
+            raise TypeError(f"verdict must be a function of logits or None, got {verdict!r}")
         if len(layers) != len(classifiers) or not layers:
             raise ValueError(f"layers must be as many as classifiers, got {len(layers)} and {len(classifiers)}")
         self.layers = nn.ModuleList(layers)
@@ -241,26 +255,31 @@ def _only(logits: Sequence[Tensor]) -> Tensor:
     return of_one
 
 
-def check_input(x: Tensor, y: Tensor, eps: float) -> None:
-    """Refuses images, classes and radii that no attack can work with.
+def check_input(x: Tensor, y: Tensor, eps: float, names: tuple[str, str] = ("x", "y")) -> None:
+    """Refuses images, classes and radii that no attack can work with; ``names`` are the first two arguments' names.
 
     Raises:
         ValueError, TypeError: with the argument, the wanted value and the given one.
     """
+    images, classes = names
+    check_tensor(images, x, "(N, C, H, W)")
+    check_tensor(classes, y, "(N,)")
     if x.ndim != 4:
-        raise ValueError(f"x must be images (N, C, H, W), got shape {tuple(x.shape)}")
+        raise ValueError(f"{images} must be images (N, C, H, W), got shape {tuple(x.shape)}")
     if not x.is_floating_point():
-        raise TypeError(f"x must be floats in [0, 1], got {x.dtype}")
+        raise TypeError(f"{images} must be floats in [0, 1], got {x.dtype}")
     if x.numel():
         low, high = float(x.min()), float(x.max())
         if not (low > -HALF_A_BYTE and high < 1 + HALF_A_BYTE):  # written so that NaN fails as well
-            raise ValueError(f"x must be in [0, 1], got values from {low:.9g} to {high:.9g}")
+            raise ValueError(f"{images} must be in [0, 1], got values from {low:.9g} to {high:.9g}")
     if y.shape != x.shape[:1]:
-        raise ValueError(f"y must be ({len(x)},), a class for each image, got shape {tuple(y.shape)}")
+        raise ValueError(f"{classes} must be ({len(x)},), a class for each image, got shape {tuple(y.shape)}")
     if y.dtype != torch.int64:
-        raise TypeError(f"y must be int64, got {y.dtype}")
+        raise TypeError(f"{classes} must be int64, got {y.dtype}")
     if y.numel() and int(y.min()) < 0:
-        raise ValueError(f"y must be classes 0, 1, …, got {int(y.min())}")
+        raise ValueError(f"{classes} must be classes 0, 1, …, got {int(y.min())}")
+    if not is_real(eps):
+        raise TypeError(f"eps must be a number, got {eps!r}")
     if not 0 <= eps < float("inf"):
         raise ValueError(f"eps must be 0 or more, in units of the images' range [0, 1], got {eps}")
 
@@ -281,13 +300,16 @@ def parse_eps(value: str | float | Fraction, norm: str = "linf") -> Fraction:
     Raises:
         ValueError: if it is not a number, not positive, or above 1 in the norm "linf".
     """
+    check_norm(norm)
     try:
+        if isinstance(value, bool):
+            raise TypeError("True and False are no radii")
         if isinstance(value, str):
             numerator, _, denominator = value.partition("/")
             eps = Fraction(numerator.strip()) / Fraction(denominator.strip() or 1)
         else:
-            eps = Fraction(value)
-    except (ValueError, ZeroDivisionError, OverflowError) as error:
+            eps = Fraction(value if isinstance(value, Fraction) else plain(value))
+    except (TypeError, ValueError, ZeroDivisionError, OverflowError) as error:
         raise ValueError(f"eps must be a number such as 4/255 or 0.03, got {value!r}") from error
     if eps <= 0 or (eps > 1 and norm == "linf"):
         most = "be in (0, 1]" if norm == "linf" else "be positive"
@@ -297,6 +319,8 @@ def parse_eps(value: str | float | Fraction, norm: str = "linf") -> Fraction:
 
 def format_eps(eps: Fraction) -> str:
     """Writes a radius the usual way: in 255ths below 1 if they are whole, else as a decimal."""
+    if not isinstance(eps, (Fraction, int)):
+        raise TypeError(f"eps must be a fractions.Fraction, as parse_eps makes it, got {eps!r}")
     steps = eps * 255
     return f"{steps.numerator}/255" if steps.denominator == 1 and eps < 1 else f"{float(eps):g}"
 

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from fdjpeg._checks import check_flags, check_text, check_whole
+
 from .base import Attack, Counted, Exposed, Found, Norm, check_norm, draw
 from .byte_grid import on_byte_grid
 from .candidates import Problem, Quantizer
@@ -71,8 +73,11 @@ class Flip(Attack):
     def __post_init__(self) -> None:
         check_norm(self.norm, ("linf",))
         for setting in ("steps", "restarts", "draws"):
-            if getattr(self, setting) < 1:
-                raise ValueError(f"{setting} must be at least 1, got {getattr(self, setting)}")
+            check_whole(setting, getattr(self, setting), 1)
+        check_whole("seed", self.seed)
+        if self.label is not None:
+            check_text("label", self.label)
+        check_flags(self, "until_fooled", "whole_bytes")
         for setting, known in (("loss", tuple(LOSSES)), ("aim", AIMS)):
             if getattr(self, setting) not in known:
                 raise ValueError(f"{setting} must be one of {', '.join(known)}, got {getattr(self, setting)!r}")

@@ -13,6 +13,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from fdjpeg._checks import check_positive, check_whole
+
 from .base import NORMS, Attack, Counted, Found, Norm, check_norm, check_package, distances, project
 from .losses import margin
 
@@ -36,8 +38,11 @@ class MinimumNorm(Attack):
         check_norm(self.norm, self.norms)
         check_package("foolbox", self.name)
         for setting in self.positive:
-            if not getattr(self, setting) > 0:
-                raise ValueError(f"{setting} must be positive, got {getattr(self, setting)}")
+            if setting == "step":
+                check_positive(setting, getattr(self, setting))
+            else:
+                check_whole(setting, getattr(self, setting), 1)
+        check_whole("seed", self.seed)
 
     @abstractmethod
     def theirs(self) -> Any:

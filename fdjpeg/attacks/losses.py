@@ -26,6 +26,7 @@ def margin(logits: Tensor, y: Tensor) -> Tensor:
 
     Source: Carlini & Wagner 2017, arXiv 1608.04644, f6.
     """
+    _check(logits, y)
     true = logits.gather(1, y[:, None]).squeeze(1)
     difference = _others(logits, y).amax(dim=1) - true
     return difference.masked_fill(difference.isnan(), torch.inf)
@@ -33,7 +34,8 @@ def margin(logits: Tensor, y: Tensor) -> Tensor:
 
 def correct(logits: Tensor, y: Tensor) -> Tensor:
     """Returns ``(N,)`` bool: whether the class of the largest logit is the true one. Of NaN it never is."""
-    return (logits.argmax(dim=1) == y) & (margin(logits, y) < torch.inf)
+    finite = margin(logits, y) < torch.inf
+    return (logits.argmax(dim=1) == y) & finite
 
 
 def soft_margin(logits: Tensor, y: Tensor) -> Tensor:
@@ -48,6 +50,7 @@ def soft_margin(logits: Tensor, y: Tensor) -> Tensor:
 
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     """Returns the cross-entropy of each image, ``(N,)``, in nats."""
+    _check(logits, y)
     return F.cross_entropy(logits, y, reduction="none")
 
 
@@ -59,6 +62,7 @@ def dlr(logits: Tensor, y: Tensor) -> Tensor:
     Raises:
         ValueError: for fewer than three classes.
     """
+    _check(logits, y)
     _check_classes(logits, 3, "dlr")
     largest = logits.topk(3, dim=1).values
     return margin(logits, y) / (largest[:, 0] - largest[:, 2]).clamp_min(1e-12)
@@ -97,6 +101,25 @@ def dlr_towards(logits: Tensor, target: Tensor) -> Tensor:
 
 def _others(logits: Tensor, y: Tensor) -> Tensor:
     return logits.scatter(1, y[:, None], -torch.inf)
+
+
+def _check(logits: Tensor, y: Tensor) -> None:
+    """Refuses what is no ``(N, classes)`` and ``(N,)``.
+
+    Raises:
+        TypeError, ValueError: with the argument, the wanted value and the given one.
+    """
+    if not isinstance(logits, Tensor) or not logits.is_floating_point():
+        came = logits.dtype if isinstance(logits, Tensor) else type(logits).__name__
+        raise TypeError(f"logits must be a floating torch.Tensor (N, classes), got {came}")
+    if not isinstance(y, Tensor) or y.dtype != torch.int64:
+        raise TypeError(
+            f"y must be an int64 torch.Tensor (N,), got {y.dtype if isinstance(y, Tensor) else type(y).__name__}"
+        )
+    if logits.ndim != 2:
+        raise ValueError(f"logits must be (N, classes), got shape {tuple(logits.shape)}")
+    if y.shape != logits.shape[:1]:
+        raise ValueError(f"y must be ({len(logits)},), a class for each image, got shape {tuple(y.shape)}")
 
 
 def _check_classes(logits: Tensor, least: int, name: str) -> None:

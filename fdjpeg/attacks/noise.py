@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from fdjpeg._checks import check_whole
+
 from .base import Attack, Counted, Found, Norm, check_norm, draw, project
 
 
@@ -25,6 +27,7 @@ class Noise(Attack):
 
     def __post_init__(self) -> None:
         check_norm(self.norm)
+        check_whole("seed", self.seed)
 
     @property
     def name(self) -> str:

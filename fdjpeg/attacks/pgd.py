@@ -10,6 +10,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from fdjpeg._checks import check_flags, check_positive, check_text, check_whole
+from fdjpeg._numbers import is_real
+
 from .base import Attack, Counted, Found, Norm, check_norm, draw, project
 from .byte_grid import on_byte_grid, to_byte_grid
 from .losses import AWAY, LOSSES, TOWARDS, Ascent, LossFunction, margin, margin_towards
@@ -71,13 +74,17 @@ class PGD(Attack):
     def __post_init__(self) -> None:
         check_norm(self.norm)
         for setting in ("steps", "restarts", "draws"):
-            if getattr(self, setting) < 1:
-                raise ValueError(f"{setting} must be at least 1, got {getattr(self, setting)}")
+            check_whole(setting, getattr(self, setting), 1)
+        check_whole("seed", self.seed)
+        if self.label is not None:
+            check_text("label", self.label)
+        check_flags(self, "until_fooled", "random_start", "whole_bytes")
         for setting, known in (("loss", tuple(LOSSES)), ("schedule", SCHEDULES), ("aim", AIMS)):
             if getattr(self, setting) not in known:
                 raise ValueError(f"{setting} must be one of {', '.join(known)}, got {getattr(self, setting)!r}")
-        if not self.step > 0:
-            raise ValueError(f"step must be positive, got {self.step}")
+        check_positive("step", self.step)
+        if not is_real(self.momentum):
+            raise TypeError(f"momentum must be a number, got {self.momentum!r}")
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum must be 0 or more and less than 1, got {self.momentum}")
 

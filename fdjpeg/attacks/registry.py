@@ -85,6 +85,8 @@ def from_name(name: str, **settings: Any) -> Attack:
         ValueError: for an unknown name or setting, a number that the attack does not use, or a value out of range.
         MissingPackage: if the attack needs a package that is not installed.
     """
+    if not isinstance(name, str):
+        raise TypeError(f"name must be an attack's name, such as 'pgd-20x5', got {name!r}")
     match = re.fullmatch(r"(?P<kind>[a-z][a-z-]*?)(?:-(?P<first>\d+)(?:[x×](?P<second>\d+))?)?", name.lower())
     kind = _KINDS.get(match["kind"]) if match else None
     if match is None or kind is None:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fdjpeg._checks import check_module, check_tensor, check_text
 from fdjpeg._fingerprint import digest
 
 from .base import Attack, Counted, Found, Norm, check_input, frozen
@@ -28,6 +29,12 @@ class Transfer(Attack):
     attack: Attack
     surrogate: nn.Module = field(repr=False)
     title: str = "surrogate"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.attack, Attack):
+            raise TypeError(f"attack must be one of fdjpeg.attacks, got {self.attack!r}")
+        check_module("surrogate", self.surrogate)
+        check_text("title", self.title)
 
     @property
     def name(self) -> str:
@@ -71,6 +78,9 @@ def first_pass(layer: nn.Module, images: Tensor) -> Tensor:
     Returns:
         ``(N, C, H, W)``, in [0, 1], detached.
     """
+    if not callable(layer):
+        raise TypeError(f"layer must be a torch.nn.Module, got {type(layer).__name__}")
+    check_tensor("images", images)
     with torch.no_grad():
         placed: Tensor = layer(images)
     return placed.detach().clamp(0, 1)
@@ -86,6 +96,7 @@ def zero_gradients(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     Args:
         model, x, y: as for ``Attack.run``.
     """
+    check_module("model", model)
     check_input(x, y, 0)
     with frozen(model), torch.enable_grad():
         points = x.detach().requires_grad_()

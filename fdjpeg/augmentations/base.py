@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any, Generic, Protocol, TypedDict, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypedDict, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -99,6 +99,9 @@ class Augmentation(nn.Module, ABC, Generic[Parameters]):
         TypeError, ValueError: an argument is of the wrong type or out of range.
     """
 
+    #: The class of the draws.
+    parameters_type: ClassVar[type[tuple[Any, ...]]]
+
     def __init__(self, p: float, generator: torch.Generator | None) -> None:
         super().__init__()
         check_probability(p)
@@ -135,6 +138,11 @@ class Augmentation(nn.Module, ABC, Generic[Parameters]):
         Returns:
             The images, or the images and the parameters.
         """
+        if not isinstance(return_parameters, bool):
+            raise TypeError(f"return_parameters must be True or False, got {return_parameters!r}")
+        if parameters is not None and not isinstance(parameters, self.parameters_type):
+            wanted = self.parameters_type.__name__
+            raise TypeError(f"parameters must be {wanted}, as draw returns them, got {type(parameters).__name__}")
         drawn = self.draw(image) if parameters is None else parameters
         out = self.augmented(flattened(image), drawn)
         if image.ndim != 4:

@@ -62,6 +62,8 @@ class DoubleJPEG(Augmentation[DoubleJPEGParameters]):
         TypeError, ValueError: an argument is of the wrong type or out of range.
     """
 
+    parameters_type = DoubleJPEGParameters
+
     def __init__(
         self,
         quality: tuple[int, int] = DEFAULT_RANGE,
@@ -121,6 +123,8 @@ def _checked_shift(shift: object) -> tuple[int, int] | None:
 
 def _second(quality: tuple[int, int], first: Compression, changes: Mapping[str, Any] | None) -> Any:
     """The arguments of the second compression."""
+    if not (changes is None or isinstance(changes, Mapping)):
+        raise TypeError(f"second must be a mapping of arguments or None, got {changes!r}")
     changes = {} if changes is None else dict(changes)
     allowed = {"quality", *Compression.__annotations__}
     if unknown := sorted(set(changes) - allowed):

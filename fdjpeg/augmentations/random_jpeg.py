@@ -14,7 +14,7 @@ from torch import Tensor
 from fdjpeg import functional, surrogates
 from fdjpeg._arguments import DEFAULT_QUALITY, check_arguments
 from fdjpeg._constants import constant
-from fdjpeg._numbers import whole_numbers
+from fdjpeg._numbers import is_real, whole_numbers
 from fdjpeg.surrogates import Surrogate
 from fdjpeg.tables import QuantTables, check_tables
 
@@ -74,6 +74,8 @@ class RandomJPEG(Augmentation[JPEGParameters]):
     Raises:
         TypeError, ValueError: an argument is of the wrong type or out of range, or two of them exclude each other.
     """
+
+    parameters_type = JPEGParameters
 
     def __init__(
         self,
@@ -190,12 +192,16 @@ def checked_qualities(qualities: object) -> tuple[int, ...]:
     return found
 
 
-def _checked_weights(weights: Sequence[float], count: int) -> tuple[float, ...]:
+def _checked_weights(weights: Any, count: int) -> tuple[float, ...]:
     if count == 0:
         raise ValueError(f"weights must come with qualities or tables, got {weights!r} alone")
+    if isinstance(weights, Tensor):
+        weights = weights.tolist()
+    if isinstance(weights, str) or not hasattr(weights, "__len__"):
+        raise TypeError(f"weights must be a list of numbers, got {weights!r}")
     if len(weights) != count:
         raise ValueError(f"weights must be {count} numbers, one for each choice, got {len(weights)}")
-    if not all(math.isfinite(weight) and weight >= 0 for weight in weights) or not sum(weights) > 0:
+    if not all(is_real(weight) and math.isfinite(weight) and weight >= 0 for weight in weights) or not sum(weights) > 0:
         raise ValueError(f"weights must be finite, at least 0 and not all 0, got {weights!r}")
     return tuple(float(weight) for weight in weights)
 

@@ -66,6 +66,8 @@ class Recompress(Augmentation[RecompressParameters]):
         TypeError, ValueError: an argument is of the wrong type or out of range, or two of them exclude each other.
     """
 
+    parameters_type = RecompressParameters
+
     def __init__(
         self,
         quality: tuple[int, int] = DEFAULT_RANGE,

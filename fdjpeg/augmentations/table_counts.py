@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from fdjpeg._checks import check_path
 from fdjpeg.tables import QuantTables
 
 #: What a file says it is; the number changes when older readers would misread it.
@@ -27,6 +28,11 @@ class TableCounts:
     counts: list[int]
 
     def __post_init__(self) -> None:
+        for name in ("tables", "counts"):
+            if not isinstance(getattr(self, name), (list, tuple)):
+                raise TypeError(f"{name} must be a list, got {getattr(self, name)!r}")
+        if not all(isinstance(tables, QuantTables) for tables in self.tables):
+            raise TypeError(f"tables must be fdjpeg.QuantTables, got {self.tables!r}")
         if len(self.counts) != len(self.tables) or not self.tables:
             raise ValueError(
                 f"counts must be one for each of one or more tables, got {len(self.counts)} and {len(self.tables)}"
@@ -36,6 +42,7 @@ class TableCounts:
 
     def save(self, file: str | os.PathLike[str]) -> None:
         """Writes a JSON file: the format, and for each set its count and Pillow's ``qtables``."""
+        check_path("file", file)
         sets = [
             {"count": count, "qtables": tables.to_pillow()}
             for tables, count in zip(self.tables, self.counts, strict=True)
@@ -49,6 +56,7 @@ class TableCounts:
         Raises:
             ValueError: it cannot be read, or is another file.
         """
+        check_path("file", file)
         name = os.fspath(file)
         try:
             content = json.loads(Path(file).read_text(encoding="ascii"))

@@ -18,6 +18,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor, nn
 
+from fdjpeg._checks import check_module, check_whole
 from fdjpeg.attacks.base import Exposed, check_input, frozen
 from fdjpeg.attacks.codec import codecs_of, is_random
 from fdjpeg.attacks.losses import margin
@@ -115,12 +116,15 @@ def certify(
         >>> defended = parse_defense("feature-distillation:uniform(30),passes=2,entry=after")
         >>> certify(defended, network, images, labels, 1 / 255).certified.sum()
     """
-    check_input(images, labels, eps)
-    if most_outcomes < 1:
-        raise ValueError(f"most_outcomes must be at least 1, got {most_outcomes}")
-    if defended.exposed is None:
+    check_input(images, labels, eps, ("images", "labels"))
+    check_whole("most_outcomes", most_outcomes, 1)
+    if not isinstance(whole_bytes, bool):
+        raise TypeError(f"whole_bytes must be True or False, got {whole_bytes!r}")
+    check_module("network", network)
+    exposes = getattr(defended, "exposed", None)
+    if exposes is None:
         raise ValueError(f"defended must show JPEG layers of fdjpeg, got {getattr(defended, 'name', defended)}")
-    exposed = defended.exposed(network)
+    exposed = exposes(network)
     with torch.no_grad(), frozen(exposed):
         entered = defended.entered(images)
         return _Certifying(exposed, entered, labels, eps, whole_bytes, most_outcomes).run()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fdjpeg._checks import check_positive
 from fdjpeg._geometry import BLOCK
 from fdjpeg.reference.exact import _ISLOW
 
@@ -72,7 +73,8 @@ def certifying_steps(eps: float) -> Tensor:
     Raises:
         ValueError: a radius that is not positive, or that needs a step above 255.
     """
-    if not 0 < eps <= 1:
+    check_positive("eps", eps)
+    if eps > 1:
         raise ValueError(f"eps must be in (0, 1], got {eps}")
     steps = (2 * (reach_by_band(levels_of(eps)) + offset_by_band())).floor().to(torch.int64) + 1
     if int(steps.max()) > 255:

@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor
 
 import fdjpeg
+from fdjpeg._checks import check_path
 from fdjpeg._packages import required
 
 from .base import Defense
@@ -105,6 +106,8 @@ def save(defense: Defense, path: str | os.PathLike[str]) -> Path:
 
         fdjpeg.defenses.save(fdjpeg.defenses.JPEG(75), "runs/jpeg-75")
     """
+    if not isinstance(defense, Defense):
+        raise TypeError(f"defense must be one of fdjpeg.defenses, got {type(defense).__name__}")
     file = _file(path)
     metadata = {
         "format": FORMAT,
@@ -145,4 +148,5 @@ def read(path: str | os.PathLike[str], kinds: Mapping[str, type[Defense]]) -> De
 
 
 def _file(path: str | os.PathLike[str]) -> Path:
+    check_path("path", path)
     return Path(path) if Path(path).suffix == ".safetensors" else Path(path) / FILE

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fdjpeg import surrogates
+from fdjpeg._checks import check_callable, check_list, check_module, check_tensor, check_text, check_whole
 from fdjpeg._fingerprint import digest
 from fdjpeg.attacks.base import Exposed, seeded
 from fdjpeg.attacks.calls import call
@@ -107,6 +108,11 @@ def layer_defense(
 
         layer_defense("jpeg:75", fdjpeg.JPEG(75), ("straight-through", "cubic"))
     """
+    check_text("name", name)
+    check_list("gradients", gradients)
+    if not (first is None or isinstance(first, nn.Module)):
+        raise TypeError(f"first must be a torch.nn.Module or None, got {type(first).__name__}")
+    check_callable("oracle", oracle)
     for gradient in gradients:
         differentiable(module, gradient)  # raises before any work is done
     return Defended(
@@ -149,6 +155,11 @@ def of_module(
 
         of_module(fdjpeg.defenses.load("runs/purifier"), "purifier")
     """
+    check_module("module", module)
+    check_text("name", name)
+    check_list("gradients", gradients)
+    if image is not None:
+        check_tensor("image", image, "(1, C, H, W)")
     if hasattr(module, "deployed") and hasattr(module, "attacked"):
         return _of_defense(module, name)
     named = any(_takes_gradient(part) for part in module.modules())
@@ -228,6 +239,7 @@ def differentiable(module: nn.Module, gradient: str) -> nn.Module:
         differentiable(fdjpeg.JPEG(75), "cubic")
         differentiable(torch.nn.AvgPool2d(3, 1, 1), "identity")
     """
+    check_module("module", module)
     if any(_takes_gradient(part) for part in module.modules()):
         module = copied(module)
         for part in module.modules():
@@ -283,6 +295,8 @@ class SeedFixed(nn.Module):
 
     def __init__(self, module: nn.Module, seed: int) -> None:
         super().__init__()
+        check_module("module", module)
+        check_whole("seed", seed)
         self.module = module
         self.seed = seed
         self.training = module.training

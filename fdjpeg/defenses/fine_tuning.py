@@ -22,6 +22,8 @@ from torch import Tensor, nn
 
 import fdjpeg
 from fdjpeg import QuantTables
+from fdjpeg._arguments import sampling_of
+from fdjpeg._checks import check_list
 from fdjpeg.augmentations import Augmentation, DoubleJPEG, RandomJPEG, Recompress
 from fdjpeg.augmentations.base import scaled
 
@@ -59,6 +61,9 @@ class FineTuned(Defense):
         state: Mapping[str, Tensor] | None = None,
     ) -> None:
         super().__init__()
+        sampling_of(subsampling, "fancy")  # raises for an unknown name
+        if tables is not None:
+            check_list("tables", tables)
         self.tables = None if tables is None else QuantTables(*(torch.as_tensor(table) for table in tables)).integer()
         self.subsampling = subsampling
         self.network = Weights(state or {})

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 import fdjpeg
+from fdjpeg._checks import check_whole
 
 from .base import LayerDefense
 
@@ -64,6 +65,8 @@ class RandomJPEG(LayerDefense):
 
     def __init__(self, least: int = 30, greatest: int = 95, subsampling: str = "4:2:0") -> None:
         super().__init__()
+        check_whole("least", least, 1)
+        check_whole("greatest", greatest, 1)
         fdjpeg.RandomJPEG((least, greatest), subsampling=subsampling)  # raises for values out of range
         self.quality = (least, greatest)
         self.subsampling = subsampling

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import fdjpeg
+from fdjpeg._checks import check_list, check_module, check_tensor, check_text, check_whole
 from fdjpeg._geometry import PILLOW_SUBSAMPLINGS
 from fdjpeg.sources.image_set import pillow_codec, to_pillow, to_tensor
 from fdjpeg.sources.networks import imported, made_by
@@ -55,6 +56,12 @@ def parse_defense(
 
         defended = parse_defense("jpeg:75,4:4:4", gradients=("straight-through", "cubic"))
     """
+    check_text("defense", text)
+    check_list("gradients", gradients)
+    if network is not None:
+        check_module("network", network)
+    if image is not None:
+        check_tensor("image", image, "(1, C, H, W)")
     kind, _, rest = text.partition(":")
     if text == "none":
         return UNDEFENDED
@@ -126,6 +133,11 @@ def jpeg_defense(quality: int, subsampling: str = "4:2:0", gradients: Sequence[s
 
         jpeg_defense(75, "4:4:4").name  # "jpeg:75,4:4:4"
     """
+    check_list("gradients", gradients)
+    check_whole("quality", quality, 1)
+    if not isinstance(subsampling, str) or subsampling not in PILLOW_SUBSAMPLINGS:
+        known = ", ".join(map(repr, PILLOW_SUBSAMPLINGS))
+        raise ValueError(f"subsampling must be one of {known}, got {subsampling!r}")
     return layer_defense(
         f"jpeg:{quality}" + ("" if subsampling == "4:2:0" else f",{subsampling}"),
         fdjpeg.JPEG(quality, subsampling=subsampling),
@@ -152,6 +164,10 @@ def feature_distillation_defense(
 
         feature_distillation_defense("uniform(30)", passes=2, entry="after")
     """
+    check_list("gradients", gradients)
+    for name, value, allowed in (("passes", passes, (1, 2)), ("entry", entry, ("before", "after"))):
+        if isinstance(value, bool) or value not in allowed:
+            raise ValueError(f"{name} must be {' or '.join(map(repr, allowed))}, got {value!r}")
     inside = 1 if entry == "after" else passes
     module = fdjpeg.FeatureDistillation(preset, passes=inside)
     tables = fdjpeg.QuantTables(module.steps, module.steps).to_pillow()

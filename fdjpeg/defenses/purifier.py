@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fdjpeg
+from fdjpeg._checks import check_list, check_whole
 from fdjpeg.attacks import PGD
 
 from .base import Defense, straight_through
@@ -84,6 +85,12 @@ class Purifier(Defense):
 
     def __init__(self, channels: int = 3, widths: tuple[int, int, int] = (32, 64, 64)) -> None:
         super().__init__()
+        check_whole("channels", channels, 1)
+        check_list("widths", widths)
+        if len(widths) != 3:
+            raise ValueError(f"widths must be three integers, got {widths!r}")
+        for width in widths:
+            check_whole("widths", width, 1)
         self.channels = channels
         self.widths = tuple(widths)
         self.autoencoder = ConvAutoencoder(channels, widths)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import fdjpeg
+from fdjpeg._checks import check_path
 from fdjpeg.sources import Network
 
 from . import checkpoint, defensive_distillation, feature_distillation, fine_tuning, jpeg_ensemble, purifier, s2snet
@@ -51,7 +52,7 @@ def recipe(kind: str) -> Recipe:
     Raises:
         ValueError: there is none of this name.
     """
-    if kind not in RECIPES:
+    if not isinstance(kind, str) or kind not in RECIPES:
         raise ValueError(f"defense must be one of {', '.join(RECIPES)}, got {kind!r}")
     return RECIPES[kind]
 
@@ -93,6 +94,11 @@ def train(
         network = fdjpeg.sources.load_network("resnet18-cifar10")
         defense = fdjpeg.defenses.train("purifier", images, "runs/purifier", settings="cifar10", network=network)
     """
+    check_path("out", out)
+    if not isinstance(images, Images):
+        raise TypeError(f"images must be those of load_training_images, got {type(images).__name__}")
+    if not (network is None or isinstance(network, Network)):
+        raise TypeError(f"network must be a Network or None, got {type(network).__name__}")
     chosen, out = recipe(kind), Path(out)
     if isinstance(settings, str):
         settings = config.read(chosen.config, settings, kind)

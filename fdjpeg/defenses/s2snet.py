@@ -22,6 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fdjpeg._checks import check_whole
+
 from .base import Defense, straight_through
 from .gradients import AUTOENCODER
 from .training.config import Schedule, Settings
@@ -116,6 +118,7 @@ class S2SNet(Defense):
     def __init__(self, architecture: str = "segnet", channels: int = 3) -> None:
         super().__init__()
         check_architecture(architecture)
+        check_whole("channels", channels, 1)
         self.architecture = architecture
         self.channels = channels
         self.autoencoder = SegNetAutoencoder(ARCHITECTURES[architecture], channels)

@@ -13,6 +13,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from fdjpeg._checks import check_positive
+from fdjpeg._numbers import is_real
 from fdjpeg.sources.image_set import to_pillow, to_tensor
 
 #: Threats whose successes count towards the worst case. Noise is not an attacker, and checks are not in the table.
@@ -24,7 +26,15 @@ def wilson(right: float, count: int, z: float = 1.959964) -> tuple[float, float]
 
     Source: Wilson 1927, J. Am. Stat. Assoc. 22, 209–212. Unlike the normal approximation it is
     valid for few images and at 0 and 1.
+
+    Raises:
+        ValueError: for a share outside 0…1, or a count of 0.
     """
+    if not (is_real(right) and is_real(count) and 0 <= right <= count and count > 0):
+        raise ValueError(
+            f"right must be a number of the count, 0 ≤ right ≤ count and count > 0, got {right} of {count}"
+        )
+    check_positive("z", z)
     share = right / count
     centre = (share + z * z / (2 * count)) / (1 + z * z / count)
     spread = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))

@@ -9,7 +9,9 @@ from typing import TypedDict
 
 from torch import nn
 
+from fdjpeg._checks import check_flags, check_list, check_whole
 from fdjpeg.attacks import Attack, Norm, from_name, parse_eps
+from fdjpeg.attacks.base import check_norm
 from fdjpeg.defenses import GRADIENTS, Defended
 from fdjpeg.sources import Network
 
@@ -85,6 +87,10 @@ class Plan:
     others: tuple[Network, ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        for name in ("attacks", "eps", "gradients", "transfer"):
+            check_list(name, getattr(self, name))
+        check_list("defenses", self.defenses)
+        check_norm(self.norm)
         chosen = tuple(
             item if isinstance(item, Attack) else from_name(item, norm=self.norm, seed=self.seed)
             for item in self.attacks
@@ -94,8 +100,9 @@ class Plan:
         if not radii:
             raise ValueError("eps must hold at least one radius, got none")
         for name, least in (("batch_size", 1), ("draws", 1), ("pictures", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+            check_whole(name, getattr(self, name), least)
+        check_whole("seed", self.seed)
+        check_flags(self, "checks")
         object.__setattr__(self, "chosen", chosen)
         object.__setattr__(self, "radii", radii)
         object.__setattr__(self, "others", _distinct(tuple(Network.of(item) for item in self.transfer)))

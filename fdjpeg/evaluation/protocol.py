@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from fdjpeg._checks import check_callable, check_path
 from fdjpeg._fingerprint import described
 from fdjpeg.attacks import format_eps
 from fdjpeg.attacks.calls import logits_of
@@ -98,6 +99,7 @@ def evaluate(
         report = evaluate(model, loader, defenses=["jpeg:75"], attacks=["pgd-50"], eps=["2/255", "4/255"], out="run")
         report.save("run")
     """
+    _check_arguments(plan, out, merge, world, only_finished, progress)
     network, images = Network.of(model), ImageSet.of(data)
     plan = replace(Plan() if plan is None else plan, **settings)
     world = World.here() if world is None else world
@@ -105,12 +107,37 @@ def evaluate(
         _check_network(network, images, plan.batch_size)
         layers = _defenses(plan, network.module, images.images[:1].to(network.device))
         run = Evaluation(network, images, layers, plan)
-        store = Store(None if out is None else Path(out), world.name, [Path(folder) for folder in merge])
+        store = Store(None if out is None else Path(out), world.name, _folders(merge))
         numbers = world.mine(range(len(run.batch_indices)))
         cells, open_jobs = _run(run, store, numbers, only_finished, progress)
     gathered = join(world.gather(cells))
     done = sorted({index for cell in gathered for index in cell.indices})
     return Report(_settings(run, open_jobs), _placed(gathered, done), images.select(done))
+
+
+def _folders(merge: Iterable[str | Path]) -> list[Path]:
+    """Returns folders as paths."""
+    folders = list(merge)
+    for folder in folders:
+        check_path("merge", folder)
+    return [Path(folder) for folder in folders]
+
+
+def _check_arguments(
+    plan: object, out: object, merge: object, world: object, only_finished: object, progress: object
+) -> None:
+    """Refuses arguments of ``evaluate`` of another type."""
+    if not (plan is None or isinstance(plan, Plan)):
+        raise TypeError(f"plan must be a Plan or None, got {plan!r}")
+    if out is not None:
+        check_path("out", out)
+    if isinstance(merge, (str, bytes)) or not isinstance(merge, Iterable):
+        raise TypeError(f"merge must be a list of folders, got {merge!r}")
+    if not (world is None or isinstance(world, World)):
+        raise TypeError(f"world must be a World or None, got {world!r}")
+    if not isinstance(only_finished, bool):
+        raise TypeError(f"only_finished must be True or False, got {only_finished!r}")
+    check_callable("progress", progress)
 
 
 def _check_network(network: Network, images: ImageSet, batch_size: int) -> None:

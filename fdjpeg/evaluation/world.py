@@ -11,6 +11,8 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 
+from fdjpeg._checks import check_text
+
 T = TypeVar("T")
 
 
@@ -51,6 +53,7 @@ class World:
         """
         if text is None:
             return self
+        check_text("shard", text)
         number, _, count = text.partition("/")
         if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
             raise ValueError(f"shard must be i/n with 1 ≤ i ≤ n, such as 2/8, got {text!r}")

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fdjpeg._checks import check_tensor
+
 #: The PSNR of an image without any error, in dB.
 HIGHEST_PSNR = 100.0
 
@@ -88,6 +90,8 @@ def ms_ssim(decoded: Tensor, original: Tensor) -> Tensor:
 
 
 def _check_alike(decoded: Tensor, original: Tensor) -> None:
+    check_tensor("decoded", decoded, "(N, C, H, W)")
+    check_tensor("original", original, "(N, C, H, W)")
     if decoded.ndim != 4 or decoded.shape != original.shape:
         raise ValueError(
             "decoded and original must have one shape, (N, C, H, W), "

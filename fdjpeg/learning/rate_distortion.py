@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from fdjpeg._checks import check_module, check_tensor, check_whole
 from fdjpeg._geometry import PILLOW_SUBSAMPLINGS
 from fdjpeg.functional import encode
 from fdjpeg.learning.metrics import WINDOW, ms_ssim, psnr
@@ -67,22 +68,28 @@ def measure(
         The cost and the quality of each image.
 
     Raises:
-        TypeError: ``images`` are not uint8 ``(N, C, H, W)``, or ``tables`` is not `QuantTables`.
-        ValueError: Pillow does not write the subsampling, or there is a model without labels.
+        TypeError: ``images`` are not uint8 ``(N, C, H, W)``, ``tables`` is not `QuantTables`, or there is a
+            model without labels.
+        ValueError: Pillow does not write the subsampling, or labels are not one for each image.
 
     Example::
 
         images = torch.randint(256, (2, 3, 32, 48), dtype=torch.uint8)
         measure(images, fdjpeg.QuantTables.standard(75)).means()
     """
+    check_tensor("images", images, "(N, C, H, W)")
     if images.dtype != torch.uint8 or images.ndim != 4:
         raise TypeError(f"images must be uint8 (N, C, H, W), got {images.dtype} of shape {tuple(images.shape)}")
     if not isinstance(tables, QuantTables):
         raise TypeError(f"tables must be fdjpeg.QuantTables, got {type(tables).__name__}")
-    if subsampling not in PILLOW_SUBSAMPLINGS:
+    if not isinstance(subsampling, str) or subsampling not in PILLOW_SUBSAMPLINGS:
         raise ValueError(f"subsampling must be one of {', '.join(PILLOW_SUBSAMPLINGS)}, got {subsampling!r}")
-    if model is not None and labels is None:
-        raise ValueError("labels must be a tensor where a model is given, got None")
+    if model is not None:
+        check_module("model", model)
+        check_tensor("labels", labels, "where a model is given")
+    if labels is not None and (not isinstance(labels, Tensor) or labels.shape != images.shape[:1]):
+        came = tuple(labels.shape) if isinstance(labels, Tensor) else type(labels).__name__
+        raise ValueError(f"labels must be a tensor of shape ({len(images)},), one for each image, got {came}")
     files = [_written(image, tables, subsampling) for image in images]
     decoded = torch.stack([_read(file, images.size(1)) for file in files])
     a, b = decoded.float() / 255, images.float() / 255
@@ -163,6 +170,9 @@ def bits_ratio(
         The ratio. It is an upper bound if the quality is above the curve's last point, whose bits are then used, and
         NaN if it is below the first.
 
+    Raises:
+        TypeError, ValueError: an argument is of another type or shape.
+
     Example::
 
         bits = torch.tensor([1000.0, 1200.0])
@@ -170,6 +180,9 @@ def bits_ratio(
         curve_bits, curve_kept = torch.stack([bits, 2 * bits]), torch.stack([kept - 1, kept + 2])
         bits_ratio(bits, kept, curve_bits, curve_kept).value  # 0.79
     """
+    _check_curves(bits, kept, curve_bits, curve_kept, sources)
+    check_whole("resamples", resamples, 1)
+    check_whole("seed", seed)
     if sources is None:
         sources = torch.arange(len(bits))
     units = int(sources.max()) + 1
@@ -190,6 +203,27 @@ def bits_ratio(
     )
     low, high = ratios[1:].quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     return Ratio(float(ratios[0]), low, high)
+
+
+def _check_curves(bits: Tensor, kept: Tensor, curve_bits: Tensor, curve_kept: Tensor, sources: Tensor | None) -> None:
+    """Refuses anything but ``(N,)`` and ``(K, N)``, N and K at least 1."""
+    for name, values in (("bits", bits), ("kept", kept), ("curve_bits", curve_bits), ("curve_kept", curve_kept)):
+        check_tensor(name, values)
+    if bits.ndim != 1 or len(bits) == 0:
+        raise ValueError(f"bits must be (N,) for one or more images, got shape {tuple(bits.shape)}")
+    if kept.shape != bits.shape:
+        raise ValueError(f"kept must be ({len(bits)},) as bits are, got shape {tuple(kept.shape)}")
+    if curve_bits.ndim != 2 or curve_bits.size(1) != len(bits) or len(curve_bits) == 0:
+        raise ValueError(f"curve_bits must be (K, {len(bits)}), got shape {tuple(curve_bits.shape)}")
+    if curve_kept.shape != curve_bits.shape:
+        raise ValueError(f"curve_kept must be {tuple(curve_bits.shape)}, got shape {tuple(curve_kept.shape)}")
+    if sources is None:
+        return
+    check_tensor("sources", sources, "(N,)")
+    if sources.shape != bits.shape or sources.dtype != torch.int64 or int(sources.min()) < 0:
+        raise ValueError(
+            f"sources must be int64 ({len(bits)},) of at least 0, got {sources.dtype} {tuple(sources.shape)}"
+        )
 
 
 def _interpolated(level: Tensor, levels: Tensor, values: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fdjpeg._arguments import flattened, sampling_of
+from fdjpeg._checks import check_callable, check_module, check_positive, check_tensor, check_whole
 from fdjpeg.functional import encode, jpeg
 from fdjpeg.learning import metrics
 from fdjpeg.modules import LearnableJPEG
@@ -60,6 +61,9 @@ class ClassifierLoss:
 
     model: nn.Module
 
+    def __post_init__(self) -> None:
+        check_module("model", self.model)
+
     def __call__(self, decoded: Tensor, original: Tensor, labels: Tensor | None) -> Tensor:
         """Returns the cross-entropy of each image, in nats: ``(N,)``."""
         if labels is None:
@@ -94,6 +98,9 @@ class DeadZone:
     """
 
     width: float = 0.05
+
+    def __post_init__(self) -> None:
+        check_positive("width", self.width)
 
     def forward(self, c: Tensor) -> Tensor:
         """Rounds half to even."""
@@ -163,9 +170,9 @@ def learn_tables(
         budget = fdjpeg.bits(fdjpeg.encode(images, 50))
         tables = learn_tables(images, budget, "mse", iterations=10)
     """
-    batch = flattened(images)
+    batch = flattened(images, "images")
     sampling = sampling_of(subsampling, "fancy")
-    _check(batch, budget, labels, start, iterations, batch_size, learning_rate, seed)
+    _check(batch, budget, labels, start, iterations, batch_size, learning_rate, seed, progress)
     measure_of_loss = _resolve(loss)
     if start is None:
         # A chroma sample covers several pixels, so an error in it weighs more: chroma steps are finer by this factor.
@@ -224,9 +231,11 @@ def _check(
     batch_size: int,
     learning_rate: float,
     seed: int,
+    progress: Progress | None,
 ) -> None:
     if len(batch) == 0:
         raise ValueError("images must hold at least one image, got none")
+    check_tensor("budget", budget, "(N,)")
     for name, values in (("budget", budget), ("labels", labels)):
         if values is not None and (not isinstance(values, Tensor) or values.shape != batch.shape[:1]):
             came = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
@@ -234,12 +243,10 @@ def _check(
     if not bool((budget > 0).all()):
         raise ValueError(f"budget must be above 0, got {float(budget.min()):g}")
     for name, number in (("iterations", iterations), ("batch_size", batch_size)):
-        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-            raise ValueError(f"{name} must be an integer of at least 1, got {number!r}")
-    if not (isinstance(learning_rate, (int, float)) and learning_rate > 0):
-        raise ValueError(f"learning_rate must be a number above 0, got {learning_rate!r}")
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        raise TypeError(f"seed must be an integer, got {seed!r}")
+        check_whole(name, number, 1)
+    check_positive("learning_rate", learning_rate)
+    check_whole("seed", seed)
+    check_callable("progress", progress)
     if start is not None and not isinstance(start, QuantTables):
         raise TypeError(f"start must be fdjpeg.QuantTables or None, got {type(start).__name__}")
 

@@ -58,8 +58,10 @@ def external(function: Callable[..., Any], batched: bool = False, takes: Takes |
     """
     if not callable(function):
         raise TypeError(f"function must be callable, got {type(function).__name__}")
-    form = takes or takes_images(function) or "tensor"
-    if form not in TAKES:
+    if not isinstance(batched, bool):
+        raise TypeError(f"batched must be True or False, got {batched!r}")
+    form = (takes_images(function) or "tensor") if takes is None else takes
+    if not isinstance(form, str) or form not in TAKES:
         raise ValueError(f"takes must be one of {', '.join(TAKES)}, got {takes!r}")
     if batched and form == "pillow":
         raise ValueError("batched must be False for a function of Pillow images, got True")

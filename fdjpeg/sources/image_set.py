@@ -14,6 +14,7 @@ from torch import Tensor
 
 import fdjpeg
 from fdjpeg._arguments import HALF_A_BYTE
+from fdjpeg._checks import check_list, check_tensor, check_whole
 from fdjpeg._geometry import PILLOW_SUBSAMPLINGS
 
 from .forms import tensors_of
@@ -40,6 +41,8 @@ class ImageSet:
 
     def __post_init__(self) -> None:
         images, labels = self.images, self.labels
+        check_tensor("images", images)
+        check_tensor("labels", labels)
         if images.ndim != 4 or images.shape[1] not in (1, 3):
             raise ValueError(f"images must be (N, 3, H, W) or (N, 1, H, W), got shape {tuple(images.shape)}")
         if images.dtype != torch.float32:
@@ -50,6 +53,7 @@ class ImageSet:
             raise TypeError(f"labels must be integers, got {labels.dtype}")
         if len(images) == 0:
             raise ValueError("images must hold at least one image, got none")
+        check_list("names", self.names)
         if len(self.names) != len(images):
             raise ValueError(f"names must be {len(images)} names, one for each image, got {len(self.names)}")
         object.__setattr__(self, "labels", labels.long())
@@ -83,8 +87,7 @@ class ImageSet:
 
     def head(self, count: int) -> ImageSet:
         """Returns the first ``count`` images, or all if there are fewer."""
-        if count < 1:
-            raise ValueError(f"count must be at least 1, got {count}")
+        check_whole("count", count, 1)
         return replace(self, images=self.images[:count], labels=self.labels[:count], names=self.names[:count])
 
     def select(self, indices: list[int]) -> ImageSet:

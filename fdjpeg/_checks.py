@@ -1,0 +1,84 @@
+"""Checks of arguments that several rooms share: each refuses a wrong value with its name, the wanted and the given."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence, Set
+
+import torch
+from torch import Tensor
+
+from fdjpeg._numbers import is_real, is_whole
+
+
+def check_whole(name: str, value: object, least: int | None = None) -> None:
+    """Refuses an argument that is no integer, or one below ``least``.
+
+    Args:
+        name: the argument's name.
+        value: its value.
+        least: the least right value; None for any.
+
+    Raises:
+        TypeError, ValueError: with the name, the wanted value and the given one.
+    """
+    if not is_whole(value):
+        raise TypeError(f"{name} must be an integer, got {value!r}")
+    if least is not None and value < least:  # type: ignore[operator]
+        raise ValueError(f"{name} must be at least {least}, got {value}")
+
+
+def check_positive(name: str, value: object) -> None:
+    """Refuses an argument that is no number above 0, or not finite. The arguments are those of `check_whole`."""
+    if not is_real(value):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    if not 0 < value < float("inf"):  # type: ignore[operator]
+        raise ValueError(f"{name} must be positive and finite, got {value}")
+
+
+def check_text(name: str, value: object) -> None:
+    """Refuses an argument that is no text. The arguments are those of `check_whole`."""
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a text, got {value!r}")
+
+
+def check_tensor(name: str, value: object, shape: str = "") -> None:
+    """Refuses an argument that is no tensor. ``shape`` is the wanted shape in words."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor{shape and ' ' + shape}, got {type(value).__name__}")
+
+
+def check_module(name: str, value: object) -> None:
+    """Refuses an argument that is no module. The arguments are those of `check_whole`."""
+    if not isinstance(value, torch.nn.Module):
+        raise TypeError(f"{name} must be a torch.nn.Module, got {type(value).__name__}")
+
+
+def check_flags(owner: object, *names: str) -> None:
+    """Refuses attributes of ``owner`` that are neither True nor False.
+
+    Raises:
+        TypeError: with the attribute's name and value.
+    """
+    for name in names:
+        value = getattr(owner, name)
+        if not isinstance(value, bool):
+            raise TypeError(f"{name} must be True or False, got {value!r}")
+
+
+def check_path(name: str, value: object) -> None:
+    """Refuses an argument that is no path. The arguments are those of `check_whole`."""
+    if not isinstance(value, (str, os.PathLike)):
+        raise TypeError(f"{name} must be a path, got {value!r}")
+
+
+def check_list(name: str, value: object) -> None:
+    """Refuses one text, or one thing, where several are wanted. The arguments are those of `check_whole`."""
+    if isinstance(value, (str, bytes)) or not isinstance(value, (Sequence, Mapping, Set)):
+        raise TypeError(f"{name} must be a list, got {value!r}")
+
+
+def check_callable(name: str, value: object) -> None:
+    """Refuses an argument that can neither be called nor is None. The arguments are those of `check_whole`."""
+    if not (value is None or callable(value)):
+        raise TypeError(f"{name} must be a function or None, got {value!r}")
