@@ -58,15 +58,20 @@ class Launch(NamedTuple):
     samples: int = 1
     gathers: float = 0  # for each pixel
 
+    @property
+    def instructions(self) -> float:
+        """Returns the instructions for each pixel."""
+        return self.samples * float(_KERNELS[self.kernel]["instructions_per_pixel"])
+
+    def turns(self, turns_of_a_gather: float = TURNS_OF_A_GATHER) -> float:
+        """Returns the turns of shared memory and the L1 cache for each pixel."""
+        turns = self.samples * float(_KERNELS[self.kernel]["turns_per_pixel"])
+        return turns + self.gathers * (turns_of_a_gather - 1)
+
     def seconds(self, turns_of_a_gather: float = TURNS_OF_A_GATHER) -> float:
         """Returns the time by the model above."""
-        kernel = _KERNELS[self.kernel]
-        turns = self.samples * kernel["turns_per_pixel"] + self.gathers * (turns_of_a_gather - 1)
-        rates = (
-            self.bytes / COPY_RATE,
-            self.samples * kernel["instructions_per_pixel"] / ISSUE_RATE,
-            turns / TURN_RATE,
-        )
+        turns = self.turns(turns_of_a_gather)
+        rates = (self.bytes / COPY_RATE, self.instructions / ISSUE_RATE, turns / TURN_RATE)
         return max(rates) * PIXELS / EFFICIENCY
 
 
@@ -112,8 +117,8 @@ _OF_TABLES, _BY_SURROGATE = f"{_THROUGH_BLOCKS}, false>", f"{_THROUGH_BLOCKS}, t
 
 TASKS = (
     Task("float32 forward", _forward("float32", 4), 90),
-    Task("float16 forward", _forward("float16", 2), 85),
-    Task("uint8 forward", _forward("uint8", 1), 80),
+    Task("float16 forward", _forward("float16", 2), 65),
+    Task("uint8 forward", _forward("uint8", 1), 60),
     Task("float32 forward and backward", (*_forward("float32", 4), Launch(_DIFFERENTIATE, 24 + PLANES)), 190),
     Task(
         "float32 forward and backward with tables",

@@ -1,248 +1,184 @@
-"""Builds, runs every GPU test and measures in one command, and writes one dated JSON file.
+"""Builds, tests and measures on a GPU, in two calls of at most five minutes, and writes one dated JSON file.
 
-    python benchmarks/gpu.py OUT_DIR [--parts build tests sanitizer timings]
+    python benchmarks/gpu.py OUT_DIR --call 1        # build, smoke test of each op, timings of the targets
+    python benchmarks/gpu.py OUT_DIR --call 2        # uses, tests, peers, compute-sanitizer, what limits each kernel
+    python benchmarks/gpu.py OUT_DIR                 # both
+    python benchmarks/gpu.py OUT_DIR --prepare 9.0   # on a machine without a GPU: builds for the one that has it
+    python benchmarks/gpu.py OUT_DIR --rehearse [FAULT ...]   # a CPU in place of the GPU
 
-Needs torch with CUDA, nvcc and a C++ compiler. Uses pytest, compute-sanitizer, kornia, torchvision and the packages of
-the tests if they are installed, and reports those that are not. Each result is written at once, so an interrupted run
-keeps its results. A run of the remaining parts adds to them. ``benchmarks/results/README.md`` explains kept results.
+Needs torch with CUDA; nvcc and a C++ compiler if the library was not prepared. Uses pytest, compute-sanitizer, kornia,
+torchvision and the packages of the tests if they are installed, and reports those that are not. Each result is written
+at once, so an interrupted run keeps its results. Each part has a limit in seconds; time that a part leaves goes to the
+next. ``benchmarks/results/README.md`` explains kept results.
 """
 
 from __future__ import annotations
 
 import argparse
-import datetime
-import hashlib
-import importlib.util
-import json
 import os
-import platform
-import re
 import shutil
-import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
-import gpu_report  # noqa: E402
-import gpu_timings  # noqa: E402
+from gpu import bandwidth, build, checks, items, kept, peers, smoke, stand_in, timings, uses  # noqa: E402
 
-#: What the results depend on.
-KERNELS = (
-    *sorted(
-        path.relative_to(ROOT).as_posix()
-        for pattern in ("csrc/codec/*", "csrc/cuda/*", "csrc/ops/*.cu", "csrc/ops/*.h", "fdjpeg/_triton/*.py")
-        for path in ROOT.glob(pattern)
-    ),
-)
-#: Seconds for the build, for each group of tests and for each sanitizer tool. Each part ends within ten minutes.
-BUILD_LIMIT, TEST_LIMIT, SANITIZER_LIMIT = 580, 280, 180
-#: Packages that the suite of all backends imports, in addition to torch and pytest.
-SUITE_NEEDS = ("hypothesis", "jpeglib", "numpy", "PIL", "simplejpeg")
+#: Seconds of a call, and those of them in which torch is imported and the GPU gets ready.
+CALL_LIMIT, START = 300, 15
 
 
-def kernel_hash() -> str:
-    """Returns a digest of the kernels' sources."""
-    digest = hashlib.sha256()
-    for name in KERNELS:
-        digest.update((ROOT / name).read_bytes())
-    return digest.hexdigest()[:16]
+class Part(NamedTuple):
+    """A part of a call: ``run(results, until)`` ends by that time of `time.monotonic`."""
+
+    limit: int  # seconds
+    run: Callable[[kept.Kept, float], None]
 
 
-class Kept:
-    """Results in a file that is written at each change. Results of the same kernels and day go into one file."""
-
-    def __init__(self, out_dir: Path, about: dict[str, Any]) -> None:
-        out_dir.mkdir(parents=True, exist_ok=True)
-        self.path = out_dir / f"{about['date']}-{about['gpu'].lower().replace(' ', '-')}.json"
-        self.log = self.path.with_suffix(".log")
-        self.results = about
-        if self.path.is_file():
-            before = json.loads(self.path.read_text())
-            if all(before[key] == about[key] for key in ("commit", "kernels")):
-                self.results = {**before, **about}
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self.results[key] = value
-        # Another file first, so that an interruption never leaves half of one.
-        for path, text in (
-            (self.path, json.dumps(self.results, indent=1) + "\n"),
-            (self.path.with_suffix(".md"), gpu_report.readme_table(self.results)),
-        ):
-            draft = path.with_name(path.name + ".new")
-            draft.write_text(text)
-            draft.replace(path)
-
-    def run(self, name: str, arguments: list[str], limit: float, **environment: str) -> dict[str, Any]:
-        """Runs a command in the checkout. Returns whether it succeeded, its seconds, and the end of its output."""
-        print("$", " ".join(arguments), flush=True)
-        paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-        begin, code = time.monotonic(), None
-        with self.log.open("a+", errors="replace") as log:
-            print("$", " ".join(arguments), file=log, flush=True)
-            position = log.tell()
-            child = subprocess.Popen(
-                arguments,
-                cwd=ROOT,
-                env={**os.environ, "PYTHONPATH": paths, **environment},
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,  # so that its child processes end with it
-            )
-            try:
-                code = child.wait(limit)
-            except subprocess.TimeoutExpired:
-                os.killpg(child.pid, signal.SIGKILL)
-                child.wait()
-                print(f"took more than {limit:g} s", file=log, flush=True)
-            log.seek(position)
-            said = log.read()[-4000:]
-        print(said[-2000:], flush=True)
-        seconds = round(time.monotonic() - begin, 1)
-        return {"name": name, "command": arguments, "passed": code == 0, "seconds": seconds, "said": said}
+def _build(results: kept.Kept, until: float) -> None:
+    build.run(results, until, ".".join(map(str, results.results["capability"])))
 
 
-def _left_out(name: str, why: str) -> dict[str, Any]:
-    print(f"{name} left out: {why}", flush=True)
-    return {"name": name, "passed": None, "said": why}
+def _smoke(results: kept.Kept, until: float) -> None:
+    def changed(done: list[items.Done]) -> None:
+        results["smoke"] = done
+
+    run = items.Run(results, items.command_of("smoke"), smoke.names(), until, smoke.ITEM_LIMIT, changed)
+    items.report(results, "smoke", run.run())
 
 
-def _missing(packages: tuple[str, ...]) -> str | None:
-    missing = [package for package in packages if importlib.util.find_spec(package) is None]
-    return f"not installed: {', '.join(missing)}" if missing else None
+def _timings(results: kept.Kept, until: float) -> None:
+    _rows(results, until, "timings", list(timings.items()), timings.ITEM_LIMIT, "rows")
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# The parts
+def _peers(results: kept.Kept, until: float) -> None:
+    _rows(results, until, "peers", list(peers.items()), peers.ITEM_LIMIT, "peers")
 
 
-def build(kept: Kept) -> None:
-    """Compiles the library in place, for the GPU at hand."""
-    import torch
+def _rows(results: kept.Kept, until: float, part: str, names: list[str], limit: float, key: str) -> None:
+    """Runs items whose rows go into the table of times."""
 
-    capability = ".".join(map(str, torch.cuda.get_device_capability()))
-    arguments = [sys.executable, "setup.py", "build_ext", "--inplace"]
-    kept["build"] = [kept.run("library", arguments, BUILD_LIMIT, FDJPEG_CUDA="1", FDJPEG_CUDA_ARCHS=capability)]
-    if not kept.results["build"][0]["passed"]:
-        raise SystemExit("the library could not be built")
+    def changed(done: list[items.Done]) -> None:
+        rows: list[dict[str, Any]] = []
+        for item in done:
+            rows += item["rows"]
+            if item["passed"] is False and not any("failed" in row for row in item["rows"]):
+                rows.append({"name": item["name"], "failed": item["said"].strip().split("\n")[-1] or "failed"})
+        rates = [row["copy_rate"] for row in rows if "copy_rate" in row]
+        if rates:
+            results.results["copy_rate"] = rates[0]
+        results[key] = [row for row in rows if "copy_rate" not in row]
 
-
-def _pytest(kept: Kept, name: str, arguments: list[str], limit: float, *before: str, **environment: str) -> Any:
-    """Runs tests; succeeds only if at least one ran."""
-    done = kept.run(name, [*before, sys.executable, "-m", "pytest", "-q", *arguments], limit, **environment)
-    done["passed"] = done["passed"] and re.search(r"\b[1-9]\d* passed", done["said"]) is not None
-    return done
-
-
-#: Without conftest.py, whose packages a machine with a GPU may lack.
-_GPU_TESTS = [
-    *("--noconftest", "-m", "gpu"),
-    *sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("tests/kernels/test_gpu*.py")),
-]
+    run = items.Run(results, items.command_of(part), names, until, limit, changed)
+    items.report(results, part, run.run())
 
 
-def run_tests(kept: Kept) -> None:
-    """Runs the GPU's own tests, then the suite that all backends share."""
-    kept["tests"] = done = []
-    for name, needs, arguments in (
-        ("tests of GPUs", ("pytest",), _GPU_TESTS),
-        ("conformance", ("pytest", *SUITE_NEEDS), ["tests/codec/test_conformance.py", "-k", "cuda or triton"]),
-    ):
-        why = _missing(needs)
-        done.append(_left_out(name, why) if why else _pytest(kept, name, arguments, TEST_LIMIT))
-        kept["tests"] = done
+def _uses(results: kept.Kept, until: float) -> None:
+    def changed(done: list[items.Done]) -> None:
+        results["uses"] = done
+
+    run = items.Run(results, items.command_of("uses"), uses.names(), until, uses.ITEM_LIMIT, changed)
+    items.report(results, "uses", run.run())
 
 
-def sanitize(kept: Kept) -> None:
-    """Runs the smallest of the GPU's tests under compute-sanitizer."""
-    kept["sanitizer"] = done = []
-    sanitizer = shutil.which("compute-sanitizer")
-    why = "compute-sanitizer is not installed" if sanitizer is None else _missing(("pytest",))
-    for tool in ("memcheck", "racecheck", "synccheck"):
-        if why or sanitizer is None:
-            done.append(_left_out(tool, why or ""))
-        else:
-            # Without torch's memory cache, so that no tensor owns the first byte beyond another.
-            before = (sanitizer, "--tool", tool, "--error-exitcode", "9")
-            tests = [*_GPU_TESTS, "-k", "small and not triton"]
-            result = _pytest(kept, tool, tests, SANITIZER_LIMIT, *before, PYTORCH_NO_CUDA_MEMORY_CACHING="1")
-            if "SUMMARY:" not in result["said"] and "took more than" not in result["said"]:
-                why = "compute-sanitizer does not run here"
-                result["passed"] = None
-            done.append(result)
-        kept["sanitizer"] = done
+def _bandwidth(results: kept.Kept, until: float) -> None:
+    def changed(done: list[items.Done]) -> None:
+        results["bandwidth"] = done
+
+    command = items.command_of("bandwidth")
+    run = items.Run(results, command, list(bandwidth.tasks()), until, bandwidth.ITEM_LIMIT, changed)
+    items.report(results, "bandwidth", run.run())
 
 
-def time_all(kept: Kept) -> None:
-    """Measures everything."""
-    import fdjpeg
-
-    kept["backends"] = fdjpeg.backends()
-    if kept.results["backends"]["cuda"] != "available":
-        raise SystemExit(f"there is nothing to time: cuda is {kept.results['backends']['cuda']}")
-    rate = gpu_timings.copy_rate()
-    kept["copy_rate"] = rate
-    print(f"copy rate {rate / 1e12:.2f} TB/s", flush=True)
-    rows: list[dict[str, Any]] = []
-    for row in gpu_timings.timings(rate):
-        print(gpu_report.text_table([row]), flush=True)
-        rows.append(row)
-        kept["rows"] = rows
-
-
-PARTS: dict[str, Callable[[Kept], None]] = {
-    "build": build,
-    "tests": run_tests,
-    "sanitizer": sanitize,
-    "timings": time_all,
+#: The parts of the two calls, in order. The library is the same in both: the second finds it built.
+CALLS: dict[int, dict[str, Part]] = {
+    1: {"build": Part(115, _build), "smoke": Part(60, _smoke), "timings": Part(110, _timings)},
+    2: {
+        "build": Part(60, _build),
+        "uses": Part(75, _uses),
+        "tests": Part(60, checks.run_tests),
+        "peers": Part(30, _peers),
+        "sanitizer": Part(35, checks.sanitize),
+        "bandwidth": Part(25, _bandwidth),
+    },
 }
 
 
-def environment() -> dict[str, Any]:
-    """Returns the origin of the results: date, commit, kernels, GPU, driver and versions."""
-    import torch
+def parts_of(call: int | None, chosen: list[str] | None) -> dict[str, Part]:
+    """Returns the parts to run: those of a call or of both, or those of them that were chosen."""
+    parts = CALLS[call] if call else {**CALLS[2], **CALLS[1]}
+    order = [name for one in CALLS.values() for name in one if name in parts]
+    return {name: parts[name] for name in dict.fromkeys(order) if chosen is None or name in chosen}
 
-    def answer(*command: str) -> str | None:
-        if shutil.which(command[0]) is None:
+
+def in_a_writable_tree(arguments: list[str]) -> int | None:
+    """Runs the command in a copy of the checkout if this one is read-only; returns its exit code, or None."""
+    try:
+        with tempfile.TemporaryFile(dir=ROOT):
             return None
-        said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout
-        return said.split("\n")[0].strip() or None
+    except OSError:
+        pass
+    with tempfile.TemporaryDirectory() as folder:
+        tree = Path(folder, "fdjpeg")
+        # Times as they are, so that objects built before stay newer than their sources.
+        shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns(".git", "__pycache__"), symlinks=True)
+        print(f"the checkout is read-only; running in a copy, {tree}", flush=True)
+        command = [sys.executable, str(tree / "benchmarks" / "gpu.py"), *arguments]
+        return subprocess.call(command, env={**os.environ, kept.COMMIT: kept.commit() or ""})
 
-    return {
-        "date": datetime.date.today().isoformat(),
-        "commit": answer("git", "rev-parse", "HEAD"),
-        "kernels": kernel_hash(),
-        "gpu": torch.cuda.get_device_name(),
-        "capability": list(torch.cuda.get_device_capability()),
-        "gpus": torch.cuda.device_count(),
-        "driver": answer("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
-        "cuda": torch.version.cuda,
-        "torch": str(torch.__version__),
-        "python": platform.python_version(),
-    }
+
+def _options() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
+    names = dict.fromkeys(name for parts in CALLS.values() for name in parts)
+    parser.add_argument("out_dir", type=Path, metavar="OUT_DIR")
+    parser.add_argument("--call", type=int, choices=CALLS, help="one of the two calls, both by default")
+    parser.add_argument("--parts", nargs="+", choices=names, help="parts to run, all by default")
+    parser.add_argument("--prepare", metavar="CAPABILITY", help='only build, for a GPU elsewhere, such as "9.0"')
+    parser.add_argument(
+        "--rehearse", nargs="*", choices=stand_in.FAULTS, metavar="FAULT",
+        help=f"a CPU in place of the GPU, with faults: {', '.join(stand_in.FAULTS)}",
+    )  # fmt: skip
+    return parser
 
 
 def main() -> None:
     """Builds, tests, measures."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
-    parser.add_argument("out_dir", type=Path, metavar="OUT_DIR")
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="parts to run, all by default")
-    arguments = parser.parse_args()
-
+    arguments = _options().parse_args()
+    out_dir = str(arguments.out_dir.resolve())
+    copied = in_a_writable_tree([out_dir if one == str(arguments.out_dir) else one for one in sys.argv[1:]])
+    if copied is not None:
+        raise SystemExit(copied)
+    if arguments.prepare is not None:
+        build.prepare(arguments.out_dir, arguments.prepare)
+        return
+    if arguments.rehearse is not None:
+        os.environ[stand_in.VARIABLE] = ",".join(arguments.rehearse) or "none"
+    begin = time.monotonic()
+    stand_in.install_if_asked()
     import torch
 
     if not torch.cuda.is_available():
         raise SystemExit("torch sees no GPU; this command is for a machine with one")
-    kept = Kept(arguments.out_dir, environment())
-    for name, part in PARTS.items():
-        if name in arguments.parts:
-            part(kept)
-    print(f"wrote {kept.path}")
+    results = kept.Kept(arguments.out_dir.resolve(), kept.environment())
+    run_parts(results, parts_of(arguments.call, arguments.parts), begin + START)
+    print(f"wrote {results.path}")
+
+
+def run_parts(results: kept.Kept, parts: dict[str, Part], until: float) -> None:
+    """Runs the parts, each until the sum of the limits so far."""
+    for name, part in parts.items():
+        until += part.limit * stand_in.PATIENCE
+        begin = time.monotonic()
+        print(f"=== {name}: {until - begin:.0f} s", flush=True)
+        part.run(results, until)
+        seconds = round(time.monotonic() - begin, 1)
+        results["seconds"] = {**results.results.get("seconds", {}), name: seconds}
 
 
 if __name__ == "__main__":
