@@ -29,6 +29,7 @@ from fdjpeg._arguments import (
 from fdjpeg._geometry import Sampling, geometry_of
 from fdjpeg._numbers import shown, values_can_be_read
 from fdjpeg._slopes import formula_of, slopes_for
+from fdjpeg._tangents import carries_tangent
 from fdjpeg._tracers import traced_function
 from fdjpeg.coefficients import Coefficients
 from fdjpeg.surrogates import Identity, StraightThrough, Surrogate
@@ -270,7 +271,7 @@ def _check_carries_gradients(call: _Call) -> None:
         return
     if call.qualities is not None and _may_want_gradient(call.qualities):
         raise TypeError("image must be floating where quality requires a gradient, got uint8, which carries none")
-    if call.steps is not None and call.steps.requires_grad and torch.is_grad_enabled():
+    if call.steps is not None and _requires_gradient(call.steps, None):
         raise TypeError(
             "image must be floating where quality or tables require a gradient, got uint8, which carries none"
         )
@@ -319,7 +320,9 @@ def _by_the_reference(call: _Call) -> Tensor:
         else:
             result = reference.exact_with_surrogate(image, tables, *call.sampling, call.surrogate)
         if _is_differentiable_once(call):
-            result = ops.once_differentiable(result)
+            result = ops.once_differentiable(
+                result, call.image, call.steps if call.qualities is None else call.qualities
+            )
         return result + reference.differential(call.image) if identity else result
 
 
@@ -342,9 +345,9 @@ def _tables_by_block(call: _Call, qualities: Tensor) -> list[Tensor]:
 
 def _is_differentiable_once(call: _Call) -> bool:
     """Whether a second derivative of the reference pieces would be a false zero."""
-    if call.real:
-        return call.qualities is None and not call.soft and _may_want_gradient(call.image)
-    return not isinstance(call.surrogate, StraightThrough)
+    if isinstance(call.surrogate, StraightThrough) or (call.real and call.soft):
+        return False
+    return any(_may_want_gradient(one) for one in (call.image, call.steps, call.qualities) if one is not None)
 
 
 def _whole(quality: Tensor) -> Tensor:
@@ -365,8 +368,10 @@ def _may_want_gradient(tensor: Tensor) -> bool:
 
 
 def _requires_gradient(tensor: Tensor, other: Tensor | None) -> bool:
-    """Whether autograd is on and differentiates one of two tensors."""
-    return torch.is_grad_enabled() and (tensor.requires_grad or (other is not None and other.requires_grad))
+    """Whether one of two tensors is differentiated: autograd is on and records it, or forward mode is."""
+    given = [one for one in (tensor, other) if one is not None]
+    recorded = torch.is_grad_enabled() and any(one.requires_grad for one in given)
+    return recorded or any(carries_tangent(one) for one in given)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from fdjpeg import functional, stages, surrogates
 from fdjpeg._arguments import check_arguments, flattened, map_shape
 from fdjpeg._constants import constant
 from fdjpeg._numbers import is_whole, plain, whole_numbers
+from fdjpeg._tangents import TwoWayFunction, apply_function
 from fdjpeg._tracers import traced_layer
 from fdjpeg.surrogates import Surrogate, check_generator
 from fdjpeg.tables import QuantTables, check_tables
@@ -294,7 +295,7 @@ class LearnableJPEG(nn.Module):
 
     def steps(self) -> QuantTables:
         """Returns the real-valued steps, differentiable in the parameters."""
-        learned = [_Bounded.apply(logs.float(), 0.0, math.log(255)).exp() for logs in self.log_steps]
+        learned = [apply_function(_Bounded, logs.float(), 0.0, math.log(255)).exp() for logs in self.log_steps]
         y, cb, cr = (learned[i] for i in self._SHARES[self.share])
         return QuantTables(y, cb, cr)
 
@@ -323,10 +324,8 @@ class LearnableJPEG(nn.Module):
         return f"share={self.share!r}, {_said(self)}"
 
 
-class _Bounded(torch.autograd.Function):
+class _Bounded(TwoWayFunction):
     """A clamp whose gradient vanishes only where a step of descent would lead further outside."""
-
-    generate_vmap_rule = True
 
     @staticmethod
     def forward(x: Tensor, low: float, high: float) -> Tensor:
@@ -343,6 +342,18 @@ class _Bounded(torch.autograd.Function):
         (grad,) = grads
         outward = ((x <= ctx.low) & (grad > 0)) | ((x >= ctx.high) & (grad < 0))
         return torch.where(outward, 0, grad), None, None
+
+
+class _BoundedInBothModes(_Bounded):
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Tensor:
+        raise RuntimeError(
+            "steps of LearnableJPEG have no forward-mode derivative, because at a bound it depends on the gradient: "
+            "use reverse mode, or fdjpeg.jpeg with the steps as tables"
+        )
+
+
+_Bounded.in_both_modes = _BoundedInBothModes
 
 
 @traced_layer

@@ -162,8 +162,8 @@ def quantize(
     if soft:
         return surrogate.forward(c).to(coefficients.dtype)
     levels = surrogates.hard_rounding(surrogate)(c).to(coefficients.dtype)
-    once = not isinstance(surrogate, StraightThrough) and levels.requires_grad
-    return ops.once_differentiable(levels) if once else levels
+    once = not isinstance(surrogate, StraightThrough) and ops.wants_autograd(levels)
+    return ops.once_differentiable(levels, coefficients, steps) if once else levels
 
 
 def dequantize(levels: Tensor, steps: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from fdjpeg.ops import coefficients as coefficients  # has ops only, no function
 from fdjpeg.ops.blocks import block_dct, block_idct
 from fdjpeg.ops.exact import round_trip, round_trip_by_block
 from fdjpeg.ops.real import real_round_trip
-from fdjpeg.ops.registration import SCHEMAS, Setting, once_differentiable
+from fdjpeg.ops.registration import SCHEMAS, Setting, once_differentiable, wants_autograd
 
 __all__ = [
     "SCHEMAS",
@@ -19,4 +19,5 @@ __all__ = [
     "real_round_trip",
     "round_trip",
     "round_trip_by_block",
+    "wants_autograd",
 ]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fdjpeg._geometry import BLOCK
+from fdjpeg._tangents import TwoWayFunction, apply_function
 from fdjpeg.ops.registration import register, wants_autograd
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -39,20 +40,20 @@ register("block_idct", "(Tensor blocks) -> Tensor", fake=_block_idct_fake, vmap=
 
 def block_dct(samples: Tensor) -> Tensor:
     """Computes the orthonormal DCT-II of each block of ``(..., H, W)``, differentiable any number of times."""
-    blocks: Tensor = _BlockDct.apply(samples) if wants_autograd(samples) else torch.ops.fdjpeg.block_dct(samples)
+    wanted = wants_autograd(samples)
+    blocks: Tensor = apply_function(_BlockDct, samples) if wanted else torch.ops.fdjpeg.block_dct(samples)
     return blocks
 
 
 def block_idct(blocks: Tensor) -> Tensor:
     """Computes the inverse of `block_dct`, differentiable any number of times."""
-    samples: Tensor = _BlockIdct.apply(blocks) if wants_autograd(blocks) else torch.ops.fdjpeg.block_idct(blocks)
+    wanted = wants_autograd(blocks)
+    samples: Tensor = apply_function(_BlockIdct, blocks) if wanted else torch.ops.fdjpeg.block_idct(blocks)
     return samples
 
 
-class _BlockDct(torch.autograd.Function):
+class _BlockDct(TwoWayFunction):
     """The transform is orthonormal, so that the transposed map is the inverse."""
-
-    generate_vmap_rule = True
 
     @staticmethod
     def forward(samples: Tensor) -> Tensor:
@@ -68,9 +69,16 @@ class _BlockDct(torch.autograd.Function):
         return block_idct(grads[0])
 
 
-class _BlockIdct(torch.autograd.Function):
-    generate_vmap_rule = True
+class _BlockDctInBothModes(_BlockDct):
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor) -> Tensor:
+        return block_dct(tangents[0])
 
+
+_BlockDct.in_both_modes = _BlockDctInBothModes
+
+
+class _BlockIdct(TwoWayFunction):
     @staticmethod
     def forward(blocks: Tensor) -> Tensor:
         samples: Tensor = torch.ops.fdjpeg.block_idct(blocks)
@@ -83,3 +91,12 @@ class _BlockIdct(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
         return block_dct(grads[0])
+
+
+class _BlockIdctInBothModes(_BlockIdct):
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor) -> Tensor:
+        return block_idct(tangents[0])
+
+
+_BlockIdct.in_both_modes = _BlockIdctInBothModes

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fdjpeg import _onnx, reference
 from fdjpeg._geometry import Sampling, geometry_of
+from fdjpeg._tangents import TwoWayFunction, apply_function, save_for_both, tangent_or_zeros
 from fdjpeg.ops.registration import (
     ONCE,
     Setting,
@@ -17,6 +18,7 @@ from fdjpeg.ops.registration import (
     fake_table_gradient,
     forward_vmap,
     merge,
+    not_differentiable,
     of_given_tables,
     register,
     split,
@@ -108,13 +110,13 @@ def round_trip(
     if _onnx.exporting():
         return _onnx.round_trip(image, tables, *setting)
     if wants_autograd(image) or wants_autograd(tables):
-        return _RoundTrip.apply(image, tables, slopes, setting, identity)
+        results: tuple[Tensor, Tensor] = apply_function(_RoundTrip, image, tables, slopes, setting, identity)
+        return results
     return torch.ops.fdjpeg.round_trip(image, tables, *setting)
 
 
-class _RoundTrip(torch.autograd.Function):
+class _RoundTrip(TwoWayFunction):
     # forward is not variadic: torch.compile would mistake that for the old style, with ctx first.
-    generate_vmap_rule = True
 
     @staticmethod
     def forward(
@@ -129,7 +131,7 @@ class _RoundTrip(torch.autograd.Function):
         _, planes = output
         ctx.mark_non_differentiable(planes)
         ctx.set_materialize_grads(False)  # no zeros for the gradient of planes
-        ctx.save_for_backward(image, tables, planes, slopes)
+        save_for_both(ctx, image, tables, planes, slopes)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None, _: Any) -> tuple[Tensor | None, ...]:
@@ -141,11 +143,31 @@ class _RoundTrip(torch.autograd.Function):
             return grad, None, None, None, None
         arguments = (grad, planes, image, tables, ctx.setting, table_gradient)
         if slopes is None:
-            of_image, of_tables = _RoundTripBackward.apply(*arguments)
+            of_image, of_tables = apply_function(_RoundTripBackward, *arguments)
         else:
-            of_image, of_tables = _SurrogateBackward.apply(*arguments, slopes)
+            of_image, of_tables = apply_function(_SurrogateBackward, *arguments, slopes)
         of_tables = of_given_tables(of_tables, tables) if table_gradient else None
         return grad if ctx.identity else of_image, of_tables, None, None, None
+
+
+class _RoundTripInBothModes(_RoundTrip):
+    @staticmethod
+    def jvp(ctx: Any, v: Tensor | None, of_tables: Tensor | None, *_: Any) -> tuple[Tensor, None]:
+        image, tables, planes, slopes = ctx.saved_tensors
+        quality, *sampling = ctx.setting
+        v = tangent_or_zeros(v, image)
+        if slopes is not None:
+            arguments = (v, of_tables, planes, image, tables, *ctx.setting, slopes)
+            tangent = reference.surrogate_tangent(*arguments)
+            return not_differentiable(tangent, image, tables), None
+        tangent = v if ctx.identity else reference.straight_through_tangent(v, planes, image, *sampling)
+        if of_tables is not None:
+            change = reference.table_tangent(of_tables, planes, image, tables, quality, *sampling)
+            tangent = tangent + change.to(tangent.dtype)
+        return tangent, None
+
+
+_RoundTrip.in_both_modes = _RoundTripInBothModes
 
 
 def round_trip_by_block(
@@ -163,13 +185,12 @@ def round_trip_by_block(
     if _onnx.exporting():
         return _onnx.round_trip_by_block(image, qualities, *sampling)
     if wants_autograd(image):
-        return _RoundTripByBlock.apply(image, qualities, sampling, identity)
+        results: tuple[Tensor, Tensor] = apply_function(_RoundTripByBlock, image, qualities, sampling, identity)
+        return results
     return torch.ops.fdjpeg.round_trip_by_block(image, qualities, *sampling)
 
 
-class _RoundTripByBlock(torch.autograd.Function):
-    generate_vmap_rule = True
-
+class _RoundTripByBlock(TwoWayFunction):
     @staticmethod
     def forward(image: Tensor, qualities: Tensor, sampling: Sampling, identity: bool) -> tuple[Tensor, Tensor]:
         out, planes = torch.ops.fdjpeg.round_trip_by_block(image, qualities, *sampling)
@@ -181,7 +202,7 @@ class _RoundTripByBlock(torch.autograd.Function):
         planes = output[1]
         ctx.mark_non_differentiable(planes)
         ctx.set_materialize_grads(False)  # no zeros for the gradient of planes
-        ctx.save_for_backward(image, planes)
+        save_for_both(ctx, image, planes)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None, _: Any) -> tuple[Tensor | None, ...]:
@@ -189,14 +210,22 @@ class _RoundTripByBlock(torch.autograd.Function):
             return grad, None, None, None
         image, planes = ctx.saved_tensors
         setting = Setting(0.0, *ctx.sampling)  # the straight-through gradient has no transform left, and so no table
-        of_image, _ = _RoundTripBackward.apply(grad, planes, image, None, setting, False)
+        of_image, _ = apply_function(_RoundTripBackward, grad, planes, image, None, setting, False)
         return of_image, None, None, None
 
 
-class _RoundTripBackward(torch.autograd.Function):
-    """The gradient is linear and differentiable in the incoming gradient; all other inputs count as constant."""
+class _RoundTripByBlockInBothModes(_RoundTripByBlock):
+    @staticmethod
+    def jvp(ctx: Any, v: Tensor, *_: Any) -> tuple[Tensor, None]:
+        image, planes = ctx.saved_tensors
+        return v if ctx.identity else reference.straight_through_tangent(v, planes, image, *ctx.sampling), None
 
-    generate_vmap_rule = True
+
+_RoundTripByBlock.in_both_modes = _RoundTripByBlockInBothModes
+
+
+class _RoundTripBackward(TwoWayFunction):
+    """The gradient is linear and differentiable in the incoming gradient; all other inputs count as constant."""
 
     @staticmethod
     def forward(
@@ -210,22 +239,35 @@ class _RoundTripBackward(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
         _, planes, image, tables, ctx.setting, ctx.table_gradient = inputs
-        ctx.save_for_backward(planes, image, tables)
+        ctx.set_materialize_grads(False)
+        save_for_both(ctx, planes, image, tables)
 
     @staticmethod
-    def backward(ctx: Any, image_tangent: Tensor, tables_tangent: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, image_tangent: Tensor | None, tables_tangent: Tensor | None) -> tuple[Tensor | None, ...]:
         planes, image, tables = ctx.saved_tensors
         quality, *sampling = ctx.setting
+        image_tangent = tangent_or_zeros(image_tangent, image)
         tangent = reference.straight_through_tangent(image_tangent, planes, image, *sampling)
-        if ctx.table_gradient:
+        if ctx.table_gradient and tables_tangent is not None:
             of_tables = reference.table_tangent(tables_tangent, planes, image, tables, quality, *sampling)
             tangent = tangent + of_tables.to(tangent.dtype)
         return tangent, None, None, None, None, None
 
 
-class _SurrogateBackward(torch.autograd.Function):
-    generate_vmap_rule = True
+class _RoundTripBackwardInBothModes(_RoundTripBackward):
+    @staticmethod
+    def jvp(ctx: Any, v: Tensor | None, *_: Any) -> tuple[Tensor, Tensor | None]:
+        planes, image, tables = ctx.saved_tensors
+        v = tangent_or_zeros(v, image)
+        arguments = (v, planes, image, tables, ctx.setting, ctx.table_gradient)
+        of_image, of_tables = apply_function(_RoundTripBackward, *arguments)
+        return of_image, of_tables
 
+
+_RoundTripBackward.in_both_modes = _RoundTripBackwardInBothModes
+
+
+class _SurrogateBackward(TwoWayFunction):
     @staticmethod
     def forward(
         grad: Tensor,
@@ -247,3 +289,12 @@ class _SurrogateBackward(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *_: Tensor) -> Tensor:
         raise RuntimeError(ONCE)
+
+
+class _SurrogateBackwardInBothModes(_SurrogateBackward):
+    @staticmethod
+    def jvp(ctx: Any, *_: Any) -> tuple[Tensor, Tensor]:
+        raise RuntimeError(ONCE)
+
+
+_SurrogateBackward.in_both_modes = _SurrogateBackwardInBothModes

@@ -14,6 +14,7 @@ from fdjpeg import (
     reference,
 )
 from fdjpeg._geometry import BLOCK
+from fdjpeg._tangents import TwoWayFunction, apply_function, carries_tangent, save_for_both
 
 
 class Setting(NamedTuple):
@@ -154,7 +155,7 @@ def wants_autograd(tensor: Tensor | None) -> bool:
         return False
     if torch.compiler.is_compiling() or torch._C._functorch.is_functorch_wrapped_tensor(tensor):
         return True
-    return tensor.requires_grad and torch.is_grad_enabled()
+    return (tensor.requires_grad and torch.is_grad_enabled()) or carries_tangent(tensor)
 
 
 def of_given_tables(of_tables: Tensor, tables: Tensor) -> Tensor:
@@ -168,35 +169,51 @@ ONCE = (
 )
 
 
-def once_differentiable(out: Tensor) -> Tensor:
-    """Returns ``out`` with a gradient that raises when it is differentiated again, instead of giving a false zero."""
-    result: Tensor = _OnceDifferentiable.apply(out)
+def once_differentiable(out: Tensor, *inputs: Tensor | None) -> Tensor:
+    """Returns ``out`` with a derivative that raises when it is differentiated again, instead of giving a false zero.
+
+    Args:
+        out: a tensor, differentiable by ``inputs``.
+        inputs: at most two, on which its derivative depends without autograd's knowledge.
+    """
+    result: Tensor = apply_function(_OnceDifferentiable, out, *inputs)
     return result
 
 
-class _OnceDifferentiable(torch.autograd.Function):
-    generate_vmap_rule = True
+def not_differentiable(derivative: Tensor, *inputs: Tensor | None) -> Tensor:
+    """Returns a derivative, which raises when it is differentiated by itself or by ``inputs``, on which it depends."""
+    result: Tensor = apply_function(_NotDifferentiable, derivative, *inputs)
+    return result
 
+
+class _OnceDifferentiable(TwoWayFunction):
     @staticmethod
-    def forward(out: Tensor) -> Tensor:
+    def forward(out: Tensor, image: Tensor | None = None, tables: Tensor | None = None) -> Tensor:
         return out.clone()
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        pass
+        ctx.inputs = len(inputs) - 1
+        save_for_both(ctx, *inputs[1:])
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        result: Tensor = _NotDifferentiable.apply(grads[0])
-        return result
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        return not_differentiable(grads[0], *ctx.saved_tensors), *[None] * ctx.inputs
 
 
-class _NotDifferentiable(torch.autograd.Function):
-    generate_vmap_rule = True
-
+class _OnceInBothModes(_OnceDifferentiable):
     @staticmethod
-    def forward(grad: Tensor) -> Tensor:
-        return grad.clone()
+    def jvp(ctx: Any, *tangents: Tensor) -> Tensor:
+        return not_differentiable(tangents[0], *ctx.saved_tensors)
+
+
+_OnceDifferentiable.in_both_modes = _OnceInBothModes
+
+
+class _NotDifferentiable(TwoWayFunction):
+    @staticmethod
+    def forward(derivative: Tensor, image: Tensor | None = None, tables: Tensor | None = None) -> Tensor:
+        return derivative.clone()
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -205,3 +222,12 @@ class _NotDifferentiable(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
         raise RuntimeError(ONCE)
+
+
+class _NotInBothModes(_NotDifferentiable):
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Tensor:
+        raise RuntimeError(ONCE)
+
+
+_NotDifferentiable.in_both_modes = _NotInBothModes

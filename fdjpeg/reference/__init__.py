@@ -18,6 +18,7 @@ from fdjpeg.reference.gradients import (
     round_trip_backward,
     straight_through_tangent,
     surrogate_backward,
+    surrogate_tangent,
     table_tangent,
 )
 from fdjpeg.reference.real import (
@@ -32,6 +33,7 @@ from fdjpeg.reference.real import (
     real_round_trip,
     real_round_trip_backward,
     real_second_gradient,
+    real_tangent,
     real_ycbcr_to_rgb,
 )
 from fdjpeg.reference.tables import integer_tables, real_tables, standard_tables, tables_by_block
@@ -57,6 +59,7 @@ __all__ = [
     "real_round_trip_backward",
     "real_second_gradient",
     "real_tables",
+    "real_tangent",
     "real_ycbcr_to_rgb",
     "rgb_to_ycbcr",
     "round_trip",
@@ -65,6 +68,7 @@ __all__ = [
     "standard_tables",
     "straight_through_tangent",
     "surrogate_backward",
+    "surrogate_tangent",
     "table_tangent",
     "tables_by_block",
     "to_blocks",

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fdjpeg._geometry import BLOCK, Geometry, geometry_of
 from fdjpeg._slopes import interpolate_slopes
+from fdjpeg._tangents import TwoWayFunction, apply_function
 from fdjpeg.reference.conversions import from_bytes, laid_out_like, real_dtype
 from fdjpeg.reference.exact import decode_components, quantize, transform_components, unlimited_rgb, unpack_planes
 from fdjpeg.reference.geometry import from_blocks, to_blocks
@@ -204,14 +205,61 @@ def table_tangent(
     return torch.where(inside, samples_of(components, geometry, fancy) / 255, 0)
 
 
+def surrogate_tangent(
+    v: Tensor,
+    of_tables: Tensor | None,
+    planes: Tensor,
+    image: Tensor,
+    tables: Tensor | None,
+    quality: float,
+    horizontal: int,
+    vertical: int,
+    fancy: bool,
+    slopes: Tensor,
+) -> Tensor:
+    """Applies the transposed map of `surrogate_backward`: a change of the image and one of the tables.
+
+    Args:
+        v: the image's, ``(N, C, H, W)``, floating.
+        of_tables: the tables', ``(1 or N, 3, 8, 8)``; None is 0.
+        planes: the second result of `round_trip`.
+        image: as for `round_trip`, and so the others up to ``fancy``.
+        tables: as for `round_trip`.
+        quality: as for `round_trip`.
+        horizontal: as for `round_trip`.
+        vertical: as for `round_trip`.
+        fancy: as for `round_trip`.
+        slopes: as for `surrogate_backward`.
+
+    Returns:
+        The change of the output, ``(N, C, H, W)`` of ``v``'s dtype.
+    """
+    geometry = geometry_of(image, horizontal, vertical)
+    steps = steps_of(tables, quality, image)
+    inside = _within_range(unpack_planes(planes, geometry), geometry, fancy)
+    change = torch.where(image.isnan(), 0, v.to(real_dtype(image)))
+    components = []
+    for i, (blocks, component) in enumerate(
+        zip(transform_components(image, geometry), components_of(change, geometry), strict=True)
+    ):
+        step = table_of(steps, i)
+        k = quantize(blocks, step)
+        remainder = (blocks - 8 * step * k).to(change.dtype) / (8 * step)  # subtracted as integers
+        slope = interpolate_slopes(slopes, remainder)
+        coefficients = slope * real_dct(to_blocks(component))
+        if of_tables is not None:
+            of_step = table_of(of_tables, i).to(change.dtype) / 255
+            coefficients = coefficients + (k * (1 - slope) - remainder * slope) * of_step
+        components.append(from_blocks(real_idct(coefficients)))
+    return torch.where(inside, samples_of(components, geometry, fancy), 0).to(v.dtype)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # The integers' values with the real numbers' derivatives
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-class _Differential(torch.autograd.Function):
-    generate_vmap_rule = True
-
+class _Differential(TwoWayFunction):
     @staticmethod
     def forward(x: Tensor) -> Tensor:
         return torch.zeros_like(x)
@@ -225,9 +273,18 @@ class _Differential(torch.autograd.Function):
         return gradients[0]
 
 
+class _DifferentialInBothModes(_Differential):
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor) -> Tensor:
+        return tangents[0]
+
+
+_Differential.in_both_modes = _DifferentialInBothModes
+
+
 def differential(x: Tensor) -> Tensor:
     """Returns a variable's differential: its value is 0, whatever the variable's is, its derivative the identity."""
-    dx: Tensor = _Differential.apply(x)
+    dx: Tensor = apply_function(_Differential, x)
     return dx
 
 

@@ -366,6 +366,58 @@ def real_round_trip_backward(
     return of_image, of_tables if table_gradient else torch.empty(0, device=image.device, dtype=dtype)
 
 
+def real_tangent(
+    v: Tensor,
+    of_tables: Tensor | None,
+    mask: Tensor,
+    image: Tensor,
+    tables: Tensor | None,
+    quality: float,
+    horizontal: int,
+    vertical: int,
+    fancy: bool,
+    surrogate: str,
+    parameter: float,
+    floor: float,
+    soft: bool,
+) -> Tensor:
+    """Applies the transposed map of `real_round_trip_backward`: a change of the image and one of the tables.
+
+    Args:
+        v: the image's, ``(N, C, H, W)``, floating.
+        of_tables: the tables', ``(1 or N, 3, 8, 8)``; None is 0.
+        mask: the second result of `real_round_trip`.
+        image: as for `real_round_trip`, and so the others.
+        tables: as there.
+        quality: as there.
+        horizontal: as there.
+        vertical: as there.
+        fancy: as there.
+        surrogate: as there.
+        parameter: as there.
+        floor: as for `real_round_trip_backward`.
+        soft: as there.
+
+    Returns:
+        The change of the output, ``(N, C, H, W)`` of ``v``'s dtype. If ``soft``, autograd differentiates it again.
+    """
+    geometry = geometry_of(image, horizontal, vertical)
+    stands_in = surrogate_of(Formula(surrogate, parameter, floor))
+    steps = real_tables(tables, quality, soft, image)
+    inside = torch.stack([(mask >> c) & 1 for c in range(geometry.channels)], 1) > 0
+    components = []
+    changes = components_of(v.to(real_dtype(image)), geometry)
+    for i, (coefficients, change) in enumerate(zip(_real_transformed(image, geometry), changes, strict=True)):
+        c = coefficients / table_of(steps, i)
+        slope = stands_in.derivative(c)
+        changed = slope * real_dct(to_blocks(change))
+        if of_tables is not None:
+            used = stands_in.forward(c) if soft else c.round()
+            changed = changed + (used - c * slope) * table_of(of_tables, i).to(c.dtype) / 255
+        components.append(from_blocks(real_idct(changed)))
+    return torch.where(inside, samples_of(components, geometry, fancy), 0).to(v.dtype)
+
+
 def real_second_gradient(
     tangents: tuple[Tensor, Tensor | None],
     grad: Tensor,

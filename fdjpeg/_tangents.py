@@ -1,0 +1,52 @@
+"""Forward mode: Functions that have ``jvp`` too, which torch.compile does not trace, and what they keep for it."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+
+class TwoWayFunction(torch.autograd.Function):
+    """A Function of reverse mode. Its subclass ``in_both_modes`` adds ``jvp``.
+
+    A Function that has ``jvp`` cannot be traced by torch.compile, so `apply_function` chooses between the two.
+    """
+
+    generate_vmap_rule = True
+    in_both_modes: ClassVar[type[torch.autograd.Function]]
+
+
+def apply_function(function: type[TwoWayFunction], *arguments: Any) -> Any:
+    """Applies a Function: ``in_both_modes``, or in reverse mode alone while torch.compile traces.
+
+    In forward mode the traced function is left to eager torch. With ``fullgraph=True`` this is an error, which names
+    the cause.
+    """
+    if torch.compiler.is_compiling():
+        # Reading the level makes it a condition of the compiled code: it is compiled again where forward mode begins.
+        if forward_ad._current_level < 0:
+            return function.apply(*arguments)
+        torch._dynamo.graph_break(msg="fdjpeg has no forward-mode derivatives inside of torch.compile")
+    return function.in_both_modes.apply(*arguments)
+
+
+def save_for_both(ctx: Any, *tensors: Tensor | None) -> None:
+    """Keeps tensors for ``backward``, and for ``jvp``: each finds them in ``ctx.saved_tensors``."""
+    ctx.save_for_backward(*tensors)
+    if not torch.compiler.is_compiling():
+        ctx.save_for_forward(*tensors)
+
+
+def carries_tangent(tensor: Tensor) -> bool:
+    """Returns whether a tensor is differentiated in forward mode by ``torch.autograd.forward_ad``."""
+    if forward_ad._current_level < 0:  # as a rule, so that the question costs nothing
+        return False
+    return torch.compiler.is_compiling() or forward_ad.unpack_dual(tensor).tangent is not None
+
+
+def tangent_or_zeros(tangent: Tensor | None, like: Tensor) -> Tensor:
+    """Returns a tangent; zeros for an input that has none."""
+    return torch.zeros_like(like) if tangent is None else tangent
