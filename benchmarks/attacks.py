@@ -19,10 +19,10 @@ import torch
 from torch import Tensor, nn
 
 import fdjpeg
+from fdjpeg._machine import describe_machine
 from fdjpeg._markdown import markdown_table
 from fdjpeg.attacks import Attack, Counted, Found, Norm, correct, from_name, parse_eps, zero_gradients
 from fdjpeg.attacks.base import check_package
-from fdjpeg.bench.measure import describe_machine
 from fdjpeg.evaluation import wilson
 from fdjpeg.sources import load_images, load_network
 

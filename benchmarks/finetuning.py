@@ -30,8 +30,9 @@ from torch.utils.data import DataLoader, Dataset
 
 import fdjpeg
 from fdjpeg import defenses, sources
+from fdjpeg._machine import describe_machine
 from fdjpeg._packages import MissingPackage
-from fdjpeg.bench.measure import describe_machine, photographs
+from fdjpeg.bench.measure import photographs
 from fdjpeg.defenses.fine_tuning import AugmentationSettings, Config
 from fdjpeg.defenses.training.accuracy import by_pillow
 from fdjpeg.defenses.training.config import Schedule

@@ -24,7 +24,8 @@ import torch
 from torch import Tensor
 
 import fdjpeg
-from fdjpeg.bench.measure import bytes_at_peak, describe_machine, photographs, run_python
+from fdjpeg._machine import describe_machine
+from fdjpeg.bench.measure import bytes_at_peak, photographs, run_python
 from fdjpeg.bench.peers import PEERS
 
 QUALITIES = (10, 25, 50, 75, 90, 95)

@@ -25,7 +25,7 @@ from torch import Tensor
 
 import fdjpeg
 from fdjpeg import QuantTables
-from fdjpeg.bench.measure import describe_machine
+from fdjpeg._machine import describe_machine
 from fdjpeg.learning.metrics import psnr
 from fdjpeg.learning.rate_distortion import Measured, Ratio, bits_ratio, measure
 from fdjpeg.learning.tables import learn_tables

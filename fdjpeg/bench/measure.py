@@ -5,19 +5,19 @@ from __future__ import annotations
 import json
 import math
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from fdjpeg._machine import describe_machine
 
 from .peers import PEERS, Peer
 
@@ -106,39 +106,6 @@ def photographs(count: int, height: int, width: int) -> Tensor:
         noise = torch.randn(smooth.shape, generator=generator) / 32
         pictures = list(((smooth + noise).clamp(0, 1) * 255).round().to(torch.uint8))
     return torch.stack([pictures[i % len(pictures)] for i in range(count)]).contiguous()
-
-
-def describe_machine() -> dict[str, Any]:
-    """Returns processor, cores, load, versions, date and commit."""
-    import numpy
-    import PIL
-    from PIL import features
-
-    import fdjpeg
-
-    model = platform.processor()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
-        model = names[0] if names else model
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True
-    ).stdout.strip()
-    loaded = hasattr(torch.ops.fdjpeg, "cpu_instruction_set")
-    return {
-        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
-        "processor": model,
-        "cores": os.cpu_count(),
-        "load": round(os.getloadavg()[0], 2),
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": numpy.__version__,
-        "pillow": f"{PIL.__version__} (libjpeg-turbo {features.version('libjpeg_turbo')})",
-        "fdjpeg": fdjpeg.__version__,
-        "commit": commit or "unknown",
-        "instruction set": torch.ops.fdjpeg.cpu_instruction_set() if loaded else "none: plain torch",
-    }
 
 
 def _call(peer: Peer, direction: str, batch: Any, codec: Callable[[Any], Any]) -> Callable[[], Any]:

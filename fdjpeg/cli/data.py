@@ -31,9 +31,10 @@ def data(
     ],
     target: Annotated[Path, typer.Argument(help="File for the arrays, such as cifar10.npz.")],
 ) -> None:
-    """Writes train_images, train_labels, test_images and test_labels of a published set into an .npz file.
+    """Writes the images, labels and class names of a published set into an .npz file.
 
-    Images are uint8 (N, C, H, W), in the order of the set. Every command and example takes the file:
+    The arrays are train_images, train_labels, test_images, test_labels and class_names. Images are uint8
+    (N, C, H, W), in the order of the set. Every command and example takes the file:
     `cifar10.npz:train` names the training images, `cifar10.npz:test` those to test on.
     """
     if name not in SETS:
@@ -46,6 +47,7 @@ def data(
         # In parts: as floats a training set needs four times its memory already.
         arrays[f"{split}_images"] = torch.cat([to_bytes(part) for part in images.images.split(1000)]).numpy()
         arrays[f"{split}_labels"] = images.labels.numpy()
+        arrays["class_names"] = np.array(images.classes)
     partial = target.with_name(f"{target.name}.partial")
     try:
         with partial.open("wb") as file:

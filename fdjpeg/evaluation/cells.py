@@ -56,12 +56,21 @@ def unpng(text: str) -> Tensor:
 
 @dataclass(frozen=True)
 class Picture:
-    """One adversarial image, before and behind the layer: uint8 ``(C, H, W)`` each, and its index in the set."""
+    """One adversarial image, before and behind the layer.
+
+    Attributes:
+        index: its place in the set.
+        clean, adversarial, defended: uint8 ``(C, H, W)``; the last is the adversarial image behind the layer.
+        clean_defended: the clean image behind the layer.
+        bare: the class that the bare network sees in the adversarial image; −1 where its logits are not numbers.
+    """
 
     index: int
     clean: Tensor
     adversarial: Tensor
     defended: Tensor
+    clean_defended: Tensor
+    bare: int
 
 
 @dataclass(frozen=True)
@@ -129,13 +138,16 @@ class Cell:
         """Returns plain values, with pictures as PNG in base64."""
         plain = {name: value for name, value in vars(self).items() if name != "pictures"}
         if pictures:
-            plain["pictures"] = [[p.index, png(p.clean), png(p.adversarial), png(p.defended)] for p in self.pictures]
+            plain["pictures"] = [
+                [p.index, *map(png, (p.clean, p.adversarial, p.defended, p.clean_defended)), p.bare]
+                for p in self.pictures
+            ]
         return plain
 
     @classmethod
     def from_json(cls, plain: dict[str, Any]) -> Cell:
         """Returns the cell that ``to_json`` wrote."""
-        pictures = [Picture(index, *(unpng(image) for image in images)) for index, *images in plain["pictures"]]
+        pictures = [Picture(index, *map(unpng, images), bare) for index, *images, bare in plain["pictures"]]
         return cls(**{**plain, "pictures": pictures})
 
 

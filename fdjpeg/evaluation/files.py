@@ -70,7 +70,7 @@ def as_csv(results: Results) -> str:
 
 def as_markdown(text: Text, versions: Mapping[str, str]) -> str:
     """Returns table, notes, checks, origins and versions as Markdown."""
-    lines = ["# fdjpeg evaluation", "", text.headline, ""]
+    lines = ["# fdjpeg evaluation", "", f"**{text.finding}**", "", text.headline, ""]
     lines += [f"**{sentence}**\n" for sentence in text.warnings]
     lines += [f"- {sentence}" for sentence in text.findings]
     lines += ["", *markdown_table(*text.table)]

@@ -257,12 +257,21 @@ class Evaluation:
         if batch.number > 0 or self.plan.pictures == 0:
             return []
         chosen = self.clean(batch, defense).nonzero().flatten()[: self.plan.pictures].to(batch.x.device)
-        with torch.no_grad():
-            start, x_adv = self.entered(defense, batch)[chosen], made.x_adv[chosen]
-            with seeded(self.plan.seed, x_adv.device):
-                defended = x_adv if defense.layer is None else defense.layer(x_adv)
-        rows = zip(batch.indices[chosen.cpu()].tolist(), *map(_bytes, (start, x_adv, defended)), strict=True)
+        if len(chosen) == 0:
+            return []
+        x, x_adv = self.entered(defense, batch)[chosen], made.x_adv[chosen]
+        behind = [self._behind(defense, images) for images in (x_adv, x)]
+        bare = self.judge(self.network.module, x_adv, batch.y[chosen], batch, draws=1).predicted
+        rows = zip(batch.indices[chosen.cpu()].tolist(), *map(_bytes, (x, x_adv, *behind)), bare.tolist(), strict=True)
         return [Picture(*row) for row in rows]
+
+    def _behind(self, defense: Defended, images: Tensor) -> Tensor:
+        """Returns images behind a defence's layer, by the plan's seed."""
+        if defense.layer is None:
+            return images
+        with torch.no_grad(), seeded(self.plan.seed, images.device):
+            behind: Tensor = defense.layer(images)
+        return behind
 
     def select(self, batch: Batch, defense: Defended, *threats: str, eps: str | None = None) -> list[Cell]:
         """Returns the cells of this batch found so far."""

@@ -53,6 +53,23 @@ class Report(Results):
         return rows
 
     @property
+    def overview(self) -> Table:
+        """The part of the table that decides: no attack, an attacker who does not know the layer, and the worst case.
+
+        A column that no row fills is left out.
+        """
+        header = ["defence", "ε", "no attack", "layer unknown", "worst case", "95 % interval", "certified"]
+        rows = []
+        for row in self.rows:
+            gray, certified = row.attacks.get("gray-box"), getattr(row, "certified", None)
+            figures = ["–" if figure is None else number(figure) for figure in (row.clean, gray)]
+            bounds = interval(row.worst, self.count) if row.complete else "–"
+            proved = "–" if certified is None else number(certified)
+            rows.append([row.defense, row.eps, *figures, row.shown, bounds, proved])
+        filled = [place for place in range(len(header)) if any(row[place] != "–" for row in rows)]
+        return Table([header[place] for place in filled], [[row[place] for place in filled] for row in rows])
+
+    @property
     def attacks_header(self) -> list[str]:
         """Names of the columns of the table of attacks."""
         return ["defence", "ε", *self.settings.attacks]
@@ -74,6 +91,27 @@ class Report(Results):
         return number(worst_case([self.clean(row.defense), *cells])) if cells else "–"
 
     # --- sentences --------------------------------------------------------------------------------------------------
+
+    @property
+    def finding(self) -> str:
+        """The result in one sentence: what the best defence keeps at the largest radius, and what it seemed to keep."""
+        rows = [row for row in self.rows if row.eps == self.settings.eps[-1]]
+        defended = [row for row in rows if row.defense != "none" and row.complete and "gray-box" in row.attacks]
+        if not defended:
+            row = rows[0]
+            return f"The bare network keeps {row.shown} of {self.count} images at {row.eps}."
+        best = max(defended, key=lambda row: (row.worst, row.attacks["gray-box"]))
+        gray = number(best.attacks["gray-box"])
+        name = best.defense if len(defended) == 1 else f"the best of {len(defended)} defences, {best.defense},"
+        if best.defense in dict(masked(self.checks)):
+            return (
+                f"No attack of this run could follow the gradients of {best.defense}: the {number(best.worst)} of "
+                f"{self.count} images that it keeps at {best.eps} do not show that it is robust."
+            )
+        return (
+            f"To an attacker who knows the layer, {name} keeps {number(best.worst)} of {self.count} images at "
+            f"{best.eps}; it seemed to keep {gray}."
+        )
 
     @property
     def headline(self) -> str:
@@ -158,9 +196,12 @@ class Report(Results):
         """The report in words, from which its files are written."""
         by_attack = Table(self.attacks_header, self.attacks_table) if len(self.settings.attacks) > 1 else None
         return Text(
+            finding=self.finding,
             headline=self.headline,
             warnings=self.summary(),
             findings=self.findings,
+            overview=self.overview,
+            overview_caption=f"Images right, of {self.count}.",
             table=Table(self.header, self.table),
             by_attack=by_attack,
             notes=self.notes,

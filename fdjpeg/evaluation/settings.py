@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
+
+import torch
+
+from fdjpeg._machine import describe_machine
 
 
 @dataclass(frozen=True)
@@ -36,6 +43,48 @@ class NetworkOrigin:
 
 
 @dataclass(frozen=True)
+class RunOrigin:
+    """When and where a run was made.
+
+    Attributes:
+        date: the day, in UTC.
+        processor, cores: of the machine.
+        threads: of torch in this process.
+        commit: of fdjpeg's checkout; "unknown" where it is installed otherwise.
+        command: the process's command line.
+    """
+
+    date: str
+    processor: str
+    cores: int
+    threads: int
+    commit: str
+    command: str
+
+    @classmethod
+    def here(cls) -> RunOrigin:
+        """Returns today, this machine and this process."""
+        machine = describe_machine()
+        return cls(
+            date=machine["date"].split(" ")[0],
+            processor=machine["processor"],
+            cores=machine["cores"],
+            threads=torch.get_num_threads(),
+            commit=machine["commit"],
+            command=_command(),
+        )
+
+
+def _command() -> str:
+    """Returns this process's command line, without the folders of Python and of its scripts."""
+    program, *arguments = sys.orig_argv
+    script = Path(sys.argv[0])
+    if arguments[:1] == [sys.argv[0]] and script.suffix != ".py":  # an entry point, such as fdjpeg
+        return shlex.join([script.name, *arguments[1:]])
+    return shlex.join([Path(program).name, *arguments])
+
+
+@dataclass(frozen=True)
 class RunSettings:
     """Everything that a reader needs to run an evaluation again.
 
@@ -58,6 +107,7 @@ class RunSettings:
         versions: versions of Python and of packages, by name.
         on_coefficients: names of the attacks on a layer's coefficients.
         exposed: names of the defences that show such a layer.
+        run: when and where the report was made.
     """
 
     images: ImageOrigin
@@ -81,6 +131,7 @@ class RunSettings:
     versions: dict[str, str]
     on_coefficients: list[str] = field(default_factory=list)
     exposed: list[str] = field(default_factory=list)
+    run: RunOrigin = field(default_factory=RunOrigin.here)
 
     def to_json(self) -> dict[str, Any]:
         """Returns plain values under the keys that stored reports have."""
@@ -103,10 +154,10 @@ _KEYS = {
 }
 
 
-def _plain(record: ImageOrigin | NetworkOrigin | RunSettings) -> dict[str, Any]:
+def _plain(record: ImageOrigin | NetworkOrigin | RunOrigin | RunSettings) -> dict[str, Any]:
     plain = {}
     for item in fields(record):
         value = getattr(record, item.name)
-        nested = isinstance(value, (ImageOrigin, NetworkOrigin))
+        nested = isinstance(value, (ImageOrigin, NetworkOrigin, RunOrigin))
         plain[_KEYS.get(item.name, item.name)] = _plain(value) if nested else value
     return plain

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .classes import CIFAR10, DIGITS, FASHION_MNIST
 from .image_set import ImageSet
 
 #: Where Debian's package dataset-fashion-mnist puts its files.
@@ -33,7 +34,7 @@ _CIFAR10_RECORD = 1 + math.prod(_CIFAR10_SHAPE)
 _CIFAR10_FOLDER = "cifar-10-batches-bin"
 
 
-def mnist(folder: Path, split: str = "test", title: str = "MNIST") -> ImageSet:
+def mnist(folder: Path, split: str = "test", title: str = "MNIST", classes: tuple[str, ...] = DIGITS) -> ImageSet:
     """Reads a split of MNIST, or of a set in the same files.
 
     Args:
@@ -41,6 +42,7 @@ def mnist(folder: Path, split: str = "test", title: str = "MNIST") -> ImageSet:
             or without ``.gz``.
         split: "test" or "train".
         title: the name of the set, for the report.
+        classes: the names of its classes.
 
     Returns:
         Grey images ``(N, 1, H, W)`` in [0, 1].
@@ -52,7 +54,7 @@ def mnist(folder: Path, split: str = "test", title: str = "MNIST") -> ImageSet:
     prefix = _IDX_PREFIXES[split]
     images = _idx(folder, f"{prefix}-images-idx3-ubyte", dimensions=3)
     labels = _idx(folder, f"{prefix}-labels-idx1-ubyte", dimensions=1)
-    return _image_set(images[:, None], labels, f"the {split} split of {title}, in its order", folder)
+    return _image_set(images[:, None], labels, f"the {split} split of {title}, in its order", folder, classes)
 
 
 def fashion_mnist(folder: Path | None = None, split: str = "test") -> ImageSet:
@@ -70,7 +72,7 @@ def fashion_mnist(folder: Path | None = None, split: str = "test") -> ImageSet:
             f"data must name the folder of Fashion-MNIST's IDX files, as fashion-mnist:FOLDER, got none, and "
             f"{DEBIAN_FASHION_MNIST} does not exist (Debian's package dataset-fashion-mnist brings it)"
         )
-    return mnist(DEBIAN_FASHION_MNIST if folder is None else folder, split, "Fashion-MNIST")
+    return mnist(DEBIAN_FASHION_MNIST if folder is None else folder, split, "Fashion-MNIST", FASHION_MNIST)
 
 
 def cifar10(place: Path, split: str = "test") -> ImageSet:
@@ -91,7 +93,7 @@ def cifar10(place: Path, split: str = "test") -> ImageSet:
     records = [_cifar10_records(content, name) for name, content in _cifar10_files(place, split)]
     bytes_ = torch.cat(records)
     images = bytes_[:, 1:].reshape(-1, *_CIFAR10_SHAPE)
-    return _image_set(images, bytes_[:, 0], f"the {split} split of CIFAR-10, in its order", place)
+    return _image_set(images, bytes_[:, 0], f"the {split} split of CIFAR-10, in its order", place, CIFAR10)
 
 
 def _check_split(split: str) -> None:
@@ -162,7 +164,7 @@ def _cifar10_records(content: bytes, name: str) -> Tensor:
     return torch.from_numpy(np.frombuffer(content, np.uint8).reshape(-1, _CIFAR10_RECORD).copy())
 
 
-def _image_set(images: Tensor, labels: Tensor, source: str, place: Path) -> ImageSet:
+def _image_set(images: Tensor, labels: Tensor, source: str, place: Path, classes: tuple[str, ...]) -> ImageSet:
     """An image set of bytes and classes; each file's count must be the other's."""
     if len(images) != len(labels):
         raise ValueError(
@@ -170,4 +172,4 @@ def _image_set(images: Tensor, labels: Tensor, source: str, place: Path) -> Imag
             f"{len(labels)} classes"
         )
     names = tuple(f"image {index}" for index in range(len(images)))
-    return ImageSet(images.float() / 255, labels.long(), names, source)
+    return ImageSet(images.float() / 255, labels.long(), names, source, classes=classes)

@@ -31,6 +31,7 @@ class ImageSet:
         names: one name for each image, for reports.
         source: where the images come from, in a sentence.
         terms: the terms of use, in a sentence.
+        classes: a name for each class, by its index; empty if they are unknown.
     """
 
     images: Tensor
@@ -38,6 +39,7 @@ class ImageSet:
     names: tuple[str, ...]
     source: str = "images given by the caller"
     terms: str = "not stated"
+    classes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         images, labels = self.images, self.labels

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.resources
 import inspect
 import zipfile
 import zlib
@@ -20,6 +19,7 @@ from fdjpeg._checks import check_whole
 from fdjpeg._packages import EXTRA, MissingPackage, package_folder, required
 
 from . import binary_sets
+from .classes import class_indices, class_names, imagenet
 from .files import listed, picture_of, read_picture
 from .image_set import ImageSet, fit, to_tensor
 
@@ -117,32 +117,12 @@ def photographs(size: int = 224) -> ImageSet:
         [open_image(file, size) for file in files],
         labels=[int(file.stem.split("_")[-1]) for file in files],  # imagenet_00_243.jpg: class 243
         names=[file.name for file in files],
+        classes=imagenet(),
         source=f"{len(files)} photographs with ImageNet labels from the package foolbox "
         f"{importlib.metadata.version('foolbox')}, shorter side resized to {size} pixels (bicubic), centre crop",
         terms="foolbox is under the MIT licence; it states no terms for the photographs, which stay their owners': "
         "use them, and the pictures in this report, for research only.",
     )
-
-
-def class_indices(folders: Sequence[str]) -> list[int]:
-    """Returns the class of each class folder, from the sorted names of all.
-
-    WordNet ids ("n01440764") get their index in ImageNet's list of 1,000. Names that are all integers get that integer,
-    and any others their place among the names. So a subset of ImageNet's folders keeps the network's indices.
-
-    Raises:
-        ValueError: for a WordNet id that ImageNet's 1,000 classes do not have.
-    """
-    if folders and all(name.isdecimal() for name in folders):
-        return [int(name) for name in folders]
-    if folders and all(len(name) == 9 and name[0] == "n" and name[1:].isdecimal() for name in folders):
-        listed = importlib.resources.files(__package__).joinpath("imagenet_wnids.txt").read_text().split()
-        index = {wnid: number for number, wnid in enumerate(listed)}
-        for name in folders:
-            if name not in index:
-                raise ValueError(f"data must have class folders of ImageNet's 1,000 classes, got {name!r}")
-        return [index[name] for name in folders]
-    return list(range(len(folders)))
 
 
 def folder(root: Path, size: int | None = None, count: int | None = None, seed: int = 0) -> ImageSet:
@@ -155,18 +135,19 @@ def folder(root: Path, size: int | None = None, count: int | None = None, seed: 
     Raises:
         ValueError: if it holds no images, or a file named like an image that Pillow does not read.
     """
-    files, classes = class_files(root)
+    files, folders = class_files(root)
     chosen = [files[i] for i in sample(len(files), count, seed)]
     return _stack(
         [open_image(file, size) for file, _ in chosen],
         labels=[label for _, label in chosen],
         names=[str(file.relative_to(root)) for file, _ in chosen],
-        source=_described(len(chosen), len(files), f"{classes} class folders in {root.name}", size, seed),
+        source=_described(len(chosen), len(files), f"{len(folders)} class folders in {root.name}", size, seed),
+        classes=class_names(folders),
     )
 
 
-def class_files(root: Path) -> tuple[list[tuple[Path, int]], int]:
-    """Returns the image files of a tree with one folder for each class, with their classes, and the number of classes.
+def class_files(root: Path) -> tuple[list[tuple[Path, int]], list[str]]:
+    """Returns the image files of a tree with one folder for each class, with their classes, and the folders' names.
 
     The files are those of `files.listed`. Folders whose names begin with a dot are left out: other programs make them,
     and such a folder would shift the classes.
@@ -182,7 +163,7 @@ def class_files(root: Path) -> tuple[list[tuple[Path, int]], int]:
     ]
     if not files:
         raise ValueError(f"data must hold one folder of images for each class, got {str(root)!r} with none")
-    return files, len(folders)
+    return files, folders
 
 
 #: Names of folders that hold a part of a data set, not a class.
@@ -208,6 +189,8 @@ def _check_level(root: Path, images: dict[str, list[Path]]) -> None:
 def arrays(file: Path, prefix: str = "") -> ImageSet:
     """Loads images and labels from the arrays ``{prefix}images`` and ``{prefix}labels`` of an ``.npz`` file.
 
+    If it also holds ``class_names``, an array of texts, reports name the classes.
+
     Raises:
         ValueError: if the file cannot be read, lacks an array, or holds one that is not an image set's.
     """
@@ -215,20 +198,24 @@ def arrays(file: Path, prefix: str = "") -> ImageSet:
     try:
         with zipfile.ZipFile(file) as archive:
             there = [name.removesuffix(".npy") for name in archive.namelist()]
-            found = [np.lib.format.read_array(archive.open(f"{key}.npy")) for key in keys if key in there]
+            wanted = [key for key in (*keys, "class_names") if key in there]
+            found = {key: np.lib.format.read_array(archive.open(f"{key}.npy")) for key in wanted}
     except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"data must be an .npz file that can be read, got {str(file)!r}: {error}") from error
     for key in keys:
         if key not in there:
             raise ValueError(f"data must hold {key}, got {str(file)!r} with {', '.join(there) or 'nothing'}")
     try:
-        images, labels = (torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False)) for array in found)
+        images, labels = (
+            torch.from_numpy(found[key].astype(found[key].dtype.newbyteorder("="), copy=False)) for key in keys
+        )
         if images.ndim == 4 and images.shape[1] not in (1, 3) and images.shape[3] in (1, 3):
             images = images.permute(0, 3, 1, 2)
         made = ImageSet.of((images, labels))
     except (TypeError, ValueError) as error:
         raise ValueError(f"data must hold images and their classes, got {str(file)!r}: {error}") from error
-    return replace(made, source=f"{prefix}images of {file.name}, in its order")
+    classes = tuple(map(str, found["class_names"].reshape(-1))) if "class_names" in found else ()
+    return replace(made, source=f"{prefix}images of {file.name}, in its order", classes=classes)
 
 
 def _torchvision(name: str, size: int | None, count: int | None, seed: int) -> ImageSet:
@@ -250,7 +237,10 @@ def _torchvision(name: str, size: int | None, count: int | None, seed: int) -> I
     if "download" in accepted:
         options["download"] = True
     dataset = make(**options)
-    return _items(dataset.__getitem__, len(dataset), f"the {split} split of torchvision's {name}", size, count, seed)
+    # ImageNet's classes are tuples of synonyms.
+    names = [item if isinstance(item, str) else str(item[0]) for item in getattr(dataset, "classes", ())]
+    described = f"the {split} split of torchvision's {name}"
+    return _items(dataset.__getitem__, len(dataset), described, size, count, seed, names)
 
 
 def _hugging_face(name: str, size: int | None, count: int | None, seed: int) -> ImageSet:
@@ -266,7 +256,8 @@ def _hugging_face(name: str, size: int | None, count: int | None, seed: int) -> 
         row = dataset[index]
         return row[columns["Image"]], row[columns["ClassLabel"]]
 
-    return _items(item, len(dataset), f"the split {split or 'test'} of {name}", size, count, seed)
+    names = getattr(dataset.features[columns["ClassLabel"]], "names", ())
+    return _items(item, len(dataset), f"the split {split or 'test'} of {name}", size, count, seed, names)
 
 
 def _items(
@@ -276,6 +267,7 @@ def _items(
     size: int | None,
     count: int | None,
     seed: int,
+    classes: Sequence[str],
 ) -> ImageSet:
     """Returns a sample of a data set whose items are Pillow images and their classes."""
     chosen = sample(total, count, seed)
@@ -285,6 +277,7 @@ def _items(
         labels=[int(label) for _, label in pairs],
         names=[f"image {index}" for index in chosen],
         source=_described(len(chosen), total, described, size, seed),
+        classes=classes,
     )
 
 
@@ -325,11 +318,18 @@ def _prepare(image: Image.Image, size: int | None) -> torch.Tensor:
 
 
 def _stack(
-    images: list[torch.Tensor], *, labels: list[int], names: list[str], source: str, terms: str = "not stated"
+    images: list[torch.Tensor],
+    *,
+    labels: list[int],
+    names: list[str],
+    source: str,
+    terms: str = "not stated",
+    classes: Sequence[str] = (),
 ) -> ImageSet:
     if not images:
         raise ValueError("data must hold at least one image, got none")
     sizes = {tuple(image.shape[1:]) for image in images}
     if len(sizes) > 1:
         raise ValueError(f"data must hold images of one size, or size must be given, got {len(sizes)} sizes")
-    return ImageSet(torch.stack(images).float() / 255, torch.tensor(labels), tuple(names), source, terms)
+    stacked = torch.stack(images).float() / 255
+    return ImageSet(stacked, torch.tensor(labels), tuple(names), source, terms, tuple(classes))

@@ -43,7 +43,7 @@ def test_one_file_holds_both_splits(cifar10: dict[str, np.ndarray], tmp_path: Pa
     assert "cifar10.npz" in capsys.readouterr().out
     assert [file.name for file in tmp_path.iterdir() if "partial" in file.name] == []
     with np.load(target) as arrays:
-        assert sorted(arrays.files) == ["test_images", "test_labels", "train_images", "train_labels"]
+        assert sorted(arrays.files) == ["class_names", "test_images", "test_labels", "train_images", "train_labels"]
         assert arrays["train_images"].shape == (15, 3, 32, 32)
         assert arrays["train_images"].dtype == np.uint8
         assert np.array_equal(arrays["test_images"].reshape(3, -1), cifar10["test_batch.bin"][:, 1:])
@@ -54,6 +54,7 @@ def test_one_file_holds_both_splits(cifar10: dict[str, np.ndarray], tmp_path: Pa
         assert len(by_file) == count
         assert torch.equal(by_file.images, by_place.images)
         assert torch.equal(by_file.labels, by_place.labels)
+        assert by_file.classes[9] == by_place.classes[9] == "truck"
     assert torch.equal(sources.load_images(f"cifar10:{tmp_path}").images, sources.load_images(f"{target}:test").images)
     assert len(sources.load_images(f"cifar10:{tmp_path}", count=2)) == 2
 

@@ -144,10 +144,10 @@ def in_unit_range(images: Tensor) -> Tensor:
 
 
 def _folder(root: Path, size: int) -> FolderImages:
-    files, classes = class_files(root)
+    files, folders = class_files(root)
     state = hashlib.sha256(str(size).encode())
     for file, _ in files:
         state.update(f"{file.relative_to(root)} {file.stat().st_size}\n".encode())
-    source = f"{len(files)} images of {classes} class folders in {root.name}"
+    source = f"{len(files)} images of {len(folders)} class folders in {root.name}"
     names, labels = zip(*files, strict=True)
     return FolderImages(torch.tensor(labels), (3, size, size), source, state.hexdigest()[:16], names)
