@@ -180,7 +180,8 @@ def _progress(visible: bool) -> Iterator[Callable[[int, int, str], None] | None]
 
 
 def show(report: evaluation.Report) -> None:
-    """Prints the table, its findings and notes, and the checks."""
+    """Prints the finding, the table with its notes, and the checks."""
+    console.print(f"[bold]{escape(report.finding)}[/]", highlight=False)
     for sentence in report.summary():
         console.print(f"[bold red]{escape(sentence)}[/]", highlight=False)
     console.print(report.headline, markup=False, highlight=False)

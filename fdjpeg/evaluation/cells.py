@@ -147,7 +147,10 @@ class Cell:
     @classmethod
     def from_json(cls, plain: dict[str, Any]) -> Cell:
         """Returns the cell that ``to_json`` wrote."""
-        pictures = [Picture(index, *map(unpng, images), bare) for index, *images, bare in plain["pictures"]]
+        pictures = [
+            Picture(index, unpng(clean), unpng(adversarial), unpng(defended), unpng(clean_defended), bare)
+            for index, clean, adversarial, defended, clean_defended, bare in plain["pictures"]
+        ]
         return cls(**{**plain, "pictures": pictures})
 
 

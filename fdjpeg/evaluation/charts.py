@@ -172,16 +172,17 @@ def losses(cells: Sequence[tuple[str, Cell]], colour: dict[str, str], label: str
         label: the chart in words.
     """
     ticker = required("matplotlib.ticker", "matplotlib", "eval")
-    width, height, left, bottom = SMALL_WIDTH, 180, 58, 40
+    width, height, left, bottom = SMALL_WIDTH, 180, 64, 40
     with _figure(width, height) as figure:
         axes = figure.add_axes((left / width, bottom / height, 1 - (left + 18) / width, 1 - (bottom + 12) / height))
         for name, cell in cells:
             dash = DASHES[list(colour).index(name) % len(DASHES)]
             axes.plot(cell.curve, color=_STAND_INS[colour[name]], linestyle=dash, linewidth=1.8)
         axes.set(xlabel="step", ylabel="loss")
+        axes.yaxis.set_label_coords(-0.25, 0.5)
         axes.xaxis.set_major_locator(ticker.MaxNLocator(4, integer=True))
         axes.yaxis.set_major_locator(ticker.MaxNLocator(4))
-        axes.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:.5g}"))
+        axes.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:.3g}"))
         axes.grid(axis="y", color=_STAND_INS["line"], linewidth=0.8)
         return _svg(figure, label)
 

@@ -144,9 +144,10 @@ def test_report_files_can_be_read_back(tmp_path) -> None:
 def test_report_shows_pictures_and_curves_of_each_defence() -> None:
     chosen = {"defenses": ["jpeg:75"], "eps": ["2/255"], "gradients": ["cubic"], "attacks": ["pgd-3"], "checks": False}
     report = evaluation.evaluate(tiny(), smooth(), pictures=2, **chosen)  # type: ignore[arg-type]
-    # Two images: clean, adversarial and difference on the bare network; behind the layer also the defended one.
-    assert report.html().count("<img ") == 2 * 3 + 2 * 4
-    assert report.html().count("<svg ") == 2 + 2
+    # Two images: clean, adversarial and difference on the bare network; with the layer also both images behind it.
+    assert report.html().count("<img ") == 2 * 3 + 2 * 5
+    # One chart of all defences, one of the losses of each, and samples of the lines of two gradients.
+    assert report.html().count("<svg ") == 1 + 2 + 2
     (adaptive,) = report.select(threat="adaptive")
     assert len(adaptive.curve) == 4
     without = evaluation.evaluate(tiny(), smooth(), pictures=0, **chosen)  # type: ignore[arg-type]
