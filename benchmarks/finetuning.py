@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+from augmented_step import RANGE, share_of_a_step
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
@@ -37,9 +37,6 @@ from fdjpeg.defenses.fine_tuning import AugmentationSettings, Config
 from fdjpeg.defenses.training.accuracy import by_pillow
 from fdjpeg.defenses.training.config import Schedule
 from fdjpeg.defenses.training.images import load_training_images
-
-#: Qualities that every way draws from, uniformly.
-RANGE = (5, 95)
 
 #: Batches, as images × side.
 BATCHES = ((128, 32), (32, 224), (4, 1024))
@@ -187,27 +184,11 @@ def ratio(slow: list[float], fast: list[float]) -> float:
     return statistics.median(a / b for a, b in zip(slow, fast, strict=True))
 
 
-def share_of_a_step(rounds: int) -> dict[str, Any]:
-    """Measures the augmentation, forward and backward, against a whole training step of ResNet-18, in turns."""
-    network = sources.load_network("resnet18-cifar10").module.train()
-    optimizer = torch.optim.AdamW(network.parameters(), 1e-5)
-    layer = fdjpeg.RandomJPEG(RANGE)
+def share(rounds: int) -> dict[str, Any]:
+    """Measures the augmentation's share in a training step of ResNet-18."""
     images = (photographs(128, 32, 32).float() / 255).contiguous()
-    labels = torch.arange(128) % 10
-
-    def augmentation() -> int:
-        x = images.clone().requires_grad_()
-        layer(x).sum().backward()
-        return 1
-
-    def step() -> int:
-        optimizer.zero_grad()
-        F.cross_entropy(network(layer(images)), labels).backward()
-        optimizer.step()
-        return 1
-
-    found = in_turns({"augmentation": augmentation, "step": step}, rounds)
-    return {"batch": "128×3×32×32", "seconds": found, "share": ratio(found["augmentation"], found["step"])}
+    network = sources.load_network("resnet18-cifar10").module
+    return {"batch": "128×3×32×32", **share_of_a_step(network, images, 10, rounds)}
 
 
 def speed(out: Path, rounds: int) -> None:
@@ -225,9 +206,9 @@ def speed(out: Path, rounds: int) -> None:
                 flush=True,
             )
             results.append(row)
-    share = share_of_a_step(min(rounds, 5))
-    print(f"share of a training step of ResNet-18: {share['share']:.4%}")
-    _write(out, {"rates": results, "share_of_a_step": share})
+    part = share(min(rounds, 5))
+    print(f"share of a training step of ResNet-18: {part['share']:.4%}")
+    _write(out, {"rates": results, "share_of_a_step": part})
 
 
 # --- accuracy ---------------------------------------------------------------------------------------------------------

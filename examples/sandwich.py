@@ -5,7 +5,8 @@
 Source: Guleryuz et al., "Sandwiched Compression", arXiv 2402.05887, in small. For each quality, two networks are
 trained on mean squared error + λ · bits, the bits by `fdjpeg.rate` and the codec by `fdjpeg.jpeg`. λ is the slope of
 plain JPEG at that quality, so that the same trade is asked of both. Files are then written and read by Pillow: their
-bits, and the PSNR behind the post-processor, against plain JPEG at the same bits. About ten minutes on two cores.
+bits, and the PSNR behind the post-processor, against plain JPEG at the same bits. About ten minutes on two cores. A run
+that was stopped continues with the next quality.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from crops import crops, photographs, split
 from torch import Tensor, nn
 
 import fdjpeg
+from fdjpeg.bench.measure import describe_machine
 from fdjpeg.sources.image_set import pillow_codec, to_bytes, to_pillow, to_tensor
 
 SIDE = 64
@@ -100,22 +102,28 @@ def main() -> None:
     same = nn.Identity()
     curve = {quality: through_files(images, quality, same, same) for quality in CURVE}
     rates, psnrs = (np.array(values) for values in zip(*((bits, _psnr(e)) for bits, e in curve.values()), strict=True))
-    rows: list[dict[str, Any]] = []
+    plain_rows = [{"quality": q, "bits": bits, "psnr": _psnr(error)} for q, (bits, error) in curve.items()]
+    kept = {"machine": describe_machine(), "steps": options.steps, "plain": plain_rows, "sandwich": {}}
+    if options.out.exists():
+        kept = json.loads(options.out.read_text())
+    rows: dict[str, Any] = kept["sandwich"]
     print(f"files of Pillow at 4:2:0, {len(images)} crops of {SIDE}²; gain at the same bits as plain JPEG")
     for quality in QUALITIES:
-        (less, worse), (more, better) = (through_files(tuned, quality + d, same, same) for d in (-3, 3))
-        slope = (worse - better) / (more - less)
-        bits, error = through_files(images, quality, *train(training, quality, slope, options.steps))
-        plain = float(np.interp(bits, rates, psnrs))
-        rows.append({"quality": quality, "slope": slope, "bits": bits, "psnr": _psnr(error), "plain_psnr": plain})
+        if str(quality) not in rows:
+            (less, worse), (more, better) = (through_files(tuned, quality + d, same, same) for d in (-3, 3))
+            slope = (worse - better) / (more - less)
+            bits, error = through_files(images, quality, *train(training, quality, slope, options.steps))
+            plain = float(np.interp(bits, rates, psnrs))
+            rows[str(quality)] = {"slope": slope, "bits": bits, "psnr": _psnr(error), "plain_psnr": plain}
+            options.out.write_text(json.dumps(kept, indent=1) + "\n")
+        row = rows[str(quality)]
         print(
-            f"quality {quality}: {bits:.3f} bits a pixel, {_psnr(error):.2f} dB, plain {plain:.2f} dB, "
-            f"{_psnr(error) - plain:+.2f} dB (plain at this quality: {curve[quality][0]:.3f} bits, "
+            f"quality {quality}: {row['bits']:.3f} bits a pixel, {row['psnr']:.2f} dB, "
+            f"plain {row['plain_psnr']:.2f} dB, "
+            f"{row['psnr'] - row['plain_psnr']:+.2f} dB (plain at this quality: {curve[quality][0]:.3f} bits, "
             f"{_psnr(curve[quality][1]):.2f} dB)",
             flush=True,
         )
-    plain_rows = [{"quality": q, "bits": bits, "psnr": _psnr(error)} for q, (bits, error) in curve.items()]
-    options.out.write_text(json.dumps({"steps": options.steps, "plain": plain_rows, "sandwich": rows}, indent=1))
 
 
 def _psnr(error: float) -> float:

@@ -5,7 +5,7 @@
 An encoder adds a message of 16 bits to crops of 64 × 64 pixels, a decoder reads it. Between them is the channel: JPEG
 at a random quality and 4:2:0 by fdjpeg (Pillow's bits), the same by kornia (an approximation), or Gaussian noise. All
 three train alike from the same seed. The bits are then read from files that Pillow wrote, of crops that no training
-saw. About ten minutes on two cores.
+saw. About ten minutes on two cores. A run that was stopped continues with the next channel.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from crops import crops, photographs, split
 from torch import Tensor, nn
 
 import fdjpeg
+from fdjpeg.bench.measure import describe_machine
 from fdjpeg.defenses.training.accuracy import by_pillow
 
 SIDE, BITS = 64, 16
@@ -136,17 +137,21 @@ def main() -> None:
     options = parser.parse_args()
     training, held_out = split(photographs(options.images))
     images = crops(held_out, options.crops, SIDE, torch.Generator().manual_seed(3))
-    results: dict[str, Any] = {}
+    kept = {"machine": describe_machine(), "steps": options.steps, "crops": len(images), "channels": {}}
+    if options.out.exists():
+        kept = json.loads(options.out.read_text())
+    results: dict[str, Any] = kept["channels"]
     print(f"bits right in %, files of Pillow at 4:2:0, {len(images)} crops:")
     print(f"{'':8} {'dB':>6} {'clean':>6} " + " ".join(f"{quality:>11}" for quality in QUALITIES))
     for name, channel in channels().items():
-        start = time.perf_counter()
-        results[name] = judge(*train(channel, training, options.steps), images)
-        results[name]["seconds"] = time.perf_counter() - start
+        if name not in results:
+            start = time.perf_counter()
+            results[name] = judge(*train(channel, training, options.steps), images)
+            results[name]["seconds"] = time.perf_counter() - start
+            options.out.write_text(json.dumps(kept, indent=1) + "\n")
         cells = [results[name][str(quality)] for quality in QUALITIES]
         row = " ".join(f"{100 * mean:5.1f} ± {100 * half:3.1f}" for mean, half in cells)
         print(f"{name:8} {results[name]['psnr']:6.1f} {100 * results[name]['clean'][0]:6.1f} {row}", flush=True)
-    options.out.write_text(json.dumps({"steps": options.steps, "crops": len(images), "channels": results}, indent=1))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,51 @@
+"""The figures of docs/finetuning.md are those of the kept results, and the measured step is one of ResNet-50's size."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+ROOT = Path(__file__).parents[2]
+KEPT = ROOT / "benchmarks" / "results" / "finetuning"
+
+
+@pytest.fixture
+def step(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    return importlib.import_module("augmented_step")
+
+
+def test_the_network_of_the_step_has_the_parameters_of_resnet_50(step: ModuleType) -> None:
+    with torch.device("meta"):
+        network = step.network()
+    # torchvision's documentation of resnet50: 25,557,032 parameters.
+    assert sum(parameter.numel() for parameter in network.parameters()) == 25_557_032
+    assert network(torch.empty(1, 3, 64, 64, device="meta")).shape == (1, 1000)
+
+
+def test_the_share_is_the_augmentations_time_over_the_steps(step: ModuleType) -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 4))
+    found = step.share_of_a_step(network, torch.rand(2, 3, 8, 8), 4, rounds=3)
+    ratios = sorted(part / whole for part, whole in zip(found["augmentation"], found["step"], strict=True))
+    assert found["share"] == ratios[1] > 0
+
+
+def kept(name: str) -> Any:
+    """The newest kept results of this name."""
+    return json.loads(max(KEPT.glob(f"*-{name}.json")).read_text(encoding="utf-8"))
+
+
+def table_under(heading: str) -> list[list[str]]:
+    """The cells of the first table under a heading of docs/finetuning.md, without its header."""
+    text = (ROOT / "docs" / "finetuning.md").read_text(encoding="utf-8").split(f"\n{heading}\n", 1)[1]
+    lines = re.search(r"(?:^\|.*\n)+", text, re.MULTILINE)
+    assert lines is not None
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[0].splitlines()[2:]]
