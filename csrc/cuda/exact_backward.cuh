@@ -167,8 +167,8 @@ constexpr int kTileWide = kTileAcross * kGradientWide, kTileTall = kGradientThre
 static_assert(2 * (kTileWide + 2) + 2 * kTileTall <= kGradientThreads);
 // Three blocks of 256 threads leave a thread 80 of a multiprocessor's 65536 registers, which is what the kernel wants;
 // 24 warps with 96 bytes of loads each in flight cover the memory's latency.
-constexpr int kGradientBlocksPerProcessor = 3;
-static_assert(registers_left(kGradientThreads, kGradientBlocksPerProcessor) == 80);
+constexpr int kGradientBlocksPerProcessor = FDJPEG_GRADIENT_BLOCKS;
+static_assert(registers_left(kGradientThreads, kGradientBlocksPerProcessor) >= 64);
 
 // Half a warp has a row of patches, which are side by side. The row's length is odd for the sides of the ring, where
 // threads below each other write.

@@ -32,11 +32,11 @@ struct CodeBlocks {
   Divider warps_across;      // how many of them are side by side
 };
 
-constexpr int kCodeWarps = 8;
+constexpr int kCodeWarps = FDJPEG_CODE_WARPS;
 constexpr int kCodeThreads = kCodeWarps * kWarp;
-// Four blocks of 256 threads leave a thread 64 of a multiprocessor's 65536 registers.
-constexpr int kCodeBlocksPerProcessor = 4;
-static_assert(registers_left(kCodeThreads, kCodeBlocksPerProcessor) == 64);
+// Four blocks of 256 threads leave a thread 64 of a multiprocessor's 65536 registers; fewer than 40 would spill.
+constexpr int kCodeBlocksPerProcessor = FDJPEG_CODE_BLOCKS;
+static_assert(registers_left(kCodeThreads, kCodeBlocksPerProcessor) >= 40);
 
 // The standard tables at a block's own quality, from the tables at quality 50, which are the standard ones themselves.
 template <class L>
@@ -53,8 +53,11 @@ __global__ void __launch_bounds__(kCodeThreads, kResident<type, kCodeBlocksPerPr
     code_blocks(const __grid_constant__ CodeBlocks job) {
   __shared__ SharedSteps steps;
   __shared__ int tiles[kCodeWarps][L::kTile];
-  static_assert(kCodeBlocksPerProcessor * (sizeof(steps) + sizeof(tiles)) <= kProcessorShared);
-  static_assert(sizeof(steps) + sizeof(tiles) <= kBlockShared);
+  using AheadOf = Ahead<L, typename Sample<type>::Stored, kCodeThreads, FDJPEG_CODE_ASYNC != 0>;
+  __shared__ AheadOf ahead;
+  constexpr size_t kShared = sizeof(steps) + sizeof(tiles) + (std::is_empty_v<AheadOf> ? 0 : sizeof(ahead));
+  static_assert(kCodeBlocksPerProcessor * kShared <= kProcessorShared);
+  static_assert(kShared <= kBlockShared);
   const int warp = static_cast<int>(threadIdx.x / kWarp), lane = static_cast<int>(threadIdx.x % kWarp);
   const Sizes& sizes = job.sizes;
   const int64_t n = job.first_image + static_cast<int>(blockIdx.y);
@@ -69,7 +72,7 @@ __global__ void __launch_bounds__(kCodeThreads, kResident<type, kCodeBlocksPerPr
   // By block these are the standard tables, which each block scales.
   steps.fill<L::kGrey ? 1 : 3, kCodeThreads>(make == Make::planes_by_block ? Steps{nullptr, 0, 100} : job.steps, n);
   if (busy) {
-    unusual = transform_rows<L, type>(sizes, job.input, job.vectors, n, mcu_row, mcu_column, place, lane, tile);
+    unusual = transform_rows<L, type>(sizes, job.input, job.vectors, n, mcu_row, mcu_column, place, lane, tile, &ahead);
   }
   __syncthreads();
   if (!busy) return;
@@ -199,7 +202,7 @@ static __global__ void __launch_bounds__(kDecodeThreads) decode_blocks(const __g
 // ---------------------------------------------------------------------------------------------------------------------
 // Upsampling and colour
 
-// Each thread makes a patch of 16 pixels.
+// Each thread makes a patch of pixels.
 struct EmitImage {
   Sizes sizes;
   const uint8_t* planes;  // [images][plane_bytes]
@@ -210,15 +213,15 @@ struct EmitImage {
   Divider patches_across;
 };
 
-constexpr int kPatch = 16;  // pixels
+constexpr int kPatch = FDJPEG_EMIT_PATCH;  // pixels
 
 // A row of a patch is 16 bytes of the image where that is at most eight pixels.
 template <SampleType type>
-constexpr int kPatchWidth = sizeof(typename Sample<type>::Stored) >= 4 ? 4 : 8;
+constexpr int kPatchWidth = sizeof(typename Sample<type>::Stored) >= 4 ? FDJPEG_EMIT_WIDE : 8;
 
 constexpr int kEmitThreads = 256;
-constexpr int kEmitBlocksPerProcessor = 4;
-static_assert(registers_left(kEmitThreads, kEmitBlocksPerProcessor) == 64);
+constexpr int kEmitBlocksPerProcessor = FDJPEG_EMIT_BLOCKS;
+static_assert(registers_left(kEmitThreads, kEmitBlocksPerProcessor) >= 40);
 
 template <class U, SampleType type>
 __global__ void __launch_bounds__(kEmitThreads, kResident<type, kEmitBlocksPerProcessor>)

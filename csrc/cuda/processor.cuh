@@ -8,6 +8,8 @@
 
 #include <cstdint>
 
+#include "cuda/tuning.h"
+
 namespace fdjpeg::processor {
 
 constexpr unsigned kWholeWarp = 0xffffffffu;
@@ -90,11 +92,25 @@ __device__ __forceinline__ T* keep(T* address) {
 // Memory that is read or written once: it should not drive what is read again out of the caches.
 template <class Word>
 __device__ __forceinline__ Word load_once(const Word* address) {
-  return __ldcs(address);
+  return FDJPEG_STREAMING ? __ldcs(address) : *address;
 }
 template <class Word>
 __device__ __forceinline__ void store_once(Word* address, Word value) {
-  __stcs(address, value);
+  if (FDJPEG_STREAMING) {
+    __stcs(address, value);
+  } else {
+    *address = value;
+  }
+}
+
+// A word from the image to shared memory, while the thread does other work; and the end of all of the thread's copies.
+template <class Word>
+__device__ __forceinline__ void copy_async(Word* shared, const Word* address) {
+  const auto target = static_cast<unsigned>(__cvta_generic_to_shared(shared));
+  asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(target), "l"(address), "n"(sizeof(Word)) : "memory");
+}
+__device__ __forceinline__ void wait_for_copies() {
+  asm volatile("cp.async.wait_all;" ::: "memory");
 }
 
 __device__ __forceinline__ unsigned shuffle(unsigned x, int lane) {

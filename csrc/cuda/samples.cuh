@@ -7,6 +7,7 @@
 #include "codec/exact_jobs.h"
 #include "codec/exact_math.h"
 #include "cuda/processor.cuh"
+#include "cuda/tuning.h"
 
 namespace fdjpeg {
 

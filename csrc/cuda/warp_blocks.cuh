@@ -205,22 +205,77 @@ FDJPEG_DEVICE void read_pixels(
   }
 }
 
+// Room in shared memory for the samples of a block's threads, a thread's words of 16 bytes next to its neighbours'; or
+// none, if they are not copied ahead.
+template <class L, class T, int threads, bool async>
+struct Ahead {};
+
+template <class L, class T, int threads>
+struct Ahead<L, T, threads, true> {
+  using Word = WordOf<kBlock * sizeof(T)>;
+  static constexpr int kChannels = L::kGrey ? 1 : 3, kWords = kBlock * sizeof(T) / sizeof(Word);
+  Word word[L::kLumaRows][kChannels][kWords][threads];
+
+  // Starts to copy the pixels of a thread. Returns whether it did: all must be there, and allow whole words.
+  FDJPEG_DEVICE bool start(
+      const Sizes& sizes, const Image& input, bool vectors, int64_t n, int mcu_row, int mcu_column,
+      const Place<L>& place, int thread) {
+    const int last = sizes.width - (mcu_column * L::kHorizontal + place.luma_column(L::kLumaRows - 1) + 1) * kBlock;
+    if (!vectors || last < 0) return false;
+    FDJPEG_UNROLL
+    for (int v = 0; v < L::kLumaRows; ++v) {
+      const int y = smaller(mcu_row * kBlock * L::kVertical + place.luma_row(v), sizes.height - 1);
+      const int x0 = (mcu_column * L::kHorizontal + place.luma_column(v)) * kBlock;
+      const T* row = address_of<const T>(input, n, y, x0);
+      FDJPEG_UNROLL
+      for (int c = 0; c < kChannels; ++c) {
+        const Word* words = reinterpret_cast<const Word*>(row + c * input.stride[1]);
+        FDJPEG_UNROLL
+        for (int i = 0; i < kWords; ++i) processor::copy_async(&word[v][c][i][thread], words + i);
+      }
+    }
+    return true;
+  }
+
+  // The pixels of luma row v, which were copied.
+  FDJPEG_DEVICE void read(int v, int thread, T (&samples)[kChannels][kBlock]) const {
+    FDJPEG_UNROLL
+    for (int c = 0; c < kChannels; ++c) {
+      FDJPEG_UNROLL
+      for (int i = 0; i < kWords; ++i) {
+        const Word one = word[v][c][i][thread];
+        __builtin_memcpy(reinterpret_cast<char*>(samples[c]) + i * sizeof(Word), &one, sizeof(Word));
+      }
+    }
+  }
+};
+
 // Reads the rows of a thread, converts, subsamples, transforms them along the rows and leaves them in the tile. Returns
 // whether a sample was NaN or outside [0, 1].
-template <class L, SampleType type>
+template <class L, SampleType type, class AheadOf = Ahead<L, typename Sample<type>::Stored, 0, false>>
 FDJPEG_DEVICE bool transform_rows(
     const Sizes& sizes, const Image& input, bool vectors, int64_t n, int mcu_row, int mcu_column, const Place<L>& place,
-    int lane, int* tile) {
+    int lane, int* tile, [[maybe_unused]] AheadOf* ahead = nullptr) {
   using S = Sample<type>;
   using T = typename S::Stored;
   constexpr int kChannels = L::kGrey ? 1 : 3;
   constexpr int kSums = L::kHorizontal == 1 ? 8 : 4;
+  constexpr bool kAhead = !std::is_empty_v<AheadOf>;
   unsigned highest = 0;
   Twin sums[kSums];
+  bool copied = false;
+  if constexpr (kAhead) {
+    copied = ahead->start(sizes, input, vectors, n, mcu_row, mcu_column, place, static_cast<int>(threadIdx.x));
+    processor::wait_for_copies();
+  }
   FDJPEG_UNROLL
   for (int v = 0; v < L::kLumaRows; ++v) {
     T samples[kChannels][kBlock];
-    read_pixels(sizes, input, vectors, n, mcu_row, mcu_column, place, v, samples);
+    if (copied) {
+      if constexpr (kAhead) ahead->read(v, static_cast<int>(threadIdx.x), samples);
+    } else {
+      read_pixels(sizes, input, vectors, n, mcu_row, mcu_column, place, v, samples);
+    }
     if constexpr (S::kFloating) {
       FDJPEG_UNROLL
       for (int c = 0; c < kChannels; ++c) {

@@ -342,6 +342,12 @@ inline void store_once(Word* address, Word word) {
   std::memcpy(address, &word, sizeof(Word));
 }
 
+template <class Word>
+inline void copy_async(Word* shared, const Word* address) {
+  *shared = load_once(address);
+}
+inline void wait_for_copies() {}
+
 inline unsigned shuffle(unsigned x, int lane) {
   return emulation::exchange(x, lane);
 }
