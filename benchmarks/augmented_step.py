@@ -16,9 +16,6 @@ import fdjpeg
 #: Qualities that are drawn, uniformly.
 RANGE = (5, 95)
 
-#: The batch in front of a network of ResNet-50's size.
-SHAPE = (256, 3, 224, 224)
-
 #: The least time that the augmentation is measured in each turn, in seconds.
 _LEAST = 0.05
 
@@ -117,8 +114,14 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize()
 
 
-def on_a_gpu(shape: tuple[int, ...] = SHAPE, device: str = "cuda", rounds: int = 15) -> dict[str, Any]:
-    """Measures the share in a step of a network of ResNet-50's size, in bfloat16 with channels last."""
+def on_a_gpu(shape: tuple[int, ...], device: str, rounds: int = 15) -> dict[str, Any]:
+    """Measures the share in a step of a network of ResNet-50's size, in bfloat16 with channels last.
+
+    Args:
+        shape: of the images, ``(N, 3, H, W)``.
+        device: by torch's name.
+        rounds: number of turns.
+    """
     small = torch.rand(shape[0], shape[1], max(2, shape[2] // 8), max(2, shape[3] // 8), device=device)
     images = F.interpolate(small, shape[2:], mode="bilinear")
     module = network().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]

