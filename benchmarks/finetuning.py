@@ -12,6 +12,7 @@ the same turn of Pillow in workers, so that they depend little on the machine's 
 from __future__ import annotations
 
 import argparse
+import copy
 import io
 import json
 import math
@@ -33,7 +34,7 @@ from fdjpeg import defenses, sources
 from fdjpeg._machine import describe_machine
 from fdjpeg._packages import MissingPackage
 from fdjpeg.bench.measure import photographs
-from fdjpeg.defenses.fine_tuning import AugmentationSettings, Config
+from fdjpeg.defenses.fine_tuning import AugmentationSettings, Config, interpolated
 from fdjpeg.defenses.training.accuracy import by_pillow
 from fdjpeg.defenses.training.config import Schedule
 from fdjpeg.defenses.training.images import load_training_images
@@ -55,6 +56,9 @@ FILES = (
     (50, "4:4:4"),
 )
 SEEDS = (0, 1, 2)
+
+#: Of the way from the weights before to those trained: chosen on images to train on that a shorter training left out.
+INTERPOLATION = 0.7
 
 
 def settings(seed: int) -> Config:
@@ -215,20 +219,27 @@ def speed(out: Path, rounds: int) -> None:
 
 
 def train(npz: str, folder: Path, seed: int) -> None:
-    """Fine-tunes the ResNet-18 for CIFAR-10 with one seed, and judges it; the first seed also judges it before."""
+    """Fine-tunes the ResNet-18 for CIFAR-10 with one seed, and judges it; the first seed also judges it before.
+
+    The weights are judged as trained, and those of ``INTERPOLATION``, which need no other training.
+    """
     images, network = load_training_images(f"{npz}:train"), sources.load_network("resnet18-cifar10")
     out = folder / f"seed{seed}"
     if not (out / "training.json").exists():
         defenses.train("fine-tuning", images, out, settings=settings(seed), network=network, device="cpu")
-    judge(npz, folder / f"seed{seed}.json", lambda: defenses.load(out).deployed(network.module))
+    before, trained = network.module, defenses.load(out).deployed(network.module)
+    between = copy.deepcopy(before)
+    between.load_state_dict(interpolated(before.state_dict(), trained.state_dict(), INTERPOLATION))
+    judge(npz, folder / f"seed{seed}-between.json", between)
+    judge(npz, folder / f"seed{seed}.json", trained)
     if seed == SEEDS[0]:
-        judge(npz, folder / "before.json", lambda: network.module)
+        judge(npz, folder / "before.json", before)
 
 
-def judge(npz: str, kept: Path, make: Callable[[], nn.Module]) -> None:
+def judge(npz: str, kept: Path, network: nn.Module) -> None:
     """Notes which test images a network gets right on each kind of file, unless they are known."""
     known: dict[str, list[bool]] = json.loads(kept.read_text()) if kept.exists() else {}
-    test, network = sources.load_images(f"{npz}:test"), make()
+    test = sources.load_images(f"{npz}:test")
     for quality, subsampling in FILES:
         name = "clean" if quality is None else f"{quality} {subsampling}"
         if name in known:
@@ -241,26 +252,29 @@ def judge(npz: str, kept: Path, make: Callable[[], nn.Module]) -> None:
 
 
 def accuracy(folder: Path, out: Path) -> None:
-    """Writes the mean of the seeds, paired by image with the network before."""
-    found = {name: json.loads((folder / f"{name}.json").read_text()) for name in ("before", *_names())}
-    rows = []
-    for name, before in found["before"].items():
-        each = torch.tensor([found[seed][name] for seed in _names()]).double()
-        gain = each.mean(0) - torch.tensor(before).double()
-        error = 1.96 * float(gain.std()) / math.sqrt(len(gain))
-        row = {"files": name, "before": 100 * sum(before) / len(before), "after": 100 * float(each.mean())}
-        row |= {"seeds": [100 * float(one) for one in each.mean(1)], "difference": 100 * float(gain.mean())}
-        row["interval"] = [100 * (float(gain.mean()) - error), 100 * (float(gain.mean()) + error)]
-        rows.append(row)
-        low, high = row["interval"]
-        change = f"{row['difference']:+5.1f} ({low:+.1f} … {high:+.1f})"
-        print(f"{name:12} {row['before']:5.1f} → {row['after']:5.1f} %  {change}")
-    runs = [json.loads((folder / name / "run.json").read_text()) for name in _names()]
-    _write(out, {"images": len(found["before"]["clean"]), "rows": rows, "runs": runs})
+    """Writes the mean of the seeds, paired by image with the network before, as trained and between."""
+    before = json.loads((folder / "before.json").read_text())
+    results: dict[str, Any] = {"images": len(before["clean"]), "interpolation": INTERPOLATION}
+    for name, ending in (("between", "-between"), ("trained", "")):
+        found = [json.loads((folder / f"seed{seed}{ending}.json").read_text()) for seed in SEEDS]
+        results[name] = [paired(files, before[files], [one[files] for one in found]) for files in before]
+        for row in results[name]:
+            low, high = row["interval"]
+            change = f"{row['difference']:+5.1f} ({low:+.1f} … {high:+.1f})"
+            print(f"{name:8} {row['files']:10} {row['before']:5.1f} → {row['after']:5.1f} %  {change}")
+    runs = [json.loads((folder / f"seed{seed}" / "run.json").read_text()) for seed in SEEDS]
+    _write(out, {**results, "runs": runs})
 
 
-def _names() -> list[str]:
-    return [f"seed{seed}" for seed in SEEDS]
+def paired(files: str, before: list[bool], seeds: list[list[bool]]) -> dict[str, Any]:
+    """Returns accuracies in percent, and their difference in points with its interval of 95 % over the images."""
+    each = torch.tensor(seeds).double()
+    gain = each.mean(0) - torch.tensor(before).double()
+    error = 1.96 * float(gain.std()) / math.sqrt(len(gain))
+    row: dict[str, Any] = {"files": files, "before": 100 * sum(before) / len(before), "after": 100 * float(each.mean())}
+    row |= {"seeds": [100 * float(one) for one in each.mean(1)], "difference": 100 * float(gain.mean())}
+    row["interval"] = [100 * (float(gain.mean()) - error), 100 * (float(gain.mean()) + error)]
+    return row
 
 
 def _write(out: Path, results: dict[str, Any]) -> None:

@@ -4,7 +4,9 @@ The loss is cross-entropy on the augmented image plus a Kullback-Leibler diverge
 teacher's output on the clean one. By default the teacher is the original network. With ``teacher: current`` it is the
 network itself: stability training, Zheng et al., "Improving the Robustness of Deep Neural Networks via Stability
 Training", CVPR 2016, arXiv 1604.04293, with cross-entropy on the clean image. Learnable tables in front are the idea of
-"JPEG inspired deep learning" (JPEG-DL), ICLR 2025, arXiv 2410.07081: its tables are trained with the network.
+"JPEG inspired deep learning" (JPEG-DL), ICLR 2025, arXiv 2410.07081: its tables are trained with the network. Weights
+between those before and after are from Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022, arXiv
+2109.01903, equation 1.
 
 Ours: the default teacher, the optimizer, and that batch normalisation keeps the statistics of the original network.
 """
@@ -255,6 +257,7 @@ class Config(Settings):
         teacher: "original", the network before; "current", the network itself (stability training); or "none".
         divergence: the weight of the Kullback-Leibler divergence from the teacher.
         batch_statistics: "frozen" keeps the statistics of batch normalisation; "trained" follows the images.
+        interpolation: how far the result is on the way from the weights before to those trained, above 0 and at most 1.
         tables_quality: the quality at which learnable tables in front start; None without them.
         tables_rate: their learning rate, in logarithms of steps, as a multiple of the network's.
         tuning: the schedule.
@@ -268,6 +271,7 @@ class Config(Settings):
     teacher: str = "original"
     divergence: float = 1.0
     batch_statistics: str = "frozen"
+    interpolation: float = 1.0
     tables_quality: int | None = None
     tables_rate: float = 100.0
     tuning: Schedule = field(default_factory=lambda: Schedule(epochs=3, learning_rate=1e-4))
@@ -286,6 +290,8 @@ class Config(Settings):
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
         if not 0 <= self.divergence < float("inf"):
             raise ValueError(f"divergence must be at least 0 and finite, got {self.divergence}")
+        if not 0 < self.interpolation <= 1:
+            raise ValueError(f"interpolation must be above 0 and at most 1, got {self.interpolation}")
         if self.tables_quality is not None and not 1 <= self.tables_quality <= 100:
             raise ValueError(f"tables_quality must be in 1…100, got {self.tables_quality}")
         positive(tables_rate=self.tables_rate)
@@ -411,6 +417,18 @@ def _divergence(teacher: Tensor, student: Tensor) -> Tensor:
     return F.kl_div(student.log_softmax(dim=1), wanted, reduction="batchmean", log_target=True)
 
 
+def interpolated(before: Mapping[str, Tensor], after: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:
+    """Returns weights between two networks' on the CPU, ``share`` of the way to the second's (counts are the second's).
+
+    Source: Wortsman et al., arXiv 2109.01903, equation 1.
+    """
+    found = {}
+    for name, end in after.items():
+        start, end = before[name].cpu(), end.cpu()
+        found[name] = torch.lerp(start, end, share) if end.is_floating_point() else end
+    return found
+
+
 def train(run: Run, images: Images, classifier: nn.Module, config: Config) -> FineTuned:
     """Fine-tunes a copy of the classifier, and measures both on real files: accuracy.json, .md, .svg in the folder."""
     tuned = copy.deepcopy(classifier).requires_grad_(True)
@@ -418,7 +436,7 @@ def train(run: Run, images: Images, classifier: nn.Module, config: Config) -> Fi
     if config.tables_quality is not None:
         front = LearnedFront(tuned, config.tables_quality, config.tables_rate, config.subsampling)
     run.fit("tuning", FineTuning(front or tuned, classifier, config), images, config.tuning)
-    state = {name: tensor.cpu() for name, tensor in tuned.state_dict().items()}
+    state = interpolated(classifier.state_dict(), tuned.state_dict(), config.interpolation)
     tables = None if front is None else front.tables().to("cpu")
     defense = FineTuned(None if tables is None else [tables.luma, tables.chroma], config.subsampling, state)
     measured = (

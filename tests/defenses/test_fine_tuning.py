@@ -155,6 +155,15 @@ def test_learned_tables_are_trained_and_deployed_as_integers(trained: Trained, t
     assert report["rows"][0]["images"] == 16
 
 
+def test_weights_between_are_a_share_of_the_way_to_the_trained_ones(trained: Trained, tmp_path: Path) -> None:
+    whole = train("fine-tuning", trained, tmp_path / "whole").tensors()
+    between = train("fine-tuning", trained, tmp_path / "between", interpolation=0.75).tensors()
+    for name, start in trained.classifier.state_dict().items():
+        end, found = whole[f"network.{name}"], between[f"network.{name}"]
+        expected = 0.25 * start + 0.75 * end if start.is_floating_point() else end
+        torch.testing.assert_close(found, expected.to(found.dtype), rtol=1e-5, atol=1e-7)
+
+
 def test_a_saved_network_is_evaluated_alone_and_behind_any_jpeg(trained: Trained, tmp_path: Path) -> None:
     network = defense_data.network()
     defenses.save(FineTuned(None, "4:2:0", network.state_dict()), tmp_path)
@@ -266,6 +275,7 @@ def test_a_mistake_in_an_augmentation_has_its_sentence(text: str, message: str) 
         ({"augmentation": ()}, "augmentation must hold at least one entry, got none"),
         ({"teacher": "other"}, "teacher must be one of original, current, none, got 'other'"),
         ({"batch_statistics": "lost"}, "batch_statistics must be one of frozen, trained, got 'lost'"),
+        ({"interpolation": 0.0}, "interpolation must be above 0 and at most 1, got 0"),
         ({"divergence": -1.0}, "divergence must be at least 0 and finite, got -1"),
         ({"tables_quality": 0}, "tables_quality must be in 1…100, got 0"),
         ({"tables_rate": 0.0}, "tables_rate must be positive and finite, got 0"),
