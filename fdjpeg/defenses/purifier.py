@@ -115,6 +115,8 @@ class Config(Settings):
         eps: L∞ radius of the adversarial images, in units of [0, 1].
         attack_steps: steps of the PGD that finds them.
         classification: μ, the weight of cross-entropy in the adversarial teacher's loss.
+        normal_lesson, adversarial_lesson: the weights of both teachers' images in the student's loss; 0 leaves a
+            teacher out.
         quality: the least and the greatest quality of JPEG as a corruption, 1…100.
         normal, adversarial, student: the schedules of the two teachers and of the student. The last two start with the
             normal teacher's final weights. Their epochs climb through the classifier, and few are enough.
@@ -125,6 +127,8 @@ class Config(Settings):
     eps: float = 8 / 255
     attack_steps: int = 7
     classification: float = 0.1
+    normal_lesson: float = 0.5
+    adversarial_lesson: float = 0.5
     quality: tuple[int, int] = (30, 95)
     normal: Schedule = field(default_factory=lambda: Schedule(epochs=50, learning_rate=3e-3))
     adversarial: Schedule = field(default_factory=lambda: Schedule(epochs=20))
@@ -135,8 +139,9 @@ class Config(Settings):
         positive(noise=self.noise, eps=self.eps)
         if self.eps > 1:
             raise ValueError(f"eps must be at most 1, as images are, got {self.eps}")
-        if self.classification < 0:
-            raise ValueError(f"classification must be at least 0, got {self.classification}")
+        for name in ("classification", "normal_lesson", "adversarial_lesson"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
         if not 1 <= self.quality[0] <= self.quality[1] <= 100:
             raise ValueError(f"quality must be two of 1…100, the least first, got {self.quality}")
 
@@ -181,7 +186,7 @@ class AdversarialTeacher(Objective):
 
 
 class Student(Objective):
-    """MSE(S(x̃), x) + ½ MSE(S(x_adv), T_A(x_adv)) + ½ MSE(S(x), T_N(x)).
+    """MSE(S(x̃), x) + a MSE(S(x_adv), T_A(x_adv)) + b MSE(S(x), T_N(x)).
 
     Image by image, x̃ is x with noise or x behind JPEG of a random quality. x_adv comes from PGD through C∘T_A.
 
@@ -189,7 +194,7 @@ class Student(Objective):
         autoencoder: S.
         normal, adversary: the teachers T_N and T_A.
         classifier: C.
-        config: noise, quality, eps and attack_steps.
+        config: noise, quality, eps, attack_steps, adversarial_lesson (a) and normal_lesson (b).
     """
 
     def __init__(
@@ -206,13 +211,19 @@ class Student(Objective):
         compressed = chance.uniform((1, 1, 1), "corruption") < 0.5
         corrupted = noisy(images, self.config.noise, chance)
         corrupted = torch.where(compressed, fdjpeg.jpeg(images, quality), corrupted)
-        x_adv = adversarial(nn.Sequential(adversary, classifier), images, labels, self.config, chance)
+        loss = F.mse_loss(self.trained(corrupted).float(), images)
+        if self.config.adversarial_lesson:
+            x_adv = adversarial(nn.Sequential(adversary, classifier), images, labels, self.config, chance)
+            loss = loss + self.config.adversarial_lesson * self._lesson(x_adv, adversary)
+        if self.config.normal_lesson:
+            loss = loss + self.config.normal_lesson * self._lesson(images, normal)
+        return loss
+
+    def _lesson(self, images: Tensor, teacher: nn.Module) -> Tensor:
+        """Returns the student's distance from a teacher on the same images."""
         with torch.no_grad():
-            normal_lesson, adversarial_lesson = normal(images).float(), adversary(x_adv).float()
-        restoring = F.mse_loss(self.trained(corrupted).float(), images)
-        taught_adversarially = F.mse_loss(self.trained(x_adv).float(), adversarial_lesson)
-        taught_normally = F.mse_loss(self.trained(images).float(), normal_lesson)
-        return restoring + 0.5 * taught_adversarially + 0.5 * taught_normally
+            wanted = teacher(images).float()
+        return F.mse_loss(self.trained(images).float(), wanted)
 
 
 def noisy(images: Tensor, deviation: float, chance: Chance) -> Tensor:
