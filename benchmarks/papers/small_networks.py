@@ -23,7 +23,7 @@ from fdjpeg.sources import Network, Normalized
 #: Mean and deviation of Fashion-MNIST's training images.
 MEAN, DEVIATION = 0.286, 0.353
 
-SCHEDULE = Schedule(epochs=5, batch_size=128, learning_rate=2e-3, weight_decay=0.01, augment="none")
+SCHEDULE = Schedule(epochs=3, batch_size=128, learning_rate=2e-3, weight_decay=0.01, augment="none")
 
 
 def convolution(before: int, after: int, size: int = 3, stride: int = 1) -> nn.Sequential:
@@ -117,7 +117,7 @@ def papernot() -> nn.Module:
 
 
 #: The schedule of defensive distillation, and of the network that it starts from.
-PAPERNOT = Schedule(epochs=4, batch_size=128, learning_rate=1e-3, augment="none")
+PAPERNOT = Schedule(epochs=3, batch_size=128, learning_rate=1e-3, augment="none")
 
 #: Networks that are trained alike, and learn to lie to each other.
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
