@@ -17,7 +17,9 @@ from fdjpeg.defenses.training.run import Run
 from fdjpeg.sources import Network
 
 SHORT = Schedule(epochs=2, batch_size=128, learning_rate=1e-3, augment="none")
-SETTINGS = recipe.Config(architecture="small", reconstruction=SHORT, signal=replace(SHORT, epochs=1, learning_rate=3e-4))
+SETTINGS = recipe.Config(
+    architecture="small", reconstruction=SHORT, signal=replace(SHORT, epochs=1, learning_rate=3e-4)
+)
 
 STAGES = ("reconstruction", "signal")
 

@@ -19,8 +19,10 @@ from .base import (
     project,
 )
 from .byte_grid import on_byte_grid, to_byte_grid
+from .carlini_wagner import CarliniWagnerL0, CarliniWagnerLinf
 from .flip import Flip
 from .foolbox import DDN, Boundary, CarliniWagner, DeepFool, HopSkipJump, MinimumNorm
+from .jsma import JSMA
 from .losses import LOSSES, correct, cross_entropy, dlr, margin
 from .noise import Noise
 from .pgd import PGD
@@ -31,6 +33,7 @@ __all__ = [
     "APGD",
     "DDN",
     "FAB",
+    "JSMA",
     "LOSSES",
     "NAMES",
     "NORMS",
@@ -39,6 +42,8 @@ __all__ = [
     "AttackResult",
     "Boundary",
     "CarliniWagner",
+    "CarliniWagnerL0",
+    "CarliniWagnerLinf",
     "Counted",
     "DeepFool",
     "Exposed",

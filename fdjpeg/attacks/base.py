@@ -22,7 +22,8 @@ from fdjpeg._packages import EXTRA, MissingPackage
 from .calls import checked_logits, logits_of
 from .losses import margin
 
-Norm = Literal["linf", "l2"]
+#: "l0" counts the samples that changed; only the attacks that look for few changes are in it.
+Norm = Literal["linf", "l2", "l0"]
 NORMS = ("linf", "l2")
 
 #: How far rounding in float32 may carry an image out of its ball, in units of the images' range.
@@ -58,7 +59,7 @@ class Attack(ABC):
     image's index in the whole set, so its result does not depend on its batch, process or device.
 
     Attributes:
-        norm: "linf" or "l2": the norm that ``eps`` is measured in.
+        norm: "linf", "l2" or "l0": the norm that ``eps`` is measured in.
         seed: the seed of everything random.
     """
 
@@ -107,7 +108,7 @@ class Attack(ABC):
             x: ``(N, C, H, W)``, floats in [0, 1]. It is not modified. An excess of less than half a byte, as rounding
                 makes it, is cut off.
             y: ``(N,)``, int64, the true classes.
-            eps: radius, in units of the images' range [0, 1]. At 0 nothing may change.
+            eps: radius, in units of the images' range [0, 1]; in "l0" a number of samples. At 0 nothing may change.
             indices: ``(N,)``, int64, each image's place in the whole set, which seeds its random numbers;
                 0 … N − 1 if None.
             judge: decides the verdict, if ``model`` only approximates the exact forward pass; ``model`` itself if None.
@@ -326,8 +327,13 @@ def format_eps(eps: Fraction) -> str:
 
 
 def distances(a: Tensor, b: Tensor, norm: Norm) -> Tensor:
-    """Returns the distance of each image of ``a`` from that of ``b``, ``(N,)``, in units of the images' range."""
+    """Returns the distance of each image of ``a`` from that of ``b``, ``(N,)``, in units of the images' range.
+
+    For "l0" it is the number of samples that differ.
+    """
     difference = (a - b).flatten(1)
+    if norm == "l0":
+        return (difference != 0).sum(dim=1).to(difference)
     return difference.abs().amax(dim=1) if norm == "linf" else difference.norm(dim=1)
 
 
@@ -335,8 +341,13 @@ def project(x_adv: Tensor, x: Tensor, eps: float | Tensor, norm: Norm = "linf") 
     """Brings ``x_adv`` into the ball of ``norm`` and radius ``eps`` around ``x``, and into [0, 1].
 
     For "linf" the result is the nearest such image. For "l2" it is scaled into the ball, then clamped, which moves it
-    further inside.
+    further inside. For "l0" the samples that changed most keep their change, as many as ``eps`` allows.
     """
+    if norm == "l0":
+        flat = (x_adv - x).flatten(1)
+        rank = flat.abs().argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+        limit = eps.view(-1, 1) if isinstance(eps, Tensor) else eps
+        return torch.where((rank < limit).view_as(x), x_adv, x).clamp(0, 1)
     if norm == "linf":
         return torch.minimum(torch.maximum(x_adv, x - eps), x + eps).clamp(0, 1)
     delta = x_adv - x

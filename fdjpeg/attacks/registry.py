@@ -9,8 +9,10 @@ from typing import Any
 
 from .autoattack import APGD, FAB, Square
 from .base import Attack
+from .carlini_wagner import CarliniWagnerL0, CarliniWagnerLinf
 from .flip import Flip
 from .foolbox import DDN, Boundary, CarliniWagner, DeepFool, HopSkipJump
+from .jsma import JSMA
 from .noise import Noise
 from .pgd import PGD
 
@@ -61,6 +63,10 @@ _KINDS: dict[str, _Kind] = {
     "square": _Kind(Square, ("queries",), {}),
     "deepfool": _Kind(DeepFool, ("steps", "candidates"), {}),
     "cw": _Kind(CarliniWagner, ("steps", "searches"), {}),
+    "cw-l0": _Kind(CarliniWagnerL0, ("steps", "rounds"), {}),
+    "cw-linf": _Kind(CarliniWagnerLinf, ("steps", "rounds"), {}),
+    "jsma": _Kind(JSMA, (), {}),
+    "jsma-logits": _Kind(JSMA, (), {"surface": "logits"}),
     "ddn": _Kind(DDN, ("steps",), {}),
     "boundary": _Kind(Boundary, ("steps",), {}),
     "hopskipjump": _Kind(HopSkipJump, ("steps",), {}),
@@ -76,10 +82,10 @@ def from_name(name: str, **settings: Any) -> Attack:
 
     Args:
         name: one of ``NAMES``, in any case, then, after a hyphen, the number of steps (of queries, for "square"), then,
-            after an "x", that of restarts (of target classes for "fab", of weights for "cw", of candidates for
-            "deepfool").
+            after an "x", that of restarts (of target classes for "fab", of weights for "cw", of rounds for "cw-l0" and
+            "cw-linf", of candidates for "deepfool").
         settings: fields of the attack's class, such as ``norm="l2"`` or ``draws=20``. A norm of None is the
-            attack's own: "linf", or "l2" for attacks that only minimise the L2 norm.
+            attack's own: "linf", or "l2" or "l0" for attacks that only minimise that norm.
 
     Raises:
         ValueError: for an unknown name or setting, a number that the attack does not use, or a value out of range.
@@ -87,7 +93,8 @@ def from_name(name: str, **settings: Any) -> Attack:
     """
     if not isinstance(name, str):
         raise TypeError(f"name must be an attack's name, such as 'pgd-20x5', got {name!r}")
-    match = re.fullmatch(r"(?P<kind>[a-z][a-z-]*?)(?:-(?P<first>\d+)(?:[x×](?P<second>\d+))?)?", name.lower())
+    kinds = r"(?P<kind>[a-z][a-z0-9]*(?:-[a-z][a-z0-9]*)*)"
+    match = re.fullmatch(kinds + r"(?:-(?P<first>\d+)(?:[x×](?P<second>\d+))?)?", name.lower())
     kind = _KINDS.get(match["kind"]) if match else None
     if match is None or kind is None:
         raise ValueError(

@@ -45,7 +45,8 @@ def evaluate(
         list[str] | None,
         typer.Option(
             help="Defence, such as jpeg:75, jpeg:75,4:4:4, random-jpeg:30-95, stochastic-jpeg:20+40+60+80, "
-            "feature-distillation:paper,passes=2, saved:PATH or module:callable; repeatable."
+            "feature-distillation:paper,passes=2, bit-depth:5, median:2, total-variation:0.05, saved:PATH or "
+            "module:callable; repeatable."
         ),
     ] = None,
     attack: Annotated[

@@ -25,7 +25,7 @@ def train(
         str,
         typer.Option(help='Images: a folder of class folders, an .npz file ("cifar10.npz:train"), or as for evaluate.'),
     ],
-    config: Annotated[str, typer.Option(help='YAML file, or a packaged one: "cifar10", "imagenet", "small".')],
+    config: Annotated[str, typer.Option(help="YAML file, or a packaged one: cifar10, fashion-mnist, imagenet, small.")],
     model: Annotated[
         str | None, typer.Option(help="Classifier to defend, named as for evaluate; not every defence needs one.")
     ] = None,

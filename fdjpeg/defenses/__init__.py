@@ -30,6 +30,7 @@ from .purifier import Purifier
 from .recipes import train
 from .registry import DEFENSES, load
 from .s2snet import S2SNet
+from .squeezing import BitDepth, FeatureSqueezing, Median, TotalVariation
 
 __all__ = [
     "DEFENSES",
@@ -38,17 +39,21 @@ __all__ = [
     "OPAQUE",
     "UNDEFENDED",
     "ZERO",
+    "BitDepth",
     "Defended",
     "Defense",
     "DefensiveDistillation",
     "FeatureDistillation",
+    "FeatureSqueezing",
     "FineTuned",
     "JPEGEnsemble",
+    "Median",
     "Purifier",
     "RandomJPEG",
     "S2SNet",
     "SeedFixed",
     "StochasticJPEG",
+    "TotalVariation",
     "differentiable",
     "feature_distillation_defense",
     "jpeg_defense",

@@ -17,8 +17,9 @@ from fdjpeg.sources.networks import imported, made_by
 
 from .defended import UNDEFENDED, Defended, layer_defense, of_module
 from .fine_tuning import FineTuned
-from .gradients import GRADIENTS, distinct
+from .gradients import GRADIENTS, OPAQUE, distinct
 from .registry import load
+from .squeezing import BitDepth, Median, TotalVariation
 
 
 def parse_defense(
@@ -39,6 +40,7 @@ def parse_defense(
             - "feature-distillation:paper". With two passes, an attacker enters before both of
               "feature-distillation:paper,passes=2", or after the first of
               "feature-distillation:paper,passes=2,entry=after";
+            - "bit-depth:5", "median:2", "total-variation:0.05", see `squeezing`; the last needs scikit-image;
             - "saved:PATH": a defence that ``fdjpeg.defenses.load`` reads; a fine-tuned network also behind a JPEG, such
               as "saved:PATH,behind=jpeg:75" or "saved:PATH,behind=jpeg:75,4:4:4";
             - "module:callable": returns a ``torch.nn.Module`` from images to images, or to logits. It is called without
@@ -68,7 +70,8 @@ def parse_defense(
     if not rest:
         raise ValueError(
             'defense must be "none", "jpeg:QUALITY", "random-jpeg:LOW-HIGH", "stochastic-jpeg:QUALITY+...", '
-            f'"feature-distillation:PRESET", "saved:PATH" or "module:callable", got {text!r}'
+            '"feature-distillation:PRESET", "bit-depth:BITS", "median:SIZE", "total-variation:WEIGHT", "saved:PATH" or '
+            f'"module:callable", got {text!r}'
         )
     if kind in _PARSERS:
         value, *options = rest.split(",")
@@ -229,9 +232,34 @@ def _parse_feature_distillation(text: str, value: str, options: list[str], gradi
     return feature_distillation_defense(value, int(chosen["passes"]), chosen["entry"], gradients)
 
 
+def _parse_bit_depth(text: str, value: str, options: list[str], gradients: Sequence[str]) -> Defended:
+    if options or not value.isdecimal() or not 1 <= int(value) <= 8:
+        raise ValueError(f'bits in a defense such as "bit-depth:5" must be an integer 1…8, got {text!r}')
+    return layer_defense(text, BitDepth(int(value)), ("identity",))
+
+
+def _parse_median(text: str, value: str, options: list[str], gradients: Sequence[str]) -> Defended:
+    if options or not value.isdecimal() or int(value) < 2:
+        raise ValueError(f'size in a defense such as "median:2" must be an integer of at least 2, got {text!r}')
+    return layer_defense(text, Median(int(value)), OPAQUE)
+
+
+def _parse_total_variation(text: str, value: str, options: list[str], gradients: Sequence[str]) -> Defended:
+    try:
+        weight = float(value)
+    except ValueError:
+        weight = 0.0
+    if options or not 0 < weight < float("inf"):
+        raise ValueError(f'weight in a defense such as "total-variation:0.05" must be a positive number, got {text!r}')
+    return layer_defense(text, TotalVariation(weight), ("identity",))
+
+
 _PARSERS = {
     "jpeg": _parse_jpeg,
     "random-jpeg": _parse_random,
     "stochastic-jpeg": _parse_stochastic,
     "feature-distillation": _parse_feature_distillation,
+    "bit-depth": _parse_bit_depth,
+    "median": _parse_median,
+    "total-variation": _parse_total_variation,
 }

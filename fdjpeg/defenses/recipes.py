@@ -77,7 +77,7 @@ def train(
         kind: a key of ``RECIPES``.
         images: to train on, see `fdjpeg.defenses.training.images.load_training_images`.
         out: the folder of defense.safetensors and training.json, and of run.json with all that the result depends on.
-        settings: an object of the recipe's ``config``, a YAML file, or "cifar10", "imagenet" or "small".
+        settings: an object of the recipe's ``config``, a YAML file, or a packaged one by its name, see `config.read`.
         network: the classifier of images in [0, 1] that is to be defended; it is not changed.
         device, precision, workers, quiet: as for `fdjpeg.defenses.training.run.Run`.
 

@@ -129,5 +129,7 @@ def _check_attacks(attacks: Sequence[Attack]) -> None:
         raise ValueError("attacks must hold at least one attack, got none")
     if len({attack.norm for attack in attacks}) > 1:
         raise ValueError(f"attacks must share one norm, got {', '.join(f'{a.name} in {a.norm}' for a in attacks)}")
+    if attacks[0].norm == "l0":
+        raise ValueError(f"attacks must be in the norm linf or l2 in an evaluation, got {attacks[0].name} in l0")
     if len({attack.name for attack in attacks}) < len(attacks):
         raise ValueError(f"attacks must be different, got {', '.join(attack.name for attack in attacks)}")

@@ -195,7 +195,8 @@ def test_every_name_makes_an_attack_whose_settings_json_can_hold() -> None:
         attack = from_name(name, seed=3)
         settings = json.loads(json.dumps(attack.settings()))
         assert settings["seed"] == attack.seed == 3
-        assert settings["norm"] == attack.norm == ("l2" if name in ("cw", "ddn", "boundary") else "linf")
+        only = {"cw": "l2", "ddn": "l2", "boundary": "l2", "cw-l0": "l0", "jsma": "l0", "jsma-logits": "l0"}
+        assert settings["norm"] == attack.norm == only.get(name, "linf")
         assert attack == from_name(name, seed=3)
         names.add(attack.name)
     assert len(names) == len(NAMES)

@@ -137,17 +137,19 @@ def test_random_starts_of_the_attack_change_with_the_epoch(attacks: list[dict[st
     assert first == again != later
 
 
-def test_the_students_loss(attacks: list[dict[str, Any]]) -> None:
-    config = purifier.Config(noise=0.2, quality=(20, 90))
+@pytest.mark.parametrize(("of_adversary", "of_normal"), [(0.5, 0.5), (0.0, 0.25), (0.75, 0.0)])
+def test_the_students_loss(attacks: list[dict[str, Any]], of_adversary: float, of_normal: float) -> None:
+    lessons = {"adversarial_lesson": of_adversary, "normal_lesson": of_normal}
+    config = purifier.Config(noise=0.2, quality=(20, 90), **lessons)
     student, normal, adversary, classifier = Scale(0.5), Scale(0.25), Scale(0.875), Means(1.0, -2.0, 3.0)
     objective = Student(student, normal, adversary, classifier, config)
     # The first image is compressed, at the least quality; the second gets noise.
     loss = objective.loss(X, Y, Given(corruption=[0.49, 0.5], quality=[0.0, 0.0], noise=[0.9, 0.9]))
     corrupted = torch.stack([fdjpeg.jpeg(X[:1], 20)[0], (X[1] + 0.2 * 1.2815515655).clamp(0, 1)])
-    expected = mse(0.5 * corrupted, X) + 0.5 * mse(0.5 * X_ADV, 0.875 * X_ADV) + 0.5 * mse(0.5 * X, 0.25 * X)
+    expected = mse(0.5 * corrupted, X) + of_adversary * mse(0.5 * X_ADV, 0.875 * X_ADV)
+    expected += of_normal * mse(0.5 * X, 0.25 * X)
     assert loss.item() == pytest.approx(expected, rel=1e-5)
-    (attack,) = attacks
-    assert list(attack["model"]) == [adversary, classifier]
+    assert [list(attack["model"]) for attack in attacks] == ([[adversary, classifier]] if of_adversary else [])
     loss.backward()
     assert student.factor.grad is not None
     assert all(part.factor.grad is None for part in (normal, adversary))

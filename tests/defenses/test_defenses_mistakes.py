@@ -33,7 +33,7 @@ def test_ready_settings_are_settings(file: Path) -> None:
     recipe = RECIPES[file.parent.name]
     settings = config.read(recipe.config, file.stem, file.parent.name)
     assert isinstance(settings, recipe.config)
-    assert sorted(entry.stem for entry in file.parent.iterdir()) == ["cifar10", "imagenet", "small"]
+    assert sorted(entry.stem for entry in file.parent.iterdir()) == ["cifar10", "fashion-mnist", "imagenet", "small"]
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_numbers_may_be_fractions_and_lack_a_point(tmp_path: Path) -> None:
     assert settings.eps == 4 / 255
     assert settings.normal.learning_rate == 1e-3
     assert settings.quality == (20, 80)
-    with pytest.raises(ValueError, match="config must be a YAML file or one of cifar10, imagenet, small"):
+    with pytest.raises(ValueError, match=r"config must be .* one of cifar10, fashion-mnist, imagenet, small"):
         config.read(purifier.Config, "medium", "purifier")
     (tmp_path / "bytes.yaml").write_bytes(b"\xff\xfe")
     with pytest.raises(ValueError, match=r"config must be a YAML file .*bytes\.yaml"):

@@ -76,6 +76,8 @@ DEFAULTS: dict[Any, dict[str, Any]] = {
         "eps": 8 / 255,
         "attack_steps": 7,
         "classification": 0.1,
+        "normal_lesson": 0.5,
+        "adversarial_lesson": 0.5,
         "quality": (30, 95),
         "normal": Schedule(50, 128, 3e-3),
         "adversarial": Schedule(20, 128, 1e-3),
@@ -202,6 +204,8 @@ def test_defences_that_draw_in_each_call_are_marked(images: Tensor) -> None:
         (lambda: Schedule(patience=0), "patience must be at least 1, got 0"),
         (lambda: Schedule(learning_rate=float("nan")), "learning_rate must be positive and finite, got nan"),
         (lambda: purifier.Config(classification=-1), "classification must be at least 0, got -1"),
+        (lambda: purifier.Config(normal_lesson=-1), "normal_lesson must be at least 0, got -1"),
+        (lambda: purifier.Config(adversarial_lesson=-1), "adversarial_lesson must be at least 0, got -1"),
         (lambda: purifier.Config(attack_steps=0), "attack_steps must be at least 1, got 0"),
         (lambda: purifier.Config(widths=(4, 0, 4)), "widths must be at least 1, got 0"),
         (lambda: purifier.Config(noise=0), "noise must be positive and finite, got 0"),
@@ -229,7 +233,7 @@ def test_values_just_out_of_range_are_refused(make: Any, message: str) -> None:
 
 def test_values_at_the_ends_of_their_ranges_are_taken() -> None:
     Schedule(epochs=1, batch_size=1, learning_rate=1e-9, weight_decay=0, patience=1)
-    purifier.Config(widths=(1, 1, 1), attack_steps=1, eps=1, classification=0, quality=(1, 1))
+    purifier.Config(widths=(1, 1, 1), attack_steps=1, eps=1, classification=0, normal_lesson=0, quality=(1, 1))
     purifier.Config(quality=(100, 100))
     for n, step in ((0, 1), (64, 255)):
         feature_distillation.Config(n=n, fine=step, coarse=step, passes=2, batch_size=1)

@@ -90,7 +90,8 @@ def read(cls: type[Config], name: str, defense: str) -> Config:
 
     Args:
         cls: a dataclass; keys that the file leaves out take its defaults.
-        name: a YAML file, or the name of one that is packaged for this defence ("cifar10", "imagenet", "small").
+        name: a YAML file, or the name of one that is packaged for this defence ("cifar10", "fashion-mnist", "imagenet",
+            "small").
         defense: the defence's name.
 
     Raises:
