@@ -1,15 +1,23 @@
-"""Distillation-based purification (Koo, Chae, Lee, Appl. Sci. 13, 11313, 2023) on Fashion-MNIST."""
+"""Distillation-based purification (Koo, Chae, Lee, Appl. Sci. 13, 11313, 2023) on Fashion-MNIST.
+
+    python benchmarks/papers/purification.py WORK
+
+The purifiers: the student of both teachers, of each alone and of none, before the ResNet-like network.
+"""
 
 from __future__ import annotations
 
 import copy
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
-from experiment import fashion, options, right, share, to_train_on
+from experiment import Experiment, fashion, options, percent, right, share, to_train_on
 from small_networks import trained
+from torch import Tensor
 
+from fdjpeg.attacks import from_name
 from fdjpeg.defenses import checkpoint, load, purifier
 from fdjpeg.defenses.purifier import AdversarialTeacher, NormalTeacher, Purifier, Student
 from fdjpeg.defenses.training.config import Schedule
@@ -29,6 +37,9 @@ SETTINGS = purifier.Config(
 
 #: The ablation: the weights of the normal and the adversarial teacher's lesson.
 LESSONS = {"both": (0.5, 0.5), "normal": (0.5, 0.0), "adversarial": (0.0, 0.5), "none": (0.0, 0.0)}
+
+EPS = 8 / 255
+ATTACKS = ("fgsm", "bim-10", "pgd-20")
 
 #: Images of the trainings that attack their network in each step.
 ATTACKED = 10_000
@@ -64,13 +75,87 @@ def _train(run: Run, network: Network, images: Images, settings: purifier.Config
         checkpoint.save(student, files[name])
 
 
+def attacked(network: Network, student: Purifier, images: Tensor, labels: Tensor) -> dict[str, Any]:
+    """Attacks the bare network, and both together; returns what the classifier gets right on purified images."""
+    deployed, found = (
+        student.deployed(network.module),
+        {"clean": share(right(student.deployed(network.module), images, labels))},
+    )
+    for name in ATTACKS:
+        unaware = replace(from_name(name), until_fooled=False)  # type: ignore[type-var]
+        x_adv = unaware(network.module, images, labels, EPS)
+        found[f"gray-box {name}"] = share(right(deployed, x_adv, labels))
+        found[f"bare {name}"] = share(right(network.module, x_adv, labels))
+    worst = right(deployed, images, labels)
+    for gradient in student.gradients:
+        for name in ("pgd-20", "pgd-margin-20"):
+            x_adv = (
+                from_name(name)
+                .run(student.attacked(network.module, gradient), images, labels, EPS, judge=deployed)
+                .x_adv
+            )
+            left = right(deployed, x_adv, labels)
+            worst &= left
+            found[f"{gradient} {name}"] = share(left)
+    return found | {"adaptive": share(worst)}
+
+
+def report(run: Experiment) -> None:
+    """Writes table and plot."""
+    rows = []
+    for seed in (0, 1, 2):
+        for lesson in LESSONS:
+            clean = run.get(f"{lesson}, seed {seed}: clean", "right")
+            cell = run.cells.get(f"{lesson}, seed {seed}: attacked", {})
+            bare = run.get("bare", "right")
+            change = f"{clean['percent'] - bare['percent']:+.1f}" if clean and bare else "not run yet"
+            columns = ("gray-box fgsm", "gray-box bim-10", "gray-box pgd-20", "adaptive")
+            rows.append(
+                [f"{lesson}, seed {seed}", percent(clean), change, *(percent(cell.get(name)) for name in columns)]
+            )
+    head = ["student of, seed", "clean", "change, points", "gray-box FGSM", "gray-box BIM-10", "gray-box PGD-20"]
+    some = run.cells.get("both, seed 0: attacked", {})
+    bare = [["none (white-box)", percent(run.get("bare", "right")), "–"]
+            + [percent(some.get(f"bare {name}")) for name in ATTACKS] + ["–"]]  # fmt: skip
+    run.write([("Right on purified images, ε = 8/255", [*head, "adaptive, worst"], bare + rows)])
+
+    def draw(axes: Any) -> None:
+        for place, (name, label) in enumerate(
+            (("clean", "clean"), ("gray-box pgd-20", "gray-box PGD-20"), ("adaptive", "adaptive"))
+        ):
+            found = [(lesson, run.get(f"{lesson}, seed 0: attacked", name)) for lesson in LESSONS]
+            values = [value["percent"] if value else 0 for _, value in found]
+            axes.bar([at + 0.25 * place for at in range(len(LESSONS))], values, 0.25, label=label)
+        axes.set_xticks([at + 0.25 for at in range(len(LESSONS))], list(LESSONS))
+        axes.set(xlabel="student of these teachers", ylabel="right on purified images, %", ylim=(0, 100))
+        axes.legend()
+
+    run.plot(draw)
+
+
 def main() -> None:
-    given = options(__doc__).parse_args()
+    parser = options(__doc__)
+    parser.add_argument("--seeds", type=int, default=1, help="Number of seeds, up to 3.")
+    parser.add_argument("--images", type=int, default=300, help="Images to attack.")
+    given = parser.parse_args()
     torch.set_num_threads(1)
-    images, test = to_train_on(), fashion("test", 2000)
-    network = trained("ResNet-like", images, given.work)
-    for name, student in students(network, images, given.work, 0).items():
-        print(name, share(right(student.deployed(network.module), test.images, test.labels)), flush=True)
+    run = Experiment(
+        "purification", "Distillation-based purification (Appl. Sci. 13, 11313) on Fashion-MNIST", given.out, given.only
+    )
+    if not given.report:
+        images, test = to_train_on(), fashion("test", 2000)
+        network = trained("ResNet-like", images, given.work)
+        run.cell("bare", lambda: {"right": share(right(network.module, test.images, test.labels))})
+        x, y = test.images[: given.images], test.labels[: given.images]
+        for seed in range(given.seeds):
+            for name, student in students(network, images, given.work, seed).items():
+                deployed = student.deployed(network.module)
+                run.cell(
+                    f"{name}, seed {seed}: clean",
+                    lambda deployed=deployed: {"right": share(right(deployed, test.images, test.labels))},
+                )
+                run.cell(f"{name}, seed {seed}: attacked", lambda student=student: attacked(network, student, x, y))
+    report(run)
 
 
 if __name__ == "__main__":
