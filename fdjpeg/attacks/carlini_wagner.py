@@ -9,6 +9,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from fdjpeg._checks import check_positive, check_whole
+from fdjpeg._numbers import is_real
+
 from .base import Attack, Counted, Found, Norm, check_norm, distances, project
 from .losses import margin
 
@@ -36,9 +39,10 @@ class _Rounds(Attack):
 
     def __post_init__(self) -> None:
         check_norm(self.norm, self.norms)
-        for setting in ("steps", "rounds", "step"):
-            if not getattr(self, setting) > 0:
-                raise ValueError(f"{setting} must be positive, got {getattr(self, setting)}")
+        check_whole("steps", self.steps, 1)
+        check_whole("rounds", self.rounds, 1)
+        check_positive("step", self.step)
+        check_whole("seed", self.seed)
 
     @abstractmethod
     def penalty(self, change: Tensor, bound: Tensor) -> Tensor:
@@ -163,6 +167,8 @@ class CarliniWagnerL0(_Rounds):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not is_real(self.share):
+            raise TypeError(f"share must be a number, got {self.share!r}")
         if not 0 < self.share < 1:
             raise ValueError(f"share must be in (0, 1), got {self.share}")
 

@@ -9,6 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fdjpeg._checks import check_flags, check_positive, check_whole
+from fdjpeg._numbers import is_real
+
 from .base import Attack, Counted, Found, Norm, check_norm, distances
 from .losses import margin, margin_towards
 
@@ -66,10 +69,13 @@ class JSMA(Attack):
         for setting, known in (("surface", SURFACES), ("target", TARGETS)):
             if getattr(self, setting) not in known:
                 raise ValueError(f"{setting} must be one of {', '.join(known)}, got {getattr(self, setting)!r}")
+        if not is_real(self.theta):
+            raise TypeError(f"theta must be a number, got {self.theta!r}")
         if not 0 < abs(self.theta) <= 1:
             raise ValueError(f"theta must be in [-1, 1] and not 0, got {self.theta}")
-        if not self.temperature > 0:
-            raise ValueError(f"temperature must be positive, got {self.temperature}")
+        check_positive("temperature", self.temperature)
+        check_flags(self, "pairs")
+        check_whole("seed", self.seed)
 
     @property
     def name(self) -> str:

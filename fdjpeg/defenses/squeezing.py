@@ -12,6 +12,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from fdjpeg._checks import check_list, check_module, check_positive, check_tensor, check_whole
+from fdjpeg._numbers import is_real
 from fdjpeg._packages import required
 
 from .base import straight_through
@@ -24,7 +26,7 @@ class BitDepth(nn.Module):
         bits: 1…8.
 
     Raises:
-        ValueError: a value out of its range.
+        ValueError, TypeError: a value out of its range.
 
     Example::
 
@@ -33,7 +35,8 @@ class BitDepth(nn.Module):
 
     def __init__(self, bits: int) -> None:
         super().__init__()
-        if not 1 <= bits <= 8:
+        check_whole("bits", bits, 1)
+        if bits > 8:
             raise ValueError(f"bits must be in 1…8, got {bits}")
         self.bits = bits
 
@@ -61,8 +64,7 @@ class Median(nn.Module):
 
     def __init__(self, size: int) -> None:
         super().__init__()
-        if size < 2:
-            raise ValueError(f"size must be at least 2, got {size}")
+        check_whole("size", size, 2)
         self.size = size
 
     def forward(self, images: Tensor) -> Tensor:
@@ -96,8 +98,7 @@ class TotalVariation(nn.Module):
 
     def __init__(self, weight: float) -> None:
         super().__init__()
-        if not 0 < weight < float("inf"):
-            raise ValueError(f"weight must be positive and finite, got {weight}")
+        check_positive("weight", weight)
         self.weight = weight
         self._denoise = required("skimage.restoration", "scikit-image").denoise_tv_chambolle
 
@@ -137,8 +138,14 @@ class FeatureSqueezing(nn.Module):
 
     def __init__(self, network: nn.Module, filters: Sequence[nn.Module], threshold: float = float("inf")) -> None:
         super().__init__()
+        check_module("network", network)
+        check_list("filters", filters)
+        for part in filters:
+            check_module("filters", part)
         if not filters:
             raise ValueError("filters must hold at least one module, got none")
+        if not is_real(threshold):
+            raise TypeError(f"threshold must be a number, got {threshold!r}")
         self.network = network
         self.filters = nn.ModuleList(filters)
         self.threshold = threshold
@@ -170,6 +177,10 @@ class FeatureSqueezing(nn.Module):
         Raises:
             ValueError: no image, or a share out of its range.
         """
+        check_tensor("clean", clean, "(N, C, H, W)")
+        check_whole("at_once", at_once, 1)
+        if not is_real(false_alarms):
+            raise TypeError(f"false_alarms must be a number, got {false_alarms!r}")
         if len(clean) == 0:
             raise ValueError("clean must hold at least one image, got none")
         if not 0 <= false_alarms < 1:

@@ -175,7 +175,7 @@ def test_they_have_names(name: str) -> None:
         (lambda: JSMA(target="all"), "^target must be one of"),  # type: ignore[arg-type]
         (lambda: JSMA(norm="l2"), "^norm must be 'l0' for this attack, got 'l2'"),
         (lambda: CarliniWagnerL0(share=1), "^share must be in"),
-        (lambda: CarliniWagnerL0(rounds=0), "^rounds must be positive, got 0"),
+        (lambda: CarliniWagnerL0(rounds=0), "^rounds must be at least 1, got 0"),
         (lambda: CarliniWagnerLinf(norm="l0"), "^norm must be 'linf' for this attack, got 'l0'"),
     ],
 )

@@ -49,10 +49,11 @@ NOTHING_BAD = {
 }
 
 #: Settings of attacks by the kind of their values; every field of an attack is in one of them.
-_WHOLE = ("steps", "restarts", "draws", "searches", "candidates", "targets", "queries")
-_CHOICES = ("norm", "loss", "schedule", "aim")
-_FLAGS = ("until_fooled", "random_start", "whole_bytes")
-_POSITIVE = ("step",)
+_WHOLE = ("steps", "restarts", "draws", "searches", "candidates", "targets", "queries", "rounds")
+_CHOICES = ("norm", "loss", "schedule", "aim", "surface", "target")
+_FLAGS = ("until_fooled", "random_start", "whole_bytes", "pairs")
+_POSITIVE = ("step", "temperature")
+_SHARES = {"share": "in (0, 1)", "theta": "in [-1, 1] and not 0"}
 
 
 def _of_attack(kind: type[attacks.Attack]) -> list[Row]:
@@ -70,6 +71,15 @@ def _of_attack(kind: type[attacks.Attack]) -> list[Row]:
             found += of_flag(name, setting, kind)
         elif setting in _POSITIVE:
             found += of_positive(name, setting, kind)
+        elif setting in _SHARES:
+            wanted = f"{setting} must be {_SHARES[setting]}, got "
+            found += rows(
+                name,
+                (lambda s=setting: kind(**{s: "1"}), TypeError, f"{setting} must be a number, got '1'"),
+                (lambda s=setting: kind(**{s: 0}), ValueError, f"{wanted}0"),
+                (lambda s=setting: kind(**{s: 1.5}), ValueError, f"{wanted}1.5"),
+                (lambda s=setting: kind(**{s: math.nan}), ValueError, f"{wanted}nan"),
+            )
         elif setting == "label":
             found += rows(name, (lambda: kind(label=3), TypeError, "label must be a text, got 3"))
         elif setting == "momentum":

@@ -247,6 +247,34 @@ def _of_kinds() -> list[Row]:
     ]
 
 
+def _of_filters() -> list[Row]:
+    median = defenses.Median(2)
+    squeezing = lambda **k: defenses.FeatureSqueezing(**{"network": NETWORK, "filters": [median], **k})  # noqa: E731
+    detector = defenses.FeatureSqueezing(NETWORK, [median])
+    calibrated = lambda **k: detector.calibrated(**{"clean": IMAGES, **k})  # noqa: E731
+    name, share = "defenses.FeatureSqueezing", "false_alarms must be at least 0 and less than 1, got "
+    return [
+        *of_whole("defenses.BitDepth", "bits", defenses.BitDepth, 1),
+        *rows("defenses.BitDepth", (lambda: defenses.BitDepth(9), ValueError, "bits must be in 1…8, got 9")),
+        *of_whole("defenses.Median", "size", defenses.Median, 2),
+        *of_positive("defenses.TotalVariation", "weight", defenses.TotalVariation),
+        *of_module(name, "network", squeezing),
+        *of_list(name, "filters", squeezing),
+        *of_tensor(name, "clean", calibrated),
+        *of_whole(name, "at_once", calibrated, 1),
+        *rows(
+            name,
+            (lambda: squeezing(filters=[]), ValueError, "filters must hold at least one module, got none"),
+            (lambda: squeezing(filters=[len]), TypeError, "filters must be a torch.nn.Module, got builtin_function"),
+            (lambda: squeezing(threshold="1"), TypeError, "threshold must be a number, got '1'"),
+            (lambda: calibrated(clean=IMAGES[:0]), ValueError, "clean must hold at least one image, got none"),
+            (lambda: calibrated(false_alarms="1"), TypeError, "false_alarms must be a number, got '1'"),
+            (lambda: calibrated(false_alarms=1), ValueError, f"{share}1"),
+            (lambda: calibrated(false_alarms=math.nan), ValueError, f"{share}nan"),
+        ),
+    ]
+
+
 def _of_files() -> list[Row]:
     train = lambda **k: defenses.train(**{"kind": "purifier", "images": None, "out": "x", **k})  # noqa: E731
     return [
@@ -373,6 +401,7 @@ ROWS: list[Row] = [
     *_of_names(),
     *_of_layers(),
     *_of_kinds(),
+    *_of_filters(),
     *_of_files(),
     *_of_plans(),
     *_of_evaluate(),
