@@ -1,9 +1,15 @@
-"""Settings of the documentation's site: ``python -m sphinx -b html docs site``; CI adds ``-W -D plot_gallery=0``."""
+"""Settings of the documentation's site: ``python -m sphinx -b html docs site``.
+
+The first build runs the gallery, later ones only the examples that changed. ``FDJPEG_GALLERY=0`` runs none of it.
+"""
 
 from __future__ import annotations
 
+import os
+import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import fdjpeg
 
@@ -24,7 +30,6 @@ extensions = [
 ]
 source_suffix = {".md": "markdown", ".rst": "restructuredtext"}
 exclude_patterns = ["gallery/**/*.ipynb", "gallery/**/*.py", "gallery/**/*.json", "gallery/**/*.zip"]
-suppress_warnings = ["config.cache"]
 
 html_theme = "furo"
 html_title = f"fdjpeg {release}"
@@ -48,6 +53,18 @@ sphinx_gallery_conf = {
     "download_all_examples": True,
     "remove_config_comments": True,
     "show_memory": False,
-    "plot_gallery": True,
+    "write_computation_times": False,
+    "plot_gallery": os.environ.get("FDJPEG_GALLERY", "1") != "0",
     "within_subsection_order": "FileNameSortKey",
 }
+
+
+def name_files_outside(app: Any, page: str, source: list[str]) -> None:
+    """Puts the names of the repository's files in the place of links that lead out of the docs."""
+    if "/" not in page:
+        source[0] = re.sub(r"\[([^\]]+)\]\(\.\./([^)]+)\)", r"\1 (`\2` in the repository)", source[0])
+
+
+def setup(app: Any) -> None:
+    """Connects the hook."""
+    app.connect("source-read", name_files_outside)

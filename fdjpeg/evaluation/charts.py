@@ -179,7 +179,7 @@ def losses(cells: Sequence[tuple[str, Cell]], colour: dict[str, str], label: str
             dash = DASHES[list(colour).index(name) % len(DASHES)]
             axes.plot(cell.curve, color=_STAND_INS[colour[name]], linestyle=dash, linewidth=1.8)
         axes.set(xlabel="step", ylabel="loss")
-        axes.yaxis.set_label_coords(-0.25, 0.5)
+        axes.yaxis.set_label_coords(-0.2, 0.5)
         axes.xaxis.set_major_locator(ticker.MaxNLocator(4, integer=True))
         axes.yaxis.set_major_locator(ticker.MaxNLocator(4))
         axes.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:.3g}"))

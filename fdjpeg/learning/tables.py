@@ -80,12 +80,12 @@ class ClassifierLoss:
 class DeadZone:
     """Straight-through rounding, except for coefficients within a step of zero: there the jump is a narrow bump.
 
-    r′(c) = 1 for |c| ≥ 1, and sech²((|c| − ½) / w) / 2w below, which is 1 on average too.
+    ``r′(c) = 1`` for ``|c| ≥ 1``, and ``sech²((|c| − ½) / w) / 2w`` below, which is 1 on average too.
 
     It is for learning tables. The gradient by a step q is g · (k − c r′(c)). With r′ = 1 it is right on average where
-    coefficients are spread evenly over a step. At high frequencies most are in the dead zone, |c| < ½, and lose nothing
-    by a larger step. Straight-through counts a loss for all of them, and so keeps those steps small. This surrogate
-    counts a loss only for those that a larger step sets to zero (docs/tables.md has figures).
+    coefficients are spread evenly over a step. At high frequencies most are in the dead zone, ``|c| < ½``, and lose
+    nothing by a larger step. Straight-through counts a loss for all of them, and so keeps those steps small. This
+    surrogate counts a loss only for those that a larger step sets to zero (docs/tables.md has figures).
 
     Args:
         width: w, in steps.
