@@ -11,7 +11,14 @@ import torch
 from torch import Tensor
 
 from fdjpeg._numbers import is_real, is_whole, plain, values_can_be_read
-from fdjpeg._standard_tables import LARGEST_STEP, SMALLEST_STEP
+from fdjpeg._standard_tables import (
+    LARGEST_STEP,
+    SMALLEST_STEP,
+    clamped_quality,
+    libjpeg_steps,
+    soft_steps,
+    straight_through_steps,
+)
 
 if TYPE_CHECKING:
     import numpy
@@ -53,6 +60,24 @@ def check_quality_tensor(quality: Tensor) -> None:
         raise ValueError(f"quality must be a number or a tensor of shape () or (N,), got shape {tuple(quality.shape)}")
 
 
+def standard_steps(quality: float | Tensor, soft: bool) -> Tensor:
+    """Returns the steps of `fdjpeg.QuantTables.standard`, ``(..., 2, 8, 8)``, luma first."""
+    check_soft(soft)
+    if isinstance(quality, Tensor):
+        check_quality_tensor(quality)
+        dtype = torch.float64 if quality.dtype == torch.float64 else torch.float32
+        differentiable = quality.is_floating_point()
+    else:
+        quality = quality_tensor(quality)
+        dtype = torch.get_default_dtype()
+        differentiable = False
+    if soft:
+        return soft_steps(quality).to(dtype)
+    if differentiable:
+        return straight_through_steps(quality).to(dtype)
+    return libjpeg_steps(clamped_quality(quality))
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Tables
 
@@ -79,6 +104,16 @@ def as_table(table: Table, name: str) -> Tensor:
     if table.dim() not in (2, 3) or table.shape[-2:] != (8, 8):
         raise ValueError(f"{name} must have shape (8, 8) or (N, 8, 8), got {tuple(table.shape)}")
     return table
+
+
+def flat_table(step: float | Tensor) -> Tensor:
+    """Returns the table of `fdjpeg.QuantTables.flat`, ``(8, 8)`` or ``(N, 8, 8)``."""
+    if not isinstance(step, Tensor):
+        return torch.full((8, 8), positive(step, "step", "a number or a tensor"), device=home())
+    check_real(step, "step")
+    if step.dim() > 1:
+        raise ValueError(f"step must be a number or a tensor of shape () or (N,), got shape {tuple(step.shape)}")
+    return step.reshape(*step.shape, 1, 1).expand(*step.shape, 8, 8)
 
 
 def check_alike(tables: Mapping[str, Tensor]) -> None:

@@ -11,21 +11,20 @@ from torch import Tensor
 from torch.utils import _pytree
 
 from fdjpeg import _table_files
-from fdjpeg._standard_tables import clamped_quality, libjpeg_steps, soft_steps, straight_through_steps
+from fdjpeg._lattice import certifying_steps
 from fdjpeg._table_checks import (
     STEPS,
     as_table,
     check_alike,
-    check_quality_tensor,
     check_real,
     check_soft,
     check_steps_of,
     fine_and_coarse,
+    flat_table,
     home,
     integer_steps,
-    positive,
-    quality_tensor,
     squares_of,
+    standard_steps,
 )
 
 if TYPE_CHECKING:
@@ -168,22 +167,7 @@ class QuantTables:
 
             fdjpeg.QuantTables.standard(torch.tensor([30, 90]))  # a batch of two
         """
-        check_soft(soft)
-        if isinstance(quality, Tensor):
-            check_quality_tensor(quality)
-            dtype = torch.float64 if quality.dtype == torch.float64 else torch.float32
-            differentiable = quality.is_floating_point()
-        else:
-            quality = quality_tensor(quality)
-            dtype = torch.get_default_dtype()
-            differentiable = False
-        if soft:
-            steps = soft_steps(quality).to(dtype)
-        elif differentiable:
-            steps = straight_through_steps(quality).to(dtype)
-        else:
-            steps = libjpeg_steps(clamped_quality(quality))
-        return cls(*steps.unbind(-3))
+        return cls(*standard_steps(quality, soft).unbind(-3))
 
     @classmethod
     def flat(cls, step: float | Tensor) -> QuantTables:
@@ -200,16 +184,33 @@ class QuantTables:
 
             fdjpeg.jpeg(image, tables=fdjpeg.QuantTables.flat(16))
         """
-        if isinstance(step, Tensor):
-            check_real(step, "step")
-            if step.dim() > 1:
-                raise ValueError(
-                    f"step must be a number or a tensor of shape () or (N,), got shape {tuple(step.shape)}"
-                )
-            table = step.reshape(*step.shape, 1, 1).expand(*step.shape, 8, 8)
-        else:
-            table = torch.full((8, 8), positive(step, "step", "a number or a tensor"), device=home())
+        table = flat_table(step)
         return cls(table, table)
+
+    @classmethod
+    def certifying(cls, eps: float) -> QuantTables:
+        """The least whole steps behind which no perturbation of a radius changes a coefficient, for 4:4:4.
+
+        Where the first of two passes limits no sample to 0…255, an attacker who enters after it, with float images
+        within ``eps`` in the norm "linf", changes nothing that the second returns. (`fdjpeg.certificates` proves other
+        images one by one.) Ours; the argument is in ``fdjpeg/_lattice.py``.
+
+        Args:
+            eps: radius, a number in (0, 1], in units of the images' range [0, 1].
+
+        Returns:
+            int64 tables ``(8, 8)``, the same for all components.
+
+        Raises:
+            TypeError: ``eps`` is not a number.
+            ValueError: ``eps`` is outside (0, 1], or so large that a step would exceed 255.
+
+        Example::
+
+            layer = fdjpeg.JPEG(tables=fdjpeg.QuantTables.certifying(2 / 255), subsampling="4:4:4")
+            out = layer(layer(image))  # the attacker enters between the passes
+        """
+        return cls(*[certifying_steps(eps).to(home())] * 2)
 
     @classmethod
     def feature_distillation(cls, statistics: Table, n: int = 15, fine: float = 1, coarse: float = 40) -> QuantTables:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from fdjpeg._arguments import HALF_A_BYTE
 from fdjpeg._checks import check_list, check_module, check_tensor
+from fdjpeg._lattice import SLACK
 from fdjpeg._numbers import is_real, plain
 from fdjpeg._packages import EXTRA, MissingPackage
 
@@ -25,9 +26,6 @@ from .losses import margin
 #: "l0" counts the samples that changed; only the attacks that look for few changes are in it.
 Norm = Literal["linf", "l2", "l0"]
 NORMS = ("linf", "l2")
-
-#: How far rounding in float32 may carry an image out of its ball, in units of the images' range.
-SLACK = 1e-6
 
 
 @dataclass

@@ -83,6 +83,28 @@ class Certificate:
         return self.statuses.count(status)
 
 
+def unmet(defended: Certifiable, network: nn.Module, images: Tensor) -> str | None:
+    """Returns what a defence lacks to be certified.
+
+    Args:
+        defended, network: as for `certify`.
+        images: ``(N, C, H, W)``, floats in [0, 1]; one is enough.
+
+    Returns:
+        A demand such as "be deterministic", or None if the defence meets all of them.
+    """
+    exposes = getattr(defended, "exposed", None)
+    if exposes is None:
+        return "show JPEG layers of fdjpeg"
+    layers = exposes(network).layers
+    if any(is_random(layer) for layer in layers):
+        return "be deterministic"
+    firsts = [codecs_of(layer, images, torch.arange(len(images)), 0, "certificate")[0] for layer in layers]
+    if any(codec.arithmetic == "real" for codec in firsts):
+        return "compute as libjpeg does, or as the preset code"
+    return None
+
+
 def certify(
     defended: Certifiable,
     network: nn.Module,
@@ -96,7 +118,7 @@ def certify(
     """Certifies images behind a JPEG layer against every perturbation of a radius in the norm "linf".
 
     The ball is around the images as an attacker meets them: behind the first of two passes, where a defence has one.
-    It holds all images of floats in [0, 1] within ``eps``, and a little more (`fdjpeg.certificates.reach.BEYOND`).
+    It holds all images of floats in [0, 1] within ``eps``, and a little more (``fdjpeg._lattice.BEYOND``).
 
     Args:
         defended: the defence. Its layers must be deterministic, in libjpeg's arithmetic or the preset "code".
@@ -121,10 +143,10 @@ def certify(
     if not isinstance(whole_bytes, bool):
         raise TypeError(f"whole_bytes must be True or False, got {whole_bytes!r}")
     check_module("network", network)
-    exposes = getattr(defended, "exposed", None)
-    if exposes is None:
-        raise ValueError(f"defended must show JPEG layers of fdjpeg, got {getattr(defended, 'name', defended)}")
-    exposed = exposes(network)
+    demand = unmet(defended, network, images[:1])
+    if demand is not None:
+        raise ValueError(f"defended must {demand} to be certified, got {getattr(defended, 'name', defended)}")
+    exposed = defended.exposed(network)  # type: ignore[misc]  # `unmet` demands it
     with torch.no_grad(), frozen(exposed):
         entered = defended.entered(images)
         return _Certifying(exposed, entered, labels, eps, whole_bytes, most_outcomes).run()
@@ -136,8 +158,6 @@ class _Certifying:
     def __init__(
         self, exposed: Exposed, x: Tensor, y: Tensor, eps: float, whole_bytes: bool, most_outcomes: int
     ) -> None:
-        if any(is_random(layer) for layer in exposed.layers):
-            raise ValueError("defended must be deterministic to be certified, got a layer that draws in every call")
         self.exposed, self.x, self.y = exposed, x, y
         self.eps, self.whole_bytes, self.most = eps, whole_bytes, most_outcomes
         indices = torch.arange(len(x))

@@ -69,6 +69,8 @@ def outcomes_of(codec: Codec, reach: Reach, own: list[Tensor], image: int, most:
         image: its place in the batch.
         most: outcomes at most.
     """
+    if codec.transform.subsampled and int(reach.changeable[image]) > most.bit_length():
+        return Outcomes({}, own, None)  # nothing excludes a pair there, so there are at least 2 to that power
     by_place: dict[Place, list[Entry]] = defaultdict(list)
     for component, (low, high) in enumerate(zip(reach.lowest, reach.highest, strict=True)):
         steps = steps_by_block(codec, component).expand_as(low)[image]

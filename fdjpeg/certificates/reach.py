@@ -13,17 +13,13 @@ import torch
 from torch import Tensor
 
 from fdjpeg._geometry import BLOCK
-from fdjpeg.attacks.base import SLACK
+from fdjpeg._lattice import BEYOND
 from fdjpeg.attacks.byte_grid import TOLERANCE, on_byte_grid
 from fdjpeg.attacks.codec import Codec
 from fdjpeg.reference.exact import _ISLOW, quantize, rgb_to_ycbcr, subsample
 from fdjpeg.reference.geometry import component_planes, to_blocks
 from fdjpeg.reference.linear import linear_map
 from fdjpeg.reference.real import _DCT
-
-#: Levels by which an image may leave its ball and still count as one of it: attacks are checked with a tolerance of
-#: ``SLACK``, and 255 x is rounded in float32, by at most 2⁻²⁴ of 255.
-BEYOND = 255 * SLACK + 255 * 2**-23
 
 #: Bound of the error of the float32 DCT of samples of 0…255, in levels, for "channels". With u = 2⁻²⁴: a sample is
 #: rounded once (255 x), and each of two passes adds 8 products of an entry rounded to float32, in any order, with an
@@ -65,7 +61,7 @@ def reach_of(codec: Codec, x: Tensor, eps: float, whole_bytes: bool) -> Reach:
         whole_bytes: whether the attacker is bound to whole bytes; then ``x`` must consist of them.
 
     Raises:
-        ValueError: for other images with ``whole_bytes``, or an arithmetic without bounds.
+        ValueError: for other images with ``whole_bytes``.
     """
     if whole_bytes and not bool(on_byte_grid(x).all()):
         raise ValueError("images must consist of whole bytes k / 255 for a certificate with whole_bytes")
@@ -79,8 +75,6 @@ def reach_of(codec: Codec, x: Tensor, eps: float, whole_bytes: bool) -> Reach:
         least = (levels - radius - 0.5).ceil().clamp(0, 255).to(torch.int32)
         most = (levels + radius + 0.5).floor().clamp(0, 255).to(torch.int32)
         return Reach(least, most, *_integer_intervals(codec, least, most))
-    if codec.arithmetic != "channels":
-        raise ValueError(f"layer must be of arithmetic libjpeg or the preset code to be certified, got {codec}")
     least, most = (levels - radius).clamp_min(0), (levels + radius).clamp_max(255)
     return Reach(least, most, *_channel_intervals(codec, least, most))
 

@@ -69,6 +69,9 @@ def evaluate(
     checks: Annotated[
         bool | None, typer.Option("--checks/--no-checks", help="Sanity checks that need their own attacks.")
     ] = None,
+    certify: Annotated[
+        bool | None, typer.Option("--certify/--no-certify", help="Certificates: images that provably no attack breaks.")
+    ] = None,
     images: Annotated[int | None, typer.Option(min=1, help="Number of images.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Number of images at once, in each process.")] = None,
     pictures: Annotated[
@@ -119,6 +122,8 @@ def evaluate(
     console.print(f"\n{took} Written:", highlight=False)
     for file in files:
         console.print(f"  {file}", soft_wrap=True, markup=False, highlight=False)
+    if any(check.stops and not check.passed for check in report.checks):
+        raise typer.Exit(1)  # the report names the check at its top
 
 
 def spread(arguments: Sequence[str]) -> list[str]:

@@ -32,6 +32,7 @@ class Settings:
     transfer: list[str] = field(default_factory=list)
     draws: int = Plan.draws
     checks: bool = Plan.checks
+    certify: bool = Plan.certify
     images: int = 20
     batch_size: int = Plan.batch_size
     pictures: int = Plan.pictures

@@ -20,6 +20,9 @@ from fdjpeg.sources.image_set import to_pillow, to_tensor
 #: Threats whose successes count towards the worst case. Noise is not an attacker, and checks are not in the table.
 ATTACKERS = ("white-box", "gray-box", "adaptive", "transfer", "black-box")
 
+#: The threat of the cells that hold certificates.
+CERTIFICATE = "certificate"
+
 
 def wilson(right: float, count: int, z: float = 1.959964) -> tuple[float, float]:
     """Returns Wilson's score interval for a proportion, at 95 % by default.
@@ -81,8 +84,8 @@ class Cell:
         defense: name of the layer, or "none".
         threat: "clean", "noise", "white-box" (the bare network attacked and judged), "gray-box" (the bare network
             attacked, the defended one judged), "adaptive" (the defended network attacked and judged), "transfer"
-            (another network attacked), "black-box" (the defended network attacked by queries alone), or the name of
-            a sanity check.
+            (another network attacked), "black-box" (the defended network attacked by queries alone), "certificate"
+            (every image of the ball at once), or the name of a sanity check.
         attack: its name; None when clean.
         gradient: the gradient that an adaptive attacker used, else None.
         source: for a transfer, the network that was attacked instead.
@@ -90,16 +93,19 @@ class Cell:
         indices: places of its images in the set, ascending.
         predicted: class under the exact forward pass (under the first draw of a randomised defence); −1 where the
             logits are not numbers.
-        right: 1 where that is the true class, else 0; for a randomised defence the share of draws in which it is.
+        right: 1 where that is the true class, else 0; for a randomised defence the share of draws in which it is. Of a
+            certificate 1 where it holds, else 0.
         margin: largest other logit minus the true one, so positive where wrong; a mean over draws; infinite where the
             logits are not numbers.
         distance: of each adversarial image from its original, in the norm of the run.
         zeros: share of samples whose gradient is exactly zero, if that is the check; else empty.
+        status: of a certificate, as ``fdjpeg.certificates.Certificate.statuses``; else empty.
+        changeable: of a certificate, the number of coefficients that can change; else empty.
         loss: sum of the attack's loss over the images under attack, at each step; empty for attacks without one.
         attacked: number of images under attack.
         undefined: number of images whose logits are not numbers (NaN), in any draw; none of them is right.
         differing: number of samples behind the layer that differ from the oracle's; None without an oracle.
-        queries: number of images that went through the network during the attack.
+        queries: number of images that went through the network during the attack, or of a certificate's outcomes.
         seconds: the attack's time; 0 if the images of another cell are judged.
         pictures: a few of the adversarial images.
     """
@@ -116,6 +122,8 @@ class Cell:
     margin: list[float] = field(default_factory=list)
     distance: list[float] = field(default_factory=list)
     zeros: list[float] = field(default_factory=list)
+    status: list[str] = field(default_factory=list)
+    changeable: list[int] = field(default_factory=list)
     loss: list[float] = field(default_factory=list)
     attacked: int = 0
     undefined: int = 0
@@ -155,7 +163,7 @@ class Cell:
 
 
 #: Fields of a cell that have one entry for each image.
-_PER_IMAGE = ("indices", "predicted", "right", "margin", "distance", "zeros")
+_PER_IMAGE = ("indices", "predicted", "right", "margin", "distance", "zeros", "status", "changeable")
 
 
 def join(cells: Iterable[Cell]) -> list[Cell]:
@@ -194,6 +202,11 @@ def total(cell: Cell, clean: Cell | None = None) -> float:
     """Returns the number of images right in a cell, of those right without an attack if ``clean`` is given."""
     right = rights(cell)
     return float(right.sum() if clean is None else torch.minimum(right, rights(clean)).sum())
+
+
+def unbroken(cell: Cell) -> Cell:
+    """Returns a certificate's cell as that of an attack: all images are right but those that it broke."""
+    return replace(cell, right=[float(status != "broken") for status in cell.status])
 
 
 def worst_case(cells: list[Cell]) -> float:

@@ -46,7 +46,6 @@ class Mark:
 
 def mark_of(row: Row, count: int) -> Mark:
     """Returns the marks of a row of the table."""
-    certified: float | None = getattr(row, "certified", None)
     gray = row.attacks.get("gray-box")
     return Mark(
         eps=row.eps,
@@ -54,7 +53,7 @@ def mark_of(row: Row, count: int) -> Mark:
         unknowing=None if gray is None else gray / count,
         knowing=row.worst / count if row.complete else None,
         interval=wilson(row.worst, count) if row.complete else None,
-        certified=None if certified is None else certified / count,
+        certified=None if row.certified is None else row.certified / count,
     )
 
 

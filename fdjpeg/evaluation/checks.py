@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 
-from .cells import Cell, number, total
+from .cells import CERTIFICATE, Cell, number, total
+from .certified import contradictions
 from .results import Results, Row
 
 #: Share of exactly zero gradients above which a gradient is useless. Clamps make some on any photograph.
@@ -27,12 +28,14 @@ class Check:
         figure: the measurement.
         masked: the defences whose gradients a failure shows to be masked: they look robust only because the attacks
             follow useless gradients.
+        stops: whether a failure makes every figure of the run worthless, so that the command ends in an error.
     """
 
     name: str
     passed: bool
     figure: str
     masked: tuple[str, ...] = ()
+    stops: bool = False
 
 
 def run_checks(results: Results) -> list[Check]:
@@ -54,6 +57,7 @@ def run_checks(results: Results) -> list[Check]:
         _plain_rounding(results),
         _seed_fixed(results),
         _ones(results),
+        _certified(results),
     ]
     return [check for check in made if check is not None]
 
@@ -286,6 +290,15 @@ def _ones(results: Results) -> Check | None:
                 name = "A codec whose steps are all 1 leaves what the bare network leaves, within two points or images"
                 return Check(name, abs(ones - bare) <= 2 * allowed(results.count), figure)
     return None
+
+
+def _certified(results: Results) -> Check | None:
+    cells = results.select(threat=CERTIFICATE)
+    if not cells:
+        return None
+    broken = contradictions(results)
+    figure = _named(broken, f"0 of {number(sum(map(total, cells)))} certificates, in {len(cells)} cells")
+    return Check("No attack breaks a certified image", not broken, figure, stops=True)
 
 
 def masked(checks: Iterable[Check]) -> Iterator[tuple[str, list[Check]]]:

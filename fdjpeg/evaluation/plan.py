@@ -33,6 +33,7 @@ class PlanSettings(TypedDict, total=False):
     transfer: Sequence[nn.Module | Network]
     draws: int
     checks: bool
+    certify: bool
     batch_size: int
     pictures: int
     seed: int
@@ -52,6 +53,8 @@ class Plan:
         transfer: other networks, attacked without any defence.
         draws: number of draws of a randomised defence for each gradient and each verdict; 1 or more.
         checks: whether to run the sanity checks that need their own attacks.
+        certify: whether to certify images behind each defence that allows it, see ``fdjpeg.certificates``; in the norm
+            "linf" only.
         batch_size: images at once, 1 or more; halved when the device runs out of memory. The figures belong to this
             batch size: another one may change the last bits of a network's arithmetic.
         pictures: images of the first batch that the report shows for each defence; 0 or more.
@@ -62,7 +65,7 @@ class Plan:
 
     Raises:
         ValueError: for an unknown attack or norm, no attack or radius, the same attack twice, attacks in several norms,
-            or a number out of range.
+            certificates in another norm than "linf", or a number out of range.
         TypeError: if an item of ``transfer`` is not a ``torch.nn.Module`` or a ``Network``.
 
     Example::
@@ -79,6 +82,7 @@ class Plan:
     transfer: Sequence[nn.Module | Network] = ()
     draws: int = DRAWS
     checks: bool = True
+    certify: bool = False
     batch_size: int = 5
     pictures: int = 3
     seed: int = 0
@@ -96,6 +100,10 @@ class Plan:
             for item in self.attacks
         )
         _check_attacks(chosen)
+        if self.certify and chosen[0].norm != "linf":
+            raise ValueError(
+                f"certify must be False for attacks in a norm other than linf, got True for {chosen[0].norm}"
+            )
         radii = tuple(sorted({parse_eps(value, chosen[0].norm) for value in self.eps}))
         if not radii:
             raise ValueError("eps must hold at least one radius, got none")

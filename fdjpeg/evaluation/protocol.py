@@ -29,6 +29,7 @@ from fdjpeg.sources.image_set import AnyImages, lattice_quality, to_bytes
 from fdjpeg.sources.networks import check_logits, evaluating
 
 from .cells import Cell, join
+from .certified import certificate_jobs, lacking
 from .controls import control_jobs
 from .judging import Evaluation, Job
 from .memory import in_batches
@@ -69,7 +70,8 @@ def evaluate(
     For each radius the bare network is attacked. The resulting images are judged on the bare network (white-box) and
     behind every defence (gray-box), as are those made on other networks (transfer). Then every defence is attacked
     through each of its gradients (adaptive), and by attacks that only ask for outputs (black-box). Random noise of the
-    same radius and the sanity checks complete the report.
+    same radius and the sanity checks complete the report, and certificates if the plan asks for them: images that no
+    attack of the radius can break.
 
     Args:
         model: maps images ``(N, C, H, W)`` in [0, 1] to logits ``(N, classes)``; normalisation belongs inside it. It
@@ -83,7 +85,7 @@ def evaluate(
         only_finished: compute nothing; report on the experiments that are finished.
         progress: called after every batch.
         settings: fields of `Plan`, in place of those of ``plan``: ``defenses``, ``attacks``, ``eps``, ``norm``,
-            ``gradients``, ``transfer``, ``draws``, ``checks``, ``batch_size``, ``pictures``, ``seed``.
+            ``gradients``, ``transfer``, ``draws``, ``checks``, ``certify``, ``batch_size``, ``pictures``, ``seed``.
 
     Returns:
         The report, the same in each process of ``torchrun``; ``report.save(folder)`` writes it.
@@ -183,7 +185,11 @@ def _run(
     run: Evaluation, store: Store, numbers: Sequence[int], only_finished: bool, progress: Progress | None
 ) -> tuple[list[Cell], list[str]]:
     """Returns the cells of these batches, stored or computed, and the names of jobs that are not finished."""
-    jobs = [*threat_jobs(run), *(control_jobs(run) if run.plan.checks else ())]
+    jobs = [
+        *threat_jobs(run),
+        *(certificate_jobs(run) if run.plan.certify else ()),
+        *(control_jobs(run) if run.plan.checks else ()),
+    ]
     common = {
         "network": run.network.digest(),
         "seed": run.plan.seed,
@@ -275,6 +281,9 @@ def _settings(run: Evaluation, open_jobs: list[str]) -> RunSettings:
         pictures=plan.pictures,
         seed=plan.seed,
         checks=plan.checks,
+        certify=plan.certify,
+        uncertified=lacking(run) if plan.certify else {},
+        first_pass=[layer.name for layer in layers if layer.first is not None],
         open=open_jobs,
         device=str(network.device),
         versions=versions(),

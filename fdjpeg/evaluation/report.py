@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from . import files, page
+from . import certified, files, page
 from .cells import number, wilson, worst_case
 from .checks import Check, masked, run_checks
 from .results import THREATS, Results, Row
@@ -39,7 +39,8 @@ class Report(Results):
     @property
     def header(self) -> list[str]:
         """Names of the table's columns."""
-        return ["defence", "ε", "clean", "noise", *self.columns, "worst case", "95 % interval"]
+        proved = ["certified"] if self.settings.certify else []
+        return ["defence", "ε", "clean", "noise", *self.columns, *proved, "worst case", "95 % interval"]
 
     @property
     def table(self) -> list[list[str]]:
@@ -47,6 +48,7 @@ class Report(Results):
         rows = []
         for row in self.rows:
             figures = [row.clean, row.noise, *(row.attacks.get(name) for name in self.columns)]
+            figures += [row.certified] if self.settings.certify else []
             shown = ["–" if figure is None else number(figure) for figure in figures]
             bounds = interval(row.worst, self.count) if row.complete else "–"
             rows.append([row.defense, row.eps, *shown, row.shown, bounds])
@@ -61,7 +63,7 @@ class Report(Results):
         header = ["defence", "ε", "no attack", "layer unknown", "worst case", "95 % interval", "certified"]
         rows = []
         for row in self.rows:
-            gray, certified = row.attacks.get("gray-box"), getattr(row, "certified", None)
+            gray, certified = row.attacks.get("gray-box"), row.certified
             figures = ["–" if figure is None else number(figure) for figure in (row.clean, gray)]
             bounds = interval(row.worst, self.count) if row.complete else "–"
             proved = "–" if certified is None else number(certified)
@@ -146,6 +148,7 @@ class Report(Results):
             )
         if self.settings.on_coefficients:
             notes.append(self._about_coefficients())
+        notes += certified.notes(self)
         if self.settings.randomised:
             notes.append(
                 f"Randomised: {', '.join(self.settings.randomised)}. Their gradients and verdicts are means of "
@@ -169,7 +172,8 @@ class Report(Results):
         return [
             f"{row.defense} at {row.eps}: {number(row.clean)} of {self.count} right without an attack, "
             f"{number(row.attacks['gray-box'])} when the attacker does not know the layer, {number(row.worst)} when "
-            f"the attacker does{', as far as masked gradients let these attacks see' if row.defense in hidden else ''}."
+            f"the attacker does{', as far as masked gradients let these attacks see' if row.defense in hidden else ''}"
+            f"{'' if row.certified is None else f', {number(row.certified)} certified against any attack'}."
             for row in self.rows
             if row.eps == eps and "gray-box" in row.attacks and row.complete
         ]

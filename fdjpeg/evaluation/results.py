@@ -12,7 +12,7 @@ import fdjpeg
 from fdjpeg.defenses import GRADIENTS
 from fdjpeg.sources import ImageSet
 
-from .cells import ATTACKERS, Cell, number, total, worst_case
+from .cells import ATTACKERS, CERTIFICATE, Cell, number, total, unbroken, worst_case
 from .judging import COEFFICIENTS
 from .settings import RunSettings
 
@@ -45,8 +45,9 @@ class Row:
         attacks: under each threat but "adaptive", and under adaptive attacks through each gradient: of several attacks
             the worst case, image by image.
         known: under all attacks that use the defended network's own gradients, image by image.
-        worst: under all attacks together, image by image.
+        worst: under all attacks together, image by image, and what a certificate broke.
         complete: whether all attacks on it are finished; if not, ``worst`` is only an upper bound.
+        certified: with a certificate; None where none was tried.
     """
 
     defense: str
@@ -57,6 +58,7 @@ class Row:
     known: float
     worst: float
     complete: bool = True
+    certified: float | None = None
 
     @property
     def shown(self) -> str:
@@ -128,6 +130,7 @@ class Results:
         clean = self.clean(defense)
         groups: dict[str, list[Cell]] = {}
         noise = None
+        certificates = self.select(defense, eps, CERTIFICATE)
         for cell in self.select(defense, eps):
             if cell.threat == "noise":
                 noise = total(cell, clean)
@@ -141,8 +144,9 @@ class Results:
             noise,
             {name: worst_case([clean, *cells]) for name, cells in groups.items()},
             worst_case([clean, *known]),
-            worst_case([clean, *(cell for cells in groups.values() for cell in cells)]),
+            worst_case([clean, *(cell for cells in groups.values() for cell in cells), *map(unbroken, certificates)]),
             self._complete(defense, eps),
+            total(certificates[0]) if certificates else None,
         )
 
     def _complete(self, defense: str, eps: str) -> bool:

@@ -107,6 +107,9 @@ class RunSettings:
         versions: versions of Python and of packages, by name.
         on_coefficients: names of the attacks on a layer's coefficients.
         exposed: names of the defences that show such a layer.
+        certify: whether images were certified.
+        uncertified: what each defence lacks to be certified, by its name; those that lack nothing are left out.
+        first_pass: names of the defences whose attacker meets images that a first pass made.
         run: when and where the report was made.
     """
 
@@ -131,6 +134,9 @@ class RunSettings:
     versions: dict[str, str]
     on_coefficients: list[str] = field(default_factory=list)
     exposed: list[str] = field(default_factory=list)
+    certify: bool = False
+    uncertified: dict[str, str] = field(default_factory=dict)
+    first_pass: list[str] = field(default_factory=list)
     run: RunOrigin = field(default_factory=RunOrigin.here)
 
     def to_json(self) -> dict[str, Any]:
@@ -151,6 +157,7 @@ _KEYS = {
     "black_boxes": "black boxes",
     "on_coefficients": "on coefficients",
     "at_once": "images at once",
+    "first_pass": "after a first pass",
 }
 
 

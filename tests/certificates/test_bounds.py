@@ -2,107 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
 import torch
+from support import perturbations as support
 from support.classifiers import SEED
+from support.perturbations import (
+    FEW,
+    LAYERS,
+    Case,
+    Counts,
+    cases,
+    codec_of,
+    digest_of_lists,
+    image,
+    listed,
+    seen,
+    tried,
+    values_of,
+)
 from torch import Tensor, nn
 
 import fdjpeg
-from fdjpeg import QuantTables, reference
-from fdjpeg._geometry import SAMPLING_FACTORS
-from fdjpeg.attacks.codec import Codec, codecs_of
+from fdjpeg import reference
+from fdjpeg.attacks.codec import Codec
 from fdjpeg.attacks.reachable import Box
 from fdjpeg.attacks.transform import to_planes
 from fdjpeg.certificates import reach as reach_module
-from fdjpeg.certificates.outcomes import Outcomes, outcomes_of
 from fdjpeg.certificates.reach import CHANNELS_ERROR, reach_of
 from fdjpeg.certificates.realise import attained, excluded
 from fdjpeg.certificates.units import BITS, ColourBall, Entry, HalfSpace
-from fdjpeg.reference.exact import _ISLOW, fdct, quantize, rgb_to_ycbcr
-
-LAYERS = {name: fdjpeg.JPEG(60, subsampling=name) for name in SAMPLING_FACTORS} | {
-    "fine": fdjpeg.JPEG(tables=QuantTables.flat(1), subsampling="4:4:4"),
-    "lattice": fdjpeg.FeatureDistillation("uniform(20)"),
-    "code": fdjpeg.FeatureDistillation("code"),
-    "paper": fdjpeg.FeatureDistillation("paper"),
-}
-
-RADII = (0.5, 1, 1.3, 1.8, 2.5)
+from fdjpeg.reference.exact import _ISLOW, fdct, linear_map, quantize, rgb_to_ycbcr
 
 
-def image(layer: nn.Module, channels: int, size: tuple[int, int], on_grid: bool, seed: int = SEED) -> Tensor:
-    """One image, on the layer's lattice, with dark and light parts; or off the byte grid."""
-    generator = torch.Generator().manual_seed(seed)
-    x = (1.3 * torch.rand(1, channels, *size, generator=generator) - 0.15).clamp(0, 1)
-    x = nn.functional.avg_pool2d(nn.functional.pad(x, (1, 1, 1, 1), "replicate"), 3, 1)
-    x = layer((255 * x).round() / 255).detach()
-    return x if on_grid else (x + (torch.rand(x.shape, generator=generator) - 0.5) / 255).clamp(0, 1)
-
-
-def codec_of(layer: nn.Module, x: Tensor) -> Codec:
-    (codec,) = codecs_of(layer, x, torch.arange(len(x)), 0, "test")
-    return codec
-
-
-def perturbations(codec: Codec, box: Box, seed: int = SEED) -> Tensor:
-    """Levels of images in the box: corners along basis functions, alone and in pairs, random corners and insides."""
-    generator = torch.Generator().manual_seed(seed)
-    shapes = codec.transform.forward(box.origin)
-    rows = []
-    for _ in range(150):
-        one = [torch.zeros_like(stack) for stack in shapes]
-        for _ in range(int(torch.randint(1, 3, (), generator=generator))):
-            stack = one[int(torch.randint(len(one), (), generator=generator))]
-            stack.view(-1)[int(torch.randint(stack.numel(), (), generator=generator))] = float(
-                torch.randn((), generator=generator)
-            )
-        rows.append(codec.transform.adjoint(one)[0])
-    directions = torch.stack(rows)
-    corners = torch.where(directions > 0, box.most, torch.where(directions < 0, box.least, box.origin))
-    opposite = torch.where(directions < 0, box.most, torch.where(directions > 0, box.least, box.origin))
-    shape = (60, *box.origin.shape[1:])
-    signs = torch.rand(shape, generator=generator)
-    random = torch.where(signs < 0.5, box.least, box.most)
-    return torch.cat([corners, opposite, random, box.at(torch.rand(shape, generator=generator))])
-
-
-def seen(codec: Codec, x: Tensor, levels: float, whole_bytes: bool = False) -> list[Tensor]:
-    """The exact coefficients of many images of the ball."""
-    box = Box.of(x, levels / 255, codec.arithmetic == "libjpeg", whole_bytes)
-    tried = perturbations(codec, box)
-    images = box.images(tried)
-    if not whole_bytes:
-        eps, generator = levels / 255, torch.Generator().manual_seed(1)
-        ends = torch.where(torch.rand(60, *x.shape[1:], generator=generator) < 0.5, x - eps, x + eps).clamp(0, 1)
-        images = torch.cat([images, ends])
-    assert float((images - x).abs().max()) <= levels / 255 + 1e-6
-    many = codec.only(torch.zeros(len(images), dtype=torch.int64))
-    return [k.to(torch.int32) for k in many.blocks(images)]
-
-
-def outside(codec: Codec, x: Tensor, levels: float) -> int:
-    """How many coefficients of images of the ball are outside their intervals."""
-    reach = reach_of(codec, x, levels / 255, whole_bytes=False)
-    triples = zip(seen(codec, x, levels), reach.lowest, reach.highest, strict=True)
-    return sum(int(((k < low) | (k > high)).sum()) for k, low, high in triples)
-
-
-def cases() -> Iterator[tuple[str, int, tuple[int, int], float, bool]]:
-    for place, layer in enumerate(LAYERS):
-        for number, levels in enumerate(RADII):
-            size = ((8, 8), (16, 24), (13, 11))[(place + number) % 3]
-            yield layer, 1 if (place + number) % 5 == 4 else 3, size, levels, (place + number) % 2 == 0
-
-
-@pytest.mark.parametrize(("layer", "channels", "size", "levels", "on_grid"), list(cases()))
-def test_no_coefficient_leaves_its_interval(
-    layer: str, channels: int, size: tuple[int, int], levels: float, on_grid: bool
-) -> None:
-    x = image(LAYERS[layer], channels, size, on_grid)
-    assert outside(codec_of(LAYERS[layer], x), x, levels) == 0
+@pytest.mark.parametrize("case", [case for case in cases() if not case.listed], ids=str)
+def test_no_coefficient_leaves_its_interval(case: Case) -> None:
+    """As in `soundness.py`, which does it a million times."""
+    counts = tried(case)
+    assert counts.outside == 0
+    assert counts.images > 400
 
 
 @pytest.mark.parametrize("layer", ["4:4:4", "4:2:0", "code", "fine"])
@@ -213,45 +154,30 @@ def test_float_dct_is_within_its_bound(rng: object) -> None:
 # --- outcomes --------------------------------------------------------------------------------------------------------
 
 
-def listed(codec: Codec, x: Tensor, levels: float, most: int = 300) -> Outcomes:
-    reach = reach_of(codec, x, levels / 255, whole_bytes=False)
-    own = [k.to(torch.int32) for k in codec.blocks(x)]
-    return outcomes_of(codec, reach, own, 0, most)
-
-
-def values_of(blocks: list[Tensor], entries: list[Entry]) -> list[tuple[int, ...]]:
-    columns = [blocks[e.component][:, e.row, e.column, e.vertical, e.horizontal].tolist() for e in entries]
-    return list(zip(*columns, strict=True))
-
-
-def missing(codec: Codec, x: Tensor, levels: float) -> tuple[int, int]:
-    """How many outcomes of units were seen, and how many of them are not listed."""
-    outcomes, found = listed(codec, x, levels), seen(codec, x, levels)
-    met, lost = 0, 0
-    for unit in outcomes.units.values():
-        happened = set(values_of(found, unit.entries))
-        met += len(happened)
-        if unit.outcomes is not None:
-            lost += len(happened - set(unit.outcomes))
-    return met, lost
-
-
-#: Layers and radii at which a few coefficients of a lattice can change.
-FEW = [("uniform(15)", 1.0), ("uniform(16)", 1.3), ("uniform(31)", 1.8), ("code", 1.6), ("code", 1.7)]
-
-
 @pytest.mark.parametrize(("preset", "levels"), FEW)
 @pytest.mark.parametrize("channels", [3, 1])
 def test_no_unit_leaves_its_outcomes(preset: str, levels: float, channels: int) -> None:
-    layer = fdjpeg.FeatureDistillation(preset)
-    met, lost = 0, 0
+    total = Counts()
     for seed in range(6):
         for on_grid in (True, False):
-            x = image(layer, channels, (16, 13), on_grid, seed)
-            counts = missing(codec_of(layer, x), x, levels)
-            met, lost = met + counts[0], lost + counts[1]
-    assert lost == 0
-    assert met > 8
+            total += tried(Case(preset, channels, (16, 13), levels, on_grid, listed=True, seed=seed))
+    assert total.outside == total.lost == 0
+    assert total.met > 8
+
+
+def test_lists_are_the_same_in_another_process_with_other_batches_and_threads() -> None:
+    program = (
+        "import torch; torch.set_num_threads(2); "
+        "from support.perturbations import digest_of_lists; print(digest_of_lists(2, 3))"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=support.__file__.rsplit("/", 2)[0],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ran.stdout.strip() == digest_of_lists(1, 3) == digest_of_lists(3, 3)
 
 
 def test_outcomes_are_numbered_through() -> None:
@@ -303,31 +229,79 @@ def test_impossible_outcomes_are_excluded() -> None:
                 assert excluded(unit, everything)
 
 
-# --- planted ---------------------------------------------------------------------------------------------------------
+# --- planted: unsound certificates, which the run of `soundness.py` must catch ---------------------------------------
 
 
-def test_a_bound_off_by_one_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    layer = LAYERS["fine"]
-    x = image(layer, 3, (8, 8), on_grid=True)
+#: Cases with whole bytes and with floats, and lattices with lists.
+SOME = [
+    Case("fine", 3, (8, 8), 1, True),
+    Case("fine", 3, (8, 8), 1.8, True),
+    Case("fine", 3, (8, 8), 1.8, False),
+    Case("uniform(16)", 3, (8, 8), 1.3, True, listed=True),
+    Case("uniform(16)", 3, (8, 8), 1.3, True, listed=True, seed=1),
+]
+
+
+def total(cases: list[Case]) -> Counts:
+    return sum(map(tried, cases), Counts())
+
+
+def test_honest_bounds_are_not_caught() -> None:
+    counts = total(SOME)
+    assert counts.outside == counts.lost == 0
+    assert counts.met > 3
+
+
+@pytest.mark.parametrize("end", [0, 1])
+def test_a_bound_off_by_one_is_caught(end: int, monkeypatch: pytest.MonkeyPatch) -> None:
     true = reach_module._integer_intervals
 
     def planted(codec: Codec, least: Tensor, most: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        low, high = true(codec, least, most)
-        return low, [end - 1 for end in high]
+        ends = true(codec, least, most)
+        ends[end][:] = [bound + (1, -1)[end] for bound in ends[end]]
+        return ends
 
     monkeypatch.setattr(reach_module, "_integer_intervals", planted)
-    assert outside(codec_of(layer, x), x, 1) > 0
+    assert total(SOME[:1]).outside > 0
 
 
 def test_the_wrong_number_of_levels_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """floor(255 eps), which holds for files only."""
-    layer = LAYERS["fine"]
-    x = image(layer, 3, (8, 8), on_grid=True)
-    codec = codec_of(layer, x)
     true = reach_module.reach_of
-    monkeypatch.setitem(globals(), "reach_of", lambda codec, x, eps, whole_bytes: true(codec, x, eps, True))
-    assert outside(codec, x, 1.8) > 0
-    assert outside(codec, x, 0.5) > 0
+
+    def planted(codec: Codec, x: Tensor, eps: float, whole_bytes: bool) -> reach_module.Reach:
+        return true(codec, (255 * x).round() / 255, eps, True)
+
+    monkeypatch.setattr(reach_module, "reach_of", planted)
+    assert total(SOME[:1]).outside == 0  # at a whole level both are the same
+    assert total(SOME[1:2]).outside > 0
+    assert total(SOME[2:3]).outside > 0
+    assert tried(replace(SOME[0], levels=0.5)).outside > 0
+
+
+def test_a_rounding_that_intervals_forget_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pass of the integer DCT whose shift rounds down in the bound, and to the nearest in the codec."""
+    true = reach_module._pass_interval
+
+    def planted(low: Tensor, high: Tensor, dim: int, shift: int) -> tuple[Tensor, Tensor]:
+        least, _ = true(low, high, dim, shift)
+        positive = [[max(entry, 0) for entry in row] for row in _ISLOW]
+        negative = [[min(entry, 0) for entry in row] for row in _ISLOW]
+        return least, (linear_map(positive, high, dim) + linear_map(negative, low, dim)) >> shift
+
+    monkeypatch.setattr(reach_module, "_pass_interval", planted)
+    assert total(SOME[:1]).outside > 0
+
+
+def test_an_impossible_pair_that_happens_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half-spaces whose ties are a twentieth of a step too far: they exclude pairs of values that images have."""
+    true = ColourBall.half_spaces
+
+    def planted(self: ColourBall, entry: Entry, value: int) -> list[HalfSpace]:
+        return [replace(space, tie=space.tie + ((8 * entry.step << BITS) // 20)) for space in true(self, entry, value)]
+
+    monkeypatch.setattr(ColourBall, "half_spaces", planted)
+    assert total(SOME[3:]).lost > 0
 
 
 def test_a_forgotten_rounding_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -192,9 +192,17 @@ def test_lists_do_not_depend_on_the_batch_or_on_threads(network: nn.Module) -> N
 @pytest.mark.parametrize(
     ("make", "settings", "message"),
     [
-        (lambda: of_module(nn.Identity(), "nothing"), {}, "defended must show JPEG layers of fdjpeg, got nothing"),
-        (lambda: of_module(fdjpeg.RandomJPEG(), "random"), {}, "defended must be deterministic"),
-        (lambda: of_module(fdjpeg.JPEG(50, arithmetic="real"), "real"), {}, "layer must be of arithmetic libjpeg"),
+        (
+            lambda: of_module(nn.Identity(), "nothing"),
+            {},
+            "defended must show JPEG layers of fdjpeg to be certified, got nothing",
+        ),
+        (
+            lambda: of_module(fdjpeg.RandomJPEG(), "random"),
+            {},
+            "defended must be deterministic to be certified, got random",
+        ),
+        (lambda: of_module(fdjpeg.JPEG(50, arithmetic="real"), "real"), {}, "defended must compute as libjpeg does"),
         (lambda: lattice("uniform(20)"), {"most_outcomes": 0}, "most_outcomes must be at least 1, got 0"),
         (lambda: lattice("code"), {"whole_bytes": True}, "images must consist of whole bytes"),
         (lambda: lattice("code"), {"eps": -1.0}, "eps must be 0 or more"),

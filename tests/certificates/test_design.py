@@ -8,9 +8,9 @@ from support.classifiers import SEED, Tiny
 
 import fdjpeg
 from fdjpeg import QuantTables
+from fdjpeg._lattice import levels_of, offset_by_band, reach_by_band
 from fdjpeg.attacks.codec import codecs_of
 from fdjpeg.certificates import certify
-from fdjpeg.certificates.design import certifying_steps, levels_of, offset_by_band, reach_by_band
 from fdjpeg.certificates.reach import reach_of
 from fdjpeg.defenses.defended import layer_defense
 from fdjpeg.reference.exact import fdct, rgb_to_ycbcr, ycbcr_to_rgb
@@ -45,8 +45,7 @@ def test_reach_bounds_every_change(levels: int) -> None:
 
 @pytest.mark.parametrize("levels", [1, 2])
 def test_no_coefficient_changes_where_the_first_pass_limited_nothing(levels: int) -> None:
-    steps = certifying_steps(levels / 255)
-    layer = fdjpeg.JPEG(tables=QuantTables(steps, steps), subsampling="4:4:4")
+    layer = fdjpeg.JPEG(tables=QuantTables.certifying(levels / 255), subsampling="4:4:4")
     generator = torch.Generator().manual_seed(SEED)
     x = 0.4 + 0.2 * torch.rand(64, 3, 16, 16, generator=generator)
     entered = layer(x)
@@ -63,11 +62,11 @@ def test_no_coefficient_changes_where_the_first_pass_limited_nothing(levels: int
 
 def test_steps_grow_with_the_radius_until_there_are_none() -> None:
     assert [levels_of(eps / 255) for eps in (0.4, 0.5, 1, 1.4, 1.5, 8)] == [0, 1, 1, 1, 2, 8]
-    one, two = certifying_steps(1 / 255), certifying_steps(2 / 255)
+    one, two = (QuantTables.certifying(levels / 255).y for levels in (1, 2))
     assert bool((one < two).all())
     assert int(one[0, 0]) == int(one.max())
     assert bool((offset_by_band() > 0).all())
     with pytest.raises(ValueError, match=r"eps must be small enough for steps up to 255, got 0.07"):
-        certifying_steps(0.07)
+        QuantTables.certifying(0.07)
     with pytest.raises(ValueError, match=r"eps must be in \(0, 1\], got 0"):
-        certifying_steps(0)
+        QuantTables.certifying(0)

@@ -156,6 +156,12 @@ THRESHOLDS: dict[str, tuple[str, tuple[Cell, ...], tuple[Cell, ...], dict[str, A
         (cell("tables of ones", "tables of ones", 99 - 2 * ALLOWED),),
         {},
     ),
+    "certificates": (
+        "No attack breaks a certified image",
+        (cell("jpeg:75", "certificate", 100, attack=None, status=["constant"] * COUNT),),
+        (cell("jpeg:75", "certificate", 101, attack=None, status=["constant"] * COUNT),),
+        {"certify": True},
+    ),
 }
 
 

@@ -130,6 +130,17 @@ def _tables() -> list[Row]:
             ),
         ),
         *rows(
+            "QuantTables.certifying",
+            (lambda: QuantTables.certifying(0), ValueError, "eps must be in (0, 1], got 0"),
+            (lambda: QuantTables.certifying(math.nan), ValueError, "eps must be in (0, 1], got nan"),
+            (
+                lambda: QuantTables.certifying(0.07),
+                ValueError,
+                "eps must be small enough for steps up to 255, got 0.07",
+            ),
+            (lambda: QuantTables.certifying("1/255"), TypeError, "eps must be a number, got str"),
+        ),
+        *rows(
             "QuantTables.from_image",
             (lambda: QuantTables.from_image(3), TypeError, to_image),
             (

@@ -1,4 +1,4 @@
-"""Quantization steps from the proof: tables behind which a radius cannot change a coefficient.
+"""Quantization steps from a proof: tables behind which a radius cannot change a coefficient.
 
 Two passes of one table at 4:4:4 put images on a lattice before an attacker meets them. Their coefficients are multiples
 of the steps, but for what bytes lose. A step is certifying if half of it exceeds both together: that offset, and the
@@ -14,7 +14,12 @@ from fdjpeg._checks import check_positive
 from fdjpeg._geometry import BLOCK
 from fdjpeg.reference.exact import _ISLOW
 
-from .reach import BEYOND
+#: How far rounding in float32 may carry an image out of its ball, in units of the images' range.
+SLACK = 1e-6
+
+#: Levels by which an image may leave its ball and still count as one of it: attacks are checked with a tolerance of
+#: ``SLACK``, and 255 x is rounded in float32, by at most 2⁻²⁴ of 255.
+BEYOND = 255 * SLACK + 255 * 2**-23
 
 #: The largest absolute value of a dequantized coefficient of a block of bytes: 8 · 128, and half of the largest step.
 _LARGEST = 8 * 128 + 128
@@ -54,7 +59,12 @@ def offset_by_band() -> Tensor:
     samples = 0.5 + matrix.abs().sum(dim=0).max() * 0.5 / 2**18
     gains = torch.outer(matrix.abs().sum(dim=1), matrix.abs().sum(dim=1)) / 2**29
     once = matrix @ matrix.T / 2**29  # the identity, but for the rounding of the entries
-    error = (torch.kron(once, once) - torch.eye(BLOCK**2, dtype=torch.float64)).abs().sum(dim=1).view(BLOCK, BLOCK)
+    error = (
+        (torch.kron(once, once) - torch.eye(BLOCK**2, dtype=torch.float64, device="cpu"))
+        .abs()
+        .sum(dim=1)
+        .view(BLOCK, BLOCK)
+    )
     return samples * gains + error * _LARGEST + _forward_rounding()
 
 
@@ -68,9 +78,10 @@ def certifying_steps(eps: float) -> Tensor:
         eps: radius in the norm "linf", in units of the images' range [0, 1].
 
     Returns:
-        ``(8, 8)`` int64, row-major by [vertical, horizontal] frequency.
+        ``(8, 8)`` int64 on the CPU, row-major by [vertical, horizontal] frequency.
 
     Raises:
+        TypeError: ``eps`` is not a number.
         ValueError: a radius that is not positive, or that needs a step above 255.
     """
     check_positive("eps", eps)
@@ -84,10 +95,10 @@ def certifying_steps(eps: float) -> Tensor:
 
 def _matrix() -> Tensor:
     """The integer DCT of one pass, ``(8, 8)`` float64: √8 · 2¹³ times the orthonormal one."""
-    return torch.tensor(_ISLOW, dtype=torch.float64)
+    return torch.tensor(_ISLOW, dtype=torch.float64, device="cpu")
 
 
 def _forward_rounding() -> Tensor:
-    """A bound of the integer DCT's rounding in each band, see `fdjpeg.certificates.units.ColourBall`."""
+    """A bound of the integer DCT's rounding in each band, see ``fdjpeg.certificates.units.ColourBall``."""
     rows = _matrix().abs().sum(dim=1) * 2**10 + 2**25
     return (rows / 2**29)[:, None].expand(BLOCK, BLOCK)
