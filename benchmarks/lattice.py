@@ -4,10 +4,11 @@
     python benchmarks/lattice.py train cifar10.npz FOLDER --levels 2       # three epochs; resumes where it was stopped
     python benchmarks/lattice.py judge cifar10.npz FOLDER OUT.json --levels 2
 
-cifar10.npz holds train_images, train_labels, test_images and test_labels, lossless. ``coverage`` counts, for each set of
-tables, the images whose first pass limits no sample, and those of which no coefficient can change. ``train`` fine-tunes
-the ResNet-18 that pyautoattack carries on images that passed the tables twice. ``judge`` counts the images right, those
-certified, and those that Flip leaves, at 1 and 2/255, cell after cell; a cell that is there already is not run again.
+cifar10.npz holds train_images, train_labels, test_images and test_labels, lossless. ``coverage`` counts, for each set
+of tables, the images whose first pass limits no sample, and those of which no coefficient can change. ``train``
+fine-tunes the ResNet-18 that pyautoattack carries on images that passed the tables twice. ``judge`` counts the images
+right, those certified, and those that Flip leaves, at 1 and 2/255, cell after cell; a cell that is there already is not
+run again.
 """
 
 from __future__ import annotations
