@@ -4,6 +4,6 @@
 certified ≤ truth ≤ attacked.
 """
 
-from .certify import Certificate, Status, certify, unmet
+from .certify import Certificate, Status, certify
 
-__all__ = ["Certificate", "Status", "certify", "unmet"]
+__all__ = ["Certificate", "Status", "certify"]

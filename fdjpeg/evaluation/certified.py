@@ -11,7 +11,8 @@ from functools import partial
 import torch
 
 from fdjpeg.attacks import format_eps
-from fdjpeg.certificates import certify, unmet
+from fdjpeg.certificates import certify
+from fdjpeg.certificates.certify import unmet
 from fdjpeg.defenses import Defended
 
 from .cells import CERTIFICATE, Cell

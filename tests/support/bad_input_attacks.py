@@ -267,18 +267,8 @@ def _of_certificates() -> list[Row]:
         return certificates.certify(**arguments)  # type: ignore[arg-type]
 
     name = "certificates.certify"
-    random = "defended must be deterministic to be certified, got a layer that draws in every call"
+    random = "defended must be deterministic to be certified, got random-jpeg:30-95"
     return [
-        *of_positive("certificates.certifying_steps", "eps", certificates.certifying_steps),
-        *rows(
-            "certificates.certifying_steps",
-            (lambda: certificates.certifying_steps(2.0), ValueError, "eps must be in (0, 1], got 2.0"),
-            (
-                lambda: certificates.certifying_steps(0.5),
-                ValueError,
-                "eps must be small enough for steps up to 255, got",
-            ),
-        ),
         *of_module(name, "network", certify),
         *of_tensor(name, "images", certify),
         *of_tensor(name, "labels", certify),
@@ -289,9 +279,13 @@ def _of_certificates() -> list[Row]:
             (
                 lambda: certify(defended=parse_defense("none")),
                 ValueError,
-                "defended must show JPEG layers of fdjpeg, got",
+                "defended must show JPEG layers of fdjpeg to be certified, got none",
             ),
-            (lambda: certify(defended=None), ValueError, "defended must show JPEG layers of fdjpeg, got None"),
+            (
+                lambda: certify(defended=None),
+                ValueError,
+                "defended must show JPEG layers of fdjpeg to be certified, got None",
+            ),
             (lambda: certify(defended=parse_defense("random-jpeg:30-95")), ValueError, random),
             (lambda: certify(images=X[0]), ValueError, "images must be images (N, C, H, W), got shape (3, 8, 8)"),
             (lambda: certify(labels=Y[:1]), ValueError, "labels must be (2,), a class for each image, got shape (1,)"),

@@ -131,14 +131,15 @@ def _tables() -> list[Row]:
         ),
         *rows(
             "QuantTables.certifying",
-            (lambda: QuantTables.certifying(0), ValueError, "eps must be in (0, 1], got 0"),
-            (lambda: QuantTables.certifying(math.nan), ValueError, "eps must be in (0, 1], got nan"),
+            (lambda: QuantTables.certifying(0), ValueError, "eps must be positive and finite, got 0"),
+            (lambda: QuantTables.certifying(math.nan), ValueError, "eps must be positive and finite, got nan"),
             (
                 lambda: QuantTables.certifying(0.07),
                 ValueError,
                 "eps must be small enough for steps up to 255, got 0.07",
             ),
-            (lambda: QuantTables.certifying("1/255"), TypeError, "eps must be a number, got str"),
+            (lambda: QuantTables.certifying(1.5), ValueError, "eps must be in (0, 1], got 1.5"),
+            (lambda: QuantTables.certifying("1/255"), TypeError, "eps must be a number, got '1/255'"),
         ),
         *rows(
             "QuantTables.from_image",
