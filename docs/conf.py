@@ -35,7 +35,7 @@ html_theme = "furo"
 html_title = f"fdjpeg {release}"
 html_static_path: list[str] = []
 
-myst_enable_extensions = ["colon_fence", "dollarmath"]
+myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3
 
 autodoc_member_order = "bysource"

@@ -17,7 +17,7 @@ images = sources.photographs(224)
 clean, label = images.images[:1], images.labels[:1]
 levels = 2
 
-panels = {"clean": to_bytes(clean[0])}
+panels = {f"clean\n{images.classes[int(label)]}": to_bytes(clean[0])}
 attack = attacks.PGD(steps=5)
 layer = fdjpeg.JPEG(75, gradient="cubic")
 for name, model in (("unaware of the layer", network), ("aware", torch.nn.Sequential(layer, network))):

@@ -30,11 +30,12 @@ def around_grey(change: Tensor, largest: float) -> Tensor:
 def side_by_side(images: Mapping[str, Tensor], columns: int = 4) -> Figure:
     """Shows uint8 images ``(3, H, W)`` or ``(1, H, W)`` under their titles."""
     rows = -(-len(images) // columns)
-    figure, places = plt.subplots(rows, columns, figsize=(2.6 * columns, 2.9 * rows), squeeze=False)
+    figure, places = plt.subplots(
+        rows, columns, figsize=(2.6 * columns, 2.9 * rows), squeeze=False, layout="constrained"
+    )
     for axes in places.flat:
         axes.axis("off")
     for axes, (title, image) in zip(places.flat, images.items(), strict=False):
         axes.imshow(image.expand(3, -1, -1).permute(1, 2, 0).cpu().numpy(), interpolation="nearest")
         axes.set_title(title, fontsize=9)
-    figure.tight_layout()
     return figure

@@ -34,6 +34,10 @@ class APGD(Attack):
         draws: number of draws of a randomised model at each step; with more than one, images are attacked one by one.
         seed: of the random starts; each image's also depends on its index and the restart.
         norm: "linf" or "l2".
+
+    Example::
+
+        x_adv = APGD(loss="dlr", steps=100)(model, x, y, eps=4 / 255)
     """
 
     loss: Literal["ce", "dlr", "dlr-targeted"] = "ce"
@@ -117,6 +121,10 @@ class FAB(Attack):
         targets: number of wrong classes tried, the likeliest first. Fewer where there are fewer classes.
         seed: not used; every attack has this field.
         norm: "linf" or "l2".
+
+    Example::
+
+        x_adv = FAB(steps=100)(model, x, y, eps=4 / 255)
     """
 
     steps: int = 100
@@ -170,6 +178,10 @@ class Square(Attack):
         queries: the greatest number for each image. A misclassified image is not queried again.
         seed: of the search.
         norm: "linf" or "l2".
+
+    Example::
+
+        x_adv = Square(queries=1000)(model, x, y, eps=4 / 255)
     """
 
     queries: int = 5000

@@ -298,6 +298,10 @@ def parse_eps(value: str | float | Fraction, norm: str = "linf") -> Fraction:
 
     Raises:
         ValueError: if it is not a number, not positive, or above 1 in the norm "linf".
+
+    Example::
+
+        parse_eps("2/255")  # Fraction(2, 255)
     """
     check_norm(norm)
     try:
@@ -317,7 +321,12 @@ def parse_eps(value: str | float | Fraction, norm: str = "linf") -> Fraction:
 
 
 def format_eps(eps: Fraction) -> str:
-    """Writes a radius the usual way: in 255ths below 1 if they are whole, else as a decimal."""
+    """Writes a radius the usual way: in 255ths below 1 if they are whole, else as a decimal.
+
+    Example::
+
+        format_eps(Fraction(2, 255))  # "2/255"
+    """
     if not isinstance(eps, (Fraction, int)):
         raise TypeError(f"eps must be a fractions.Fraction, as parse_eps makes it, got {eps!r}")
     steps = eps * 255
@@ -328,6 +337,10 @@ def distances(a: Tensor, b: Tensor, norm: Norm) -> Tensor:
     """Returns the distance of each image of ``a`` from that of ``b``, ``(N,)``, in units of the images' range.
 
     For "l0" it is the number of samples that differ.
+
+    Example::
+
+        within = distances(x_adv, x, "linf") <= 4 / 255
     """
     difference = (a - b).flatten(1)
     if norm == "l0":
@@ -340,6 +353,10 @@ def project(x_adv: Tensor, x: Tensor, eps: float | Tensor, norm: Norm = "linf") 
 
     For "linf" the result is the nearest such image. For "l2" it is scaled into the ball, then clamped, which moves it
     further inside. For "l0" the samples that changed most keep their change, as many as ``eps`` allows.
+
+    Example::
+
+        x_adv = project(x_adv, x, 4 / 255, "linf")
     """
     if norm == "l0":
         flat = (x_adv - x).flatten(1)

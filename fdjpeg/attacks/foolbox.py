@@ -83,6 +83,10 @@ class DeepFool(MinimumNorm):
         candidates: number of likeliest classes considered.
         seed: not used; every attack has this field.
         norm: "linf" or "l2".
+
+    Example::
+
+        x_adv = DeepFool(steps=50)(model, x, y, eps=4 / 255)
     """
 
     positive: ClassVar = ("steps", "candidates")
@@ -115,6 +119,10 @@ class CarliniWagner(MinimumNorm):
         step: Adam's learning rate.
         seed: not used; every attack has this field.
         norm: "l2".
+
+    Example::
+
+        x_adv = CarliniWagner(steps=200)(model, x, y, eps=0.5)
     """
 
     norms: ClassVar = ("l2",)
@@ -148,6 +156,10 @@ class DDN(MinimumNorm):
         steps: number of steps of gradient descent.
         seed: not used; every attack has this field.
         norm: "l2".
+
+    Example::
+
+        x_adv = DDN(steps=100)(model, x, y, eps=0.5)
     """
 
     norms: ClassVar = ("l2",)
@@ -176,6 +188,10 @@ class Boundary(MinimumNorm):
         steps: the greatest number; each queries the model about twice.
         seed: of the walk.
         norm: "l2".
+
+    Example::
+
+        x_adv = Boundary(steps=1000)(model, x, y, eps=0.5)
     """
 
     norms: ClassVar = ("l2",)
@@ -209,6 +225,10 @@ class HopSkipJump(MinimumNorm):
         steps: number of steps; each queries the model a few hundred times, later ones more often.
         seed: of the estimates.
         norm: "linf" or "l2".
+
+    Example::
+
+        x_adv = HopSkipJump(steps=10)(model, x, y, eps=4 / 255)
     """
 
     steps: int = 10

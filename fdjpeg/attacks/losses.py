@@ -25,6 +25,10 @@ def margin(logits: Tensor, y: Tensor) -> Tensor:
     misclassified.
 
     Source: Carlini & Wagner 2017, arXiv 1608.04644, f6.
+
+    Example::
+
+        wrong = margin(model(x), y) > 0
     """
     _check(logits, y)
     true = logits.gather(1, y[:, None]).squeeze(1)
@@ -33,7 +37,12 @@ def margin(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def correct(logits: Tensor, y: Tensor) -> Tensor:
-    """Returns ``(N,)`` bool: whether the class of the largest logit is the true one. Of NaN it never is."""
+    """Returns ``(N,)`` bool: whether the class of the largest logit is the true one. Of NaN it never is.
+
+    Example::
+
+        right = int(correct(model(x), y).sum())
+    """
     finite = margin(logits, y) < torch.inf
     return (logits.argmax(dim=1) == y) & finite
 
@@ -49,7 +58,12 @@ def soft_margin(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
-    """Returns the cross-entropy of each image, ``(N,)``, in nats."""
+    """Returns the cross-entropy of each image, ``(N,)``, in nats.
+
+    Example::
+
+        loss = cross_entropy(model(x), y)  # one for each image
+    """
     _check(logits, y)
     return F.cross_entropy(logits, y, reduction="none")
 
@@ -61,6 +75,10 @@ def dlr(logits: Tensor, y: Tensor) -> Tensor:
 
     Raises:
         ValueError: for fewer than three classes.
+
+    Example::
+
+        loss = dlr(model(x), y)  # one for each image
     """
     _check(logits, y)
     _check_classes(logits, 3, "dlr")

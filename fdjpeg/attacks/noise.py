@@ -20,6 +20,10 @@ class Noise(Attack):
     Attributes:
         seed: each image's noise also depends on its index.
         norm: "linf" or "l2".
+
+    Example::
+
+        x_adv = Noise()(model, x, y, eps=4 / 255)
     """
 
     seed: int = 0

@@ -54,6 +54,10 @@ class PGD(Attack):
             batch.
         whole_bytes: visit only images of whole bytes k / 255, as files hold them; ``x`` must be such images.
         label: its name in reports; None makes a name from the other settings.
+
+    Example::
+
+        x_adv = PGD(steps=20, restarts=5)(model, x, y, eps=4 / 255)
     """
 
     steps: int = 20

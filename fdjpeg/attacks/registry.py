@@ -90,6 +90,10 @@ def from_name(name: str, **settings: Any) -> Attack:
     Raises:
         ValueError: for an unknown name or setting, a number that the attack does not use, or a value out of range.
         MissingPackage: if the attack needs a package that is not installed.
+
+    Example::
+
+        attack = from_name("pgd-20x5", norm="l2")  # 20 steps, 5 restarts
     """
     if not isinstance(name, str):
         raise TypeError(f"name must be an attack's name, such as 'pgd-20x5', got {name!r}")

@@ -60,6 +60,10 @@ class DoubleJPEG(Augmentation[DoubleJPEGParameters]):
 
     Raises:
         TypeError, ValueError: an argument is of the wrong type or out of range.
+
+    Example::
+
+        out, drawn = DoubleJPEG((30, 95), p=0.5)(images, return_parameters=True)
     """
 
     parameters_type = DoubleJPEGParameters

@@ -64,6 +64,10 @@ class Recompress(Augmentation[RecompressParameters]):
 
     Raises:
         TypeError, ValueError: an argument is of the wrong type or out of range, or two of them exclude each other.
+
+    Example::
+
+        out = Recompress((30, 95), scale=(0.5, 1.0), restore=True)(images)
     """
 
     parameters_type = RecompressParameters

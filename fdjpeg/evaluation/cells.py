@@ -32,6 +32,10 @@ def wilson(right: float, count: int, z: float = 1.959964) -> tuple[float, float]
 
     Raises:
         ValueError: for a share outside 0…1, or a count of 0.
+
+    Example::
+
+        low, high = wilson(0, 20)  # 0.0, 0.161
     """
     if not (is_real(right) and is_real(count) and 0 <= right <= count and count > 0):
         raise ValueError(

