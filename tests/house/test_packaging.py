@@ -347,7 +347,9 @@ def test_wheel_holds_one_library_for_every_python(checkout: Path, tmp_path: Path
     with zipfile.ZipFile(wheel) as opened:
         names = opened.namelist()
     assert {"fdjpeg/_C.abi3.so", "fdjpeg/py.typed", "fdjpeg/__init__.py"} <= set(names)
-    assert {path.relative_to(ROOT).as_posix() for path in ROOT.glob("fdjpeg/**/*.py")} <= set(names)
+    kinds = ("*.py", "*.txt", "*.yaml", "*.css", "*.jinja")
+    files = [path for kind in kinds for path in ROOT.glob(f"fdjpeg/**/{kind}")]
+    assert {path.relative_to(ROOT).as_posix() for path in files} <= set(names)
     assert [name for name in names if name.endswith(".so")] == ["fdjpeg/_C.abi3.so"]
     assert {Path(name).name for name in names if "licenses" in name} == {"LICENSE", "NOTICE"}
     assert {name.split("/")[0].split("-")[0] for name in names} == {"fdjpeg"}
