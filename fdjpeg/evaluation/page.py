@@ -86,7 +86,8 @@ def _run(results: Results, text: Text) -> list[tuple[str, str]]:
     run = results.settings.run
     return [
         ("date", run.date),
-        ("machine", f"{run.processor}, {run.cores} cores, {run.threads} threads, device {results.settings.device}"),
+        ("machine", f"{run.processor}, {run.cores} cores, device {results.settings.device}"),
+        ("threads", str(run.threads)),
         ("commit", run.commit),
         ("command", run.command),
         ("versions", ", ".join(f"{name} {version}" for name, version in results.settings.versions.items())),

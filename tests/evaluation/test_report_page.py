@@ -94,7 +94,7 @@ def test_the_page_says_when_where_and_how_it_was_made() -> None:
     assert re.fullmatch(r"\d{4}-\d\d-\d\d", run.date)
     assert run.threads == torch.get_num_threads()
     assert "pytest" in run.command or "execnet" in run.command or "-c" in run.command
-    for text in (run.date, run.processor, f"{run.threads} threads", run.commit):
+    for text in (run.date, run.processor, f"<dt>threads</dt><dd>{run.threads}</dd>", run.commit):
         assert text in written
     assert report.json()["settings"]["run"]["date"] == run.date
 
