@@ -68,7 +68,7 @@ def _rows(results: kept.Kept, until: float, part: str, names: list[str], limit: 
         rows: list[dict[str, Any]] = []
         for item in done:
             rows += item["rows"]
-            if item["passed"] is False and not any("failed" in row for row in item["rows"]):
+            if item["passed"] is not True and not any("failed" in row for row in item["rows"]):
                 rows.append({"name": item["name"], "failed": item["said"].strip().split("\n")[-1] or "failed"})
         rates = [row["copy_rate"] for row in rows if "copy_rate" in row]
         if rates:

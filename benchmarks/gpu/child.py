@@ -45,6 +45,8 @@ def run(items: dict[str, Work]) -> None:
                     passed, said = None, row["skipped"]
                 elif "failed" in row:
                     passed, said = False, row["failed"]
+        except ModuleNotFoundError as error:
+            passed, said = None, str(error)
         except Exception:  # whatever a kernel, a package or a network may raise
             passed, said = False, traceback.format_exc()
             print(said, flush=True)
