@@ -4,9 +4,9 @@
     python tests/ptx.py --only "4:2:0 float32" --sizes    # and every width and height of up to two MCUs
     python tests/ptx.py --bugs                            # the planted bugs of kernels/bugs/, in float32
 
-A line for each layout, upsampling and type: the images that were run, and how they differ from the CPU's op. The machine
-itself checks the rest: ranges, alignment, races, barriers, and reads of what nothing wrote. All threads of a tile run,
-and the addresses in shared memory depend on a thread's number alone, so a run covers the tile exhaustively.
+A line for each layout and type: the images that were run, and how they differ from the CPU's op. The machine itself
+checks the rest: ranges, alignment, races, barriers, and reads of what nothing wrote. All threads of a tile run, and the
+addresses in shared memory depend on a thread's number alone, so a run covers the tile exhaustively.
 """
 
 from __future__ import annotations

@@ -32,8 +32,10 @@ def fused(a: Array, b: Array, c: Array) -> Array:
     gives what rounding once would (Boldo and Melquiond, IEEE TC 2008).
     """
     if a.dtype == np.float64:
-        numbers = zip(a.tolist(), b.tolist(), c.tolist(), strict=True)
-        return np.array([float(Fraction(x) * Fraction(y) + Fraction(z)) for x, y, z in numbers])
+        result = a * b + c  # right where a number is not finite
+        for i in np.flatnonzero(np.isfinite(result)):
+            result[i] = float(Fraction(a[i]) * Fraction(b[i]) + Fraction(c[i]))
+        return result
     product, addend = a.astype("f8") * b.astype("f8"), c.astype("f8")
     total = product + addend
     back = total - product
@@ -67,6 +69,13 @@ def convert(modifiers: tuple[str, ...], x: Array) -> Array:
             raise NotImplementedError(f"cvt.{'.'.join(modifiers)}")
         result = np.where(x > 0, np.minimum(result, target.type(1)), target.type(0))  # NaN as 0
     return result
+
+
+def _to_bfloat(x: Array) -> Array:
+    """Returns the upper 16 bits of float32 numbers, rounded half to even; NaN as 0x7fff."""
+    bits = x.view("u4")
+    rounded = bits + np.uint32(0x7FFF) + (bits >> np.uint32(16) & np.uint32(1)) >> np.uint32(16)
+    return np.where(np.isnan(x), np.uint32(0x7FFF), rounded)
 
 
 def pack_saturated(a: Array, b: Array, c: Array) -> Array:
@@ -182,6 +191,9 @@ def computed(name: str, modifiers: tuple[str, ...], x: list[Array]) -> Array:
         return pack_saturated(*x)
     if name == "cvt" and len(x) == 2 and modifiers == ("rn", "f16x2", "f32"):
         high, low = (read(one, TYPES["f32"]).astype("f2").view("u2").astype("u4") for one in x)
+        return high << np.uint32(16) | low
+    if name == "cvt" and len(x) == 2 and modifiers == ("rn", "bf16x2", "f32"):
+        high, low = (_to_bfloat(read(one, TYPES["f32"])) for one in x)
         return high << np.uint32(16) | low
     if name == "cvt":
         return convert(modifiers, *x)
