@@ -228,12 +228,12 @@ def train(npz: str, folder: Path, seed: int) -> None:
     if not (out / "training.json").exists():
         defenses.train("fine-tuning", images, out, settings=settings(seed), network=network, device="cpu")
     before, trained = network.module, defenses.load(out).deployed(network.module)
+    if seed == SEEDS[0]:
+        judge(npz, folder / "before.json", before)
+    judge(npz, folder / f"seed{seed}.json", trained)
     between = copy.deepcopy(before)
     between.load_state_dict(interpolated(before.state_dict(), trained.state_dict(), INTERPOLATION))
     judge(npz, folder / f"seed{seed}-between.json", between)
-    judge(npz, folder / f"seed{seed}.json", trained)
-    if seed == SEEDS[0]:
-        judge(npz, folder / "before.json", before)
 
 
 def judge(npz: str, kept: Path, network: nn.Module) -> None:
@@ -252,11 +252,14 @@ def judge(npz: str, kept: Path, network: nn.Module) -> None:
 
 
 def accuracy(folder: Path, out: Path) -> None:
-    """Writes the mean of the seeds, paired by image with the network before, as trained and between."""
+    """Writes the mean of the seeds, paired by image with the network before: as trained, and between if it is known."""
     before = json.loads((folder / "before.json").read_text())
     results: dict[str, Any] = {"images": len(before["clean"]), "interpolation": INTERPOLATION}
-    for name, ending in (("between", "-between"), ("trained", "")):
-        found = [json.loads((folder / f"seed{seed}{ending}.json").read_text()) for seed in SEEDS]
+    for name, ending in (("trained", ""), ("between", "-between")):
+        files_of_seeds = [folder / f"seed{seed}{ending}.json" for seed in SEEDS]
+        if not all(file.exists() for file in files_of_seeds):
+            continue
+        found = [json.loads(file.read_text()) for file in files_of_seeds]
         results[name] = [paired(files, before[files], [one[files] for one in found]) for files in before]
         for row in results[name]:
             low, high = row["interval"]
