@@ -14,7 +14,7 @@ Ours: the default teacher, the optimizer, and that batch normalisation keeps the
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +26,7 @@ import fdjpeg
 from fdjpeg import QuantTables
 from fdjpeg._arguments import sampling_of
 from fdjpeg._checks import check_list
+from fdjpeg.attacks.base import Exposed
 from fdjpeg.augmentations import Augmentation, DoubleJPEG, RandomJPEG, Recompress
 from fdjpeg.augmentations.base import scaled
 
@@ -103,10 +104,23 @@ class FineTuned(Defense):
 
     def deployed(self, network: nn.Module) -> nn.Module:
         """Returns the fine-tuned network behind its layers, see `Defense.deployed`."""
+        tuned, layers = self._tuned(network), self.layers()
+        return nn.Sequential(*layers, tuned).to(device_of(network)).eval() if layers else tuned
+
+    @property
+    def exposed(self) -> Callable[[nn.Module], Exposed] | None:
+        """See `Defense.exposed`."""
+        if not self.layers():
+            return None
+        return lambda network: Exposed(
+            [nn.Sequential(*self.layers()).to(device_of(network)).eval()], [self._tuned(network)]
+        )
+
+    def _tuned(self, network: nn.Module) -> nn.Module:
+        """A copy of the network with the weights after fine-tuning."""
         tuned = copy.deepcopy(network)
         load_state(tuned, self.network.state_dict(), "the network that was fine-tuned")
-        layers = self.layers()
-        return nn.Sequential(*layers, tuned).to(device_of(network)).eval() if layers else tuned.eval()
+        return tuned.eval()
 
     def tensors_of_tables(self) -> list[Tensor] | None:
         """Returns luma's and chroma's table, or None."""

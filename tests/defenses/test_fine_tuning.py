@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 import fdjpeg
 from fdjpeg import QuantTables, defenses
+from fdjpeg.attacks import Flip
+from fdjpeg.attacks.base import Exposed
 from fdjpeg.cli.main import main
 from fdjpeg.defenses import parse_defense
 from fdjpeg.defenses.fine_tuning import AugmentationSettings, Config, FineTuned, FineTuning, parse_augmentation
@@ -175,6 +177,13 @@ def test_a_saved_network_is_evaluated_alone_and_behind_any_jpeg(trained: Trained
     assert behind.gradients == defenses.GRADIENTS
     deployed = behind.deployed(trained.classifier)
     assert torch.equal(deployed(x), network(fdjpeg.jpeg(x, 30, subsampling="4:4:4")))
+    assert alone.exposed is None
+    assert behind.exposed is not None
+    exposed = behind.exposed(trained.classifier)
+    assert torch.equal(exposed(x), deployed(x))
+    attack = Flip(2, until_fooled=False)
+    directly = attack(Exposed([fdjpeg.JPEG(30, subsampling="4:4:4")], [network]), x, trained.y[:4], 2 / 255)
+    assert torch.equal(attack(exposed, x, trained.y[:4], 2 / 255), directly)
     gradients = []
     for name in behind.gradients:
         y = x.clone().requires_grad_()
