@@ -2,34 +2,13 @@
 // round trip makes of it, as bytes and as floats, for all subsamplings and both upsamplings.
 //
 //   round_trip HEIGHT WIDTH QUALITY < image > results
-#define FDJPEG_VECTOR_BYTES 16
-#include "cpu/exact_table.h"
+#include "common.h"
 
 #include <cstdio>
 #include <cstdlib>
 #include <vector>
 
 using namespace fdjpeg;
-
-static StepTables tables_at(double quality) {
-  static constexpr uint8_t kStandard[2][kBlockSize] = {FDJPEG_STANDARD_LUMA, FDJPEG_STANDARD_CHROMA};
-  StepTables tables;
-  for (int c = 0; c < 3; ++c) {
-    for (int i = 0; i < kBlockSize; ++i) {
-      const int q = standard_step(kStandard[c > 0][i], quality_scale(quality));
-      tables.component[c].step[i] = static_cast<int16_t>(q);
-      tables.component[c].half[i] = static_cast<int16_t>(kBlock / 2 * q);
-      tables.component[c].reciprocal[i] = narrow_step(q).reciprocal;
-      tables.component[c].scale[i] = narrow_step(q).scale;
-    }
-  }
-  return tables;
-}
-
-template <class T>
-static Image contiguous(std::vector<T>& samples, SampleType type, int64_t height, int64_t width) {
-  return {samples.data(), type, {3 * height * width, height * width, width, 1}};
-}
 
 template <class T>
 static void round_trip(std::vector<T> pixels, SampleType type, const Geometry& g, const StepTables& tables) {
