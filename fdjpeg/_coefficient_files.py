@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fdjpeg._geometry import SAMPLING_FACTORS
 from fdjpeg._table_files import content_of, open_jpeg
+from fdjpeg._whole_files import whole_file
 from fdjpeg.tables import QuantTables
 
 if TYPE_CHECKING:
@@ -54,7 +55,8 @@ def write(contents: Contents, target: Target) -> None:
     """
     content = _encoded(contents)
     if isinstance(target, (str, os.PathLike)):
-        Path(target).write_bytes(content)
+        with whole_file(target) as draft:
+            draft.write_bytes(content)
     elif hasattr(target, "write"):
         target.write(content)
     else:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import IO, TYPE_CHECKING, TypeAlias
 
 from fdjpeg._table_checks import STEPS
+from fdjpeg._whole_files import whole_file
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -121,7 +121,8 @@ def read_text(file: str | os.PathLike[str] | IO[str] | IO[bytes]) -> str:
 def write_text(text: str, file: str | os.PathLike[str] | IO[str] | IO[bytes]) -> None:
     """Writes all of a text file of ASCII characters, open as text or in binary mode."""
     if isinstance(file, (str, os.PathLike)):
-        Path(file).write_text(text, encoding="ascii")
+        with whole_file(file) as draft:
+            draft.write_text(text, encoding="ascii")
     elif isinstance(file, (io.RawIOBase, io.BufferedIOBase)):
         file.write(text.encode("ascii"))
     elif hasattr(file, "write"):

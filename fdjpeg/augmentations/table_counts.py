@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fdjpeg._checks import check_path
+from fdjpeg._whole_files import whole_file
 from fdjpeg.tables import QuantTables
 
 #: What a file says it is; the number changes when older readers would misread it.
@@ -47,7 +48,8 @@ class TableCounts:
             {"count": count, "qtables": tables.to_pillow()}
             for tables, count in zip(self.tables, self.counts, strict=True)
         ]
-        Path(file).write_text(json.dumps({"format": FORMAT, "sets": sets}) + "\n", encoding="ascii")
+        with whole_file(file) as draft:
+            draft.write_text(json.dumps({"format": FORMAT, "sets": sets}) + "\n", encoding="ascii")
 
     @classmethod
     def load(cls, file: str | os.PathLike[str]) -> TableCounts:

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from fdjpeg._markdown import markdown_table
+from fdjpeg._whole_files import whole_file
 
 from .measure import BACKWARD, BATCHES, FORWARD, Measurement, Results
 
@@ -23,14 +24,16 @@ def save(results: Results, folder: str | os.PathLike[str]) -> list[Path]:
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     data, table, page = target / "cpu.json", target / "cpu.csv", target / "cpu.md"
-    data.write_text(json.dumps(results.as_json(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    with table.open("w", newline="", encoding="utf-8") as file:
+    with whole_file(data) as draft:
+        draft.write_text(json.dumps(results.as_json(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    with whole_file(table) as draft, draft.open("w", newline="", encoding="utf-8") as file:
         rows = [asdict(m) for m in results.measurements]
         writer = csv.DictWriter(file, fieldnames=list(Measurement.__dataclass_fields__))
         writer.writeheader()
         writer.writerows(rows)
     plots = _plots(results, target)
-    page.write_text(markdown(results, [plot.name for plot in plots]), encoding="utf-8")
+    with whole_file(page) as draft:
+        draft.write_text(markdown(results, [plot.name for plot in plots]), encoding="utf-8")
     return [data, table, page, *plots]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 from torch import Tensor
 
 import fdjpeg
+from fdjpeg import _whole_files
 from fdjpeg._checks import check_path
 from fdjpeg._packages import required
 
@@ -32,17 +32,10 @@ def whole_file(path: Path) -> Iterator[Path]:
     Raises:
         ValueError: the folder cannot be written, or not the whole file, such as on a full disk.
     """
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        draft.touch()
-        mode = draft.stat().st_mode
-        try:
+        with _whole_files.whole_file(path) as draft:
             yield draft
-            draft.chmod(mode)  # safetensors replaces it by a file for its owner only
-            os.replace(draft, path)
-        finally:
-            draft.unlink(missing_ok=True)
     except OSError as error:
         raise ValueError(f"out must be a folder that can be written, got {str(path.parent)!r}: {error}") from error
 
@@ -51,7 +44,7 @@ def remove_drafts(*folders: Path) -> None:
     """Removes the temporary files that `whole_file` left in folders when its process was killed."""
     for folder in folders:
         for file in folder.glob(".*"):
-            if re.fullmatch(r"\..+\.(json|safetensors)\.\d+", file.name):
+            if _whole_files.is_draft(file.name) and file.suffix in (".json", ".safetensors"):
                 file.unlink()
 
 

@@ -409,12 +409,12 @@ def test_weights_are_loaded_all_or_none(change: str) -> None:
 
 
 def test_only_drafts_are_removed(tmp_path: Path) -> None:
-    kept = [".defense.safetensors", ".hidden", "x.json.1", ".x.json.a", ".x.txt.1", "defense.safetensors"]
-    drafts = [".defense.safetensors.123", ".run.json.9"]
+    kept = [".defense.safetensors", ".hidden", "1.x.json", ".a.x.json", ".1.x.txt", "defense.safetensors"]
+    drafts = [".123.defense.safetensors", ".9.run.json"]
     for name in (*kept, *drafts):
         (tmp_path / name).touch()
     (tmp_path / "stages").mkdir()
-    (tmp_path / "stages" / ".a.safetensors.1").touch()
+    (tmp_path / "stages" / ".1.a.safetensors").touch()
     checkpoint.remove_drafts(tmp_path, tmp_path / "stages", tmp_path / "none")
     assert sorted(os.listdir(tmp_path)) == sorted([*kept, "stages"])
     assert os.listdir(tmp_path / "stages") == []

@@ -1,4 +1,4 @@
-"""The CPU kernels without torch: built with clang, for aarch64 under emulation, and in threads under ThreadSanitizer."""
+"""The CPU kernels without torch: built with clang, emulated for aarch64, and in threads under ThreadSanitizer."""
 
 from __future__ import annotations
 
@@ -48,7 +48,9 @@ def test_threads_do_not_race(tmp_path: Path) -> None:
     program = tmp_path / "threads"
     source = SOURCE.with_name("threads.cpp")
     built = subprocess.run(
-        ["g++", *FLAGS, "-O0", "-g1", "-fsanitize=thread", str(source), "-o", str(program)], capture_output=True, text=True
+        ["g++", *FLAGS, "-O0", "-g1", "-fsanitize=thread", str(source), "-o", str(program)],
+        capture_output=True,
+        text=True,
     )
     if "cannot find" in built.stderr and "tsan" in built.stderr:
         pytest.skip("g++ has no ThreadSanitizer here")

@@ -1,0 +1,47 @@
+"""Files that appear whole or not at all, whatever ends the process or fills the disk while they are written."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Gives the block a temporary path, which becomes ``path`` if the block ends well and is removed if it does not.
+
+    The temporary path has the same suffix. A file that is replaced passes on its mode, and a symbolic link stays one.
+    What is no regular file, such as a pipe, is given to the block itself.
+
+    Raises:
+        OSError: the folder or the file cannot be written.
+
+    Example::
+
+        with whole_file("tables.txt") as draft:
+            draft.write_text("16 11 10")
+    """
+    target = Path(os.path.realpath(path))
+    if target.exists() and not target.is_file():
+        yield target
+        return
+    if target.exists() and not os.access(target, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(target))
+    draft = target.with_name(f".{os.getpid()}.{target.name}")
+    try:
+        draft.touch()
+        mode = (target if target.exists() else draft).stat().st_mode
+        yield draft
+        draft.chmod(mode)  # safetensors replaces it by a file for its owner only
+        os.replace(draft, target)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def is_draft(name: str) -> bool:
+    """Returns whether a file's name is one that `whole_file` gives to a draft."""
+    return re.fullmatch(r"\.\d+\..+", name) is not None
