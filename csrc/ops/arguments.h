@@ -17,6 +17,7 @@
 #include "codec/exact_jobs.h"
 #include "codec/exact_math.h"
 #include "codec/real_jobs.h"
+#include "ops/allocation.h"
 
 namespace fdjpeg {
 
@@ -197,7 +198,7 @@ inline std::tuple<Tensor, Tensor, Tensor> new_coefficients(const Tensor& image, 
   const Geometry& g = job.geometry;
   const auto blocks = [&](int component, int64_t rows, int64_t columns) {
     const std::vector<int64_t> shape{g.images, rows, columns, kBlock, kBlock};
-    Tensor coefficients = torch::stable::new_empty(image, shape, ScalarType::Short);
+    Tensor coefficients = new_tensor(image, shape, ScalarType::Short);
     job.coefficients[component] = static_cast<int16_t*>(coefficients.data_ptr());
     return coefficients;
   };
@@ -304,7 +305,7 @@ inline Tensor transformed_like(const Tensor& input, int64_t outer_dims, std::ini
   std::vector<int64_t> shape;
   for (int64_t i = 0; i < outer_dims; ++i) shape.push_back(input.size(i));
   shape.insert(shape.end(), inner);
-  return torch::stable::new_empty(input, shape, input.scalar_type());
+  return new_tensor(input, shape, input.scalar_type());
 }
 
 inline void check_floating(const Tensor& tensor, const char* name) {

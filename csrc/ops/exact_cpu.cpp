@@ -127,7 +127,7 @@ Tensor in_large_pages(Tensor tensor) {
 }
 
 Tensor new_bytes(const Tensor& like, std::initializer_list<int64_t> size) {
-  return in_large_pages(torch::stable::new_empty(like, std::vector<int64_t>(size), ScalarType::Byte));
+  return in_large_pages(new_tensor(like, size, ScalarType::Byte));
 }
 
 std::tuple<Tensor, Tensor> round_trip_with(const Tensor& image, const Geometry& g, const Steps& steps) {
@@ -135,7 +135,7 @@ std::tuple<Tensor, Tensor> round_trip_with(const Tensor& image, const Geometry& 
   job.geometry = g;
   job.steps = steps;
   job.input = image_view(image, "image");
-  Tensor output = in_large_pages(torch::stable::empty_like(image));
+  Tensor output = in_large_pages(new_like(image));
   Tensor planes = new_bytes(image, {g.images, g.plane_bytes});
   job.output = image_view(output, "output");
   job.planes = static_cast<uint8_t*>(planes.data_ptr());
@@ -176,7 +176,7 @@ std::tuple<Tensor, Tensor> backward(
   RoundTripBackward job =
       backward_of(grad, planes, image, contiguous_tables, quality, horizontal, vertical, fancy, slopes);
   const Geometry& g = job.geometry;
-  Tensor grad_image = in_large_pages(torch::stable::empty_like(image));
+  Tensor grad_image = in_large_pages(new_like(image));
   job.grad_input = image_view(grad_image, "grad_image");
 
   const int64_t table_images = table_gradient ? g.images : 0;
@@ -187,7 +187,7 @@ std::tuple<Tensor, Tensor> backward(
       exact_kernels().backward_row(job, worker.tables(n), n, row, worker.scratch());
     });
   }
-  Tensor grad_tables = torch::stable::new_empty(
+  Tensor grad_tables = new_tensor(
       image, table_gradient ? std::vector<int64_t>{g.images, 3, 8, 8} : std::vector<int64_t>{0}, ScalarType::Float);
   add_rows(partials, table_images, g.mcu_rows, static_cast<float*>(grad_tables.data_ptr()));
   return {grad_image, grad_tables};
@@ -227,8 +227,7 @@ Tensor decode(
   const Geometry& g = job.geometry;
   Tensor planes = new_bytes(y, {g.images, g.plane_bytes});
   job.planes = static_cast<uint8_t*>(planes.data_ptr());
-  Tensor output =
-      in_large_pages(torch::stable::new_empty(y, std::vector<int64_t>{g.images, g.channels, height, width}, dtype));
+  Tensor output = in_large_pages(new_tensor(y, {g.images, g.channels, height, width}, dtype));
   job.output = image_view(output, "dtype");
   if (output.numel() > 0) {
     make_planes_and_emit(g, job.steps, job.planes, job.output, [&](int64_t n, int64_t row, Worker& worker) {

@@ -16,7 +16,7 @@ std::tuple<Tensor, Tensor> round_trip_with(const Tensor& image, const Geometry& 
   op.geometry = g;
   op.steps = steps;
   op.input = image_view(image, "image");
-  Tensor output = torch::stable::empty_like(image);
+  Tensor output = new_like(image);
   Tensor planes = allocate(image, {g.images, g.plane_bytes}, ScalarType::Byte);
   op.output = image_view(output, "output");
   op.planes = static_cast<uint8_t*>(planes.data_ptr());
@@ -56,7 +56,7 @@ std::tuple<Tensor, Tensor> backward(
   check_size(g);
   const Tensor aligned_planes = aligned(planes);
   op.planes = static_cast<const uint8_t*>(aligned_planes.data_ptr());
-  Tensor grad_image = torch::stable::empty_like(image);
+  Tensor grad_image = new_like(image);
   op.grad_input = image_view(grad_image, "grad_image");
 
   Tensor grad_tables = table_gradient ? allocate(image, {g.images, 3, 8, 8}, ScalarType::Float)
@@ -103,7 +103,7 @@ Tensor decode(
   check_size(g);
   Tensor planes = allocate(y, {g.images, g.plane_bytes}, ScalarType::Byte);
   op.planes = static_cast<uint8_t*>(planes.data_ptr());
-  Tensor output = torch::stable::new_empty(y, std::vector<int64_t>{g.images, g.channels, height, width}, dtype);
+  Tensor output = new_tensor(y, {g.images, g.channels, height, width}, dtype);
   op.output = image_view(output, "dtype");
   if (output.numel() > 0) {
     OnDevice on(y);

@@ -36,7 +36,7 @@ inline Tensor aligned(const Tensor& tensor) {
 }
 
 inline Tensor allocate(const Tensor& like, std::initializer_list<int64_t> size, ScalarType type) {
-  return torch::stable::new_empty(like, std::vector<int64_t>(size), type);
+  return new_tensor(like, size, type);
 }
 
 // A thread computes offsets within an image's planes in 32 bits, and numbers images so.

@@ -64,8 +64,8 @@ std::tuple<Tensor, Tensor> real_round_trip(
   const std::vector<double> steps = tables_of(tables, quality, g.images, soft);
   job.steps = steps_of(steps);
   job.rounding = rounding_of(surrogate, parameter, floor, soft);
-  Tensor output = torch::stable::empty_like(image);
-  Tensor mask = torch::stable::new_empty(image, std::vector<int64_t>{g.images, g.height, g.width}, ScalarType::Byte);
+  Tensor output = new_like(image);
+  Tensor mask = new_tensor(image, {g.images, g.height, g.width}, ScalarType::Byte);
   job.output = image_view(output, "output");
   job.mask = static_cast<uint8_t*>(mask.data_ptr());
   if (image.numel() > 0) {
@@ -92,7 +92,7 @@ std::tuple<Tensor, Tensor> real_round_trip_backward(
   job.steps = steps_of(steps);
   job.rounding = rounding_of(surrogate, parameter, floor, soft);
   job.mask = static_cast<const uint8_t*>(mask.data_ptr());
-  Tensor grad_image = torch::stable::empty_like(image);
+  Tensor grad_image = new_like(image);
   job.grad_input = image_view(grad_image, "grad_image");
 
   const int64_t table_images = table_gradient ? g.images : 0;
@@ -104,7 +104,7 @@ std::tuple<Tensor, Tensor> real_round_trip_backward(
     });
   }
   const bool is_double = job.input.type == SampleType::float64;
-  Tensor grad_tables = torch::stable::new_empty(
+  Tensor grad_tables = new_tensor(
       image, table_gradient ? std::vector<int64_t>{g.images, 3, 8, 8} : std::vector<int64_t>{0},
       is_double ? ScalarType::Double : ScalarType::Float);
   if (is_double) {

@@ -40,7 +40,7 @@ std::tuple<Tensor, Tensor> real_round_trip(
   const std::optional<Tensor> dense = contiguous(tables);
   RealOp op = op_of(image, dense, quality, horizontal, vertical, fancy, surrogate, parameter, floor, soft);
   const Geometry& g = op.geometry;
-  Tensor output = torch::stable::empty_like(image);
+  Tensor output = new_like(image);
   Tensor mask = allocate(image, {g.images, g.height, g.width}, ScalarType::Byte);
   op.output = image_view(output, "output");
   op.mask = static_cast<uint8_t*>(mask.data_ptr());
@@ -67,7 +67,7 @@ std::tuple<Tensor, Tensor> real_round_trip_backward(
   check_same_device(image, mask, "mask");
   check_mask(mask, g);
   op.mask = static_cast<uint8_t*>(mask.data_ptr());
-  Tensor grad_image = torch::stable::empty_like(image);
+  Tensor grad_image = new_like(image);
   const ScalarType real = real_type_of(op.input);
   Tensor grad_tables = table_gradient ? allocate(image, {g.images, 3, 8, 8}, real) : allocate(image, {0}, real);
   if (image.numel() == 0) return {grad_image, torch::stable::zero_(grad_tables)};
