@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Returns whether torch raised ``error`` because a device (or the machine) has no memory left."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    words = ("can't allocate memory", "out of memory")  # of errors that have lost their type on their way
+    return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)
 
 
 def call(module: nn.Module, images: Tensor, party: str) -> Any:
