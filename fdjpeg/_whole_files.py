@@ -38,6 +38,10 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         yield draft
         draft.chmod(mode)  # safetensors replaces it by a file for its owner only
         os.replace(draft, target)
+    except OSError as error:
+        if error.filename == str(draft):
+            error.filename = os.fspath(path)  # the caller knows no draft
+        raise
     finally:
         draft.unlink(missing_ok=True)
 

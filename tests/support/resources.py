@@ -1,7 +1,7 @@
 """What the ops do to a process: run as a program of its own, since memory is counted for a whole process.
 
-    python -m support.resources flat CALLS       # resident memory after CALLS calls of each op
-    python -m support.resources failed           # an allocation fails; the ops still work afterwards
+python -m support.resources flat CALLS       # resident memory after CALLS calls of each op
+python -m support.resources failed           # an allocation fails; the ops still work afterwards
 """
 
 from __future__ import annotations
