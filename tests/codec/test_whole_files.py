@@ -77,5 +77,5 @@ def test_a_draft_keeps_the_suffix(tmp_path: Path) -> None:
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="missing/tables.txt"):
+    with pytest.raises(FileNotFoundError, match=r"missing/tables\.txt"):
         TABLES.save(tmp_path / "missing" / "tables.txt")
