@@ -1,4 +1,6 @@
-"""Builds the compiled library, fdjpeg/_C.abi3.so: C++ always, CUDA where it can be of use.
+"""Builds two compiled libraries: fdjpeg/_C.abi3.so of C++ always, and fdjpeg/_C_cuda.abi3.so where it can be of use.
+
+fdjpeg/_cuda_library.py decides at run time whether the kernels of the second one can serve the machine's GPUs.
 
 Environment:
     FDJPEG_CUDA           1 requires the CUDA kernels, 0 leaves them out; unset, they are built if nvcc is found and
@@ -38,6 +40,8 @@ CPP_SOURCES = sorted(ROOT.glob("csrc/**/*.cpp"))
 # Kernels before the ops that launch them: they take longest, so they are compiled first.
 CUDA_SOURCES = sorted(ROOT.glob("csrc/**/*.cu"), key=lambda source: (not source.name.startswith("kernels_"), source))
 HEADERS = sorted([*ROOT.glob("csrc/**/*.h"), *ROOT.glob("csrc/**/*.cuh")])
+
+LIBRARY, CUDA_LIBRARY = "fdjpeg._C", "fdjpeg._C_cuda"
 
 # The oldest torch whose stable ABI the library uses: 2.10, as in TORCH_REQUIREMENT.
 DEFINITIONS = ["-DTORCH_TARGET_VERSION=0x020a000000000000", "-DNDEBUG"]
@@ -117,8 +121,11 @@ def gpus() -> list[str]:
     return sorted(found, key=float)
 
 
-def gpu_flags() -> tuple[list[str], str]:
-    """Returns nvcc's flags for the GPU architectures to compile for, and in words where these come from."""
+def gpu_architectures() -> tuple[list[str], str]:
+    """Returns the GPU architectures to compile for, such as "9.0", or "9.0+PTX", and in words where they come from.
+
+    "PTX7.5" is PTX alone.
+    """
     for variable in ("FDJPEG_CUDA_ARCHS", "TORCH_CUDA_ARCH_LIST"):
         words = os.environ.get(variable, "").replace(";", " ").replace(",", " ").split()
         for word in words:
@@ -127,20 +134,21 @@ def gpu_flags() -> tuple[list[str], str]:
         if words and variable == "FDJPEG_CUDA_ARCHS":
             words[-1] = words[-1].removesuffix("+PTX") + "+PTX"
         if words:
-            return flags_for(words), f"by {variable}"
+            return words, f"by {variable}"
     if found := gpus():
-        return flags_for([*found[:-1], found[-1] + "+PTX"]), "for this machine's GPUs; FDJPEG_CUDA_ARCHS names others"
-    flags = ["-gencode=arch=compute_75,code=compute_75"]
-    return flags, "as PTX, since no GPU was found: the driver compiles it at first use; FDJPEG_CUDA_ARCHS names GPUs"
+        return [*found[:-1], found[-1] + "+PTX"], "for this machine's GPUs; FDJPEG_CUDA_ARCHS names others"
+    why = "as PTX, since no GPU was found: the driver compiles it at first use; FDJPEG_CUDA_ARCHS names GPUs"
+    return ["PTX7.5"], why
 
 
 def flags_for(architectures: list[str]) -> list[str]:
-    """Returns nvcc's flags for architectures such as "9.0", and "9.0+PTX" for its PTX too."""
+    """Returns nvcc's flags for architectures such as "9.0", "9.0+PTX" for its PTX too, and "PTX9.0" for PTX alone."""
     flags = []
     for architecture in architectures:
-        number = architecture.removesuffix("+PTX").replace(".", "")
-        flags.append(f"-gencode=arch=compute_{number},code=sm_{number}")
-        if architecture.endswith("+PTX"):
+        number = architecture.replace("+PTX", "").replace("PTX", "").replace(".", "")
+        if not architecture.startswith("PTX"):
+            flags.append(f"-gencode=arch=compute_{number},code=sm_{number}")
+        if "PTX" in architecture:
             flags.append(f"-gencode=arch=compute_{number},code=compute_{number}")
     return flags
 
@@ -158,10 +166,10 @@ def for_host(flags: list[str]) -> list[str]:
     return ["-Xcompiler=" + flag.replace(",", r"\,") for flag in flags]
 
 
-class BuildLibrary(build_ext):
-    """Compiles csrc with a C++ compiler and nvcc, and links one library that is not a Python module.
+class BuildLibraries(build_ext):
+    """Compiles csrc with a C++ compiler and nvcc, and links two libraries that are not Python modules.
 
-    Python's own compiler settings are not used, because the library does not depend on Python. torch's CUDAExtension is
+    Python's own compiler settings are not used, because the libraries do not depend on Python. torch's CUDAExtension is
     not used either: it refuses a CPU build of torch, which is enough for the stable ABI.
     """
 
@@ -173,74 +181,99 @@ class BuildLibrary(build_ext):
             usual.ensure_finalized()
             self.build_temp = usual.build_temp
 
-    def build_extension(self, ext: Extension) -> None:
-        """Builds `ext`, the library."""
+    def run(self) -> None:
+        """Builds the libraries; without the one for GPUs, which is then removed, where it can be of no use."""
         torch = find_torch()
         if torch is None:
             raise SetupError(
                 f"building fdjpeg needs the headers of {TORCH_REQUIREMENT}, and this Python has none: "
                 "run `python -m pip install torch`."
             )
-        cxx, (nvcc, why_none) = find_cxx(), find_nvcc(torch)
-        sources = [*(CUDA_SOURCES if nvcc else []), *CPP_SOURCES]  # those that take longest first
-        print(f"fdjpeg: building the C++ kernels with {shlex.join(cxx)}, against {torch}")
-        architectures, origin = gpu_flags() if nvcc else ([], "")
-        if nvcc:
-            print(f"fdjpeg: building the CUDA kernels with {nvcc} {shlex.join(architectures)} ({origin})")
-        else:
+        nvcc, why_none = find_nvcc(torch)
+        if nvcc is None:
             print(f"fdjpeg: building no CUDA kernels ({why_none})")
+            self.extensions = [ext for ext in self.distribution.ext_modules if ext.name != CUDA_LIBRARY]
+            for place in [Path(self.build_lib), *([ROOT] if self.inplace else [])]:
+                place.joinpath(self.get_ext_filename(CUDA_LIBRARY)).unlink(missing_ok=True)
+        self.compilers, self.linkers = self._commands(torch, find_cxx(), nvcc)
+        super().run()
 
+    def _commands(
+        self, torch: Path, cxx: list[str], nvcc: str | None
+    ) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+        """Returns the commands that compile sources, by suffix, and that link libraries, by name."""
+        print(f"fdjpeg: building the C++ kernels with {shlex.join(cxx)}, against {torch}")
         common = ["-std=c++20", "-O3", *DEFINITIONS, f"-I{ROOT / 'csrc'}", "-isystem", str(torch / "include")]
         cxx_flags = shlex.split(os.environ.get("CXXFLAGS", ""))
-        compilers = {
-            ".cpp": [*cxx, *common, *HOST_FLAGS, *cxx_flags],
-            ".cu": [nvcc or "nvcc", *common, *architectures, *for_host(HOST_FLAGS)],
-        }
+        link_flags = [*LINK_FLAGS, *cxx_flags, *shlex.split(os.environ.get("LDFLAGS", ""))]
+        compilers = {".cpp": [*cxx, *common, *HOST_FLAGS, *cxx_flags]}
+        linkers = {LIBRARY: [*cxx, *link_flags]}
+        if nvcc:
+            architectures, origin = gpu_architectures()
+            flags = flags_for(architectures)
+            print(f"fdjpeg: building the CUDA kernels with {nvcc} {shlex.join(flags)} ({origin})")
+            built_for = f"-DFDJPEG_ARCHITECTURES={'/'.join(architectures)}"
+            compilers[".cu"] = [nvcc, *common, *flags, built_for, *for_host(HOST_FLAGS)]
+            linkers[CUDA_LIBRARY] = [nvcc, *for_host(link_flags)]
+        tail = ["-shared", f"-L{torch / 'lib'}", "-ltorch"]
+        return compilers, {name: [*linker, *tail] for name, linker in linkers.items()}
+
+    def build_extensions(self) -> None:
+        """Compiles the sources of all libraries, those that take longest first, and links each library."""
         # A folder for each set of flags, so that an object of an earlier build is used again only if it is the same.
         places = {
             suffix: Path(self.build_temp).resolve() / hashlib.sha256(repr(compiler).encode()).hexdigest()[:12]
-            for suffix, compiler in compilers.items()
-        }
-        objects = [places[source.suffix] / f"{source.name}.o" for source in sources]
-        commands = {
-            source.relative_to(ROOT): [*compilers[source.suffix], "-c", str(source), "-o", str(target)]
-            for source, target in zip(sources, objects, strict=True)
-            if self.force or newer_group([str(source), *ext.depends], str(target))
+            for suffix, compiler in self.compilers.items()
         }
         for place in places.values():
             place.mkdir(parents=True, exist_ok=True)
+        commands: dict[Path, list[str]] = {}
+        objects: dict[str, list[str]] = {ext.name: [] for ext in self.extensions}
+        for ext in self.extensions:
+            for source in map(Path, ext.sources):
+                target = str(places[source.suffix] / f"{source.name}.o")
+                objects[ext.name].append(target)
+                if self.force or newer_group([str(ROOT / source), *ext.depends], target):
+                    commands[source] = [*self.compilers[source.suffix], "-c", str(ROOT / source), "-o", target]
         compile_all(commands)
-
-        library = Path(self.get_ext_fullpath(ext.name))
-        library.parent.mkdir(parents=True, exist_ok=True)
-        link_flags = [*LINK_FLAGS, *cxx_flags, *shlex.split(os.environ.get("LDFLAGS", ""))]
-        linker = [nvcc, *for_host(link_flags)] if nvcc and CUDA_SOURCES else [*cxx, *link_flags]
-        run([*linker, "-shared", *map(str, objects), f"-L{torch / 'lib'}", "-ltorch", "-o", str(library)])
+        for ext in self.extensions:
+            library = Path(self.get_ext_fullpath(ext.name))
+            library.parent.mkdir(parents=True, exist_ok=True)
+            linker, *flags = self.linkers[ext.name]
+            run([linker, *objects[ext.name], *flags, "-o", str(library)])
 
 
 def compile_all(commands: dict[Path, list[str]]) -> None:
     """Runs the command of each source file, several at once, and prints the progress."""
     print(f"fdjpeg: compiling {len(commands)} files, {jobs()} at once (MAX_JOBS sets another number)", flush=True)
-    start = time.monotonic()
+    start, processor = time.monotonic(), 0.0
     with ThreadPoolExecutor(jobs()) as pool:
         tasks = {pool.submit(run, command): source for source, command in commands.items()}
         try:
             for count, task in enumerate(as_completed(tasks), 1):
-                total = time.monotonic() - start
-                took = f"{task.result():.0f} s, {total:.0f} s since the start"
-                print(f"fdjpeg: [{count}/{len(tasks)}] {tasks[task]}: {took}", flush=True)
+                took, total = task.result(), time.monotonic() - start
+                processor += took
+                print(
+                    f"fdjpeg: [{count}/{len(tasks)}] {tasks[task]}: {took:.1f} s of a processor, "
+                    f"{total:.0f} s since the start",
+                    flush=True,
+                )
         finally:
             pool.shutdown(cancel_futures=True)
+    total = time.monotonic() - start
+    print(f"fdjpeg: compiled in {total:.0f} s, with {processor:.0f} s of processors", flush=True)
 
 
 def run(command: list[str]) -> float:
-    """Prints and runs a command of the build; returns the seconds it took."""
+    """Prints and runs a command of the build; returns the seconds of processors that it took, its children's too."""
     print(shlex.join(command), flush=True)
-    start = time.monotonic()
-    if subprocess.run(command).returncode != 0:
+    child = subprocess.Popen(command)
+    _, status, usage = os.wait4(child.pid, 0)
+    child.returncode = os.waitstatus_to_exitcode(status)
+    if child.returncode != 0:
         hint = " FDJPEG_CUDA=0 installs fdjpeg without CUDA kernels." if "nvcc" in Path(command[0]).name else ""
         raise CompileError(f"{command[0]} failed; see its output above.{hint}")
-    return time.monotonic() - start
+    return usage.ru_utime + usage.ru_stime
 
 
 def relative(paths: list[Path]) -> list[str]:
@@ -248,17 +281,15 @@ def relative(paths: list[Path]) -> list[str]:
     return [path.relative_to(ROOT).as_posix() for path in paths]
 
 
+def extension(name: str, sources: list[Path]) -> Extension:
+    """Describes a library for setuptools."""
+    depends = relative([*HEADERS, ROOT / "setup.py"])
+    return Extension(name, sources=relative(sources), depends=depends, py_limited_api=True, language="c++")
+
+
 if __name__ == "__main__":
     setup(
-        ext_modules=[
-            Extension(
-                "fdjpeg._C",
-                sources=relative([*CPP_SOURCES, *CUDA_SOURCES]),
-                depends=relative([*HEADERS, ROOT / "setup.py"]),
-                py_limited_api=True,
-                language="c++",
-            )
-        ],
-        cmdclass={"build_ext": BuildLibrary},
+        ext_modules=[extension(CUDA_LIBRARY, CUDA_SOURCES), extension(LIBRARY, CPP_SOURCES)],
+        cmdclass={"build_ext": BuildLibraries},
         options={"bdist_wheel": {"py_limited_api": "cp310"}},
     )

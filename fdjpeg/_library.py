@@ -1,8 +1,10 @@
-"""The compiled library, loaded once at import: the kernels that it holds and the reasons why others are missing.
+"""The compiled libraries, loaded once at import: the kernels that they hold and the reasons why others are missing.
+
+The library of C++ kernels comes first. The one of CUDA kernels is loaded only where they can serve.
 
 The environment variable ``FDJPEG_BACKEND``, read once at import, requires a backend. ``cuda`` and ``triton`` serve
 tensors on a GPU; importing fdjpeg fails if the backend is missing. ``reference`` is plain torch on every device, and
-the library is not loaded at all. If the variable is unset, each device uses the best backend available.
+no library is loaded. If the variable is unset, each device uses the best backend available.
 """
 
 from __future__ import annotations
@@ -13,6 +15,8 @@ from pathlib import Path
 
 import torch
 
+from fdjpeg import _cuda_library
+
 _CHOICES = ("cuda", "triton", "reference")
 _PATH = Path(__file__).with_name("_C.abi3.so")
 
@@ -20,31 +24,24 @@ _PATH = Path(__file__).with_name("_C.abi3.so")
 BACKEND: str | None = os.environ.get("FDJPEG_BACKEND") or None
 
 
-def _load() -> str | None:
-    """Loads the library; returns None, or the reason why it is not loaded."""
+def _why_not_loaded(library: Path) -> str | None:
+    """Loads a library; returns None, or the reason why it does not load."""
     if BACKEND == "reference":
         return "FDJPEG_BACKEND=reference was set"
-    if not _PATH.is_file():
-        return f"{_PATH} does not exist: fdjpeg was not built here (`python -m pip install .` builds it)"
+    if not library.is_file():
+        return f"{library} does not exist: fdjpeg was not built here (`python -m pip install .` builds it)"
     try:
-        torch.ops.load_library(_PATH)
+        torch.ops.load_library(library)
     except OSError as error:
-        return f"{_PATH} does not load with torch {torch.__version__}: {error.__cause__ or error}"
+        return f"{library} does not load with torch {torch.__version__}: {error.__cause__ or error}"
     return None
 
 
-def _holds(device: str) -> bool:
-    """Returns whether the library, just loaded, registered kernels for a device type."""
-    return LOADED and torch._C._dispatch_has_kernel_for_dispatch_key("fdjpeg::round_trip", device.upper())
-
-
 def _why_no_cuda() -> str | None:
-    if _FAILURE is not None:
-        return _FAILURE
-    if not _HOLDS_CUDA:
-        return "the library was built without CUDA kernels (FDJPEG_CUDA=1 at the installation insists on them)"
+    if _CUDA_FAILURE is not None:
+        return _CUDA_FAILURE
     if not torch.cuda.is_available():
-        return "the library holds the kernels, but torch sees no CUDA device"
+        return "the kernels are loaded, but torch sees no CUDA device"
     return None
 
 
@@ -59,18 +56,18 @@ def _why_no_triton() -> str | None:
 if BACKEND is not None and BACKEND not in _CHOICES:
     raise ValueError(f"FDJPEG_BACKEND must be {', '.join(_CHOICES)} or unset, got {BACKEND!r}")
 
-_FAILURE: str | None = _load()
+_FAILURE: str | None = _why_not_loaded(_PATH)
 
-#: Whether the library, and with it the kernels for the CPU, is loaded.
+#: Whether the library of C++ kernels is loaded.
 LOADED: bool = _FAILURE is None
 
-# Read before any other module registers kernels for the same ops.
-_HOLDS_CUDA: bool = _holds("cuda")
+# It needs the schemas of the other.
+_CUDA_FAILURE: str | None = _FAILURE or _cuda_library.why_not_here() or _why_not_loaded(_cuda_library.PATH)
 
 _HAS_TRITON: bool = importlib.util.find_spec("triton") is not None
 
-#: Whether Triton serves tensors on a GPU: if it is required, or if the library holds no CUDA kernels.
-USES_TRITON: bool = BACKEND == "triton" or (BACKEND is None and _HAS_TRITON and not _HOLDS_CUDA)
+#: Whether Triton serves tensors on a GPU: if it is required, or if no CUDA kernels are loaded.
+USES_TRITON: bool = BACKEND == "triton" or (BACKEND is None and _HAS_TRITON and _CUDA_FAILURE is not None)
 
 
 def backends() -> dict[str, str]:

@@ -321,7 +321,9 @@ def parse_eps(value: str | float | Fraction, norm: str = "linf") -> Fraction:
 
 
 def format_eps(eps: Fraction) -> str:
-    """Writes a radius the usual way: in 255ths below 1 if they are whole, else as a decimal.
+    """Writes a radius as people type it: in whole 255ths, as an exact decimal, in parts of 255ths, or as a ratio.
+
+    A number that was a float before is rounded to six digits.
 
     Example::
 
@@ -329,8 +331,15 @@ def format_eps(eps: Fraction) -> str:
     """
     if not isinstance(eps, (Fraction, int)):
         raise TypeError(f"eps must be a fractions.Fraction, as parse_eps makes it, got {eps!r}")
+    eps = Fraction(eps)
     steps = eps * 255
-    return f"{steps.numerator}/255" if steps.denominator == 1 and eps < 1 else f"{float(eps):g}"
+    if steps.denominator == 1 and (eps * 5).denominator > 1:  # 0.2, which is 51/255, is a decimal
+        return f"{steps.numerator}/255"
+    for value, unit in ((eps, ""), (steps, "/255")):
+        decimal = f"{float(value):.10g}"
+        if Fraction(decimal) == value:
+            return decimal + unit
+    return f"{float(eps):g}" if Fraction(float(eps)) == eps else str(eps)
 
 
 def distances(a: Tensor, b: Tensor, norm: Norm) -> Tensor:

@@ -41,7 +41,7 @@ class _Transform(_Base):
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         """Draws parameters for the images of one call, which share them."""
         images = [one for one in flat_inputs if _is_image(one)]
-        counts = {_count(image) for image in images}
+        counts = {count_of(image) for image in images}
         if len(counts) > 1:
             raise ValueError(f"images of one call must be equally many in each input, got {sorted(counts)}")
         if not images:
@@ -73,11 +73,11 @@ def _is_image(value: Any) -> bool:
     return isinstance(value, Tensor) and not isinstance(value, _tv_tensors.TVTensor)
 
 
-def _count(image: Any) -> int:
-    """The number of draws that an image needs."""
-    if isinstance(image, (_Pillow.Image, _tv_tensors.Video)):
+def count_of(value: Any) -> int:
+    """Returns the number of draws that a value needs: one for each image of a batch."""
+    if not _is_image(value) or isinstance(value, (_Pillow.Image, _tv_tensors.Video)):
         return 1
-    return flattened(image.as_subclass(Tensor)).size(0)
+    return flattened(value.as_subclass(Tensor)).size(0)
 
 
 def _for_frames(parameters: Any, count: int) -> Any:

@@ -21,13 +21,8 @@ from fdjpeg._machine import describe_machine
 
 from .peers import PEERS, Peer
 
-#: Batches that are timed: name, (images, height, width).
-BATCHES: dict[str, tuple[int, int, int]] = {
-    "512×32²": (512, 32, 32),
-    "8×224²": (8, 224, 224),
-    "1×1024²": (1, 1024, 1024),
-    "1×4096²": (1, 4096, 4096),
-}
+#: Batches that are timed by default: images x side in pixels.
+BATCHES = ("512x32", "8x224", "1x1024", "1x4096")
 #: The directions of a measurement.
 FORWARD, BACKWARD = "forward", "forward+backward"
 
@@ -63,6 +58,7 @@ class Results:
     machine: dict[str, Any]
     quality: int
     subsampling: str
+    device: str = "cpu"
     measurements: list[Measurement] = field(default_factory=list)
     fidelity: list[dict[str, Any]] = field(default_factory=list)
     missing: dict[str, str] = field(default_factory=dict)
@@ -71,6 +67,11 @@ class Results:
         """Returns the measurement of that description, or None."""
         key = (peer, batch, direction, threads)
         return next((m for m in self.measurements if (m.peer, m.batch, m.direction, m.threads) == key), None)
+
+    @property
+    def batches(self) -> list[str]:
+        """The batches that were timed, smallest first."""
+        return sorted({m.batch for m in self.measurements}, key=lambda name: (math.prod(size_of(name)), name))
 
     def as_json(self) -> dict[str, Any]:
         """Returns plain data, with None for missing measurements."""
@@ -81,6 +82,18 @@ class Results:
         data = asdict(self)
         data["measurements"] = [{key: plain(value) for key, value in row.items()} for row in data["measurements"]]
         return data
+
+
+def size_of(batch: str) -> tuple[int, int, int]:
+    """Returns images, height and width of a batch such as "8x224", or "8x224x320" of height 224 and width 320.
+
+    Raises:
+        ValueError: if it is not such a batch.
+    """
+    sizes = [int(word) for word in batch.lower().split("x") if word.isascii() and word.isdigit()]
+    if len(sizes) not in (2, 3) or len(sizes) != batch.lower().count("x") + 1 or min(sizes) < 1:
+        raise ValueError(f"batch must be images x side, such as 8x224, got {batch!r}")
+    return sizes[0], sizes[1], sizes[-1]
 
 
 def photographs(count: int, height: int, width: int) -> Tensor:
@@ -108,8 +121,32 @@ def photographs(count: int, height: int, width: int) -> Tensor:
     return torch.stack([pictures[i % len(pictures)] for i in range(count)]).contiguous()
 
 
+def _machine(device: str) -> dict[str, Any]:
+    named = {} if device == "cpu" else {"device": torch.cuda.get_device_name(device)}
+    return {**describe_machine(), **named}
+
+
+def prepared(peer: Peer, pictures: Tensor, device: str) -> Any:
+    """Returns uint8 images in the peer's form, on a device."""
+    batch = peer.prepare(pictures)
+    return batch if device == "cpu" else batch.to(device)
+
+
 def _call(peer: Peer, direction: str, batch: Any, codec: Callable[[Any], Any]) -> Callable[[], Any]:
-    """Returns the function that is timed."""
+    """Returns the function that is timed. On a GPU it waits for the result."""
+    call = _unfinished_call(peer, direction, batch, codec)
+    if not (isinstance(batch, Tensor) and batch.is_cuda):
+        return call
+
+    def finished() -> Any:
+        result = call()
+        torch.cuda.synchronize(batch.device)
+        return result
+
+    return finished
+
+
+def _unfinished_call(peer: Peer, direction: str, batch: Any, codec: Callable[[Any], Any]) -> Callable[[], Any]:
     if direction == FORWARD:
 
         def forward() -> Any:
@@ -143,9 +180,9 @@ def _time_in_turns(calls: dict[str, Callable[[], Any]], rounds: int, budget: flo
     return times
 
 
-def peak_memory(peer: str, batch: str, direction: str, quality: int, subsampling: str) -> int:
-    """Measures the bytes that one call adds at its peak, in a fresh process. Linux only."""
-    arguments = json.dumps([peer, batch, direction, quality, subsampling])
+def peak_memory(peer: str, batch: str, direction: str, quality: int, subsampling: str, device: str = "cpu") -> int:
+    """Measures the bytes that one call adds at its peak, in a fresh process. On a CPU Linux only."""
+    arguments = json.dumps([peer, batch, direction, quality, subsampling, device])
     return int(run_python("-m", "fdjpeg.bench.measure", arguments))
 
 
@@ -174,12 +211,20 @@ def _resident(field_name: str) -> int:
     raise RuntimeError(f"/proc/self/status has no {field_name}")
 
 
-def _measure_memory_here(name: str, batch: str, direction: str, quality: int, subsampling: str) -> int:
+def _measure_memory_here(name: str, batch: str, direction: str, quality: int, subsampling: str, device: str) -> int:
     peer = PEERS[name]
     torch.set_num_threads(1)
     codec = peer.codec(quality, subsampling)
-    _call(peer, direction, peer.prepare(photographs(1, 32, 32)), codec)()  # lazy imports and tables
-    return bytes_at_peak(_call(peer, direction, peer.prepare(photographs(*BATCHES[batch])), codec))
+    _call(peer, direction, prepared(peer, photographs(1, 32, 32), device), codec)()  # lazy imports and tables
+    call = _call(peer, direction, prepared(peer, photographs(*size_of(batch)), device), codec)
+    return bytes_at_peak(call) if device == "cpu" else _bytes_at_peak_of_gpu(call, device)
+
+
+def _bytes_at_peak_of_gpu(call: Callable[[], Any], device: str) -> int:
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    call()
+    return torch.cuda.max_memory_allocated(device) - before
 
 
 def bytes_at_peak(call: Callable[[], Any]) -> int:
@@ -192,12 +237,14 @@ def bytes_at_peak(call: Callable[[], Any]) -> int:
     return peak - before
 
 
-def measure_fidelity(peer: Peer, pictures: Tensor, quality: int, subsampling: str) -> dict[str, Any]:
+def measure_fidelity(
+    peer: Peer, pictures: Tensor, quality: int, subsampling: str, device: str = "cpu"
+) -> dict[str, Any]:
     """Measures a peer against Pillow: PSNR in dB (None if equal), share of equal samples, largest difference."""
     wanted = PEERS["Pillow codec"]
     reference = wanted.tensor(wanted.codec(quality, subsampling)(wanted.prepare(pictures))).double()
     with torch.no_grad():
-        out = peer.tensor(peer.codec(quality, subsampling)(peer.prepare(pictures))).double()
+        out = peer.tensor(peer.codec(quality, subsampling)(prepared(peer, pictures, device))).cpu().double()
     difference = (out - reference).abs()
     error = difference.square().mean().item()
     return {
@@ -211,8 +258,9 @@ def measure_fidelity(peer: Peer, pictures: Tensor, quality: int, subsampling: st
 
 def run(
     peers: Sequence[str] | None = None,
-    batches: Iterable[str] = tuple(BATCHES),
+    batches: Iterable[str] = BATCHES,
     *,
+    device: str = "cpu",
     quality: int = 75,
     subsampling: str = "4:2:0",
     threads: Sequence[int] | None = None,
@@ -225,7 +273,8 @@ def run(
 
     Args:
         peers: names of `PEERS`; all that are installed if None.
-        batches: names of `BATCHES`.
+        batches: such as "8x224", see `size_of`.
+        device: of the batches; on a GPU, the peers that run there.
         quality, subsampling: of every call.
         threads: numbers of torch threads; 1 and the number of cores if None.
         rounds: calls of each peer for each cell, in turns.
@@ -237,15 +286,12 @@ def run(
         ValueError: if a name is unknown, or a number is not positive.
     """
     chosen = _chosen(peers)
-    batches = list(batches)
-    unknown = [name for name in batches if name not in BATCHES]
-    if unknown:
-        raise ValueError(f"batches must be among {', '.join(BATCHES)}, got {unknown[0]!r}")
+    batches = [name for name in batches if size_of(name)]
     if rounds < 1:
         raise ValueError(f"rounds must be at least 1, got {rounds}")
     threads = sorted({1, os.cpu_count() or 1}) if threads is None else list(threads)
-    results = Results(describe_machine(), quality, subsampling)
-    results.missing = {peer.name: why for peer in chosen if (why := peer.missing())}
+    results = Results(_machine(device), quality, subsampling, device)
+    results.missing = {peer.name: why for peer in chosen if (why := peer.missing(device))}
     present = [peer for peer in chosen if peer.name not in results.missing]
     before = torch.get_num_threads()
     try:
@@ -254,17 +300,17 @@ def run(
             for batch in batches:
                 for direction in (FORWARD, BACKWARD):
                     progress(f"{batch}, {direction}, {count} thread{'s' if count > 1 else ''}")
-                    setting = (direction, count, quality, subsampling, rounds, budget)
+                    setting = (direction, count, quality, subsampling, rounds, budget, device)
                     results.measurements += _cell(present, batch, *setting)
     finally:
         torch.set_num_threads(before)
-    if memory and Path("/proc/self/clear_refs").exists():
+    if memory and (device != "cpu" or Path("/proc/self/clear_refs").exists()):
         results.measurements = [_with_memory(m, results, progress) for m in results.measurements]
     pictures = photographs(20, 256, 256)
     for peer in present:
         progress(f"fidelity of {peer.name}")
         for at in sorted({*_QUALITIES_OF_FIDELITY, quality}):
-            results.fidelity.append(measure_fidelity(peer, pictures, at, subsampling))
+            results.fidelity.append(measure_fidelity(peer, pictures, at, subsampling, device))
     return results
 
 
@@ -284,15 +330,17 @@ def _cell(
     subsampling: str,
     rounds: int,
     budget: float,
+    device: str,
 ) -> list[Measurement]:
-    pictures = photographs(*BATCHES[batch])
+    pictures = photographs(*size_of(batch))
     calls: dict[str, Callable[[], Any]] = {}
     measured: list[Measurement] = []
     for peer in peers:
         if direction == BACKWARD and not peer.differentiable:
             continue
         try:
-            calls[peer.name] = _call(peer, direction, peer.prepare(pictures), peer.codec(quality, subsampling))
+            batch_here = prepared(peer, pictures, device)
+            calls[peer.name] = _call(peer, direction, batch_here, peer.codec(quality, subsampling))
         except ValueError as error:
             measured.append(Measurement(peer.name, batch, direction, threads, error=str(error)))
     for name, times in _time_in_turns(calls, rounds, budget).items():
@@ -304,11 +352,12 @@ def _cell(
 
 
 def _with_memory(m: Measurement, results: Results, progress: Callable[[str], None]) -> Measurement:
-    if m.threads != 1 or m.error is not None or m.batch == "512×32²":
+    if m.threads != 1 or m.error is not None or size_of(m.batch)[1] < 64:
         return m
     progress(f"memory of {m.peer}, {m.batch}, {m.direction}")
     try:
-        needed = peak_memory(m.peer, m.batch, m.direction, results.quality, results.subsampling)
+        setting = (results.quality, results.subsampling, results.device)
+        needed = peak_memory(m.peer, m.batch, m.direction, *setting)
     except (RuntimeError, subprocess.TimeoutExpired) as error:
         return Measurement(**{**asdict(m), "error": f"memory: {error}"})
     return Measurement(**{**asdict(m), "memory": needed})

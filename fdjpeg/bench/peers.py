@@ -35,7 +35,8 @@ class Peer:
         tensor: converts the result of that function to a uint8 batch, for fidelity.
         differentiable: whether autograd differentiates it.
         module: the package that it needs, or None.
-        install: the package's name for pip, if it differs.
+        install: the package's name for pip, if it differs; or in words where it is from, if pip does not find it.
+        on_gpu: whether it compresses tensors on a GPU.
     """
 
     name: str
@@ -46,12 +47,16 @@ class Peer:
     differentiable: bool
     module: str | None = None
     install: str = ""
+    on_gpu: bool = False
 
-    def missing(self) -> str | None:
-        """Returns the reason why it cannot run here, or None."""
+    def missing(self, device: str = "cpu") -> str | None:
+        """Returns the reason why it cannot run here on a device, or None."""
+        if device != "cpu" and not self.on_gpu:
+            return "runs on a CPU only"
         if self.module is None or importlib.util.find_spec(self.module) is not None:
             return None
-        return f"{self.module} is not installed (pip install {self.install or self.module})"
+        how = self.install or self.module
+        return f"{self.module} is not installed ({how if ' ' in how else f'pip install {how}'})"
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -163,16 +168,20 @@ def _kornia(quality: int, subsampling: str) -> Codec:
     from kornia.enhance import jpeg_codec_differentiable
 
     _only_420("kornia", subsampling)
-    return lambda batch: jpeg_codec_differentiable(batch, torch.full((len(batch),), float(quality)))
+    return lambda batch: jpeg_codec_differentiable(batch, batch.new_full((len(batch),), float(quality)))
 
 
 def _diff_jpeg(quality: int, subsampling: str) -> Codec:
     from diff_jpeg import diff_jpeg_coding
 
     _only_420("diff_jpeg", subsampling)
-    return lambda batch: (
-        diff_jpeg_coding(image_rgb=batch * 255, jpeg_quality=torch.full((len(batch),), float(quality)), ste=True) / 255
-    )
+
+    def through(batch: Tensor) -> Tensor:
+        qualities = batch.new_full((len(batch),), float(quality))
+        result: Tensor = diff_jpeg_coding(image_rgb=batch * 255, jpeg_quality=qualities, ste=True) / 255
+        return result
+
+    return through
 
 
 def _mlomnitz(quality: int, subsampling: str) -> Codec:
@@ -182,7 +191,8 @@ def _mlomnitz(quality: int, subsampling: str) -> Codec:
 
     def through(batch: Tensor) -> Tensor:
         height, width = batch.shape[-2:]
-        result: Tensor = DiffJPEG(height=height, width=width, differentiable=True, quality=quality)(batch)
+        layer = DiffJPEG(height=height, width=width, differentiable=True, quality=quality).to(batch.device)
+        result: Tensor = layer(batch)
         return result
 
     return through
@@ -192,16 +202,36 @@ def _mlomnitz(quality: int, subsampling: str) -> Codec:
 PEERS: dict[str, Peer] = {
     peer.name: peer
     for peer in (
-        Peer("fdjpeg uint8", torch.uint8, _same, _fdjpeg, _bytes, False),
-        Peer("fdjpeg float32", torch.float32, _unit(torch.float32), _fdjpeg, _bytes, True),
-        Peer("fdjpeg bfloat16", torch.bfloat16, _unit(torch.bfloat16), _fdjpeg, _bytes, True),
+        Peer("fdjpeg uint8", torch.uint8, _same, _fdjpeg, _bytes, False, on_gpu=True),
+        Peer("fdjpeg float32", torch.float32, _unit(torch.float32), _fdjpeg, _bytes, True, on_gpu=True),
+        Peer("fdjpeg bfloat16", torch.bfloat16, _unit(torch.bfloat16), _fdjpeg, _bytes, True, on_gpu=True),
         Peer("Pillow codec", torch.uint8, _arrays, _pillow, _stack, False),
         Peer("Pillow tensors", torch.float32, _unit(torch.float32), _pillow_tensors, _bytes, True),
         Peer("OpenCV", torch.uint8, _arrays, _opencv, _stack, False, "cv2", "opencv-python-headless"),
         Peer("simplejpeg", torch.uint8, _arrays, _simplejpeg, _stack, False, "simplejpeg"),
         Peer("torchvision.io", torch.uint8, _same, _torchvision, _bytes, False, "torchvision"),
-        Peer("kornia", torch.float32, _unit(torch.float32), _kornia, _bytes, True, "kornia"),
-        Peer("diff_jpeg", torch.float32, _unit(torch.float32), _diff_jpeg, _bytes, True, "diff_jpeg"),
-        Peer("DiffJPEG", torch.float32, _unit(torch.float32), _mlomnitz, _bytes, True, "DiffJPEG"),
+        Peer("kornia", torch.float32, _unit(torch.float32), _kornia, _bytes, True, "kornia", on_gpu=True),
+        Peer(
+            "diff_jpeg",
+            torch.float32,
+            _unit(torch.float32),
+            _diff_jpeg,
+            _bytes,
+            True,
+            "diff_jpeg",
+            "pip has no package of it: install it from the repository necla-ml/Diff-JPEG",
+            True,
+        ),
+        Peer(
+            "DiffJPEG",
+            torch.float32,
+            _unit(torch.float32),
+            _mlomnitz,
+            _bytes,
+            True,
+            "DiffJPEG",
+            "pip has no package of it: put the repository mlomnitz/DiffJPEG on the path",
+            True,
+        ),
     )
 }

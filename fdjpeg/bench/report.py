@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
+import itertools
 import json
+import math
 import os
 from collections.abc import Callable
 from dataclasses import asdict
@@ -12,18 +15,20 @@ from pathlib import Path
 from fdjpeg._markdown import markdown_table
 from fdjpeg._whole_files import whole_file
 
-from .measure import BACKWARD, BATCHES, FORWARD, Measurement, Results
+from .measure import BACKWARD, FORWARD, Measurement, Results, size_of
 
 
 def save(results: Results, folder: str | os.PathLike[str]) -> list[Path]:
-    """Writes ``cpu.json``, ``cpu.csv``, ``cpu.md`` and, if matplotlib is installed, three plots into ``folder``.
+    """Writes ``cpu.json``, ``cpu.csv``, ``cpu.md`` and, if matplotlib is installed, plots into ``folder``.
+
+    On a GPU the names begin with "cuda".
 
     Returns:
         The files.
     """
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
-    data, table, page = target / "cpu.json", target / "cpu.csv", target / "cpu.md"
+    data, table, page = (target / f"{_stem(results)}.{ending}" for ending in ("json", "csv", "md"))
     with whole_file(data) as draft:
         draft.write_text(json.dumps(results.as_json(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     with whole_file(table) as draft, draft.open("w", newline="", encoding="utf-8") as file:
@@ -37,11 +42,15 @@ def save(results: Results, folder: str | os.PathLike[str]) -> list[Path]:
     return [data, table, page, *plots]
 
 
+def _stem(results: Results) -> str:
+    return results.device.split(":")[0]
+
+
 def markdown(results: Results, plots: list[str] | None = None) -> str:
     """Returns the results as a page: a table for each number of threads and direction, then memory and fidelity."""
     machine = results.machine
     lines = [
-        "# fdjpeg and its peers on a CPU",
+        f"# fdjpeg and its peers on a {'CPU' if results.device == 'cpu' else 'GPU'}",
         "",
         f"Quality {results.quality}, {results.subsampling}. Medians in milliseconds, 20th–80th percentile in brackets; "
         "all peers of a cell were called in turns in one run, so compare within a row.",
@@ -65,7 +74,7 @@ def _peers_in(results: Results, direction: str, threads: int) -> list[str]:
 def _time_table(results: Results, direction: str, threads: int) -> list[str]:
     peers = _peers_in(results, direction, threads)
     rows = []
-    for batch in BATCHES:
+    for batch in results.batches:
         cells = [results.find(peer, batch, direction, threads) for peer in peers]
         if any(cell is not None for cell in cells):
             rows.append([batch, *(_time(cell) for cell in cells)])
@@ -87,8 +96,7 @@ def _memory_table(results: Results) -> list[str]:
     rows = []
     for m in results.measurements:
         if m.memory is not None:
-            count, height, width = BATCHES[m.batch]
-            samples = 3 * count * height * width
+            samples = 3 * math.prod(size_of(m.batch))
             rows.append([m.peer, m.batch, m.direction, f"{m.memory / 2**20:.1f}", f"{m.memory / samples:.2f}"])
     if not rows:
         return []
@@ -117,72 +125,65 @@ def _fidelity_table(results: Results) -> list[str]:
 
 
 def _plots(results: Results, folder: Path) -> list[Path]:
-    try:
-        import matplotlib
-    except ImportError:
+    if importlib.util.find_spec("matplotlib") is None:
         return []
-    matplotlib.use("Agg")
-    against_size: list[tuple[str, str, Callable[[Measurement], float | None]]] = [
-        ("time", "milliseconds, forward+backward where there is one", lambda m: m.seconds * 1e3 if m.rounds else None),
-        ("memory", "MiB beyond the input", lambda m: None if m.memory is None else m.memory / 2**20),
-    ]
-    made = [_against_size(results, folder / f"cpu-{name}.svg", label, value) for name, label, value in against_size]
-    made.append(_speed_against_fidelity(results, folder / "cpu-fidelity.svg"))
+    made = []
+    for direction in (FORWARD, BACKWARD):
+        file = folder / f"{_stem(results)}-time-{direction.replace('+', '-')}.svg"
+        made.append(
+            _against_size(results, file, direction, "milliseconds", lambda m: m.seconds * 1e3 if m.rounds else None)
+        )
+        file = folder / f"{_stem(results)}-memory-{direction.replace('+', '-')}.svg"
+        made.append(
+            _against_size(
+                results, file, direction, "MiB beyond input", lambda m: None if m.memory is None else m.memory / 2**20
+            )
+        )
+    made.append(_speed_against_fidelity(results, folder / f"{_stem(results)}-fidelity.svg"))
     return [path for path in made if path is not None]
 
 
-def _widest(results: Results, peer: str, batch: str) -> Measurement | None:
-    """Returns a peer's measurement on one thread, with backward if it has one."""
-    return results.find(peer, batch, BACKWARD, 1) or results.find(peer, batch, FORWARD, 1)
-
-
 def _against_size(
-    results: Results, path: Path, label: str, value: Callable[[Measurement], float | None]
+    results: Results, path: Path, direction: str, label: str, value: Callable[[Measurement], float | None]
 ) -> Path | None:
-    from matplotlib import pyplot
+    """Draws one direction on one thread; only peers that have it are compared."""
+    from matplotlib.figure import Figure
 
-    figure, axes = pyplot.subplots(figsize=(7, 4.5))
-    drawn = False
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
     for peer in dict.fromkeys(m.peer for m in results.measurements):
-        points = []
-        for batch, (count, height, width) in BATCHES.items():
-            m = _widest(results, peer, batch)
-            measured = None if m is None else value(m)
-            if measured is not None:
-                points.append((count * height * width, measured))
+        found = [results.find(peer, batch, direction, 1) for batch in results.batches]
+        points = [(math.prod(size_of(m.batch)), size) for m in found if m and (size := value(m)) is not None]
         if points:
-            drawn = True
-            axes.plot(*zip(*sorted(points), strict=True), marker="o", label=peer)
-    axes.set(xscale="log", yscale="log", xlabel="pixels in the batch", ylabel=f"{label} (one thread)")
+            axes.plot(*zip(*points, strict=True), marker="o", label=peer)
+    if not axes.lines:
+        return None
+    axes.set(xscale="log", yscale="log", xlabel="pixels in the batch", ylabel=label, title=f"{direction}, one thread")
     axes.grid(alpha=0.3)
-    if drawn:
-        axes.legend(fontsize=8)
-        figure.savefig(path, bbox_inches="tight")
-    pyplot.close(figure)
-    return path if drawn else None
+    figure.legend(loc="outside right center", fontsize=8)
+    figure.savefig(path)
+    return path
 
 
 def _speed_against_fidelity(results: Results, path: Path) -> Path | None:
-    from matplotlib import pyplot
+    """Draws each peer's speed over the share of samples that equal Pillow's; names are in the legend."""
+    from matplotlib.figure import Figure
 
     timed = [m.batch for m in results.measurements if m.rounds and (m.direction, m.threads) == (FORWARD, 1)]
     if not timed:
         return None
-    batch = "1×1024²" if "1×1024²" in timed else timed[0]
-    count, height, width = BATCHES[batch]
-    figure, axes = pyplot.subplots(figsize=(7, 4.5))
-    for row in results.fidelity:
+    batch = "1x1024" if "1x1024" in timed else timed[0]
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    rows = [row for row in results.fidelity if row["quality"] == results.quality]
+    for row, marker in zip(rows, itertools.cycle("os^vD*Ph")):
         m = results.find(row["peer"], batch, FORWARD, 1)
-        if row["quality"] == results.quality and m is not None and m.rounds:
-            speed = count * height * width / m.seconds / 1e6
-            axes.scatter(100 * row["equal"], speed)
-            axes.annotate(row["peer"], (100 * row["equal"], speed), fontsize=8)
-    axes.set(
-        yscale="log",
-        xlabel="% of samples equal to Pillow's",
-        ylabel=f"megapixels a second, {batch}, forward, one thread",
-    )
+        if m is not None and m.rounds:
+            speed = math.prod(size_of(batch)) / m.seconds / 1e6
+            axes.scatter(100 * row["equal"], speed, label=row["peer"], marker=marker, alpha=0.8)
+    axes.set(yscale="log", xlim=(-3, 103), xlabel="% of samples equal to Pillow's", ylabel="megapixels a second")
+    axes.set_title(f"{batch}, forward, one thread, quality {results.quality}")
     axes.grid(alpha=0.3)
-    figure.savefig(path, bbox_inches="tight")
-    pyplot.close(figure)
+    figure.legend(loc="outside right center", fontsize=8)
+    figure.savefig(path)
     return path

@@ -3,56 +3,66 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
+from typing import Annotated
 
 import torch
 import typer
 from PIL import features
-from rich.markup import escape
 from rich.table import Table
 
 import fdjpeg
 from fdjpeg.sources.image_set import pillow_codec, to_pillow, to_tensor
 
-from .console import complaints, console
+from .console import complain, console, print_json
 
 
-def doctor() -> None:
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="JSON instead of tables.")] = False,
+) -> None:
     """Shows what is installed, and checks the codec's bits against the installed Pillow."""
-    table = Table(title="Versions", title_justify="left", show_header=False)
-    for name, value in _versions():
-        table.add_row(name, escape(value))
-    console.print(table)
-
-    table = Table(title="Backends", title_justify="left", show_header=False)
-    for name, state in fdjpeg.backends().items():
-        table.add_row(name, escape(state))
-    if fdjpeg.backends()["cpu"] == "available":
+    versions, backends = _versions(), fdjpeg.backends()
+    if backends["cpu"] == "available":
         # The environment variable FDJPEG_ISA forces one.
-        table.add_row("instruction set of the CPU kernels", torch.ops.fdjpeg.cpu_instruction_set())
+        backends["instruction set of the CPU kernels"] = torch.ops.fdjpeg.cpu_instruction_set()
+    if not as_json:
+        _print_table("Versions", versions)
+        _print_table("Backends", backends)
+    samples, differing = _self_check()
+    if as_json:
+        self_check = {"samples": samples, "differing": differing}
+        print_json({"versions": versions, "backends": backends, "self_check": self_check})
+    elif not differing:
+        console.print(f"Self-check passed: {samples} samples, all equal to Pillow's.")
+    if differing:
+        complain("Self-check failed:", f"{differing} of {samples} samples differ from Pillow's.")
+        raise typer.Exit(1)
+
+
+def _print_table(title: str, rows: Mapping[str, str]) -> None:
+    table = Table(title=title, title_justify="left", show_header=False)
+    for name, value in rows.items():
+        table.add_row(name, value)
     console.print(table)
 
-    samples, differing = _self_check()
-    if differing:
-        complaints.print(f"[bold red]Self-check failed:[/] {differing} of {samples} samples differ from Pillow's.")
-        raise typer.Exit(1)
-    console.print(f"Self-check passed: {samples} samples, all equal to Pillow's.")
 
-
-def _versions() -> Iterator[tuple[str, str]]:
-    """Yields names and versions of everything that may change the bits."""
-    yield "fdjpeg", fdjpeg.__version__
-    yield "Python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"
-    yield "torch", str(torch.__version__)
-    yield "CUDA", torch.cuda.get_device_name() if torch.cuda.is_available() else "torch sees no device"
+def _versions() -> dict[str, str]:
+    """Returns the names and versions of everything that may change the bits."""
+    found = {
+        "fdjpeg": fdjpeg.__version__,
+        "Python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",
+        "torch": str(torch.__version__),
+        "CUDA": torch.cuda.get_device_name() if torch.cuda.is_available() else "torch sees no device",
+    }
     for package in ("triton", "pillow"):
         try:
-            yield package, version(package)
+            found[package] = version(package)
         except PackageNotFoundError:
-            yield package, "not installed"
+            found[package] = "not installed"
     turbo = features.version_feature("libjpeg_turbo")
-    yield "Pillow's codec", f"libjpeg-turbo {turbo}" if turbo else "not libjpeg-turbo: its bits may differ"
+    found["Pillow's codec"] = f"libjpeg-turbo {turbo}" if turbo else "not libjpeg-turbo: its bits may differ"
+    return found
 
 
 def _self_check() -> tuple[int, int]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated
@@ -12,14 +11,14 @@ from typing import Annotated
 import torch
 import typer
 from rich import box
-from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.measure import Measurement
 from rich.table import Table
+from rich.text import Text
 
 from fdjpeg import attacks, evaluation, sources
 from fdjpeg.evaluation.world import World, device_here
 
-from .console import complaints, console
+from .console import ShowProgress, console, progress_bars
 from .evaluate_settings import PRESETS, Settings, resolve
 
 
@@ -27,8 +26,8 @@ def evaluate(
     model: Annotated[
         str | None,
         typer.Option(
-            help=f"Network: {', '.join(sources.PACKAGED)}, torchvision:NAME, timm:NAME, hf:NAME, or module:callable, "
-            "whose code runs."
+            help=f"Network: {', '.join(sources.PACKAGED)}, torchvision:NAME, timm:NAME, hf:NAME, "
+            "robustbench:NAME, or module:callable, whose code runs."
         ),
     ] = None,
     data: Annotated[
@@ -46,22 +45,22 @@ def evaluate(
         typer.Option(
             help="Defence, such as jpeg:75, jpeg:75,4:4:4, random-jpeg:30-95, stochastic-jpeg:20+40+60+80, "
             "feature-distillation:paper,passes=2, bit-depth:5, median:2, total-variation:0.05, saved:PATH or "
-            "module:callable; repeatable."
+            "module:callable; one or more."
         ),
     ] = None,
     attack: Annotated[
         list[str] | None,
         typer.Option(
-            help=f"Attack, such as pgd-20x5 (steps × restarts) or square-5000: {', '.join(attacks.NAMES)}; repeatable."
+            help=f"Attack, such as pgd-20x5 (steps × restarts) or square-5000: {', '.join(attacks.NAMES)}; one or more."
         ),
     ] = None,
-    eps: Annotated[list[str] | None, typer.Option(help="Radius, such as 2/255; repeatable.")] = None,
+    eps: Annotated[list[str] | None, typer.Option(help="Radius, such as 2/255; one or more.")] = None,
     norm: Annotated[str | None, typer.Option(help="Norm of the radius, linf or l2.")] = None,
     gradient: Annotated[
-        list[str] | None, typer.Option(help="Gradient that an adaptive attacker tries on fdjpeg's layers; repeatable.")
+        list[str] | None, typer.Option(help="Gradient that an adaptive attacker tries on fdjpeg's layers; one or more.")
     ] = None,
     transfer: Annotated[
-        list[str] | None, typer.Option(help="Another network, whose adversarial images are tried; repeatable.")
+        list[str] | None, typer.Option(help="Another network, whose adversarial images are tried; one or more.")
     ] = None,
     draws: Annotated[
         int | None, typer.Option(help="Number of draws of a randomised defence for each gradient and verdict.")
@@ -89,11 +88,12 @@ def evaluate(
         typer.Option(help="Share i/n of the work, without a report; a later run without --shard writes it."),
     ] = None,
     merge: Annotated[
-        list[Path] | None, typer.Option(help="Another --out folder with finished work to use; repeatable.")
+        list[Path] | None, typer.Option(help="Another --out folder with finished work to use; one or more.")
     ] = None,
     only_finished: Annotated[
         bool, typer.Option("--only-finished", help="Report on finished work, without computing anything.")
     ] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit status 1 if a check of the report failed.")] = False,
 ) -> None:
     """Attacks a network behind JPEG, and without it, and measures how much of the robustness is real.
 
@@ -108,43 +108,23 @@ def evaluate(
     world = World.here()
     share = world.shard(shard)
     start = time.perf_counter()
-    with _progress(visible=world.rank == 0) as progress:
-        report = run(settings, share, merge or [], only_finished, progress)
+    with progress_bars("images", visible=world.rank == 0) as bars:
+        report = run(settings, share, merge or [], only_finished, bars("clean accuracy"))
     if world.rank > 0:
         return
     minutes, seconds = divmod(round(time.perf_counter() - start), 60)
     took = f"Took {minutes} min {seconds} s on {report.settings.device}, {torch.get_num_threads()} threads."
     if shard is not None:
-        console.print(f"Shard {shard} is finished, {report.count} images, in {settings.out}. {took}", highlight=False)
+        console.print(f"Shard {shard} is finished, {report.count} images, in {settings.out}. {took}", soft_wrap=True)
         return
     files = report.save(settings.out)
     show(report)
-    console.print(f"\n{took} Written:", highlight=False)
+    console.print(f"\n{took} Written:")
     for file in files:
-        console.print(f"  {file}", soft_wrap=True, markup=False, highlight=False)
-    if any(check.stops and not check.passed for check in report.checks):
+        console.print(f"  {file}", soft_wrap=True)
+    failed = [check for check in report.checks if not check.passed]
+    if any(strict or check.stops for check in failed):
         raise typer.Exit(1)  # the report names the check at its top
-
-
-def spread(arguments: Sequence[str]) -> list[str]:
-    """Returns the arguments of ``fdjpeg evaluate`` with "--eps 1/255 2/255" written as "--eps 1/255 --eps 2/255".
-
-    The command has options only, so values that follow a value belong to the same option. The arguments of other
-    commands stay as they are.
-    """
-    spread_out: list[str] = []
-    option = None
-    for number, argument in enumerate(arguments):
-        if argument.startswith("-"):
-            option = argument if argument in REPEATABLE else None
-        elif option is not None and arguments[number - 1] != option:
-            spread_out.append(option)
-        spread_out.append(argument)
-    return spread_out if list(arguments[:1]) == ["evaluate"] else list(arguments)
-
-
-#: Options that may have several values.
-REPEATABLE = ("--defense", "--attack", "--eps", "--gradient", "--transfer", "--merge")
 
 
 def run(
@@ -152,7 +132,7 @@ def run(
     world: World,
     merge: Sequence[Path],
     only_finished: bool,
-    progress: Callable[[int, int, str], None] | None,
+    progress: ShowProgress | None,
 ) -> evaluation.Report:
     """Runs this process's share of the evaluation that the settings describe."""
     plan = settings.plan()  # first, so that mistakes are found before anything is loaded
@@ -174,39 +154,45 @@ def run(
     )
 
 
-@contextmanager
-def _progress(visible: bool) -> Iterator[Callable[[int, int, str], None] | None]:
-    """Shows a progress bar on standard error; yields the function that ``evaluation.evaluate`` calls."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("images"))
-    with Progress(
-        *columns, TimeElapsedColumn(), TimeRemainingColumn(), console=complaints, disable=not visible
-    ) as bars:
-        task = bars.add_task("clean accuracy", total=None)
-        yield lambda done, total, doing: bars.update(task, completed=done, total=total, description=doing)
-
-
 def show(report: evaluation.Report) -> None:
     """Prints the finding, the table with its notes, and the checks."""
-    console.print(f"[bold]{escape(report.finding)}[/]", highlight=False)
+    console.print(report.finding, style="bold")
     for sentence in report.summary():
-        console.print(f"[bold red]{escape(sentence)}[/]", highlight=False)
-    console.print(report.headline, markup=False, highlight=False)
-    console.print(_table(report.header, report.table))
+        console.print(sentence, style="bold red")
+    console.print(report.headline)
+    _print_table(report.header, report.table)
     if len(report.settings.attacks) > 1:
         console.print("Each attack by itself, worst case over gradients:")
-        console.print(_table(report.attacks_header, report.attacks_table))
+        _print_table(report.attacks_header, report.attacks_table)
     for sentence in report.findings:
-        console.print(sentence, markup=False, highlight=False)
+        console.print(sentence)
     console.print()
     for note in report.notes:
-        console.print(note, style="dim", markup=False, highlight=False)
+        console.print(note, style="dim")
     console.print()
     for check in report.checks:
-        verdict = "passed" if check.passed else "[bold red]FAILED[/]"
-        console.print(f"{verdict}  {escape(f'{check.name} ({check.figure})')}", highlight=False)
+        verdict = ("passed", "") if check.passed else ("FAILED", "bold red")
+        console.print(Text.assemble(verdict, f"  {check.name} ({check.figure})"))
     console.print()
     for origin in report.settings.origins:
-        console.print(origin, style="dim", markup=False, highlight=False)
+        console.print(origin, style="dim")
+
+
+def _print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Prints a table; where it is wider than the terminal, one for each defence, with a column for each radius."""
+    table = _table(header, rows)
+    if Measurement.get(console, console.options.update(max_width=10_000), table).maximum <= console.width:
+        console.print(table)
+        return
+    for defense in dict.fromkeys(row[0] for row in rows):
+        own = [row for row in rows if row[0] == defense]
+        console.print(f"\n{defense}", style="bold", soft_wrap=True)
+        narrow = Table(box=None, header_style="", padding=(0, 2, 0, 0))
+        for number, title in enumerate([header[1], *(row[1] for row in own)]):
+            narrow.add_column(title, justify="right" if number else "left")
+        for place, title in list(enumerate(header))[2:]:
+            narrow.add_row(title, *(row[place] for row in own))
+        console.print(narrow)
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
@@ -215,7 +201,7 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     for number, title in enumerate(header):
         # At hyphens and at the last space.
         broken = "\n".join(title.replace("-", "-\n").rsplit(" ", 1))
-        table.add_column(broken, justify="left" if number < 2 else "right", overflow="fold")
+        table.add_column(broken, justify="left" if number < 2 else "right", no_wrap=True)
     for number, row in enumerate(rows):
         last = number + 1 == len(rows) or rows[number + 1][0] != row[0]
         table.add_row(*row, end_section=last)

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from fdjpeg._packages import required
+from fdjpeg._settings import build, from_yaml
 from fdjpeg.evaluation import Plan
 
 
@@ -105,46 +105,25 @@ def _read(config: Path | None) -> dict[str, Any]:
     """Reads the settings of a YAML file; single values become lists where a setting is a list."""
     if config is None:
         return {}
-    yaml = required("yaml", "pyyaml", "train")
     try:
-        found = yaml.safe_load(config.read_text(encoding="utf-8")) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        text = config.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"config must be a YAML file that can be read, got {str(config)!r}: {error}") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"config must hold keys and values, got {str(config)!r} with {type(found).__name__}")
-    kinds = {item.name: item.type for item in fields(Settings)}
-    settings = {}
-    for key, value in found.items():
-        name = str(key).replace("-", "_")
-        if name not in kinds:
-            raise ValueError(f"keys of a config must be among {', '.join(kinds)}, got {key!r} in {str(config)!r}")
-        settings[name] = _checked(name, str(kinds[name]), value, config)
-    return settings
+    found = from_yaml(text, str(config))
+    if isinstance(found, dict):
+        found = {str(key).replace("-", "_"): value for key, value in found.items()}
+        lists = {item.name for item in fields(Settings) if str(item.type).startswith("list")}
+        found = {name: _texts(value) if name in lists else value for name, value in found.items()}
+    try:
+        settings = build(Settings, found)
+    except ValueError as error:
+        raise ValueError(f"config {config}: {error}") from error
+    return {name: getattr(settings, name) for name in found}
 
 
-def _checked(name: str, kind: str, value: Any, config: Path) -> Any:
-    """Returns a value of a YAML file as the setting's type requires it."""
-    wrong = ValueError(f"{name} in {str(config)!r} must be {_KINDS[kind.split('[')[0].split(' ')[0]]}, got {value!r}")
-    if kind.startswith("list"):
-        if isinstance(value, dict) and "dict" in kind:
-            return {str(key): _strings(tried, wrong) for key, tried in value.items()}
-        return _strings(value, wrong)
-    if kind == "bool":
-        if not isinstance(value, bool):
-            raise wrong
-    elif kind.startswith("int"):
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise wrong
-    elif not isinstance(value, str):
-        raise wrong
-    return value
-
-
-_KINDS = {"list": "a list of texts", "bool": "true or false", "int": "an integer", "str": "a text"}
-
-
-def _strings(value: Any, wrong: ValueError) -> list[str]:
+def _texts(value: Any) -> Any:
+    """Returns a single value as a list, and numbers in lists as texts."""
+    if isinstance(value, dict):
+        return {str(key): _texts(tried) for key, tried in value.items()}
     values = value if isinstance(value, list) else [value]
-    if not all(isinstance(item, (str, int, float)) and not isinstance(item, bool) for item in values):
-        raise wrong
-    return [str(item) for item in values]
+    return [str(item) if type(item) in (int, float) else item for item in values]

@@ -17,5 +17,5 @@ def read_image(file: Path) -> Tensor | None:
     try:
         return to_tensor(read_picture(file).image)
     except ValueError as error:
-        complaints.print(f"Left out: {error}", soft_wrap=True, markup=False, highlight=False)
+        complaints.print(f"Left out: {error}", soft_wrap=True)
         return None

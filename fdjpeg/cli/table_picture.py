@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
+from pathlib import Path
 
 import torch
-from PIL import Image, ImageDraw
 from torch import Tensor
 
-from fdjpeg._geometry import BLOCK
+from fdjpeg._packages import required
 from fdjpeg.tables import QuantTables
 
 
@@ -20,26 +19,23 @@ def by_component(tables: QuantTables) -> dict[str, Tensor]:
     return {"Y, Cb and Cr": y} if torch.equal(y, cb) else {"Y": y, "Cb and Cr": cb}
 
 
-def draw(tables: QuantTables) -> Image.Image:
-    """Draws the tables side by side, a cell for each step: the number, on a shade by its logarithm."""
-    cell, margin = 28, 20
+def draw(tables: QuantTables, file: Path) -> None:
+    """Draws the tables side by side into a file, a cell for each step: the number, on a shade by its logarithm.
+
+    Raises:
+        MissingPackage: matplotlib is not installed.
+    """
+    figures = required("matplotlib.figure", "matplotlib", "bench")
+    colours = required("matplotlib.colors", "matplotlib", "bench")
     named = by_component(tables)
-    side = BLOCK * cell
-    picture = Image.new("RGB", (len(named) * (side + margin) + margin, side + 2 * margin), "white")
-    pen = ImageDraw.Draw(picture)
-    for number, (name, table) in enumerate(named.items()):
-        left, top = margin + number * (side + margin), margin
-        _write(pen, left + side / 2, margin / 2, name, "black")
+    figure = figures.Figure(figsize=(3.4 * len(named), 3.6), dpi=100, layout="constrained")
+    for axis, (name, table) in zip(figure.subplots(1, len(named), squeeze=False)[0], named.items(), strict=True):
+        # From white for a step of 1 to dark blue for 255; numbers on it have a contrast of at least 4.5 : 1.
+        axis.imshow(table.numpy(), cmap="Blues", norm=colours.LogNorm(1, 255))
+        axis.set_title(name)
+        axis.set_axis_off()
         for row, steps in enumerate(table.tolist()):
             for column, step in enumerate(steps):
-                shade = round(255 * (1 - math.log(step) / math.log(255)))
-                x, y = left + column * cell, top + row * cell
-                pen.rectangle((x, y, x + cell - 2, y + cell - 2), (shade, shade, 255))
-                _write(pen, x + cell / 2 - 1, y + cell / 2 - 1, str(step), "black" if shade > 130 else "white")
-    return picture
-
-
-def _write(pen: ImageDraw.ImageDraw, x: float, y: float, text: str, colour: str) -> None:
-    """Writes text centred at (x, y)."""
-    left, top, right, bottom = pen.textbbox((0, 0), text)
-    pen.text((x - (left + right) / 2, y - (top + bottom) / 2), text, colour)
+                colour = "white" if step > 30 else "black"
+                axis.text(column, row, str(step), ha="center", va="center", fontsize=8, color=colour)
+    figure.savefig(file)

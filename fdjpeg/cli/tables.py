@@ -17,8 +17,9 @@ from fdjpeg._geometry import BLOCK
 from fdjpeg.sources.files import image_files
 from fdjpeg.tables import QuantTables
 
-from .console import complaints, console, say_written
+from .console import complaints, console, print_json, say_written
 from .image_files import read_image
+from .lists import Command
 from .table_picture import by_component, draw
 from .tables_harvest import harvest
 from .tables_learn import learn
@@ -27,8 +28,8 @@ app = typer.Typer(
     help="Quantization tables: show them, convert them, derive, learn or harvest them.",
     no_args_is_help=True,
 )
-app.command()(learn)
-app.command()(harvest)
+app.command(cls=Command)(learn)
+app.command(cls=Command)(harvest)
 
 _SOURCE = "Quality 1…100, JPEG file, text file as `cjpeg -qtables` reads it, or .json file of Pillow's qtables."
 _TARGET = "Text file as `cjpeg -qtables` reads it; if its name ends in .json, Pillow's qtables."
@@ -38,23 +39,31 @@ Target = Annotated[Path, typer.Argument(help=_TARGET)]
 Picture = Annotated[Path | None, typer.Option(help="PNG file for a picture of the tables.")]
 
 
-@app.command()
-def show(source: Source, picture: Picture = None) -> None:
+@app.command(cls=Command)
+def show(
+    source: Source,
+    picture: Picture = None,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON of each component's table, rows of steps.")] = False,
+) -> None:
     """Prints tables."""
     tables = read_tables(source)
-    for name, table in by_component(tables).items():
-        print_table(f"{name}, mean step {table.double().mean():.1f}", table)
+    if as_json:
+        components = tables.integer().stacked()[0].long().tolist()
+        print_json(dict(zip(("Y", "Cb", "Cr"), components, strict=True)))
+    else:
+        for name, table in by_component(tables).items():
+            print_table(f"{name}, mean step {table.double().mean():.1f}", table)
     if picture is not None:
-        _save_picture(tables, picture)
+        _save_picture(tables, picture, quiet=as_json)
 
 
-@app.command()
+@app.command(cls=Command)
 def convert(source: Source, target: Target) -> None:
     """Writes tables in another format."""
     write_tables(read_tables(source), target)
 
 
-@app.command()
+@app.command(cls=Command)
 def derive(
     folder: Annotated[Path, typer.Argument(help="Folder of images, searched with all its subfolders.")],
     target: Target,
@@ -132,20 +141,21 @@ def write_tables(tables: QuantTables, target: Path) -> None:
 
 def print_table(title: str, table: Tensor) -> None:
     """Prints ``(8, 8)`` numbers, whole or to one decimal place; rows are vertical frequencies."""
-    console.print(title, style="bold", soft_wrap=True, markup=False, highlight=False)
-    decimals = 1 if table.is_floating_point() else 0
+    console.print(title, style="bold", soft_wrap=True)
+    width, decimals = (7, 1) if table.is_floating_point() else (6, 0)  # eight columns within 60 characters
     for row in table.tolist():
-        console.print("".join(f"{number:8.{decimals}f}" for number in row), highlight=False)
+        console.print("".join(f"{number:{width}.{decimals}f}" for number in row))
 
 
-def _save_picture(tables: QuantTables, target: Path) -> None:
+def _save_picture(tables: QuantTables, target: Path, quiet: bool = False) -> None:
     if target.suffix.lower() != ".png":
         raise ValueError(f"picture must be a .png file, got {str(target)!r}")
     try:
-        draw(tables).save(target)
+        draw(tables, target)
     except OSError as error:
         raise ValueError(f"picture must be a file that can be written, got {str(target)!r}: {error}") from error
-    say_written(target)
+    if not quiet:
+        say_written(target)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -40,10 +40,10 @@ def harvest(
     total = sum(found.counts)
     for tables, count in list(zip(found.tables, found.counts, strict=True))[:_SHOWN]:
         means = ", ".join(f"{float(table.double().mean()):.1f}" for table in (tables.luma, tables.chroma))
-        console.print(f"{count:8d} files  mean steps {means}  {_standard(tables)}".rstrip(), highlight=False)
+        console.print(f"{count:8d} files  mean steps {means}  {_standard(tables)}".rstrip())
     if len(sets) > _SHOWN:
-        console.print(f"… and {len(sets) - _SHOWN} more sets", highlight=False)
-    console.print(f"{len(sets)} sets in {total} files", highlight=False)
+        console.print(f"… and {len(sets) - _SHOWN} more sets")
+    console.print(f"{len(sets)} sets in {total} files")
     say_written(target)
 
 
@@ -63,7 +63,7 @@ def count_tables(folder: Path) -> Counter[tuple[tuple[int, ...], ...]]:
                 stream.seek(0)
                 tables = QuantTables.from_image(stream)
         except (OSError, ValueError) as error:
-            complaints.print(f"Left out: {file}: {error}", soft_wrap=True, markup=False, highlight=False)
+            complaints.print(f"Left out: {file}: {error}", soft_wrap=True)
             continue
         counts[tuple(tuple(table) for table in tables.to_pillow())] += 1
     if not counts:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
 from fdjpeg import sources
@@ -25,11 +24,11 @@ from fdjpeg.learning.tables import LOSSES, ClassifierLoss, learn_tables
 from fdjpeg.learning.tables import Progress as StepsDone
 from fdjpeg.rate import bits
 from fdjpeg.sources.files import image_files
-from fdjpeg.sources.image_set import fit, to_bytes, to_pillow, to_tensor
+from fdjpeg.sources.image_set import fit, jpeg_traces, to_bytes, to_pillow, to_tensor
 from fdjpeg.sources.networks import check_logits
 from fdjpeg.tables import QuantTables
 
-from .console import complaints, console
+from .console import complain, complaints, console, progress_bars
 from .image_files import read_image
 from .table_picture import draw
 
@@ -39,13 +38,23 @@ CURVE = (5, 10, 15, 20, 25, 30, 40, 50, 60, 70, 80, 85, 90, 95)
 #: Measures of quality: columns of `Measured`, with their names.
 KEPT = {"psnr": "PSNR", "ms_ssim": "MS-SSIM", "correct": "accuracy"}
 
+#: Held-out images below which the bootstrap's interval is named as doubtful.
+FEW = 30
+
 _IMAGES = "Folder of images, .npz file of images and labels (cifar10.npz:train), or photographs."
 
 
 def learn(
     images: Annotated[str, typer.Argument(help=_IMAGES)],
     out: Annotated[Path, typer.Argument(help="Folder for the tables, the plot and results.json.")],
-    quality: Annotated[str, typer.Option(help="Qualities whose standard tables set the number of bits.")] = "25,50,75",
+    quality: Annotated[
+        list[int] | None,
+        typer.Option(
+            min=CURVE[0],
+            max=CURVE[-1],
+            help="Quality whose standard tables set the number of bits; one or more, 25 50 75 by default.",
+        ),
+    ] = None,
     loss: Annotated[str, typer.Option(help=f"Loss: {', '.join(LOSSES)} or classifier.")] = "psnr",
     model: Annotated[
         str, typer.Option(help="Classifier whose accuracy is measured, named as for fdjpeg evaluate.")
@@ -69,10 +78,13 @@ def learn(
     For a classifier the tables of highest PSNR are learned first; then a fifth as many minibatches of half the size go
     through the network. Without labels its answers to the uncompressed images count as right.
     """
-    qualities = _qualities(quality)
+    qualities = sorted(set(quality or (25, 50, 75)))
     _check_names(loss, model, subsampling)
     network = _network(model)
     learning, testing = _both(images, held_out, size, seed, network)
+    for origin, found in (("learned from", learning), ("measured on", testing)):
+        if traces := jpeg_traces(found.samples):
+            complain("Note:", f"images {origin}: {traces}")
     if network is not None:
         _check_network(network, learning)
     out.mkdir(parents=True, exist_ok=True)
@@ -92,15 +104,14 @@ def learn(
         "seed": seed,
     }
     learned = _finished(out, settings)
-    with _bars() as bars:
+    with progress_bars() as bars:
         for number in qualities:
             if number not in learned:
-                task = bars.add_task(f"learning, quality {number}", total=None)
                 learned[number] = _learned(
                     learning,
                     number,
                     network if loss == "classifier" else None,
-                    lambda done, total, task=task: bars.update(task, completed=done, total=total),  # type: ignore[misc]
+                    bars(f"learning, quality {number}"),
                     loss=loss,
                     share=share,
                     subsampling=subsampling,
@@ -110,13 +121,13 @@ def learn(
                 )
                 _write_json(out, {"settings": settings, "learned": _as_lists(learned)})
         chosen = {number: learned[number] for number in qualities}
-        task = bars.add_task("measuring", total=len(CURVE) + len(chosen))
-        measured = []
-        for tables in (*map(QuantTables.standard, CURVE), *chosen.values()):
+        every = [*map(QuantTables.standard, CURVE), *chosen.values()]
+        measured, advance = [], bars("measuring")
+        for tables in every:
             measured.append(
                 measure(testing.samples, tables, subsampling=subsampling, model=network, labels=testing.labels)
             )
-            bars.advance(task)
+            advance(len(measured), len(every))
     curve, points = measured[: len(CURVE)], dict(zip(chosen, measured[len(CURVE) :], strict=True))
     ratios = {number: _ratios(point, curve) for number, point in points.items()}
     files = _write_tables(out, chosen)
@@ -134,22 +145,14 @@ def learn(
     )
     files += _plot(out, curve, points)
     for sentence in _summary(testing, points, ratios):
-        console.print(sentence, soft_wrap=True, markup=False, highlight=False)
-    console.print("\nWritten:", highlight=False)
+        console.print(sentence, soft_wrap=True)
+    console.print("\nWritten:")
     for file in files:
-        console.print(f"  {file}", soft_wrap=True, markup=False, highlight=False)
+        console.print(f"  {file}", soft_wrap=True)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Arguments
-
-
-def _qualities(listed: str) -> list[int]:
-    """Returns ``25,50,75`` as numbers, each once."""
-    words = [word.strip() for word in listed.split(",")]
-    if not all(word.isdecimal() and CURVE[0] <= int(word) <= CURVE[-1] for word in words):
-        raise ValueError(f"quality must be whole numbers in {CURVE[0]}…{CURVE[-1]}, such as 25,50,75, got {listed!r}")
-    return sorted({int(word) for word in words})
 
 
 def _check_names(loss: str, model: str, subsampling: str) -> None:
@@ -255,14 +258,6 @@ def _learned(
     )
 
 
-@contextmanager
-def _bars() -> Iterator[Progress]:
-    """Shows progress bars on standard error."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=complaints) as bars:
-        yield bars
-
-
 def _finished(out: Path, settings: dict[str, object]) -> dict[int, QuantTables]:
     """Returns the tables that an earlier run of the same settings left in ``results.json``."""
     try:
@@ -313,6 +308,8 @@ def _summary(
                     f"  The same {name}, {value}, costs {ratios[number]['bits', kept]} of the standard tables' bits; "
                     f"with headers {ratios[number]['file_bits', kept]}."
                 )
+    if count < FEW:
+        yield f"\n{count} held-out images are few: such an interval is too narrow. Take {FEW} or more for conclusions."
     if next(iter(points.values())).ms_ssim is not None and (scales := ms_ssim_scales(height, width)) < 5:
         yield f"\nMS-SSIM has {scales} of its 5 scales here: the images are too small for more."
 
@@ -322,8 +319,10 @@ def _write_tables(out: Path, learned: dict[int, QuantTables]) -> list[Path]:
     for number, tables in learned.items():
         text, picture = out / f"quality-{number}.txt", out / f"quality-{number}.png"
         tables.save(text)
-        draw(tables).save(picture)
-        files += [text, picture]
+        files.append(text)
+        if importlib.util.find_spec("matplotlib") is not None:
+            draw(tables, picture)
+            files.append(picture)
     return files
 
 
@@ -337,24 +336,23 @@ def _write_json(out: Path, content: dict[str, object]) -> Path:
 
 def _plot(out: Path, curve: list[Measured], points: dict[int, Measured]) -> list[Path]:
     """Draws quality over bits an image; if matplotlib is not installed, prints that instead."""
-    try:
-        import matplotlib
-    except ImportError:
-        complaints.print('No plot: matplotlib is not installed; pip install "fdjpeg[bench]" installs it.', markup=False)
+    if importlib.util.find_spec("matplotlib") is None:
+        complaints.print('No pictures: matplotlib is not installed; pip install "fdjpeg[bench]" installs it.')
         return []
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import EngFormatter, MaxNLocator
 
     standard, learned = [point.means() for point in curve], [point.means() for point in points.values()]
     kept = [name for name in KEPT if name in standard[0]]
-    figure, axes = pyplot.subplots(1, len(kept), figsize=(4.2 * len(kept), 3.6), squeeze=False, layout="constrained")
-    for name, axis in zip(kept, axes[0], strict=True):
+    figure = Figure(figsize=(4.2 * len(kept), 3.6), dpi=110, layout="constrained")
+    for name, axis in zip(kept, figure.subplots(1, len(kept), squeeze=False)[0], strict=True):
         for label, means, style in (("standard tables", standard, ".-"), ("learned", learned, "o-")):
             axis.plot([mean["bits"] for mean in means], [mean[name] for mean in means], style, label=label)
         axis.set(xlabel="bits an image, without headers", ylabel=KEPT[name] + (", dB" * (name == "psnr")))
+        axis.xaxis.set_major_locator(MaxNLocator(5))
+        axis.xaxis.set_major_formatter(EngFormatter(sep=""))
         axis.grid(alpha=0.3, which="both")
         axis.legend()
     file = out / "curve.png"
-    figure.savefig(file, dpi=110)
-    pyplot.close(figure)
+    figure.savefig(file)
     return [file]

@@ -40,7 +40,7 @@ def train(
     workers: Annotated[int, typer.Option(help="Number of processes that read images.")] = 0,
     augmentation: Annotated[
         list[str] | None,
-        typer.Option(help='Of fine-tuning, in place of the config\'s: "random-jpeg,quality=5-95,p=0.75"; repeatable.'),
+        typer.Option(help='Of fine-tuning, in place of the config\'s: "random-jpeg,quality=5-95,p=0.75"; one or more.'),
     ] = None,
 ) -> None:
     """Trains a defence. A stopped run resumes where it was; for several GPUs start it with torchrun.
@@ -64,11 +64,11 @@ def train(
     )
     if os.environ.get("RANK", "0") != "0":
         return
-    console.print(f"{trained.kind}: {trained.extra_repr()}", soft_wrap=True, markup=False, highlight=False)
+    console.print(f"{trained.kind}: {trained.extra_repr()}", soft_wrap=True)
     for stage, epochs in json.loads((out / "training.json").read_text())["history"].items():
         losses = ", ".join(f"{name} {value:.4g}" for name, value in epochs[-1].items())
-        console.print(f"  {stage}: {len(epochs)} epochs, {losses}", markup=False, highlight=False)
-    console.print(f"Saved: {out / 'defense.safetensors'}", soft_wrap=True, markup=False, highlight=False)
+        console.print(f"  {stage}: {len(epochs)} epochs, {losses}")
+    console.print(f"Saved: {out / 'defense.safetensors'}", soft_wrap=True)
 
 
 def _with_augmentation(defense: str, config: str, augmentation: list[str]) -> Config:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ import fdjpeg
 from fdjpeg._standard_tables import STANDARD_CHROMA, STANDARD_LUMA
 from fdjpeg.compat._quality import tables_at
 
-__all__ = ["JPEGCodecDifferentiable", "RandomJPEG", "jpeg_codec_differentiable"]
+__all__ = ["JPEGCodecDifferentiable", "RandomJPEG", "jpeg_codec_differentiable"]  # noqa: F822  (see `__getattr__`)
 
 
 def jpeg_codec_differentiable(
@@ -93,80 +92,10 @@ class JPEGCodecDifferentiable(nn.Module):
         return jpeg_codec_differentiable(image_rgb, jpeg_quality, self.quantization_table_y, self.quantization_table_c)
 
 
-class RandomJPEG(nn.Module):
-    """Compresses each image at its own quality: ``kornia.augmentation.RandomJPEG``.
+def __getattr__(name: str) -> Any:
+    """`RandomJPEG` is a layer of kornia, which is imported only for it."""
+    if name == "RandomJPEG":
+        from fdjpeg.compat._kornia_layer import RandomJPEG
 
-    It differs from the original as `jpeg_codec_differentiable` does, and it takes grey images. It is an
-    ``nn.Module`` and not a kornia augmentation: masks and boxes stay as they are wherever it is used.
-
-    Args:
-        jpeg_quality: the least and the greatest quality, uniform between them; or a number x for 50 ± x, within
-            1…100.
-        same_on_batch: one draw for all images of a call.
-        p: the probability that an image is compressed at all.
-        keepdim: return ``(C, H, W)`` where the input is ``(C, H, W)``, instead of a batch of one.
-
-    Shape:
-        ``(C, H, W)`` or ``(N, C, H, W)``, C 1 or 3, to ``(N, C, H, W)``.
-
-    Raises:
-        TypeError, ValueError: an argument is of the wrong type or out of range.
-
-    Example:
-        >>> augmentation = RandomJPEG(jpeg_quality=(1.0, 50.0), p=1.0)
-        >>> images = torch.rand(2, 3, 32, 32)
-        >>> out = augmentation(images)
-        >>> torch.equal(augmentation(images, params=augmentation._params), out)
-        True
-    """
-
-    def __init__(
-        self,
-        jpeg_quality: Tensor | float | Sequence[float] = 50.0,
-        same_on_batch: bool = False,
-        p: float = 1.0,
-        keepdim: bool = False,
-    ) -> None:
-        super().__init__()
-        if not 0 <= p <= 1:
-            raise ValueError(f"p must be a probability, 0…1, got {p!r}")
-        self.jpeg_quality = jpeg_quality
-        self.same_on_batch = same_on_batch
-        self.p = p
-        self.keepdim = keepdim
-        self._range = _range_of(jpeg_quality)
-        self._params: dict[str, Tensor] = {}
-
-    def forward(self, input: Tensor, params: dict[str, Tensor] | None = None) -> Tensor:
-        """Compresses images at drawn qualities, or at those of an earlier call's ``params``."""
-        images = input[None] if input.ndim == 3 else input
-        self._params = self._drawn(images) if params is None else params
-        compressed = fdjpeg.jpeg(images, self._params["jpeg_quality"], gradient="cubic")
-        out = torch.where(self._params["batch_prob"][:, None, None, None] > 0.5, compressed, images)
-        return out[0] if self.keepdim and input.ndim == 3 else out
-
-    def _drawn(self, images: Tensor) -> dict[str, Tensor]:
-        least, greatest = self._range
-        draws = torch.rand(2, 1 if self.same_on_batch else images.size(0), device=images.device)
-        quality, chance = draws.expand(2, images.size(0))
-        return {
-            "jpeg_quality": least + (greatest - least) * quality,
-            "batch_prob": (chance < self.p).to(torch.float32),
-        }
-
-    def extra_repr(self) -> str:
-        """The arguments, as kornia's transforms print them."""
-        return f"jpeg_quality={self.jpeg_quality}, p={self.p}, same_on_batch={self.same_on_batch}"
-
-
-def _range_of(quality: Any) -> tuple[float, float]:
-    """The least and the greatest quality."""
-    if isinstance(quality, Tensor):
-        quality = quality.tolist()
-    if isinstance(quality, (int, float)):
-        if not 0 <= quality <= 50:
-            raise ValueError(f"jpeg_quality must be a range, or a number x of 0…50 for 50 ± x, got {quality!r}")
-        return max(1.0, 50.0 - quality), 50.0 + quality
-    if len(quality) != 2 or not 1 <= quality[0] <= quality[1] <= 100:
-        raise ValueError(f"jpeg_quality must be two numbers, 1 ≤ least ≤ greatest ≤ 100, got {quality!r}")
-    return float(quality[0]), float(quality[1])
+        return RandomJPEG
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -26,6 +26,7 @@ import fdjpeg
 from fdjpeg import QuantTables
 from fdjpeg._arguments import sampling_of
 from fdjpeg._checks import check_list
+from fdjpeg._settings import build
 from fdjpeg.attacks.base import Exposed
 from fdjpeg.augmentations import Augmentation, DoubleJPEG, RandomJPEG, Recompress
 from fdjpeg.augmentations.base import scaled
@@ -34,7 +35,7 @@ from .base import Defense, Weights, device_of, load_state
 from .gradients import GRADIENTS
 from .training import accuracy
 from .training.batch_statistics import LAYERS
-from .training.config import Schedule, Settings, build, positive
+from .training.config import Schedule, Settings, positive
 from .training.images import Images
 from .training.objective import Chance, Objective
 from .training.run import Run

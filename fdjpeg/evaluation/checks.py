@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from fractions import Fraction
+
+from fdjpeg.attacks import parse_eps
 
 from .cells import CERTIFICATE, Cell, number, total
 from .certified import contradictions
@@ -105,9 +106,12 @@ def _lossless(results: Results) -> Check:
 
 
 def _inside(results: Results) -> Check:
-    far = max(
-        (max(cell.distance, default=0.0) / float(Fraction(cell.eps)) for cell in results.cells if cell.eps), default=0.0
+    reached = (
+        max(cell.distance, default=0.0) / float(parse_eps(cell.eps, results.settings.norm))
+        for cell in results.cells
+        if cell.eps
     )
+    far = max(reached, default=0.0)
     # The tolerance is for rounding in float32.
     return Check("Adversarial images stay within their radius", far < 1 + 1e-4, f"at most {far:.5f} of it")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
@@ -11,6 +12,8 @@ from torch import Tensor
 from fdjpeg.attacks.calls import is_out_of_memory
 
 Result = TypeVar("Result")
+
+_LOG = logging.getLogger(__name__)
 
 
 def in_batches(
@@ -51,5 +54,6 @@ def in_batches(
             continue
         # Only here, after the handler, are the traceback and the tensors of the failed call gone.
         batch_size = len(batch) // 2
+        _LOG.warning("out of memory with %d images at once, goes on with %d", len(batch), batch_size)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

@@ -5,13 +5,13 @@ from __future__ import annotations
 import importlib.resources
 import json
 from collections.abc import Sequence
-from fractions import Fraction
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fdjpeg._packages import required
+from fdjpeg.attacks import parse_eps
 
 from . import charts
 from .cells import Cell, Picture, png, rights
@@ -216,7 +216,7 @@ def _difference(results: Results, picture: Picture) -> Tensor:
     """Returns the change of an image around grey: the radius, or the largest change in L2, is black or white."""
     change = picture.adversarial.short() - picture.clean.short()
     linf = results.settings.norm == "linf"
-    whole = 255 * float(Fraction(_largest(results))) if linf else float(change.abs().max())
+    whole = 255 * float(parse_eps(_largest(results))) if linf else float(change.abs().max())
     return (127.5 + 127.5 * change / max(whole, 1e-9)).round().clamp(0, 255).to(torch.uint8)
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +26,7 @@ from fdjpeg.attacks import format_eps
 from fdjpeg.attacks.calls import logits_of
 from fdjpeg.defenses import UNDEFENDED, Defended, of_module, parse_defense
 from fdjpeg.sources import External, ImageSet, Network
-from fdjpeg.sources.image_set import AnyImages, lattice_quality, to_bytes
+from fdjpeg.sources.image_set import LATTICE_IMAGES, AnyImages, lattice_quality, to_bytes
 from fdjpeg.sources.networks import check_logits, evaluating
 
 from .cells import Cell, join
@@ -46,11 +47,10 @@ if TYPE_CHECKING:
 
     from .plan import PlanSettings
 
+_LOG = logging.getLogger(__name__)
+
 #: Called with the finished work, the whole work (both in images of all jobs) and the name of the current job.
 Progress = Callable[[int, int, str], None]
-
-#: Number of images searched for traces of JPEG compression.
-LATTICE_IMAGES = 50
 
 
 def evaluate(
@@ -217,6 +217,7 @@ def _run(
             if progress is not None:
                 progress(done, total, job.name)
             made = store.load(key(job, number))
+            _LOG.info("%s, batch %d: %s", job.name, number + 1, "computed" if made is None else "finished before")
             if made is None:
                 made = job.compute(run.batch(number))
                 store.save(key(job, number), made)

@@ -1,4 +1,4 @@
-"""The likeness of images: PSNR and MS-SSIM."""
+"""The likeness of images: PSNR, SSIM and MS-SSIM."""
 
 from __future__ import annotations
 
@@ -39,6 +39,31 @@ def psnr(decoded: Tensor, original: Tensor) -> Tensor:
     return -10 * error.clamp(min=10 ** (-HIGHEST_PSNR / 10)).log10()
 
 
+def ssim(decoded: Tensor, original: Tensor) -> Tensor:
+    """Computes the structural similarity of each image, the mean over its channels: a Gaussian window of 11 × 11.
+
+    Args:
+        decoded, original: ``(N, C, H, W)``, floating in [0, 1], H and W of at least 11.
+
+    Returns:
+        ``(N,)`` in [−1, 1], of the images' dtype; differentiable.
+
+    Raises:
+        ValueError: the images differ in shape, are not 4-dimensional, or are smaller than the window.
+
+    Source: Wang, Bovik, Sheikh and Simoncelli, "Image quality assessment", IEEE Transactions on Image Processing 2004.
+
+    Example::
+
+        original = torch.rand(2, 3, 32, 48)
+        ssim(fdjpeg.jpeg(original, 75), original)  # (2,)
+    """
+    _check_alike(decoded, original)
+    _check_window(original)
+    luminance, structure = _ssim_maps(decoded, original)
+    return (luminance * structure).flatten(1).mean(1)
+
+
 def ms_ssim_scales(height: int, width: int) -> int:
     """Counts the scales of MS-SSIM, of five, at which an image holds its window of 11 × 11; at least one."""
     scales = 1
@@ -70,10 +95,8 @@ def ms_ssim(decoded: Tensor, original: Tensor) -> Tensor:
         ms_ssim(fdjpeg.jpeg(original, 75), original)  # (2,)
     """
     _check_alike(decoded, original)
-    height, width = original.shape[-2:]
-    if min(height, width) < WINDOW:
-        raise ValueError(f"decoded and original must have at least {WINDOW} × {WINDOW} pixels, got {height} × {width}")
-    scales = ms_ssim_scales(height, width)
+    _check_window(original)
+    scales = ms_ssim_scales(*original.shape[-2:])
     weights = [weight / sum(_WEIGHTS[:scales]) for weight in _WEIGHTS[:scales]]
     product: Tensor | float = 1.0
     for scale, weight in enumerate(weights):
@@ -97,6 +120,12 @@ def _check_alike(decoded: Tensor, original: Tensor) -> None:
             "decoded and original must have one shape, (N, C, H, W), "
             f"got {tuple(decoded.shape)} and {tuple(original.shape)}"
         )
+
+
+def _check_window(image: Tensor) -> None:
+    height, width = image.shape[-2:]
+    if min(height, width) < WINDOW:
+        raise ValueError(f"decoded and original must have at least {WINDOW} × {WINDOW} pixels, got {height} × {width}")
 
 
 def _ssim_maps(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -180,3 +181,24 @@ def lattice_quality(image: Tensor) -> int | None:
             first = dips[dips <= dips[0] + 2]
             return int(qualities[2:-2][first[ratio[first].argmin()]])
     return None
+
+
+#: Number of images searched for traces of JPEG compression.
+LATTICE_IMAGES = 50
+
+
+def jpeg_traces(images: Iterable[Tensor]) -> str | None:
+    """Returns a sentence about traces of JPEG compression in images, or None if none is found; see `lattice_quality`.
+
+    Args:
+        images: uint8 ``(3, H, W)`` or ``(1, H, W)`` each; the first 50 are searched.
+    """
+    tried = list(itertools.islice(images, LATTICE_IMAGES))
+    found = [quality for image in tried if (quality := lattice_quality(image)) is not None]
+    if not found:
+        return None
+    qualities = ", ".join(map(str, sorted(set(found))))
+    return (
+        f"{len(found)} of {len(tried)} were JPEG files (quality {qualities}), whose lattice is still there. Gains on "
+        "them may be larger than on fresh images: shrink the images first, at least to half their size."
+    )

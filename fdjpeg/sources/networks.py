@@ -187,6 +187,8 @@ def load_network(name: str) -> Network:
             - a key of ``PACKAGED``;
             - "torchvision:resnet50", "timm:resnet50.a1_in1k" or "hf:microsoft/resnet-50", with the default weights,
               where torchvision, timm or transformers is installed;
+            - "robustbench:Carmon2019Unlabeled", or "robustbench:NAME,dataset=cifar10,threat=Linf", a network of
+              RobustBench's zoo, where robustbench is installed; its weights are looked for in the folder "models";
             - "module:callable" (such as "my_networks:resnet"), which is called without arguments and returns a
               ``Network`` or a ``torch.nn.Module`` of images in [0, 1]; or one of these itself; or a function of images,
               see ``made_by``. It is looked for in the current folder too. Its module is executed: name only code that
@@ -209,8 +211,8 @@ def load_network(name: str) -> Network:
         return _LIBRARIES[kind](rest)
     if not kind or not rest:
         raise ValueError(
-            f"model must be one of {', '.join(PACKAGED)}, or torchvision:NAME, timm:NAME, hf:NAME or "
-            f"module:callable, got {name!r}"
+            f"model must be one of {', '.join(PACKAGED)}, or torchvision:NAME, timm:NAME, hf:NAME, "
+            f"robustbench:NAME or module:callable, got {name!r}"
         )
     made = made_by(imported(name, "model"), name, "model", (Network, nn.Module))
     return made if isinstance(made, Network) else replace(Network.of(made), name=name)
@@ -276,7 +278,37 @@ def _hugging_face(name: str) -> Network:
     )
 
 
-_LIBRARIES = {"torchvision": _torchvision, "timm": _timm, "hf": _hugging_face}
+#: RobustBench's data sets, with the side of their images in pixels.
+_ROBUSTBENCH_SIZES = {"cifar10": 32, "cifar100": 32, "imagenet": 224}
+
+
+def _robustbench(text: str) -> Network:
+    name, *options = text.split(",")
+    chosen = {"dataset": "cifar10", "threat": "Linf"}
+    for option in options:
+        key, _, value = option.partition("=")
+        if key not in chosen:
+            raise ValueError(f"model must be robustbench:NAME,dataset=…,threat=…, got robustbench:{text}")
+        chosen[key] = value
+    if chosen["dataset"] not in _ROBUSTBENCH_SIZES:
+        raise ValueError(f"dataset must be one of {', '.join(_ROBUSTBENCH_SIZES)}, got {chosen['dataset']!r}")
+    library = required("robustbench.utils", "robustbench")
+    try:
+        module = library.load_model(name, dataset=chosen["dataset"], threat_model=chosen["threat"])
+    except Exception as error:  # of the library, of what downloads the weights, or of the file that it left
+        raise ValueError(
+            f"model must name a network of RobustBench with weights that can be had, got {name!r}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    return Network(
+        module.eval(),
+        name=name,
+        source=f"RobustBench's weights of {name} for {chosen['dataset']}, {chosen['threat']}",
+        size=_ROBUSTBENCH_SIZES[chosen["dataset"]],
+    )
+
+
+_LIBRARIES = {"torchvision": _torchvision, "timm": _timm, "hf": _hugging_face, "robustbench": _robustbench}
 
 
 def imported(name: str, argument: str) -> Any:

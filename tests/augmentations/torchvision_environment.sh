@@ -9,4 +9,5 @@ folder=${1:?usage: torchvision_environment.sh ENVIRONMENT_FOLDER}
 "$folder/bin/pip" install --quiet torch==2.14.1 torchvision==0.29.1 pytest pillow numpy
 # The tests' support imports these oracles.
 "$folder/bin/pip" install --quiet jpeglib simplejpeg scipy hypothesis setuptools typer rich pytorch-msssim
-PYTHONPATH=. "$folder/bin/python" -m pytest tests/augmentations/test_torchvision.py -q
+PYTHONPATH=. "$folder/bin/python" -m pytest -q tests/augmentations/test_torchvision.py \
+    tests/compat/test_compat_torchvision.py

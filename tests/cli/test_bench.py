@@ -15,10 +15,8 @@ from fdjpeg.bench.measure import BACKWARD, FORWARD, Results
 
 @pytest.fixture(scope="module")
 def results() -> Results:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(measure.BATCHES, "8×224²", (2, 32, 32))
-        peers = ["fdjpeg uint8", "fdjpeg float32", "Pillow codec", "Pillow tensors"]
-        return measure.run(peers, ["8×224²"], quality=60, threads=[1], rounds=3, memory=False)
+    peers = ["fdjpeg uint8", "fdjpeg float32", "Pillow codec", "Pillow tensors"]
+    return measure.run(peers, ["2x32"], quality=60, threads=[1], rounds=3, memory=False)
 
 
 def test_every_peer_is_measured_in_every_direction_it_has(results: Results) -> None:
@@ -63,13 +61,18 @@ def test_files_hold_what_was_measured(results: Results, tmp_path: Path) -> None:
 def test_plots_of_any_batch_and_quality(results: Results, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     plots = {path.name for path in save(results, tmp_path) if path.suffix == ".svg"}
-    assert plots == {"cpu-time.svg", "cpu-fidelity.svg"}  # its memory was not measured
-    assert "fdjpeg uint8" in (tmp_path / "cpu-fidelity.svg").read_text(encoding="utf-8")
+    # Its memory was not measured.
+    assert plots == {"cpu-time-forward.svg", "cpu-time-forward-backward.svg", "cpu-fidelity.svg"}
+    for plot in plots:
+        drawn = (tmp_path / plot).read_text(encoding="utf-8")
+        # Forward-only peers are not compared with backward.
+        assert ("<!-- fdjpeg uint8 -->" in drawn) == ("backward" not in plot)
+        assert "<!-- fdjpeg float32 -->" in drawn
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is read from Linux's /proc")
 def test_peak_memory_counts_a_result() -> None:
-    needed = measure.peak_memory("fdjpeg uint8", "1×1024²", FORWARD, 75, "4:2:0")
+    needed = measure.peak_memory("fdjpeg uint8", "1x1024", FORWARD, 75, "4:2:0")
     result = 3 * 1024 * 1024
     assert result <= needed < 2.5 * result
 
@@ -78,7 +81,8 @@ def test_peak_memory_counts_a_result() -> None:
     ("arguments", "message"),
     [
         ({"peers": ["libjpeg"]}, "peers must be among .* got 'libjpeg'"),
-        ({"batches": ["7×7"]}, "batches must be among .* got '7×7'"),
+        ({"batches": ["7×7²"]}, "batch must be images x side, such as 8x224, got '7×7²'"),
+        ({"batches": ["0x7"]}, "batch must be images x side, such as 8x224, got '0x7'"),
         ({"rounds": 0}, "rounds must be at least 1, got 0"),
     ],
 )

@@ -71,7 +71,7 @@ def test_roundtrip_names_a_difference(tmp_path, capsys: pytest.CaptureFixture[st
 def test_roundtrip_leaves_out_alpha_and_says_so(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
     Image.fromarray(noise(12, 12)).convert("RGBA").save(tmp_path / "photo.png")
     assert run("roundtrip", tmp_path / "photo.png", tmp_path / "out.png") == 0
-    assert "Transparency is left out" in capsys.readouterr().out
+    assert "Transparency is left out" in capsys.readouterr().err
 
 
 def test_roundtrip_refuses_with_a_sentence(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:

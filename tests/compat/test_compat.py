@@ -7,7 +7,6 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-import PIL.Image
 import pytest
 import torch
 from support.oracles import round_trip
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 
 import fdjpeg
 from fdjpeg import QuantTables
-from fdjpeg.compat import basicsr, diff_jpeg, diffjpeg, kornia, torchvision
+from fdjpeg.compat import basicsr, diff_jpeg, diffjpeg, kornia
 
 pytestmark = pytest.mark.usefixtures("rng")
 
@@ -63,8 +62,6 @@ def _as_bytes(image: Tensor) -> Tensor:
         (diffjpeg.DiffJPEG, "(height, width, differentiable=True, quality=80)"),
         (basicsr.DiffJPEG, "(differentiable=True)"),
         (basicsr.DiffJPEG.forward, "(self, x, quality)"),
-        (torchvision.JPEG, "(quality)"),
-        (torchvision.JPEG.forward, "(self, *inputs)"),
     ],
 )
 def test_signature(function: Any, signature: str) -> None:
@@ -293,65 +290,3 @@ def test_basicsr_example(differentiable: bool, pixels: Tensor) -> None:
     assert torch.equal(_as_bytes(jpeger(image, 20)), _through_pillow(pixels, 20, 20))
     (gradient,) = torch.autograd.grad(out.square().sum(), image)
     assert gradient.any() == differentiable
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# torchvision
-
-
-def test_torchvision_takes_any_sample(pixels: Tensor) -> None:
-    transform = torchvision.JPEG(quality=70)
-    tensor, compressed = pixels[0], _through_pillow(pixels, 70, 70)
-    assert torch.equal(transform(pixels), compressed)
-    boxes = torch.tensor([[1, 2, 3, 4]])
-    image, label = transform(tensor, 7)
-    assert torch.equal(image, compressed[0])
-    assert label == 7
-    sample = transform({"image": tensor, "boxes": boxes, "name": "a"})
-    assert torch.equal(sample["image"], compressed[0])
-    assert torch.equal(sample["boxes"], boxes), "only the first plain tensor is the image"
-    assert sample["name"] == "a"
-    picture = PIL.Image.fromarray(tensor.permute(1, 2, 0).numpy())
-    image, mask = transform(picture, tensor)
-    assert np.array_equal(np.asarray(image), compressed[0].permute(1, 2, 0).numpy())
-    assert torch.equal(mask, tensor), "plain tensors beside a PIL image are not images"
-
-
-def test_torchvision_draws_one_quality_for_each_sample(pixels: Tensor) -> None:
-    transform = torchvision.JPEG((10, 12))
-    torch.manual_seed(3)
-    drawn = [int(torch.randint(10, 13, ())) for _ in range(8)]
-    assert set(drawn) == {10, 11, 12}
-    torch.manual_seed(3)
-    for quality in drawn:
-        assert torch.equal(transform(pixels), _through_pillow(pixels, quality, quality))
-
-
-@pytest.mark.parametrize("quality", [0, 101, (0, 50), (60, 50), (1, 2, 3), (1.0, 2.0)], ids=str)
-def test_torchvision_refuses_a_wrong_quality(quality: Any) -> None:
-    with pytest.raises(ValueError, match="quality must hold integers"):
-        torchvision.JPEG(quality)
-
-
-@pytest.mark.parametrize("quality", [True, 50.0, None], ids=str)
-def test_torchvision_refuses_a_wrong_type(quality: Any) -> None:
-    with pytest.raises(TypeError, match="quality must be an integer or two"):
-        torchvision.JPEG(quality)
-
-
-def test_torchvision_gives_the_original_s_samples(pixels: Tensor) -> None:
-    try:
-        from torchvision import tv_tensors
-        from torchvision.transforms import v2
-
-        v2.functional.jpeg(pixels, 50)
-    except (ImportError, RuntimeError, AttributeError) as error:  # a torchvision of another torch, too
-        pytest.skip(f"torchvision does not work here: {error}")
-    for sample in (pixels, {"image": tv_tensors.Image(pixels), "other": pixels}, (tv_tensors.Video(pixels), 3)):
-        torch.manual_seed(9)
-        theirs = v2.JPEG((20, 80))(sample)
-        torch.manual_seed(9)
-        ours = torchvision.JPEG((20, 80))(sample)
-        for a, b in zip(torch.utils._pytree.tree_leaves(ours), torch.utils._pytree.tree_leaves(theirs), strict=True):
-            assert type(a) is type(b)
-            assert torch.equal(torch.as_tensor(a), torch.as_tensor(b))

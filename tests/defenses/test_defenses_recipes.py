@@ -192,8 +192,8 @@ def test_a_bar_shows_stage_and_steps(tmp_path: Path, capsys: pytest.CaptureFixtu
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("widths: [4, 6]", "widths must be a list of 3, got [4, 6]"),
-        ("widths: abc", "widths must be a list of 3, got 'abc'"),
+        ("widths: [4, 6]", "widths must be a list of 3"),
+        ("widths: abc", "widths must be a list, got 'abc'"),
         ("widths: [4, 6, eight]", "widths must be a whole number, got 'eight'"),
         ("widths: [4, 6, 8.5]", "widths must be a whole number, got 8.5"),
         ("quality: [20, 50, 80]", "quality must be a list of 2, got [20, 50, 80]"),

@@ -23,7 +23,11 @@ from fdjpeg.sources import ImageSet, Network
     [
         ("4/255", Fraction(4, 255), "4/255"),
         ("3/255", Fraction(1, 85), "3/255"),
-        (" 0.5 / 255", Fraction(1, 510), "0.00196078"),
+        (" 0.5 / 255", Fraction(1, 510), "0.5/255"),
+        ("0.2", Fraction(1, 5), "0.2"),
+        ("1/3", Fraction(1, 3), "85/255"),
+        ("1/7", Fraction(1, 7), "1/7"),
+        (8 / 255, Fraction(8 / 255), "0.0313725"),
         ("0.03", Fraction(3, 100), "0.03"),
         (0.5, Fraction(1, 2), "0.5"),
         ("1", Fraction(1), "1"),

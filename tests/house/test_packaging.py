@@ -1,4 +1,4 @@
-"""Packaging: the build and its messages, the contents of packages, loading of the library, README's commands."""
+"""Packaging: the build and its messages, the contents of packages, README's commands."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ import importlib.metadata
 import importlib.util
 import os
 import re
-import shutil
 import site
-import subprocess
 import sys
 import tarfile
 import zipfile
@@ -17,11 +15,9 @@ from types import ModuleType
 
 import pytest
 import torch
+from support.checkouts import ROOT, python
 
 import fdjpeg
-from fdjpeg import _library
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def text_of(name: str) -> str:
@@ -35,12 +31,6 @@ def readme_command(ending: str) -> str:
     ]
     (command,) = [line for line in lines if line.endswith(ending)]
     return command
-
-
-def python(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Runs Python with changed environment variables; an empty one is removed."""
-    changed = {name: value for name, value in {**os.environ, **environment}.items() if value}
-    return subprocess.run([sys.executable, *arguments], cwd=cwd, env=changed, text=True, capture_output=True)
 
 
 @pytest.fixture
@@ -60,21 +50,12 @@ def setup_script(build_backend: ModuleType) -> ModuleType:
     return module
 
 
-@pytest.fixture
-def checkout(tmp_path: Path) -> Path:
-    """A copy of the files under version control."""
-    ignored = shutil.ignore_patterns(
-        ".*", "build", "dist", "*.egg-info", "*.so", "__pycache__", "venv", "fdjpeg-evaluation"
-    )
-    return Path(shutil.copytree(ROOT, tmp_path / "checkout", ignore=ignored))
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # Metadata and README
 
 
 def test_version_is_the_same_everywhere() -> None:
-    assert f'\nversion = "{fdjpeg.__version__}"\n' in text_of("pyproject.toml")
+    assert 'version = { attr = "fdjpeg.__version__" }' in text_of("pyproject.toml")  # its one place
     assert f"\nversion: {fdjpeg.__version__}\n" in text_of("CITATION.cff")
     assert f"\n## {fdjpeg.__version__} " in text_of("CHANGELOG.md")
     assert importlib.metadata.version("fdjpeg") == fdjpeg.__version__
@@ -218,7 +199,7 @@ def test_wrong_settings_are_named(checkout: Path, setup_script: ModuleType, monk
     assert "FDJPEG_CUDA must be 0, 1 or unset, got 'yes'" in failing_build(checkout, FDJPEG_CUDA="yes")
     monkeypatch.setenv("FDJPEG_CUDA_ARCHS", "8.0;sm_90")
     with pytest.raises(setup_script.SetupError, match=r'must hold architectures such as "8\.0;9\.0", got \'sm_90\''):
-        setup_script.gpu_flags()
+        setup_script.gpu_architectures()
     monkeypatch.setenv("MAX_JOBS", "none")
     with pytest.raises(setup_script.SetupError, match="MAX_JOBS must be a positive integer or unset, got 'none'"):
         setup_script.jobs()
@@ -229,7 +210,7 @@ def test_no_torch_says_so(setup_script: ModuleType, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(setup_script, "find_torch", lambda: None)
     with pytest.raises(setup_script.SetupError, match="python -m pip install torch"):
-        setup_script.BuildLibrary(Distribution()).build_extension(setup_script.Extension("fdjpeg._C", []))
+        setup_script.BuildLibraries(Distribution()).run()
 
 
 @pytest.fixture
@@ -277,10 +258,11 @@ def test_architectures_are_those_asked_for_else_those_there_else_ptx(
     setup_script: ModuleType, machine: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def flags() -> list[str]:
-        return [flag.removeprefix("-gencode=arch=") for flag in setup_script.gpu_flags()[0]]
+        architectures, _ = setup_script.gpu_architectures()
+        return [flag.removeprefix("-gencode=arch=") for flag in setup_script.flags_for(architectures)]
 
     assert flags() == ["compute_75,code=compute_75"]
-    assert "the driver compiles it at first use" in setup_script.gpu_flags()[1]
+    assert "the driver compiles it at first use" in setup_script.gpu_architectures()[1]
     put_program(machine / "nvidia-smi", "10.0", "9.0", "9.0", "No devices were found")
     assert flags() == ["compute_90,code=sm_90", "compute_100,code=sm_100", "compute_100,code=compute_100"]
     monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "8.0 9.0+PTX;10.0")
@@ -308,7 +290,9 @@ def test_the_build_shows_its_progress(
     shown = capfd.readouterr().out
     assert "compiling 2 files" in shown
     for count in (1, 2):
-        assert re.search(rf"\[{count}/2\] csrc/(one|two)\.cpp: \d+ s, \d+ s since the start", shown)
+        line = rf"\[{count}/2\] csrc/(one|two)\.cpp: \d+\.\d s of a processor, \d+ s since the start"
+        assert re.search(line, shown)
+    assert re.search(r"compiled in \d+ s, with \d+ s of processors", shown)
     with pytest.raises(setup_script.CompileError, match="see its output above"):
         setup_script.compile_all({sources[0]: ["false"]})
 
@@ -372,6 +356,30 @@ def test_wheel_holds_one_library_for_every_python(checkout: Path, tmp_path: Path
     assert "rpath" not in linked
 
 
+def test_cuda_kernels_are_a_library_of_their_own_and_leave_with_it(
+    checkout: Path, tmp_path: Path, recording_compiler: Path
+) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/nvcc").symlink_to(recording_compiler)
+    settings = {"CXX": str(recording_compiler), "CUDA_HOME": str(tmp_path), "FDJPEG_CUDA_ARCHS": "8.0;9.0"}
+    libraries = {}
+    for cuda in ("1", "0"):
+        result = python("setup.py", "build_ext", "--inplace", cwd=checkout, FDJPEG_CUDA=cuda, **settings)
+        assert result.returncode == 0, result.stderr
+        libraries[cuda] = {path.name for path in checkout.glob("fdjpeg/*.so")}
+    assert libraries == {"1": {"_C.abi3.so", "_C_cuda.abi3.so"}, "0": {"_C.abi3.so"}}
+
+    calls = (tmp_path / "calls").read_text().splitlines()
+    compiled = [call for call in calls if " -c " in call and call.split(" -c ")[1].split()[0].endswith(".cu")]
+    assert len(compiled) == len(list(ROOT.glob("csrc/**/*.cu")))
+    for call in compiled:
+        assert "-DFDJPEG_ARCHITECTURES=8.0/9.0+PTX" in call.split()
+        assert "-gencode=arch=compute_80,code=sm_80" in call.split()
+    (linked,) = [call for call in calls if " -shared " in call and "_C_cuda.abi3.so" in call]
+    assert ".cu.o" in linked
+    assert ".cpp.o" not in linked
+
+
 def test_source_distribution_holds_what_building_needs(checkout: Path) -> None:
     result = python("-c", "import build_backend; build_backend.build_sdist('dist')", cwd=checkout)
     assert result.returncode == 0, result.stderr
@@ -384,73 +392,3 @@ def test_source_distribution_holds_what_building_needs(checkout: Path) -> None:
     assert wanted | {"setup.py", "build_backend.py", "LICENSE", "NOTICE", "CITATION.cff"} <= names
     linked = {link for page in PAGES for link in links_of(page)}
     assert {link for link in linked if (ROOT / link).is_file()} <= names
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# The library
-
-
-def test_library_keeps_to_the_stable_abi() -> None:
-    if not _library.LOADED:
-        pytest.skip(fdjpeg.backends()["cpu"])
-    library = str(Path(fdjpeg.__file__).with_name("_C.abi3.so"))
-    if not shutil.which("readelf") or not shutil.which("nm"):
-        pytest.skip("needs readelf and nm of binutils")
-    dynamic = subprocess.run(["readelf", "-d", library], check=True, text=True, capture_output=True).stdout
-    needed = set(re.findall(r"NEEDED.*\[(.+)\]", dynamic))
-    assert "libtorch.so" in needed
-    assert not {name for name in needed if re.match(r"libpython|libtorch_|libc10|libcud", name)}
-    assert "RPATH" not in dynamic
-    assert "RUNPATH" not in dynamic
-    nm = ["nm", "--dynamic", "--undefined-only", "--demangle", library]
-    undefined = subprocess.run(nm, check=True, text=True, capture_output=True).stdout
-    assert "aoti_torch_library_init_def" in undefined
-    assert not re.search(r"\b(c10|at|torch)::|\bPy[A-Z_]", undefined)
-
-
-def report_of_import(cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    script = (
-        "import fdjpeg, json, torch; from fdjpeg import _library;"
-        "print(_library.LOADED, _library.BACKEND); print(json.dumps(fdjpeg.backends()));"
-        "print(fdjpeg.jpeg(torch.full((3, 9, 9), 77, dtype=torch.uint8)).sum().item())"
-    )
-    return python("-c", script, cwd=cwd, **{"FDJPEG_BACKEND": "", **environment})
-
-
-def test_reference_backend_leaves_the_library_alone() -> None:
-    result = report_of_import(ROOT, FDJPEG_BACKEND="reference")
-    assert result.returncode == 0, result.stderr
-    state, kernels, total = result.stdout.splitlines()
-    assert state == "False reference"
-    assert '"cpu": "missing: FDJPEG_BACKEND=reference was set"' in kernels
-    assert int(total) == 77 * 3 * 81
-
-
-def test_without_a_library_the_reference_serves(checkout: Path) -> None:
-    for broken in (False, True):
-        if broken:
-            (checkout / "fdjpeg/_C.abi3.so").write_bytes(b"no library")
-        result = report_of_import(checkout)
-        assert result.returncode == 0, result.stderr
-        state, kernels, total = result.stdout.splitlines()
-        assert state == "False None"
-        assert ("does not load with torch" if broken else "does not exist") in kernels
-        assert '"reference": "available"' in kernels
-        assert int(total) == 77 * 3 * 81
-
-
-def test_backends_that_cannot_serve_are_refused(checkout: Path) -> None:
-    result = report_of_import(checkout, FDJPEG_BACKEND="cuda")
-    assert result.stderr.splitlines()[-1].startswith("ImportError: FDJPEG_BACKEND=cuda, but this backend is missing: ")
-    result = report_of_import(checkout, FDJPEG_BACKEND="gpu")
-    assert result.stderr.splitlines()[-1] == (
-        "ValueError: FDJPEG_BACKEND must be cuda, triton, reference or unset, got 'gpu'"
-    )
-
-
-def test_backends_tells_of_each_kernel() -> None:
-    states = fdjpeg.backends()
-    assert set(states) == {"cpu", "cuda", "triton", "reference"}
-    assert all(state == "available" or state.startswith("missing: ") for state in states.values())
-    assert states["reference"] == "available"
-    assert (states["cpu"] == "available") == _library.LOADED

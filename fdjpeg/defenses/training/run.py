@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -25,6 +26,8 @@ from .config import Schedule
 from .images import Images, Item, in_unit_range
 from .objective import Batch, Chance, Objective, augment, seed_for
 from .stage import Position, Stage
+
+_LOG = logging.getLogger(__name__)
 
 #: Precisions of the arithmetic, by Fabric's names: float32, or bfloat16 where that is safe.
 PRECISIONS = ("32-true", "bf16-mixed")
@@ -243,6 +246,7 @@ class Run:
         self._check(len(chosen), len(held_out), schedule)
         stage = Stage(name, objective.to(self.device), schedule)
         self._restore(stage)
+        _LOG.info("%s begins at epoch %d, step %d", name, stage.position.epoch + 1, stage.position.step + 1)
         position, steps = stage.position, len(chosen) // schedule.batch_size
         self.history[name] = position.history
         if not position.finished:
@@ -255,6 +259,7 @@ class Run:
                     if len(held_out) > 0:
                         entry["held out"] = self._validate(stage, images, held_out)
                     stage.end_epoch(entry)
+                    _LOG.info("%s, epoch %d: %s", name, position.epoch, entry)
                     self._store(stage)
             stage.finish()
             self._store(stage)
