@@ -49,11 +49,7 @@ def learn(
     out: Annotated[Path, typer.Argument(help="Folder for the tables, the plot and results.json.")],
     quality: Annotated[
         list[int] | None,
-        typer.Option(
-            min=CURVE[0],
-            max=CURVE[-1],
-            help="Quality whose standard tables set the number of bits; one or more, 25 50 75 by default.",
-        ),
+        typer.Option(help="Quality whose tables set the number of bits; one or more, 25 50 75 by default."),
     ] = None,
     loss: Annotated[str, typer.Option(help=f"Loss: {', '.join(LOSSES)} or classifier.")] = "psnr",
     model: Annotated[
@@ -79,6 +75,8 @@ def learn(
     through the network. Without labels its answers to the uncompressed images count as right.
     """
     qualities = sorted(set(quality or (25, 50, 75)))
+    if not CURVE[0] <= qualities[0] <= qualities[-1] <= CURVE[-1]:
+        raise ValueError(f"quality must be whole numbers in {CURVE[0]}…{CURVE[-1]}, got {qualities}")
     _check_names(loss, model, subsampling)
     network = _network(model)
     learning, testing = _both(images, held_out, size, seed, network)

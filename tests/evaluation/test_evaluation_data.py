@@ -18,7 +18,7 @@ from fdjpeg import _packages, sources
 from fdjpeg._packages import MissingPackage
 from fdjpeg.defenses.training import images as training_data
 from fdjpeg.sources import ImageSet
-from fdjpeg.sources.image_set import lattice_quality, pillow_codec, to_bytes, to_pillow, to_tensor
+from fdjpeg.sources.image_set import jpeg_traces, lattice_quality, pillow_codec, to_bytes, to_pillow, to_tensor
 from fdjpeg.sources.networks import check_logits
 
 packaged = pytest.mark.skipif(
@@ -88,6 +88,13 @@ def test_a_decompressed_jpeg_is_told_from_a_lossless_image(quality: int, subsamp
     assert lattice_quality(decoded) == quality
     assert lattice_quality(decoded[:, 3:, 5:]) is None
     assert lattice_quality(torch.full((3, 32, 32), 90, dtype=torch.uint8)) is None
+
+
+def test_traces_of_jpeg_files_are_said_in_a_sentence() -> None:
+    fresh = [to_bytes(textured(SEED + number)) for number in range(2)]
+    assert jpeg_traces(fresh) is None
+    decoded = to_tensor(pillow_codec(to_pillow(fresh[0]), 75, "4:2:0")[0])
+    assert "1 of 3 were JPEG files (quality 75)" in str(jpeg_traces([*fresh, decoded]))
 
 
 def test_arrays_are_read_by_name(tmp_path) -> None:
@@ -380,3 +387,27 @@ def test_missing_libraries_are_named(name: str, monkeypatch) -> None:
         monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(MissingPackage, match="pip install"):
         sources.load_network(name)
+
+
+def test_networks_of_robustbench(monkeypatch) -> None:
+    asked = []
+
+    def load_model(name: str, *, dataset: str, threat_model: str) -> nn.Module:
+        asked.append((name, dataset, threat_model))
+        if name == "Missing":
+            raise KeyError(name)
+        return nn.Sequential(nn.Flatten(), nn.LazyLinear(10))
+
+    monkeypatch.setitem(sys.modules, "robustbench", types.ModuleType("robustbench"))
+    monkeypatch.setitem(sys.modules, "robustbench.utils", types.SimpleNamespace(load_model=load_model))
+    found = sources.load_network("robustbench:Carmon2019Unlabeled")
+    assert (found.name, found.size, found.module.training) == ("Carmon2019Unlabeled", 32, False)
+    assert sources.load_network("robustbench:Salman2020Do_R18,dataset=imagenet,threat=L2").size == 224
+    assert asked == [("Carmon2019Unlabeled", "cifar10", "Linf"), ("Salman2020Do_R18", "imagenet", "L2")]
+    for name, message in (
+        ("Missing", "model must name a network of RobustBench with weights that can be had, got 'Missing': KeyError"),
+        ("A,dataset=mnist", "dataset must be one of cifar10, cifar100, imagenet, got 'mnist'"),
+        ("A,norm=2", "model must be robustbench:NAME,dataset=…,threat=…, got robustbench:A,norm=2"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            sources.load_network(f"robustbench:{name}")
