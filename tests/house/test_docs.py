@@ -157,7 +157,10 @@ def test_figures_of_the_bracket_are_those_of_the_kept_results() -> None:
         costs = [f"{pgd['queries']} / {flip['queries']}", f"{pgd['cpu_seconds']} / {flip['cpu_seconds']}"]
         assert f"| {defence} | {levels} | {' | '.join(map(str, [*figures, *costs]))} |" in page
     certificates = {cell: run for cell, run in runs.items() if cell.startswith("certificate of ")}
-    assert len(certificates) == 3
+    assert len(certificates) == 4
+    changeable = sorted(runs["certificate of jpeg:75 at 1, images from 0, 100"]["changeable"])
+    assert f"at the least {changeable[0]} of 1,536 coefficients" in page
+    assert f"{changeable[len(changeable) // 2]} in the median" in page
     for cell, run in certificates.items():
         defence, levels = cell.removeprefix("certificate of ").removesuffix(", images from 0, 100").rsplit(" at ", 1)
         count = {status: run["statuses"].count(status) for status in ("constant", "enumerated", "open")}
@@ -170,3 +173,15 @@ def test_figures_of_the_bracket_are_those_of_the_kept_results() -> None:
             count["open"],
         ]
         assert f"| {defence} | {levels} | {' | '.join(map(str, figures))} |" in page
+
+
+def test_the_table_of_certifying_steps_is_that_of_the_kept_results() -> None:
+    page = (ROOT / "docs" / "bracket.md").read_text(encoding="utf-8")
+    file = ROOT / "benchmarks" / "results" / "bracket" / "2026-11-30-lattice.json"
+    for row in json.loads(file.read_text(encoding="utf-8"))["coverage"]:
+        figures = [row["unlimited"], row["constant at 1"], row["constant at 2"]]
+        name = row["tables"]
+        if name.startswith("certifying"):
+            steps = fdjpeg.QuantTables.certifying(int(name[len("certifying(")]) / 255).y
+            name += f", steps {int(steps.min())} … {int(steps.max())}"
+        assert f"| {name} | {' | '.join(map(str, figures))} |" in page
