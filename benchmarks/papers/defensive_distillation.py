@@ -185,14 +185,14 @@ def main() -> None:
     parser = options(__doc__)
     parser.add_argument("--temperatures", type=int, nargs="+", default=[100, 20, 1, 2, 5, 10, 30, 50])
     parser.add_argument("--seeds", type=int, default=1, help="Number of seeds at T = 1, 20 and 100.")
-    parser.add_argument("--images", type=int, default=100, help="Images to attack, each towards nine classes.")
+    parser.add_argument("--images", type=int, default=20, help="Images to attack, each towards nine classes.")
     parser.add_argument("--few", action="store_true", help="Without margin and CW.")
     given = parser.parse_args()
     torch.set_num_threads(1)
     title = "Defensive distillation (arXiv 1511.04508) on Fashion-MNIST"
-    run = Experiment("defensive_distillation", title, given.out, given.only)
+    run = Experiment("defensive_distillation", title, given.out, given.only, scale={"training_images": given.train})
     if not given.report:
-        images = to_train_on()
+        images = to_train_on(given.train)
         bare = trained("Papernot", images, given.work).module
         cells_of(run, "none, seed 0", lambda: bare, 1, given.images, given.few)
         for temperature in given.temperatures:

@@ -10,7 +10,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +38,14 @@ class Experiment:
         title: of its plot, with the paper.
         out: folder of its files.
         only: text that the names of cells must hold to be computed.
+        scale: written into each cell, such as the number of training images.
     """
 
     name: str
     title: str
     out: Path = RESULTS
     only: str = ""
+    scale: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.cells: dict[str, Any] = json.loads(self.file.read_text())["cells"] if self.file.exists() else {}
@@ -61,7 +63,7 @@ class Experiment:
         found = compute()
         machine = describe_machine()
         kept = {key: machine[key] for key in ("date", "processor", "cores", "torch", "commit")}
-        self.cells[name] = found | {"cpu_seconds": round(time.process_time() - start, 1)} | kept
+        self.cells[name] = found | self.scale | {"cpu_seconds": round(time.process_time() - start, 1)} | kept
         self.out.mkdir(parents=True, exist_ok=True)
         draft = self.file.with_suffix(".part")
         draft.write_text(json.dumps({"title": self.title, "cells": self.cells}, indent=1, ensure_ascii=False) + "\n")
@@ -81,7 +83,11 @@ class Experiment:
         commits = sorted({cell["commit"] for cell in cells})
         processors = sorted({f"1 core of an {cell['processor']}, torch {cell['torch']}" for cell in cells})
         hours = sum(cell["cpu_seconds"] for cell in cells) / 3600
-        return f"{'; '.join(processors)}, {', '.join(days)}, commit {', '.join(commits)}, {hours:.2f} core-hours"
+        scales = sorted({cell["training_images"] for cell in cells if "training_images" in cell})
+        trained = f"{' or '.join(map(str, scales))} training images, " if scales else ""
+        return (
+            f"{trained}{'; '.join(processors)}, {', '.join(days)}, commit {', '.join(commits)}, {hours:.2f} core-hours"
+        )
 
     def write(self, tables: Sequence[tuple[str, Sequence[str], Sequence[Sequence[str]]]]) -> None:
         """Writes the tables, each with a heading, columns and rows, under one caption."""
@@ -114,6 +120,7 @@ def options(description: str | None, work: bool = True) -> argparse.ArgumentPars
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     if work:
         parser.add_argument("work", type=Path, help="Folder of trained networks.")
+        parser.add_argument("--train", type=int, default=20_000, help="Number of training images.")
     parser.add_argument("--out", type=Path, default=RESULTS, help="Folder of the figures.")
     parser.add_argument("--only", default="", help="Text that the names of cells must hold.")
     parser.add_argument("--report", action="store_true", help="Only write table and plot of the finished cells.")

@@ -93,9 +93,9 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     title = "NN-favoured table, noisy training, vote (arXiv 2106.13394) on Fashion-MNIST"
-    run = Experiment("nn_favoured_table", title, given.out, given.only)
+    run = Experiment("nn_favoured_table", title, given.out, given.only, scale={"training_images": given.train})
     if not given.report:
-        images, test = to_train_on(), fashion("test", 2000)
+        images, test = to_train_on(given.train), fashion("test", 2000)
         network = trained("ResNet-like", images, given.work)
         out = given.work / "jpeg-ensemble-0"
         ensemble = defenses.train(

@@ -168,9 +168,15 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=200, help="Images to attack.")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    run = Experiment("s2snet", "S2SNets (arXiv 1803.07994) on Fashion-MNIST", given.out, given.only)
+    run = Experiment(
+        "s2snet",
+        "S2SNets (arXiv 1803.07994) on Fashion-MNIST",
+        given.out,
+        given.only,
+        scale={"training_images": given.train},
+    )
     if not given.report:
-        images, test = to_train_on(), fashion("test", 2000)
+        images, test = to_train_on(given.train), fashion("test", 2000)
         network = trained("ResNet-like", images, given.work)
         run.cell("bare", lambda: {"right": share(right(network.module, test.images, test.labels))})
         x, y = test.images[: given.images], test.labels[: given.images]
