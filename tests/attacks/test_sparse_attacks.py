@@ -170,7 +170,7 @@ def test_they_have_names(name: str) -> None:
     ("make", "message"),
     [
         (lambda: JSMA(theta=0), "^theta must be in"),
-        (lambda: JSMA(temperature=0), "^temperature must be positive, got 0"),
+        (lambda: JSMA(temperature=0), "^temperature must be positive and finite, got 0"),
         (lambda: JSMA(surface="loss"), "^surface must be one of probabilities, logits, got 'loss'"),  # type: ignore[arg-type]
         (lambda: JSMA(target="all"), "^target must be one of"),  # type: ignore[arg-type]
         (lambda: JSMA(norm="l2"), "^norm must be 'l0' for this attack, got 'l2'"),
