@@ -124,7 +124,8 @@ def _draw_mark(axes: Any, mark: Mark, y: float) -> None:
             linewidth=0.8,
             zorder=2,
         )
-    axes.plot([mark.clean], [y], marker="|", markersize=11, markeredgewidth=2, color=_STAND_INS["clean"], zorder=3)
+    style = {"marker": "|", "markersize": 11, "markeredgewidth": 2, "zorder": 3, "clip_on": False}
+    axes.plot([mark.clean], [y], color=_STAND_INS["clean"], **style)
     if mark.unknowing is not None:
         axes.plot(
             [mark.unknowing],
