@@ -68,7 +68,7 @@ def speed(results: dict[str, Any]) -> Figure:
         color=[OURS if ours else THEIRS for *_, ours in rows],
     )
     axes.bar_label(bars, fmt=lambda value: f" {value:.3g} ms", fontsize=8)
-    axes.set(xscale="log", xlabel="milliseconds for 1 × 3 × 1024 × 1024 float32, one thread", xlim=(1, 2000))
+    axes.set(xscale="log", xlabel="ms for 3 × 1024 × 1024, float32, one thread", xlim=(1, 2000))
     axes.invert_yaxis()
     axes.spines[["top", "right"]].set_visible(False)
     return figure
