@@ -29,6 +29,8 @@ def around_grey(change: Tensor, largest: float) -> Tensor:
 
 def side_by_side(images: Mapping[str, Tensor], columns: int = 4) -> Figure:
     """Shows uint8 images ``(3, H, W)`` or ``(1, H, W)`` under their titles."""
+    # The gallery saves the figure: its titles are part of it.
+    plt.rcParams["savefig.bbox"] = "tight"
     rows = -(-len(images) // columns)
     figure, places = plt.subplots(
         rows, columns, figsize=(2.6 * columns, 2.9 * rows), squeeze=False, layout="constrained"
