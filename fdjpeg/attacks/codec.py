@@ -25,12 +25,9 @@ from fdjpeg.reference.geometry import far_samples, near_samples, uses_triangle
 from fdjpeg.reference.tables import standard_tables_by_block
 
 from .base import draw
-from .transform import Stacks, Transform, to_planes
+from .transform import LEVEL_SHIFT, Stacks, Transform, to_planes
 
 Arithmetic = Literal["libjpeg", "real", "channels"]
-
-#: Added to bytes before the DCT (T.81, A.3.1), and taken off after its inverse.
-LEVEL_SHIFT = 128
 
 
 @dataclass(frozen=True)
@@ -62,7 +59,7 @@ class Codec:
     @property
     def shift(self) -> float:
         """The level shift of samples before `Transform.forward`."""
-        return 0.0 if self.arithmetic == "channels" else float(LEVEL_SHIFT)
+        return self.transform.shift
 
     def only(self, rows: Tensor) -> Codec:
         """The codec of some images of the batch, by their places."""
@@ -245,8 +242,8 @@ def codecs_of(layer: nn.Module, images: Tensor, indices: Tensor, seed: int, purp
     """
     if not has_coefficients(layer):
         raise ValueError(
-            "layer must be a JPEG, LearnableJPEG, StochasticJPEG, FeatureDistillation, or RandomJPEG with p=1 and a "
-            f"range of qualities, of fdjpeg, or a Sequential of them, and not soft, got {layer}"
+            "layer must be a JPEG, LearnableJPEG, StochasticJPEG, FeatureDistillation, or RandomJPEG with p=1, of "
+            f"fdjpeg, or a Sequential of them, and not soft, got {layer}"
         )
     if isinstance(layer, nn.Sequential):
         parts = [codecs_of(part, images, indices, seed, f"{purpose} {place}") for place, part in enumerate(layer)]
@@ -264,13 +261,53 @@ def codecs_of(layer: nn.Module, images: Tensor, indices: Tensor, seed: int, purp
     if isinstance(layer, fdjpeg.LearnableJPEG):
         return [_codec(images, layer.tables.stacked(), "libjpeg" if layer.arithmetic == "libjpeg" else "real", layer)]
     if isinstance(layer, fdjpeg.RandomJPEG):
-        least, greatest = layer.quality
-        drawn = draw(torch.Size(), indices, seed, purpose) * (greatest - least + 1)
-        return [_codec(images, QuantTables.standard(least + drawn.floor()).stacked(), "libjpeg", layer)]
+        return [_drawn_codec(layer, images, DrawsByImage(indices, seed, purpose))]
     assert isinstance(layer, fdjpeg.StochasticJPEG)
     drawn = draw(torch.Size(map_shape(images)[1:]), indices, seed, purpose) * len(layer.qualities)
     qualities = torch.tensor(layer.qualities, dtype=torch.uint8)[drawn.floor().long()].to(images.device)
     return [_codec(images, None, "libjpeg", layer, qualities)]
+
+
+def _drawn_codec(layer: fdjpeg.RandomJPEG, images: Tensor, draws: DrawsByImage) -> Codec:
+    """One draw of a layer. Of several subsamplings, all images of a batch get the same."""
+    drawn = layer.draw_from(draws)
+    if drawn.table is not None:
+        tables = torch.tensor(layer.steps)[drawn.table]
+    else:
+        assert drawn.quality is not None
+        tables = QuantTables.standard(drawn.quality).stacked()
+    place = 0 if drawn.subsampling is None or len(drawn.subsampling) == 0 else int(drawn.subsampling[0])
+    return _codec(images, tables, "libjpeg", layer, drawn_subsampling=layer.subsamplings[place])
+
+
+class DrawsByImage:
+    """Random numbers for `fdjpeg.augmentations.base.Augmentation.draw_from`, on the CPU, each image's from its index.
+
+    Those of `on_host`, which decide which calls are made, are the same for all images.
+
+    Args:
+        indices: ``(N,)``, each image's place in the whole set.
+        seed, purpose: see `draw`. Each call adds its number to the purpose.
+    """
+
+    def __init__(self, indices: Tensor, seed: int, purpose: str) -> None:
+        self.indices, self.seed, self.purpose = indices, seed, purpose
+        self.calls = 0
+
+    def integers(self, count: int) -> Tensor:
+        """See `fdjpeg.augmentations.base.Draws.integers`."""
+        return (self.uniform() * count).long().clamp(max=count - 1)
+
+    def uniform(self) -> Tensor:
+        """See `fdjpeg.augmentations.base.Draws.uniform`."""
+        self.calls += 1
+        return draw(torch.Size(), self.indices, self.seed, f"{self.purpose} {self.calls}")
+
+    def on_host(self) -> Tensor:
+        """See `fdjpeg.augmentations.base.Draws.on_host`."""
+        self.calls += 1
+        every = draw(torch.Size(), torch.zeros(1, dtype=torch.int64), self.seed, f"{self.purpose} {self.calls}")
+        return every.double().expand(len(self.indices))
 
 
 def has_coefficients(layer: object) -> bool:
@@ -280,8 +317,7 @@ def has_coefficients(layer: object) -> bool:
     if isinstance(layer, (fdjpeg.JPEG, fdjpeg.LearnableJPEG)):
         return not layer.soft
     if isinstance(layer, fdjpeg.RandomJPEG):
-        listed = [getattr(layer, name, None) for name in ("qualities", "steps")]
-        return layer.p == 1 and isinstance(layer.subsampling, str) and listed == [None, None]
+        return layer.p == 1
     return isinstance(layer, (fdjpeg.StochasticJPEG, fdjpeg.FeatureDistillation))
 
 
@@ -296,14 +332,18 @@ def _codec(
     arithmetic: Arithmetic,
     layer: fdjpeg.JPEG | fdjpeg.LearnableJPEG | fdjpeg.RandomJPEG | fdjpeg.StochasticJPEG | None = None,
     qualities: Tensor | None = None,
+    drawn_subsampling: str | None = None,
 ) -> Codec:
-    subsampling = "4:4:4" if layer is None else layer.subsampling
-    assert isinstance(subsampling, str)  # a layer that draws it has no codec, see `has_coefficients`
+    subsampling = drawn_subsampling or ("4:4:4" if layer is None else layer.subsampling)
+    assert isinstance(subsampling, str)
+    if tables is not None:
+        tables = tables.detach().to(images.device, torch.float32)
+        tables = tables.round().clamp(1, 255) if arithmetic == "libjpeg" else tables
     return Codec(
         arithmetic,
         Geometry.of(images.size(2), images.size(3), images.size(1), *SAMPLING_FACTORS[subsampling]),
         subsampling,
         "fancy" if layer is None else layer.upsampling,
-        None if tables is None else tables.detach().to(images.device, torch.float32),
+        tables,
         qualities,
     )

@@ -18,12 +18,11 @@ from fdjpeg._checks import check_flags, check_text, check_whole
 
 from .base import Attack, Counted, Exposed, Found, Norm, check_norm, draw
 from .byte_grid import on_byte_grid
-from .candidates import Problem, Quantizer
+from .choice import Draws, best_of_each_unit, searched
 from .codec import Codec, codecs_of, inward, is_random
 from .losses import AWAY, LOSSES, TOWARDS, Ascent, LossFunction, margin, margin_towards
 from .pgd import AIMS, Aim, _Best, goals
-from .reachable import Box
-from .transform import Stacks
+from .reachable import Ball, Box
 
 #: Share of the sensitivities so far in those that the inner problem gets.
 MOMENTUM = 0.75
@@ -51,7 +50,7 @@ class Flip(Attack):
         loss: the loss that is climbed: a key of ``LOSSES``.
         seed: of the random starts and draws; each image's also depend on its index and the restart.
         until_fooled: leave an image alone as soon as it is misclassified (of several draws: under each of them).
-        norm: "linf".
+        norm: "linf" or "l2".
         aim: "away" from the true class; at the "likeliest" wrong classes, each restart at another; or at the classes
             "given" in place of the true ones: then an image counts as fooled once it is taken for that class.
         draws: of a randomised layer, at each point; sensitivities are their mean.
@@ -71,7 +70,7 @@ class Flip(Attack):
     label: str | None = None
 
     def __post_init__(self) -> None:
-        check_norm(self.norm, ("linf",))
+        check_norm(self.norm)
         for setting in ("steps", "restarts", "draws"):
             check_whole(setting, getattr(self, setting), 1)
         check_whole("seed", self.seed)
@@ -125,18 +124,18 @@ class Flip(Attack):
         self, view: _View, best: _Best, rows: Tensor, x: Tensor, eps: float, indices: Tensor, restart: int
     ) -> None:
         """Climbs from one start; what is better than before goes into ``best``."""
-        codecs = self._codecs(view.exposed, x, indices, f"{restart} 0")
+        draws = self._draws(view.exposed, x, indices, f"{restart} 0")
         random = any(is_random(layer) for layer in view.exposed.layers)
-        rounds = codecs[0][0][0].arithmetic == "libjpeg"
-        box = Box.of(x[rows], eps, rounds, self.whole_bytes)
+        rounds = any(passes[0].arithmetic == "libjpeg" for passes in draws[0])
+        box = (Ball if self.norm == "l2" else Box).of(x[rows], eps, rounds, self.whole_bytes)
         here = _Climbers(rows, box, box.origin, [])
         if restart > 0:
             here.levels = box.at(draw(x.shape[1:], indices[rows.cpu()], self.seed, f"start {restart}").to(x))
         for number in range(self.steps + 1):
             if random and number > 0:
-                codecs = self._codecs(view.exposed, x, indices, f"{restart} {number}")
+                draws = self._draws(view.exposed, x, indices, f"{restart} {number}")
             points = here.box.images(here.levels)
-            used = [[[codec.only(here.rows) for codec in passes] for passes in branches] for branches in codecs]
+            used = _only(draws, here.rows)
             look = view.look(points, here.rows, used, differentiate=number < self.steps)
             best.note(here.rows, number, points, look)  # type: ignore[arg-type]
             if number == self.steps:
@@ -144,109 +143,70 @@ class Flip(Attack):
             going = ~look.fooled if self.until_fooled else torch.ones_like(look.fooled)
             if not bool(going.any()):
                 return
-            self._move(here, used, look, going.nonzero().flatten(), indices, f"{restart} {number}")
+            self._move(here, used, look, going.nonzero().flatten(), indices, restart, number)
 
-    def _codecs(self, exposed: Exposed, x: Tensor, indices: Tensor, purpose: str) -> list[list[list[Codec]]]:
-        """The passes of each branch in each draw: ``[draw][branch][pass]``."""
-        found = [
+    def _draws(self, exposed: Exposed, x: Tensor, indices: Tensor, purpose: str) -> Draws:
+        """The passes of each branch in each draw."""
+        return [
             [
                 codecs_of(layer, x, indices, self.seed, f"quality {purpose} {number} {branch}")
                 for branch, layer in enumerate(exposed.layers)
             ]
             for number in range(self.draws)
         ]
-        kinds = {(codec.arithmetic, codec.geometry) for branches in found for passes in branches for codec in passes}
-        if len(kinds) > 1:
-            raise ValueError(
-                f"layers must be alike in arithmetic and subsampling for the attack {self.name}, got {sorted(kinds)}"
-            )
-        return found
 
     def _move(
-        self,
-        here: _Climbers,
-        codecs: list[list[list[Codec]]],
-        look: _Look,
-        going: Tensor,
-        indices: Tensor,
-        purpose: str,
+        self, here: _Climbers, draws: Draws, look: _Look, going: Tensor, indices: Tensor, restart: int, number: int
     ) -> None:
         """One step of the images ``going``, in place."""
-        codecs = [[[codec.only(going) for codec in passes] for passes in branches] for branches in codecs]
-        sensitivities = [[stack[going] for stack in branch] for branch in look.sensitivities]
+        draws = _only(draws, going)
         here.only(going)
         drawn = indices[here.rows.cpu()]
-        sensitivities = _usable(sensitivities, drawn, self.seed, f"direction {purpose}")
-        steps = [[passes[-1].steps() for passes in branches] for branches in codecs]
-        here.remember(_normalised(sensitivities, steps))
-        anywhere = here.box.at(draw(here.levels.shape[1:], drawn, self.seed, f"anywhere {purpose}").to(here.levels))
+        gradients = _usable([part[going] for part in look.gradients], drawn, self.seed, f"{restart} {number}")
+        here.remember(_normalised(gradients, draws[0]))
+        # Beside the point itself, one start more in each step: the image, then a random point, in turn.
+        share = draw(here.levels.shape[1:], drawn, self.seed, f"anywhere {restart} {number}") if number % 2 else None
         size = max(1, AT_ONCE.get(here.levels.device.type, AT_ONCE_ELSEWHERE) // max(1, here.levels[0].numel()))
         moved = []
         for part in torch.arange(len(here.rows), device=here.rows.device).split(size):
-            moved.append(_best_candidate(here, codecs, steps, anywhere, part))
+            box = here.box.only(part)
+            other = box.origin if share is None else box.at(share[part.cpu()].to(here.levels))
+            gradients = [gradient[part] for gradient in here.gradients]
+            moved.append(best_of_each_unit(box, _only(draws, part), gradients, here.levels[part], other))
         here.levels = torch.cat(moved)
 
 
-def _best_candidate(
-    here: _Climbers, codecs: list[list[list[Codec]]], steps: list[list[Stacks]], anywhere: Tensor, part: Tensor
-) -> Tensor:
-    """Levels of the images ``part`` with each unit at its best candidate, or where it is if none gains."""
-    box, levels = here.box.only(part), here.levels[part]
-    chains = [[codec.only(part) for codec in passes] for branches in codecs for passes in branches]
-    slopes = [[stack[part] for stack in branch] for branch in here.sensitivities] * len(codecs)
-    tables = [[stack[part] if len(stack) > 1 else stack for stack in stacks] for draws in steps for stacks in draws]
-    quantizers = [Quantizer(*pair) for pair in zip(tables, slopes, strict=True)]
-    transform = chains[0][0].transform
-    problem = Problem(transform, chains[0][0].shift, box, quantizers)
-
-    def value(candidate: Tensor) -> Stacks:
-        """Each coefficient times its sensitivity, added up over quantizers."""
-        images = box.images(candidate)
-        total: Stacks = []
-        for chain, quantizer in zip(chains, quantizers, strict=True):
-            k = _quantized(chain, images)
-            terms = [a * b * c for a, b, c in zip(k, quantizer.steps, quantizer.slope, strict=True)]
-            total = terms if not total else [a + b for a, b in zip(total, terms, strict=True)]
-        return total
-
-    with torch.no_grad():
-        now = value(levels)
-        best = torch.zeros_like(transform.by_unit(now))
-        for candidate in problem.candidates(levels, anywhere[part]):
-            gain = transform.by_unit([a - b for a, b in zip(value(candidate), now, strict=True)])
-            levels = torch.where(transform.to_samples(gain > best), candidate, levels)
-            best = torch.maximum(best, gain)
-    return levels
+def _only(draws: Draws, rows: Tensor) -> Draws:
+    """The codecs of some images of the batch."""
+    found: dict[int, Codec] = {}
+    return [
+        [[found.setdefault(id(codec), codec.only(rows)) for codec in passes] for passes in branches]
+        for branches in draws
+    ]
 
 
-def _quantized(chain: list[Codec], images: Tensor) -> Stacks:
-    """The coefficients of the last pass."""
-    for codec in chain[:-1]:
-        images = codec(images)
-    return chain[-1].coefficients(images)
-
-
-def _normalised(sensitivities: list[Stacks], steps: list[list[Stacks]]) -> list[Stacks]:
-    """Sensitivities divided by an image's mean of their absolute values, in steps of the first draw."""
-    total, count = torch.zeros(1), 0
-    for branch, stacks in zip(sensitivities, steps[0], strict=True):
-        for slope, step in zip(branch, stacks, strict=True):
+def _normalised(gradients: list[Tensor], branches: list[list[Codec]]) -> list[Tensor]:
+    """Gradients, divided by an image's mean absolute sensitivity of the last passes, in steps of the first draw."""
+    total, count, first = torch.zeros(1), 0, 0
+    for passes in branches:
+        first += len(searched(passes))
+        codec, gradient = passes[-1], gradients[first - 1]
+        for slope, step in zip(codec.sensitivity(gradient), codec.steps(), strict=True):
             total = total.to(slope) + (slope * step).abs().flatten(1).sum(dim=1)
             count += slope[0].numel()
     scale = (count / total.clamp_min(1e-30)).view(-1, 1, 1, 1)
-    return [[slope * scale for slope in branch] for branch in sensitivities]
+    return [gradient * scale for gradient in gradients]
 
 
-def _usable(sensitivities: list[Stacks], indices: Tensor, seed: int, purpose: str) -> list[Stacks]:
-    """Sensitivities, where they are zero all over an image or not finite random ones."""
-    found = [[slope.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0) for slope in branch] for branch in sensitivities]
-    lost = torch.stack([(slope == 0).flatten(1).all(dim=1) for branch in found for slope in branch]).all(dim=0)
+def _usable(gradients: list[Tensor], indices: Tensor, seed: int, purpose: str) -> list[Tensor]:
+    """Gradients, where all of an image are zero or not finite random ones."""
+    found = [gradient.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0) for gradient in gradients]
+    lost = torch.stack([(gradient == 0).flatten(1).all(dim=1) for gradient in found]).all(dim=0)
     if bool(lost.any()):
-        for branch in found:
-            for place, slope in enumerate(branch):
-                branch[place] = slope.clone()
-                random = draw(slope.shape[1:], indices[lost.cpu()], seed, f"{purpose} {place}", normal=True)
-                branch[place][lost] = random.to(slope)
+        for place, gradient in enumerate(found):
+            random = draw(gradient.shape[1:], indices[lost.cpu()], seed, f"direction {purpose} {place}", normal=True)
+            found[place] = gradient.clone()
+            found[place][lost] = random.to(gradient)
     return found
 
 
@@ -257,7 +217,7 @@ class _Look:
     value: Tensor  # (n,), the loss that is climbed
     score: Tensor  # (n,), the judge's margin: of several draws the mean
     fooled: Tensor  # (n,) bool, under each draw
-    sensitivities: list[Stacks]  # of each branch, means over draws; empty where they were not asked for
+    gradients: list[Tensor]  # by each searched pass's output, of each branch; sums over draws; empty if not asked for
 
 
 @dataclass
@@ -272,56 +232,51 @@ class _View:
     goal: Tensor  # (N,), the classes of the loss
     y: Tensor  # (N,), the classes of the score
 
-    def look(self, points: Tensor, rows: Tensor, codecs: list[list[list[Codec]]], differentiate: bool) -> _Look:
+    def look(self, points: Tensor, rows: Tensor, draws: Draws, differentiate: bool) -> _Look:
         """Looks at points ``(n, C, H, W)`` of the images ``rows`` in each draw."""
         values, scores = [], []
-        sensitivities: list[Stacks] = []
-        for branches in codecs:
-            value, score, slopes = self._one_draw(points, rows, branches, differentiate)
+        gradients: list[Tensor] = []
+        for branches in draws:
+            value, score, found = self._one_draw(points, rows, branches, differentiate)
             values.append(value)
             scores.append(score)
-            sensitivities = slopes if not sensitivities else _sum(sensitivities, slopes)
+            gradients = [a + b for a, b in zip(gradients, found, strict=True)] if gradients else found
         score = torch.stack(scores)
-        return _Look(torch.stack(values).mean(dim=0), score.mean(dim=0), (score > 0).all(dim=0), sensitivities)
+        return _Look(torch.stack(values).mean(dim=0), score.mean(dim=0), (score > 0).all(dim=0), gradients)
 
     def _one_draw(
         self, points: Tensor, rows: Tensor, branches: list[list[Codec]], differentiate: bool
-    ) -> tuple[Tensor, Tensor, list[Stacks]]:
-        with torch.no_grad():
-            decoded = [_decoded(passes, points) for passes in branches]
+    ) -> tuple[Tensor, Tensor, list[Tensor]]:
+        logits, seen = [], []
         with torch.set_grad_enabled(differentiate):
-            for images in decoded:
-                images.requires_grad_(differentiate)
-            logits = [
-                classifier(images).float() for classifier, images in zip(self.exposed.classifiers, decoded, strict=True)
-            ]
+            for passes, classifier in zip(branches, self.exposed.classifiers, strict=True):
+                images, outputs = _decoded(passes, points, differentiate)
+                seen += outputs
+                logits.append(classifier(images).float())
             climbed = logits[0]
             if len(logits) > 1:
                 climbed = torch.stack([part.log_softmax(dim=1) for part in logits]).mean(dim=0)
             value = self.ascent.value(climbed.detach(), self.goal[rows])
-            slopes: list[Stacks] = []
+            gradients: list[Tensor] = []
             if differentiate:
                 climb = self.ascent.climb(climbed, self.goal[rows]).sum()
-                gradients = torch.autograd.grad(climb, decoded)
-                slopes = [
-                    passes[-1].sensitivity(inward(gradient, images.detach()).float())
-                    for passes, gradient, images in zip(branches, gradients, decoded, strict=True)
-                ]
+                found = torch.autograd.grad(climb, seen)
+                gradients = [inward(gradient, images.detach()).float() for gradient, images in zip(found, seen, strict=True)]
         with torch.no_grad():
             verdict = self.model.checked(self.exposed.verdict([part.detach() for part in logits]), len(points))
             if self.judge is not None:
                 verdict = self.judge(points)
-            return value, self.score(verdict.float(), self.y[rows]), slopes
+            return value, self.score(verdict.float(), self.y[rows]), gradients
 
 
-def _decoded(passes: list[Codec], images: Tensor) -> Tensor:
-    for codec in passes:
+def _decoded(passes: list[Codec], images: Tensor, differentiate: bool) -> tuple[Tensor, list[Tensor]]:
+    """The output of the last pass, and those of all passes that are searched, each differentiable from there on."""
+    outputs = []
+    for place, codec in enumerate(passes):
         images = codec(images)
-    return images
-
-
-def _sum(a: list[Stacks], b: list[Stacks]) -> list[Stacks]:
-    return [[x + y for x, y in zip(p, q, strict=True)] for p, q in zip(a, b, strict=True)]
+        if place in searched(passes):
+            outputs.append(images if images.requires_grad else images.requires_grad_(differentiate))
+    return images, outputs
 
 
 @dataclass
@@ -331,19 +286,18 @@ class _Climbers:
     rows: Tensor  # (n,), their places in the batch
     box: Box
     levels: Tensor  # (n, C, H, W), where they are
-    sensitivities: list[Stacks]  # of each branch, smoothed; empty before the first step
+    gradients: list[Tensor]  # as of `_Look`, smoothed; empty before the first step
 
     def only(self, chosen: Tensor) -> None:
         """Leaves out all but those that are ``chosen``, by their places among the n."""
         self.rows, self.box, self.levels = self.rows[chosen], self.box.only(chosen), self.levels[chosen]
-        self.sensitivities = [[slope[chosen] for slope in branch] for branch in self.sensitivities]
+        self.gradients = [gradient[chosen] for gradient in self.gradients]
 
-    def remember(self, new: list[Stacks]) -> None:
-        """Mixes new sensitivities into those so far."""
-        if not self.sensitivities:
-            self.sensitivities = new
+    def remember(self, new: list[Tensor]) -> None:
+        """Mixes new gradients into those so far."""
+        if not self.gradients:
+            self.gradients = new
             return
-        self.sensitivities = [
-            [MOMENTUM * before + (1 - MOMENTUM) * now for before, now in zip(*pair, strict=True)]
-            for pair in zip(self.sensitivities, new, strict=True)
+        self.gradients = [
+            MOMENTUM * before + (1 - MOMENTUM) * now for before, now in zip(self.gradients, new, strict=True)
         ]

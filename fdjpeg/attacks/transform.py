@@ -17,7 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fdjpeg import reference
-from fdjpeg._geometry import BLOCK, Geometry
+from fdjpeg._geometry import BLOCK, Geometry, ceil_div
+
+#: Added to bytes before the DCT (T.81, A.3.1), and taken off after its inverse.
+LEVEL_SHIFT = 128
 
 #: One tensor for each size of plane: ``(N, components, height, width)``.
 Stacks = list[Tensor]
@@ -25,10 +28,7 @@ Stacks = list[Tensor]
 
 @dataclass(frozen=True)
 class Transform:
-    """The map from samples to unquantized coefficients, its transpose, and its units.
-
-    A *unit* is the smallest part of an image that is encoded independently: an MCU of all components, or, where each
-    channel is encoded separately, an 8×8 block of one channel.
+    """The map from samples to unquantized coefficients, and its transpose.
 
     Attributes:
         geometry: of the images.
@@ -68,9 +68,14 @@ class Transform:
         return (self.geometry.horizontal, self.geometry.vertical) != (1, 1)
 
     @property
-    def unit_size(self) -> tuple[int, int]:
-        """Height and width of a unit, in samples."""
-        return BLOCK * self.geometry.vertical, BLOCK * self.geometry.horizontal
+    def shift(self) -> float:
+        """The level shift that is taken off samples before `forward`."""
+        return 0.0 if self.separate else float(LEVEL_SHIFT)
+
+    @property
+    def footprints(self) -> list[tuple[int, int]]:
+        """For each stack, how many blocks of luma one of its blocks covers, down and across."""
+        return [(1, 1)] if not self.subsampled else [(1, 1), (self.geometry.vertical, self.geometry.horizontal)]
 
     # --- samples to coefficients and back ----------------------------------------------------------------------------
 
@@ -80,115 +85,83 @@ class Transform:
         Args:
             samples: ``(N, C, H, W)`` float32, less the level shift.
         """
-        geometry = self.geometry
-        components = samples if self.colour is None else _by_channel(self.colour, samples)
-        luma, chroma = geometry.luma, geometry.chroma
+        luma, chroma = self.geometry.luma, self.geometry.chroma
         if not self.subsampled:
-            return [self._dct(_extend(components, luma.rows * BLOCK, luma.columns * BLOCK))]
-        first = _extend(components[:, :1], luma.rows * BLOCK, luma.columns * BLOCK)
-        rest = _extend(
-            components[:, 1:], chroma.height * geometry.vertical, chroma.columns * BLOCK * geometry.horizontal
-        )
-        rest = _average(rest, geometry.vertical, geometry.horizontal)
-        rest = _extend(rest, chroma.rows * BLOCK, chroma.columns * BLOCK)
-        return [self._dct(first), self._dct(rest)]
+            components = samples if self.colour is None else _by_channel(self.colour, samples)
+            return [self._dct(_extended(components, luma.rows * BLOCK, luma.columns * BLOCK, 1))]
+        assert self.colour is not None
+        vertical, horizontal = self.geometry.vertical, self.geometry.horizontal
+        first, rest = (_by_channel(part, samples) for part in (self.colour[:1], self.colour[1:]))
+        rest = _extended(rest, chroma.rows * BLOCK * vertical, chroma.columns * BLOCK * horizontal, vertical)
+        first = _extended(first, luma.rows * BLOCK, luma.columns * BLOCK, 1)
+        return [self._dct(first), self._dct(rest, vertical, horizontal)]
 
     def adjoint(self, stacks: Stacks) -> Tensor:
         """The transposed map of `forward`: ``(N, C, H, W)``."""
-        geometry = self.geometry
-        planes = [self._dct_adjoint(stack) for stack in stacks]
+        height, width = self.geometry.height, self.geometry.width
+        first = _folded(self._dct_adjoint(stacks[0]), height, width, 1)
         if not self.subsampled:
-            components = _fold(planes[0], geometry.height, geometry.width)
-        else:
-            chroma = _fold(planes[1], geometry.chroma.height, planes[1].size(3))
-            chroma = _spread(chroma, geometry.vertical, geometry.horizontal)
-            luma = _fold(planes[0], geometry.height, geometry.width)
-            components = torch.cat([luma, _fold(chroma, geometry.height, geometry.width)], 1)
-        return components if self.colour is None else _by_channel(self.colour.T, components)
+            return first if self.colour is None else _by_channel(self.colour.T, first)
+        assert self.colour is not None
+        vertical, horizontal = self.geometry.vertical, self.geometry.horizontal
+        rest = _folded(self._dct_adjoint(stacks[1], vertical, horizontal), height, width, vertical)
+        total = _by_channel(self.colour[1:].T, rest)
+        flat, luma = total.flatten(2), self.colour[:1].T.expand(len(total), -1, -1)
+        torch.baddbmm(flat, luma, first.flatten(2), out=flat)
+        return total
 
     def dct_of(self, stacks: Stacks) -> Stacks:
         """The DCT alone, of components of coded size."""
         return [self._dct(stack) for stack in stacks]
 
-    def _dct(self, planes: Tensor) -> Tensor:
-        along_rows = planes.reshape(-1, 4 * BLOCK) @ self._four.T
-        across = torch.matmul(self.dct, along_rows.view(-1, BLOCK, planes.size(3)))
-        return across.view(planes.shape)
+    def row_energies(self) -> list[Tensor]:
+        """For each stack ``(components, 1, 1)``: the squared length of a coefficient's row of the matrix.
 
-    def _dct_adjoint(self, planes: Tensor) -> Tensor:
-        across = torch.matmul(self.dct.T, planes.reshape(-1, BLOCK, planes.size(3)))
-        return (across.view(-1, 4 * BLOCK) @ self._four).view(planes.shape)
+        Exact but for replicated edges.
+        """
+        if self.colour is None:
+            return [self.dct.new_ones(self.geometry.channels, 1, 1)]
+        energies = self.colour.square().sum(dim=1).view(-1, 1, 1)
+        if not self.subsampled:
+            return [energies]
+        return [energies[:1], energies[1:] / (self.geometry.vertical * self.geometry.horizontal)]
+
+    def _dct(self, planes: Tensor, vertical: int = 1, horizontal: int = 1) -> Tensor:
+        """The DCT of means over ``vertical × horizontal`` samples: along rows, then down columns."""
+        down, along = self._passes(vertical, horizontal)
+        height, width = planes.size(2) // vertical, planes.size(3) // horizontal
+        rows = planes.reshape(-1, along.size(1)) @ along.T
+        columns = torch.matmul(down, rows.view(-1, BLOCK * vertical, width))
+        return columns.view(*planes.shape[:2], height, width)
+
+    def _dct_adjoint(self, planes: Tensor, vertical: int = 1, horizontal: int = 1) -> Tensor:
+        """The transposed map of `_dct`."""
+        down, along = self._passes(vertical, horizontal)
+        height, width = planes.size(2) * vertical, planes.size(3) * horizontal
+        columns = torch.matmul(down.T, planes.reshape(-1, BLOCK, planes.size(3)))
+        return (columns.view(-1, along.size(0)) @ along).view(*planes.shape[:2], height, width)
+
+    def _passes(self, vertical: int, horizontal: int) -> tuple[Tensor, Tensor]:
+        """The matrices of one block down columns, and of four blocks along rows."""
+        return self._down[vertical], self._along[horizontal]
 
     @cached_property
-    def _four(self) -> Tensor:
-        """The DCT of four blocks side by side: a product of 32 columns is several times faster than one of 8."""
-        return torch.block_diag(*[self.dct] * 4)
+    def _down(self) -> dict[int, Tensor]:
+        return {factor: self.dct.repeat_interleave(factor, 1) / factor for factor in {1, self.geometry.vertical}}
+
+    @cached_property
+    def _along(self) -> dict[int, Tensor]:
+        """Four blocks side by side: a product of 32 columns is several times faster than one of 8."""
+        factors = {1, self.geometry.horizontal}
+        return {
+            factor: torch.block_diag(*[self.dct.repeat_interleave(factor, 1) / factor] * 4) for factor in factors
+        }
 
     def plane_of(self, stacks: Stacks, component: int) -> Tensor:
         """A view of one component's planes, ``(N, height, width)``."""
         if self.subsampled and component > 0:
             return stacks[1][:, component - 1]
         return stacks[0][:, component]
-
-    # --- units -------------------------------------------------------------------------------------------------------
-
-    def by_unit(self, stacks: Stacks) -> Tensor:
-        """The sum of coefficients' values over each unit.
-
-        Returns:
-            ``(N, 1, rows, columns)``, or ``(N, C, rows, columns)`` where each channel is its own component.
-        """
-        geometry = self.geometry
-        sums = [_blocks(stack).sum(dim=(3, 5)) for stack in stacks]
-        if self.separate:
-            return sums[0]
-        if not self.subsampled:
-            return sums[0].sum(dim=1, keepdim=True)
-        beyond = (
-            geometry.mcu_columns * geometry.horizontal - sums[0].size(3),
-            geometry.mcu_rows * geometry.vertical - sums[0].size(2),
-        )
-        luma = F.pad(sums[0], (0, beyond[0], 0, beyond[1]))
-        luma = luma.unflatten(3, (-1, geometry.horizontal)).sum(4).unflatten(2, (-1, geometry.vertical)).sum(3)
-        return luma + sums[1].sum(dim=1, keepdim=True)
-
-    def to_samples(self, units: Tensor) -> Tensor:
-        """Each unit's value at all of its samples: ``(N, 1 or C, H, W)``."""
-        height, width = self.unit_size
-        spread = units[:, :, :, None, :, None].expand(-1, -1, -1, height, -1, width)
-        full = spread.reshape(*units.shape[:2], units.size(2) * height, units.size(3) * width)
-        return full[:, :, : self.geometry.height, : self.geometry.width]
-
-    def best_of_unit(self, values: Stacks) -> Stacks:
-        """Stacks of bool, true where a coefficient has the largest value of its unit; of equal values at each."""
-        most = [_blocks(stack).amax(dim=(3, 5)) for stack in values]
-        geometry = self.geometry
-        if self.separate:
-            largest = most[0]
-        elif not self.subsampled:
-            largest = most[0].amax(dim=1, keepdim=True)
-        else:
-            rows = geometry.mcu_rows * geometry.vertical - most[0].size(2)
-            columns = geometry.mcu_columns * geometry.horizontal - most[0].size(3)
-            luma = F.pad(most[0], (0, columns, 0, rows), value=-torch.inf)
-            luma = luma.unflatten(3, (-1, geometry.horizontal)).amax(4).unflatten(2, (-1, geometry.vertical)).amax(3)
-            largest = torch.maximum(luma, most[1].amax(dim=1, keepdim=True))
-        return [stack == self._at_coefficients(largest, stack) for stack in values]
-
-    def _at_coefficients(self, units: Tensor, stack: Tensor) -> Tensor:
-        """Each unit's value at all of its coefficients in one stack."""
-        # Luma has as many blocks in a unit as its sampling factors say, every other component one.
-        luma = self.subsampled and stack.size(1) == 1
-        blocks_high, blocks_wide = (self.geometry.vertical, self.geometry.horizontal) if luma else (1, 1)
-        height, width = BLOCK * blocks_high, BLOCK * blocks_wide
-        spread = units[:, :, :, None, :, None].expand(-1, -1, -1, height, -1, width)
-        full = spread.reshape(*units.shape[:2], units.size(2) * height, units.size(3) * width)
-        return full[:, :, : stack.size(2), : stack.size(3)]
-
-
-def _blocks(planes: Tensor) -> Tensor:
-    """A view ``(N, components, rows, 8, columns, 8)``."""
-    return planes.unflatten(3, (-1, BLOCK)).unflatten(2, (-1, BLOCK))
 
 
 def to_planes(blocks: Tensor) -> Tensor:
@@ -198,37 +171,31 @@ def to_planes(blocks: Tensor) -> Tensor:
 
 
 def _by_channel(matrix: Tensor, images: Tensor) -> Tensor:
-    return torch.matmul(matrix, images.flatten(2)).view(images.shape)
+    return torch.matmul(matrix, images.flatten(2)).view(len(images), len(matrix), *images.shape[2:])
 
 
-def _average(planes: Tensor, vertical: int, horizontal: int) -> Tensor:
-    """Means over ``vertical × horizontal`` samples."""
-    for dim, factor in ((2, vertical), (3, horizontal)):
-        if factor > 1:
-            parts = planes.unflatten(dim, (-1, factor)).unbind(dim + 1)
-            total = parts[0] + parts[1]
-            for part in parts[2:]:
-                total += part
-            planes = total
-    return planes / (vertical * horizontal)
+def _extended(planes: Tensor, height: int, width: int, group: int) -> Tensor:
+    """Planes brought to a size: the last column is repeated, and of the rows the last group.
+
+    Rows are averaged by groups. The last group is completed by its last row; only its mean is repeated below it, as
+    the encoder does (`fdjpeg.reference.geometry.subsampled_rows`).
+    """
+    whole = ceil_div(planes.size(2), group) * group
+    beyond = (width - planes.size(3), whole - planes.size(2))
+    if any(beyond):
+        planes = F.pad(planes, (0, beyond[0], 0, beyond[1]), mode="replicate")
+    if height == whole:
+        return planes
+    return torch.cat([planes, planes[:, :, whole - group :].repeat(1, 1, (height - whole) // group, 1)], 2)
 
 
-def _spread(planes: Tensor, vertical: int, horizontal: int) -> Tensor:
-    """The transposed map of `_average`."""
-    count, components, height, width = planes.shape
-    spread = (planes / (vertical * horizontal))[:, :, :, None, :, None]
-    spread = spread.expand(-1, -1, -1, vertical, -1, horizontal)
-    return spread.reshape(count, components, height * vertical, width * horizontal)
-
-
-def _extend(planes: Tensor, height: int, width: int) -> Tensor:
-    """Planes whose last row and column are repeated to a size."""
-    beyond = (width - planes.size(3), height - planes.size(2))
-    return F.pad(planes, (0, beyond[0], 0, beyond[1]), mode="replicate") if any(beyond) else planes
-
-
-def _fold(planes: Tensor, height: int, width: int) -> Tensor:
-    """The transposed map of `_extend`, onto a size: values beyond it are added to the last row and column."""
+def _folded(planes: Tensor, height: int, width: int, group: int) -> Tensor:
+    """The transposed map of `_extended`, onto a size."""
+    whole = ceil_div(height, group) * group
+    if planes.size(2) > whole:
+        inside, beyond = planes.split([whole, planes.size(2) - whole], 2)
+        planes = inside.clone()
+        planes[:, :, whole - group :].add_(beyond.unflatten(2, (-1, group)).sum(dim=2))
     for dim, size in ((2, height), (3, width)):
         if planes.size(dim) > size:
             inside, beyond = planes.split([size, planes.size(dim) - size], dim)
