@@ -7,7 +7,7 @@ candidates are made for all units at once, and each unit takes its best by the e
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, reduce
 
@@ -21,7 +21,7 @@ from .transform import Stacks, Transform
 from .units import Units
 
 #: Steps of an ascent. Its window narrows geometrically and its step falls linearly, from the first number to the other.
-ASCENT_STEPS = 24
+ASCENT_STEPS = 16
 WINDOW = (0.5, 0.06)
 STEP = (1.0, 0.08)
 
@@ -64,21 +64,20 @@ class Problem:
     quantizers: list[Quantizer]
     units: Units
 
-    def candidates(self, starts: Sequence[Tensor]) -> Iterator[Tensor]:
+    def candidates(self, start: Tensor) -> Iterator[Tensor]:
         """Makes candidates, one after the other: levels ``(n, C, H, W)``.
 
         Each unit alone is within reach, and in the norm "linf" all of them together are.
 
         Args:
-            starts: levels within reach, from which to climb.
+            start: levels within reach, from which to climb.
         """
         if isinstance(self.box, Ball):
             for share in FLIPPED:
                 yield self.many_flips(self.box, share)
         else:
             yield self.single_flips()
-        for start in starts:
-            yield self.ascend(start)
+        yield self.ascend(start)
 
     @cached_property
     def _groups(self) -> list[_Group]:

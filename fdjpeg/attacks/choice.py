@@ -27,18 +27,18 @@ def searched(passes: list[Codec]) -> list[int]:
     return [place for place, codec in enumerate(passes) if not any(codec is other for other in passes[place + 1 :])]
 
 
-def best_of_each_unit(box: Box, draws: Draws, gradients: list[Tensor], here: Tensor, other: Tensor) -> Tensor:
+def best_of_each_unit(box: Box, draws: Draws, gradients: list[Tensor], here: Tensor, start: Tensor) -> Tensor:
     """Moves each unit to its best candidate, to first order; or leaves it where it is.
 
-    Nothing is read back from the device. Beyond the arguments it needs about 25 times the memory of ``here`` (as
-    measured, with one draw of one pass).
+    Nothing is read back from the device. With one draw of one pass it needs up to 30 times the memory of ``here``
+    beyond its arguments. (The resident set rose by 26 times at 224 × 224, and by 17 times at 1024 × 1024.)
 
     Args:
         box: of n images.
         draws: the codecs of these images.
         gradients: of the loss by the output of each searched pass, of each branch, ``(n, C, H, W)``.
         here: levels ``(n, C, H, W)`` of the point at hand.
-        other: levels of another point, from which to climb too.
+        start: levels of the point from which to climb.
 
     Returns:
         Levels within reach.
@@ -61,7 +61,7 @@ def best_of_each_unit(box: Box, draws: Draws, gradients: list[Tensor], here: Ten
         ]
         problem = Problem(box, quantizers, units)
         now = [_quantized(passes, box.judged(here)) for passes in chains]
-        options = [here, *problem.candidates([here, other])]
+        options = [here, *problem.candidates(start)]
         if isinstance(box, Ball):
             options.append(box.origin)  # from which a unit leaves its part of the radius to others
         found = [_gain(box, units, chains, slopes, now, levels) for levels in options[1:]]
@@ -106,7 +106,8 @@ def _gain(
     for passes, own, before in zip(chains, slopes, now, strict=True):
         k = _quantized(passes, images)
         values = [
-            (a - b).mul_(step).mul_(slope) for a, b, step, slope in zip(k, before, passes[-1].steps(), own[-1], strict=True)
+            (a - b).mul_(step).mul_(slope)
+            for a, b, step, slope in zip(k, before, passes[-1].steps(), own[-1], strict=True)
         ]
         gain = units.sum(values, passes[-1].transform)
         total = gain if total is None else total + gain

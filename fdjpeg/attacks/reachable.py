@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -98,11 +98,12 @@ class Box:
 
     def shifted(self, by: float) -> Box:
         """The same with ``by`` added to all levels."""
-        return replace(self, **{name: getattr(self, name) + by for name in self.LEVELS})
+        levels: dict[str, Any] = {name: getattr(self, name) + by for name in self.LEVELS}
+        return replace(self, **levels)
 
     def only(self, chosen: Tensor | slice) -> Box:
         """The box of some images, by their places."""
-        tensors = {field.name: getattr(self, field.name) for field in fields(self)}
+        tensors: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
         return replace(self, **{name: part[chosen] for name, part in tensors.items() if isinstance(part, Tensor)})
 
 
@@ -134,7 +135,7 @@ class Ball(Box):
         """Makes the ball around images; arguments as of `Box.of`."""
         box = Box.of(x, eps, rounds, whole_bytes)
         tensors = {field.name: getattr(box, field.name) for field in fields(box)}
-        precision = torch.finfo(x.dtype).eps
+        precision = max(torch.finfo(x.dtype).eps, torch.finfo(torch.float32).eps)
         # Samples keep off the tie between two bytes by what their own type may be wrong by.
         room = max(0.5 - max(TOLERANCE, 255 * precision), 0.0) if box.whole and not whole_bytes else 0.0
         middle = box.origin if whole_bytes else (255 * x.to(reference.real_dtype(x))).float()
@@ -162,7 +163,7 @@ class Ball(Box):
         reached = self.middle + way.sign() * torch.maximum(near * distance, least)
         exact = reference.from_bytes(levels, self.nearest.dtype)
         between = (reached.to(reference.real_dtype(exact)) / 255).to(exact.dtype).clamp(0, 1)
-        return torch.where((1 - near) * distance < TOLERANCE / 2, exact, between)
+        return torch.where((near == 1) | (distance < TOLERANCE), exact, between)
 
     def judged(self, levels: Tensor) -> Tensor:
         """See `Box.judged`: for the units of images that are not within reach as a whole."""
@@ -171,8 +172,25 @@ class Ball(Box):
     def at(self, share: Tensor) -> Tensor:
         """Levels within reach in a direction that random shares 0…1 give."""
         direction = 2 * share.to(self.middle) - 1
-        levels = self.within(self.middle + direction * (self.extent / _length(direction).clamp_min(1e-12)))
-        return self._fitting(levels)
+        return self.settled(self.within(self.middle + direction * (self.extent / _length(direction).clamp_min(1e-12))))
+
+    def settled(self, levels: Tensor) -> Tensor:
+        """See `Box.settled`. Of the samples that would become other bytes, those that go least far stay, until all fit.
+
+        Args:
+            levels: a point that `within` returned.
+        """
+        if not self.whole:
+            return levels
+        way = (levels - self.middle).abs_()
+        moved = levels.round()
+        cost = self.cost(moved)
+        low, high = torch.zeros_like(self.half_width), way.flatten(1).amax(dim=1).view(-1, 1, 1, 1) + 1
+        for number in range(HALVINGS):
+            least = low if number == 0 else (low + high) / 2
+            fits = (cost * (way >= least)).flatten(1).sum(dim=1).view(-1, 1, 1, 1) <= self.radius**2
+            low, high = torch.where(fits, low, least), torch.where(fits, least, high)
+        return torch.where(way >= high, moved, self.origin)
 
     def moved(self, point: Tensor, direction: Tensor, length: float, last: Tensor, inertia: float) -> Tensor:
         """See `Box.moved`; ``length`` is a share of the way from the middle to the end."""
@@ -197,7 +215,7 @@ class Ball(Box):
         way = levels - self.middle
         if self.room:
             way = way.sign() * (way.abs() + 0.375).round()
-        return torch.minimum(torch.maximum(self.settled(self.middle + way), self.least), self.most)
+        return torch.minimum(torch.maximum(super().settled(self.middle + way), self.least), self.most)
 
     def cost(self, levels: Tensor) -> Tensor:
         """See `Box.cost`: squares, whose sum may be up to ``radius²``."""
@@ -207,16 +225,6 @@ class Ball(Box):
         """How far each sample must be moved to be seen as its level."""
         taken = (levels - self.middle).abs_().sub_(self.room).clamp_min_(0)
         return taken.masked_fill_(levels == self.origin, 0)
-
-    def _fitting(self, levels: Tensor) -> Tensor:
-        """Levels as a codec sees them, brought so near to the middle that they are within reach."""
-        near, far = torch.zeros_like(self.half_width), torch.ones_like(self.half_width)
-        way = levels - self.middle
-        for number in range(HALVINGS):
-            tried = far if number == 0 else (near + far) / 2
-            fits = _length(self._taken(self.settled(self.middle + tried * way))) <= self.radius
-            near, far = torch.where(fits, tried, near), torch.where(fits, far, tried)
-        return self.settled(self.middle + near * way)
 
 
 def _length(images: Tensor) -> Tensor:

@@ -127,22 +127,21 @@ class Transform:
         return [energies[:1], energies[1:] / (self.geometry.vertical * self.geometry.horizontal)]
 
     def _dct(self, planes: Tensor, vertical: int = 1, horizontal: int = 1) -> Tensor:
-        """The DCT of means over ``vertical × horizontal`` samples: along rows, then down columns."""
+        """The DCT of means over ``vertical × horizontal`` samples: down columns, then along rows."""
         down, along = self._passes(vertical, horizontal)
         height, width = planes.size(2) // vertical, planes.size(3) // horizontal
-        rows = planes.reshape(-1, along.size(1)) @ along.T
-        columns = torch.matmul(down, rows.view(-1, BLOCK * vertical, width))
-        return columns.view(*planes.shape[:2], height, width)
+        columns = torch.matmul(down, planes.reshape(-1, BLOCK * vertical, planes.size(3)))
+        return (columns.view(-1, along.size(1)) @ along.T).view(*planes.shape[:2], height, width)
 
     def _dct_adjoint(self, planes: Tensor, vertical: int = 1, horizontal: int = 1) -> Tensor:
         """The transposed map of `_dct`."""
         down, along = self._passes(vertical, horizontal)
         height, width = planes.size(2) * vertical, planes.size(3) * horizontal
-        columns = torch.matmul(down.T, planes.reshape(-1, BLOCK, planes.size(3)))
-        return (columns.view(-1, along.size(0)) @ along).view(*planes.shape[:2], height, width)
+        rows = planes.reshape(-1, along.size(0)) @ along
+        return torch.matmul(down.T, rows.view(-1, BLOCK, width)).view(*planes.shape[:2], height, width)
 
     def _passes(self, vertical: int, horizontal: int) -> tuple[Tensor, Tensor]:
-        """The matrices of one block down columns, and of four blocks along rows."""
+        """The matrices of one block down columns, and of two blocks along rows."""
         return self._down[vertical], self._along[horizontal]
 
     @cached_property
@@ -151,11 +150,9 @@ class Transform:
 
     @cached_property
     def _along(self) -> dict[int, Tensor]:
-        """Four blocks side by side: a product of 32 columns is several times faster than one of 8."""
+        """Two blocks side by side, which are multiplied faster than one or four."""
         factors = {1, self.geometry.horizontal}
-        return {
-            factor: torch.block_diag(*[self.dct.repeat_interleave(factor, 1) / factor] * 4) for factor in factors
-        }
+        return {factor: torch.block_diag(*[self.dct.repeat_interleave(factor, 1) / factor] * 2) for factor in factors}
 
     def plane_of(self, stacks: Stacks, component: int) -> Tensor:
         """A view of one component's planes, ``(N, height, width)``."""

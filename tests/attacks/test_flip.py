@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 import fdjpeg
 from fdjpeg import QuantTables
-from fdjpeg.attacks import PGD, Exposed, Flip, from_name, margin
+from fdjpeg.attacks import PGD, Exposed, Flip, distances, from_name, margin
+from fdjpeg.attacks.base import NORMS, SLACK, Norm
 
 EPS = 2 / 255
 
@@ -85,24 +86,40 @@ LAYERS = {
     "paper": fdjpeg.FeatureDistillation("paper"),
     "two passes": fdjpeg.FeatureDistillation("uniform(20)", passes=2),
     "two of code": fdjpeg.FeatureDistillation("code", passes=2),
+    "learned": fdjpeg.LearnableJPEG(QuantTables.standard(50)),
     "two unlike": nn.Sequential(fdjpeg.JPEG(90), fdjpeg.JPEG(40)),
+    "fine after coarse": nn.Sequential(fdjpeg.JPEG(30), fdjpeg.JPEG(95, subsampling="4:4:4")),
+    "coarse after fine": nn.Sequential(fdjpeg.JPEG(95, subsampling="4:2:2"), fdjpeg.JPEG(30, subsampling="4:4:0")),
+    "code before JPEG": nn.Sequential(fdjpeg.FeatureDistillation("code"), fdjpeg.JPEG(60)),
+    "code after JPEG": nn.Sequential(fdjpeg.JPEG(60), fdjpeg.FeatureDistillation("code")),
     "random": fdjpeg.RandomJPEG((40, 60)),
+    "of qualities": fdjpeg.RandomJPEG(qualities=(40, 50), weights=(3, 1)),
+    "of tables": fdjpeg.RandomJPEG(
+        tables=[QuantTables.flat(20), QuantTables.standard(40)], subsampling=("4:4:4", "4:2:0")
+    ),
     "by chance": fdjpeg.StochasticJPEG((30, 60)),
 }
 
-RANDOM = ("random", "by chance")
+RANDOM = ("random", "of qualities", "of tables", "by chance")
 
 
-@pytest.mark.parametrize("layer", list(LAYERS))
-def test_flip_gains_more_than_pgd_and_stays_in_the_ball(layer: str, network: nn.Module, x: Tensor) -> None:
+IN_L2 = ("jpeg", "4:4:4", "each block", "code", "two unlike", "of tables")
+
+
+@pytest.mark.parametrize(
+    ("layer", "norm", "eps"), [*((layer, "linf", EPS) for layer in LAYERS), *((layer, "l2", 0.25) for layer in IN_L2)]
+)
+def test_flip_gains_more_than_pgd_and_stays_in_the_ball(
+    layer: str, norm: Norm, eps: float, network: nn.Module, x: Tensor
+) -> None:
     module = LAYERS[layer]
     exposed = Exposed([module], [network])
     y, before = seen(exposed, x), x.clone()
-    flip = Flip(6, until_fooled=False)
-    result = flip.run(exposed, x, y, EPS)
+    flip = Flip(6, until_fooled=False, norm=norm)
+    result = flip.run(exposed, x, y, eps)
     assert torch.equal(x, before)
     assert not result.x_adv.requires_grad
-    assert float((result.x_adv - x).abs().max()) <= EPS + 1e-6
+    assert float(distances(result.x_adv, x, norm).max()) <= eps + 1e-6
     assert float(result.x_adv.min()) >= 0
     assert float(result.x_adv.max()) <= 1
     assert result.loss_curve is not None
@@ -112,8 +129,40 @@ def test_flip_gains_more_than_pgd_and_stays_in_the_ball(layer: str, network: nn.
         return
     with torch.no_grad():
         torch.testing.assert_close(result.margin, margin(exposed(result.x_adv), y))
-    pgd = PGD(6, until_fooled=False).run(nn.Sequential(module, network), x, y, EPS)
+    pgd = PGD(6, until_fooled=False, norm=norm).run(nn.Sequential(module, network), x, y, eps)
     assert float((result.margin - pgd.margin).mean()) > 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("norm", NORMS)
+def test_flip_takes_images_of_every_type(norm: Norm, dtype: torch.dtype, x: Tensor) -> None:
+    network = Tiny().eval().to(dtype)
+    exposed = Exposed([fdjpeg.JPEG(50)], [network])
+    x, eps = x[:2].to(dtype), EPS if norm == "linf" else 0.25
+    result = Flip(2, until_fooled=False, norm=norm).run(exposed, x, seen(exposed, x), eps)
+    assert result.x_adv.dtype == dtype
+    room = max(torch.finfo(dtype).eps, SLACK)  # of the images' own rounding
+    assert float(distances(result.x_adv.double(), x.double(), norm).max()) <= eps + (
+        room if norm == "linf" else 8 * room
+    )
+    assert bool((result.margin > margin(exposed(x), seen(exposed, x))).any())
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 9), (17, 33)])
+@pytest.mark.parametrize("norm", NORMS)
+def test_flip_takes_any_size(norm: Norm, size: tuple[int, int]) -> None:
+    generator = torch.Generator().manual_seed(SEED)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(3 * size[0] * size[1], 3))
+    with torch.no_grad():
+        network[1].weight.copy_(torch.randn(network[1].weight.shape, generator=generator))  # type: ignore[operator]
+    x = (255 * torch.rand(2, 3, *size, generator=generator)).round() / 255
+    for layers in ([fdjpeg.JPEG(75)], [fdjpeg.FeatureDistillation("code"), fdjpeg.JPEG(75, subsampling="4:1:1")]):
+        exposed = Exposed(layers, [network] * len(layers), lambda logits: torch.stack(list(logits)).mean(dim=0))
+        y, eps = seen(exposed, x), 3 / 255 if norm == "linf" else 0.3
+        result = Flip(3, until_fooled=False, norm=norm).run(exposed, x, y, eps)
+        assert float(distances(result.x_adv, x, norm).max()) <= eps + 1e-6
+        assert bool((result.margin >= margin(exposed(x), y)).all())
+        assert size == (1, 1) or bool((result.margin > margin(exposed(x), y)).all())
 
 
 def test_flip_averages_over_draws(network: nn.Module, x: Tensor) -> None:
@@ -194,6 +243,10 @@ def test_flip_visits_whole_bytes_only_where_asked(network: nn.Module, x: Tensor)
         moved = 255 * (found - x)
         assert torch.equal((255 * found).round() / 255, found)
         assert 0 < float(moved.abs().max()) < 1.01
+        found = Flip(3, whole_bytes=True, until_fooled=False, norm="l2")(exposed, x, y, 0.1)
+        assert torch.equal((255 * found).round() / 255, found)
+        assert float(distances(found, x, "l2").min()) > 0.05
+        assert float(distances(found, x, "l2").max()) <= 0.1 + 1e-6
         with pytest.raises(ValueError, match="x must be images of whole bytes"):
             Flip(3, whole_bytes=True)(exposed, 0.99 * x + 0.3 / 255, y, EPS)
 
@@ -224,9 +277,12 @@ def test_flip_sees_branches_and_their_verdict(network: nn.Module, x: Tensor) -> 
         torch.testing.assert_close(result.margin, margin(exposed(result.x_adv), y))
     assert result.loss_curve is not None
     assert bool((result.loss_curve[-1] > result.loss_curve[0]).all())
-    unlike = Exposed([layers[0], fdjpeg.JPEG(50)], [network] * 2, vote)
-    with pytest.raises(ValueError, match="layers must be alike in arithmetic and subsampling"):
-        Flip(2)(unlike, x, y, EPS)
+    others = [fdjpeg.JPEG(50), fdjpeg.FeatureDistillation("code"), nn.Sequential(*layers[:2])]
+    unlike = Exposed([layers[0], *others], [network] * 4, vote)
+    y = seen(unlike, x)
+    result = Flip(5, until_fooled=False).run(unlike, x, y, EPS)
+    assert result.loss_curve is not None
+    assert bool((result.loss_curve[-1] > result.loss_curve[0]).all())
 
 
 def test_flip_of_no_radius_and_of_no_image(network: nn.Module, x: Tensor) -> None:
@@ -268,6 +324,7 @@ def test_flip_needs_layers_that_show(network: nn.Module, x: Tensor) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ({"norm": "l1"}, "norm must be 'linf' or 'l2' for this attack, got 'l1'"),
         ({"steps": 0}, "steps must be at least 1, got 0"),
         ({"draws": 0}, "draws must be at least 1, got 0"),
         ({"loss": "hinge"}, "loss must be one of cross-entropy, margin, dlr, got 'hinge'"),
@@ -282,6 +339,7 @@ def test_settings_out_of_range_are_named(settings: dict[str, Any], message: str)
 def test_names_carry_budgets() -> None:
     assert from_name("flip-20") == Flip(20)
     assert from_name("flip-100x5") == Flip(100, 5)
+    assert from_name("flip-20", norm="l2") == Flip(20, norm="l2")
     assert from_name("flip-20").name == "Flip-20"
     assert from_name("flip-margin-100x5").name == "Flip-margin-100×5"
     assert from_name("flip-targeted").name == "Flip-margin-targeted-20×9"

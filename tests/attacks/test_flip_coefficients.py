@@ -14,9 +14,11 @@ import fdjpeg
 from fdjpeg import QuantTables, reference
 from fdjpeg._geometry import SAMPLING_FACTORS, Geometry
 from fdjpeg.attacks.candidates import Problem, Quantizer
+from fdjpeg.attacks.choice import best_of_each_unit
 from fdjpeg.attacks.codec import Codec, codecs_of, inward
-from fdjpeg.attacks.reachable import Box
+from fdjpeg.attacks.reachable import Ball, Box
 from fdjpeg.attacks.transform import Transform, to_planes
+from fdjpeg.attacks.units import Units
 from fdjpeg.reference.real import samples_of
 
 SIZES = [(32, 32), (16, 48), (13, 21), (5, 3), (1, 1), (33, 9)]
@@ -87,38 +89,70 @@ def test_absolute_map_is_the_largest_change_in_a_box(subsampling: str) -> None:
         torch.testing.assert_close(found[0], expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("separate", [False, True])
-@pytest.mark.parametrize(("channels", "subsampling", "size"), CASES[::2])
-def test_units_are_independent_of_each_other(
-    channels: int, subsampling: str, size: tuple[int, int], separate: bool
-) -> None:
-    """A unit's samples act on that unit's coefficients, and on no others'."""
-    transform = transform_of(channels, "4:4:4" if separate else subsampling, size, separate)
-    zero = torch.zeros(1, channels, *size)
-    units = transform.by_unit(transform.forward(zero))
-    for unit in range(units.numel()):
-        chosen = torch.zeros_like(units).flatten()
-        chosen[unit] = 1
-        samples = transform.to_samples(chosen.view(units.shape)).expand(1, channels, -1, -1)
-        assert 0 < int(samples.sum()) <= 3 * 32 * 16
-        moved = transform.by_unit([stack.abs() for stack in transform.forward(samples * images(*zero.shape))])
-        assert moved.flatten()[unit] > 0
-        assert float(moved.abs().sum()) == float(moved.flatten()[unit])
-
-
-@pytest.mark.parametrize("separate", [False, True])
 @pytest.mark.parametrize("subsampling", list(SAMPLING_FACTORS))
-def test_best_of_a_unit_is_its_largest(subsampling: str, separate: bool) -> None:
-    transform = transform_of(3, "4:4:4" if separate else subsampling, (21, 35), separate)
-    shapes = transform.forward(torch.zeros(2, 3, 21, 35))
-    values = [
-        torch.rand(stack.shape, generator=torch.Generator().manual_seed(SEED + i)) for i, stack in enumerate(shapes)
+def test_row_energies_are_the_squared_lengths_of_rows(subsampling: str) -> None:
+    height, width = (8 * factor for factor in reversed(SAMPLING_FACTORS[subsampling]))
+    transform = transform_of(3, subsampling, (height, width))
+    columns = transform.forward(torch.eye(3 * height * width).view(-1, 3, height, width))
+    for found, stack in zip(transform.row_energies(), columns, strict=True):
+        expected = stack.square().sum(dim=0)
+        torch.testing.assert_close(found.expand_as(expected), expected, rtol=1e-4, atol=1e-5)
+
+
+# --- units -----------------------------------------------------------------------------------------------------------
+
+UNLIKE = {
+    "alone": ("4:2:0",),
+    "grey": ("4:4:4",),
+    "separate": ("separate",),
+    "with 4:4:4": ("4:4:4", "4:2:0"),
+    "across": ("4:2:2", "4:4:0"),
+    "with code": ("separate", "4:1:1", "4:2:0"),
+}
+
+
+@pytest.mark.parametrize("size", [(32, 32), (13, 21), (1, 1), (33, 9)])
+@pytest.mark.parametrize("kinds", list(UNLIKE))
+def test_units_are_independent_of_each_other(kinds: str, size: tuple[int, int]) -> None:
+    """A unit's samples act on that unit's coefficients, and on no others', in every transform."""
+    channels = 1 if kinds == "grey" else 3
+    transforms = [
+        transform_of(channels, "4:4:4" if kind == "separate" else kind, size, kind == "separate")
+        for kind in UNLIKE[kinds]
     ]
-    best = transform.best_of_unit(values)
-    counts = transform.by_unit([where.float() for where in best])
+    units = Units.of(transforms)
+    zero = torch.zeros(1, channels, *size)
+    shape = units.of_samples(zero).shape
+    for unit in range(shape.numel()):
+        chosen = torch.zeros(shape).flatten()
+        chosen[unit] = 1
+        samples = units.to_samples(chosen.view(shape)).expand(1, channels, -1, -1)
+        assert 0 < int(samples.sum()) <= 3 * 32 * 16
+        assert float(units.of_samples(samples).flatten()[unit]) == float(samples.sum())
+        for transform in transforms:
+            moved = units.sum([stack.abs() for stack in transform.forward(samples * images(*zero.shape))], transform)
+            assert moved.flatten()[unit] > 0
+            assert float(moved.abs().sum()) == float(moved.flatten()[unit])
+
+
+@pytest.mark.parametrize("kinds", list(UNLIKE))
+def test_best_of_a_unit_is_its_largest(kinds: str) -> None:
+    transforms = [
+        transform_of(3, "4:4:4" if kind == "separate" else kind, (21, 35), kind == "separate") for kind in UNLIKE[kinds]
+    ]
+    units = Units.of(transforms)
+    generator = torch.Generator().manual_seed(SEED)
+    values = [
+        [torch.rand(stack.shape, generator=generator) for stack in transform.forward(torch.zeros(2, 3, 21, 35))]
+        for transform in transforms
+    ]
+    best = units.best(list(zip(values, transforms, strict=True)))
+    counts, largest, total = 0, 0, 0
+    for where, value, transform in zip(best, values, transforms, strict=True):
+        counts = counts + units.sum([at.float() for at in where], transform)
+        largest = largest + units.sum([at * each for at, each in zip(where, value, strict=True)], transform)
+        total = total + units.sum([(each > 0.999).float() for each in value], transform)
     assert torch.equal(counts, torch.ones_like(counts))
-    largest = transform.by_unit([where * value for where, value in zip(best, values, strict=True)])
-    total = transform.by_unit([(value > 0.999).float() for value in values])
     assert bool((largest[total > 0] > 0.999).all())
     assert float(largest.min()) > 0.8
 
@@ -216,6 +250,23 @@ def test_randomised_layers_draw_by_image() -> None:
     assert min(counts) > 16
 
 
+def test_lists_of_qualities_and_tables_are_drawn_by_weight() -> None:
+    x = images(256, 1, 8, 8)
+    tables = [QuantTables.flat(7), QuantTables.flat(9)]
+    for layer, expected in (
+        (fdjpeg.RandomJPEG(qualities=(30, 60), weights=(3, 1)), [QuantTables.standard(q).stacked() for q in (30, 60)]),
+        (fdjpeg.RandomJPEG(tables=tables, weights=(3, 1)), [table.stacked() for table in tables]),
+    ):
+        (codec,) = codecs_of(layer, x, torch.arange(256), 0, "a")
+        assert codec.tables is not None
+        counts = [int((codec.tables == table).flatten(1).all(dim=1).sum()) for table in expected]
+        assert sum(counts) == 256
+        assert 170 < counts[0] < 214  # 192 ± 3 standard deviations
+    several = fdjpeg.RandomJPEG(subsampling=("4:4:4", "4:2:0"))
+    drawn = {codecs_of(several, images(2, 3, 8, 8), torch.arange(2), 0, str(i))[0].subsampling for i in range(16)}
+    assert drawn == {"4:4:4", "4:2:0"}
+
+
 def test_passes_come_in_order() -> None:
     x = images(2, 3, 16, 16)
     layer = nn.Sequential(fdjpeg.JPEG(90), fdjpeg.FeatureDistillation("paper", passes=2))
@@ -278,6 +329,44 @@ def test_box_of_files_holds_whole_bytes_only() -> None:
     assert torch.equal(found, (255 * found).round() / 255)
 
 
+@pytest.mark.parametrize("off_grid", [False, True])
+@pytest.mark.parametrize("layer", ["4:2:0", "code"])
+def test_ball_returns_the_nearest_point_that_is_seen_as_its_levels(layer: str, off_grid: bool) -> None:
+    """Against projected gradients, and against all points between."""
+    x = (255 * images(3, 3, 8, 8)).round() / 255
+    if off_grid:
+        x = (x + 0.4 * (2 * images(*x.shape, seed=1) - 1) / 255).clamp(0, 1)
+    (codec,) = codecs_of(LAYERS[layer], x, torch.arange(3), 0, "test")
+    rounds = codec.arithmetic == "libjpeg"
+    for levels in (0.0, 3.0, 30.0):
+        ball = Ball.of(x, levels / 255, rounds, whole_bytes=False)
+        wanted = ball.at(images(*x.shape, seed=2))
+        found = ball.images(wanted)
+        assert float((found - x).flatten(1).norm(dim=1).max()) <= levels / 255 + 1e-6
+        assert torch.equal(reference.to_bytes(found).float(), wanted) or not rounds
+        # Every point of the ball that is seen as the same levels is farther from them: tried along the way there.
+        distance = (255 * found - wanted).flatten(1).norm(dim=1)
+        for share in torch.linspace(0, 1, 21):
+            tried = 255 * x + share * (wanted - 255 * x)
+            tried = torch.maximum(torch.minimum(tried, wanted + ball.room), wanted - ball.room) if rounds else tried
+            inside = (tried / 255 - x).flatten(1).norm(dim=1) <= levels / 255
+            farther = (tried - wanted).flatten(1).norm(dim=1) >= distance - 1e-2
+            assert bool((farther | ~inside).all())
+
+
+def test_ball_reaches_more_bytes_than_its_whole_points() -> None:
+    """A byte is seen from half a level before it, so a quarter of the cost of a whole move buys a move by one."""
+    x = torch.full((1, 1, 8, 8), 100 / 255)
+    ball = Ball.of(x, 4.1 / 255, rounds=True, whole_bytes=False)
+    every = torch.full((1, 1, 8, 8), 101.0)  # 64 samples: 8 levels away by whole bytes, 4 by samples
+    found = ball.images(every)
+    assert torch.equal(reference.to_bytes(found).float(), every)
+    assert float((255 * (found - x)).norm()) <= 4.1 + 1e-3
+    files = Ball.of(x, 4.1 / 255, rounds=True, whole_bytes=True)
+    assert float(files.cost(every).sum()) > files.radius**2
+    assert float(ball.cost(every).sum()) <= ball.radius**2
+
+
 # --- the inner problem -----------------------------------------------------------------------------------------------
 
 
@@ -287,7 +376,7 @@ def problem(codec: Codec, x: Tensor, eps: float, seed: int = SEED) -> Problem:
     shapes = codec.coefficients(x)
     slope = [torch.randn(stack.shape, generator=generator) for stack in shapes]
     box = Box.of(x, eps, codec.arithmetic == "libjpeg", whole_bytes=False)
-    return Problem(codec.transform, codec.shift, box, [Quantizer(steps, slope)])
+    return Problem(box, [Quantizer(codec.transform, steps, slope)], Units.of([codec.transform]))
 
 
 def gain(codec: Codec, inner: Problem, levels: Tensor) -> Tensor:
@@ -295,7 +384,7 @@ def gain(codec: Codec, inner: Problem, levels: Tensor) -> Tensor:
     k, before = codec.coefficients(inner.box.images(levels)), codec.coefficients(inner.box.images(inner.box.origin))
     (quantizer,) = inner.quantizers
     parts = zip(k, before, quantizer.steps, quantizer.slope, strict=True)
-    return codec.transform.by_unit([(a - b) * step * slope for a, b, step, slope in parts])
+    return inner.units.sum([(a - b) * step * slope for a, b, step, slope in parts], codec.transform)
 
 
 @pytest.mark.parametrize("layer", ["4:2:0", "4:1:1", "4:4:4", "code", "real", "of each block"])
@@ -306,13 +395,13 @@ def test_candidates_are_in_the_box_and_gain(layer: str) -> None:
     anywhere = inner.box.at(images(*x.shape))
     random = torch.stack([gain(codec, inner, inner.box.at(images(*x.shape, seed=i))) for i in range(20)]).amax(dim=0)
     found = []
-    for candidate in inner.candidates(inner.box.origin, anywhere):
+    for candidate in inner.candidates(anywhere):
         room = 0 if inner.box.whole else 1e-4  # of float32 at 255
         assert bool((candidate >= inner.box.least - room).all())
         assert bool((candidate <= inner.box.most + room).all())
         assert not inner.box.whole or torch.equal(candidate, candidate.round())
         found.append(gain(codec, inner, candidate))
-    assert len(found) == 4
+    assert len(found) == 2
     best = torch.stack(found).amax(dim=0)
     # One-sided: no bound is known, but 20 random points of the box are far behind in every unit.
     assert bool((best > random).all())
@@ -330,22 +419,49 @@ def test_single_flips_cross_the_best_tie_of_a_lattice(preset: str) -> None:
     moved = gain(codec, inner, flips)
     reached = (flips != inner.box.origin).flatten(1).any(dim=1)
     assert bool(reached.any())
-    touched = inner.transform.by_unit(inner.transform.forward((flips != inner.box.origin).float())) != 0
+    touched = inner.units.of_samples((flips != inner.box.origin).float()) != 0
     # In real numbers each flip succeeds; the integers' colours and averages are rounded, and some fall short.
     assert float((moved[touched] > 0).float().mean()) >= (1 if preset == "code" else 0.8)
     nothing = problem(codec, x, 0.4 / 255)
     assert torch.equal(nothing.single_flips(), nothing.box.origin)
 
 
-def test_the_inner_problem_asks_the_device_for_nothing() -> None:
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_the_inner_problem_asks_the_device_for_nothing(norm: str) -> None:
+    """The whole of it: candidates, the exact encoder's verdict, and the choice of each unit."""
     x = images(2, 3, 16, 32)
-    for layer in ("4:2:0", "4:4:4", "code"):
-        (codec,) = codecs_of(LAYERS[layer], x, torch.arange(2), 0, "test")
-        inner = problem(codec, x, 2 / 255)
-        anywhere = inner.box.at(images(*x.shape))
+    box = (Ball if norm == "l2" else Box).of(x, 2 / 255, rounds=True, whole_bytes=False)
+    gradient = torch.randn(x.shape, generator=torch.Generator().manual_seed(SEED))
+    for names in (["4:2:0"], ["4:4:4"], ["code"], ["4:2:0", "nearest"]):
+        draws = [[[codecs_of(LAYERS[name], x, torch.arange(2), 0, "test")[0] for name in names]]]
+        other = box.at(images(*x.shape))
+        best_of_each_unit(box, draws, [gradient] * len(names), box.origin, other)  # constants are made once
         with NoCopying():
-            for candidate in inner.candidates(inner.box.origin, anywhere):
-                codec.coefficients(inner.box.images(candidate))
+            best_of_each_unit(box, draws, [gradient] * len(names), box.origin, other)
+
+
+def test_choice_in_a_ball_is_within_reach_and_gains_more_than_any_start() -> None:
+    x = (255 * images(3, 3, 24, 40)).round() / 255
+    (codec,) = codecs_of(LAYERS["4:2:0"], x, torch.arange(3), 0, "test")
+    gradient = torch.randn(x.shape, generator=torch.Generator().manual_seed(SEED))
+    for levels in (5.0, 60.0):
+        ball = Ball.of(x, levels / 255, rounds=True, whole_bytes=False)
+        other = ball.at(images(*x.shape))
+        found = best_of_each_unit(ball, [[[codec]]], [gradient], ball.origin, other)
+        taken = ball.cost(found).flatten(1).sum(dim=1).sqrt()
+        assert float(taken.max()) <= ball.radius + 1e-3
+        assert float(taken.min()) > 0.8 * ball.radius
+        assert torch.equal(found, found.round())
+        slope = codec.sensitivity(gradient)
+
+        def gain(images: Tensor, slope: list[Tensor] = slope) -> Tensor:
+            parts = zip(codec.coefficients(images), codec.steps(), slope, strict=True)
+            return torch.stack([(a * b * c).flatten(1).sum(dim=1) for a, b, c in parts]).sum(dim=0)
+
+        # Straight along the image's gradient, to the edge of the ball.
+        along = gradient / gradient.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+        straight = (x + levels / 255 * along).clamp(0, 1)
+        assert bool((gain(ball.images(found)) > gain(straight)).all())
 
 
 def test_dct_matrix_is_orthonormal() -> None:
