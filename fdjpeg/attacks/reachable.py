@@ -103,8 +103,9 @@ class Box:
 
     def only(self, chosen: Tensor | slice) -> Box:
         """The box of some images, by their places."""
-        tensors: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
-        return replace(self, **{name: part[chosen] for name, part in tensors.items() if isinstance(part, Tensor)})
+        parts = {field.name: getattr(self, field.name) for field in fields(self)}
+        tensors: dict[str, Any] = {name: part[chosen] for name, part in parts.items() if isinstance(part, Tensor)}
+        return replace(self, **tensors)
 
 
 #: Steps of the searches for a number by halving. Each search goes a fixed number of steps, so that nothing is read.
