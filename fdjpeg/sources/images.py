@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import inspect
+import lzma
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
@@ -194,6 +195,23 @@ def _check_level(root: Path, images: dict[str, list[Path]]) -> None:
     )
 
 
+#: The errors of zipfile, its decompressors and NumPy where a file is damaged, encrypted, or claims more than memory
+#: holds.
+_UNREADABLE = (
+    OSError,
+    EOFError,
+    ValueError,
+    TypeError,
+    KeyError,
+    RuntimeError,
+    MemoryError,
+    OverflowError,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+)
+
+
 def arrays(file: Path, prefix: str = "") -> ImageSet:
     """Loads images and labels from the arrays ``{prefix}images`` and ``{prefix}labels`` of an ``.npz`` file.
 
@@ -205,10 +223,10 @@ def arrays(file: Path, prefix: str = "") -> ImageSet:
     keys = [f"{prefix}images", f"{prefix}labels"]
     try:
         with zipfile.ZipFile(file) as archive:
-            there = [name.removesuffix(".npy") for name in archive.namelist()]
+            there = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
             wanted = [key for key in (*keys, "class_names") if key in there]
             found = {key: np.lib.format.read_array(archive.open(f"{key}.npy")) for key in wanted}
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+    except _UNREADABLE as error:
         raise ValueError(f"data must be an .npz file that can be read, got {str(file)!r}: {error}") from error
     for key in keys:
         if key not in there:
