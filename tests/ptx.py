@@ -57,25 +57,27 @@ def check_all(only: str, sizes: bool) -> int:
     for dtype in DTYPES:
         for subsampling, sampling in SAMPLINGS.items():
             title = f"{subsampling} {str(dtype).removeprefix('torch.')}"
-            if only not in title:
-                continue
-            begin = time.monotonic()
-            module = ptx_kernels.kept_module(names_of(sampling, dtype), title.replace(":", "").replace(" ", "-"))
-            count, found = 0, []
-            for triangle in triangles(sampling):
-                for height, width, shift in shapes_of(sampling, sizes):
-                    # libjpeg repeats samples where a row of chroma is too narrow for its triangle.
-                    if triangle and -(-width // sampling.horizontal) <= 2:
-                        continue
-                    image = ptx_cases.image_of(dtype, height, width, sampling)
-                    found += _outcome(module, sampling, triangle, image, shift)
-                    count += 1
-            failures += bool(found)
-            print(
-                f"{title:16s} {count} images, {time.monotonic() - begin:.0f} s: {'; '.join(found) or 'equal'}",
-                flush=True,
-            )
+            if only in title:
+                failures += _differs(title, sampling, dtype, sizes)
     return failures
+
+
+def _differs(title: str, sampling: Sampling, dtype: torch.dtype, sizes: bool) -> bool:
+    """Runs the kernels of a sampling and type, and prints their line."""
+    begin = time.monotonic()
+    module = ptx_kernels.kept_module(names_of(sampling, dtype), title.replace(":", "").replace(" ", "-"))
+    count, found = 0, []
+    for triangle in triangles(sampling):
+        for height, width, shift in shapes_of(sampling, sizes):
+            # libjpeg repeats samples where a row of chroma is too narrow for its triangle.
+            if triangle and -(-width // sampling.horizontal) <= 2:
+                continue
+            image = ptx_cases.image_of(dtype, height, width, sampling)
+            found += _outcome(module, sampling, triangle, image, shift)
+            count += 1
+    seconds = time.monotonic() - begin
+    print(f"{title:16s} {count} images, {seconds:.0f} s: {'; '.join(found) or 'equal'}", flush=True)
+    return bool(found)
 
 
 def _outcome(

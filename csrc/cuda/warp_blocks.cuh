@@ -189,14 +189,22 @@ FDJPEG_DEVICE void transform_row(int (&x)[8], int* tile) {
   write_tile<1>(tile, x);
 }
 
+// The first pixel of a thread's luma row v. Below the image's last row that one stands in.
+template <class L, class T>
+FDJPEG_DEVICE const T* luma_row_of(
+    const Sizes& sizes, const Image& input, int64_t n, int mcu_row, int mcu_column, const Place<L>& place, int v) {
+  const int y = smaller(mcu_row * kBlock * L::kVertical + place.luma_row(v), sizes.height - 1);
+  const int x0 = (mcu_column * L::kHorizontal + place.luma_column(v)) * kBlock;
+  return address_of<const T>(input, n, y, x0);
+}
+
 // Eight pixels, those of a thread's luma row v. Beyond the image's edges these are repeated.
 template <class L, class T, int channels>
 FDJPEG_DEVICE void read_pixels(
     const Sizes& sizes, const Image& input, bool vectors, int64_t n, int mcu_row, int mcu_column, const Place<L>& place,
     int v, T (&samples)[channels][kBlock]) {
-  const int y = smaller(mcu_row * kBlock * L::kVertical + place.luma_row(v), sizes.height - 1);
+  const T* row = luma_row_of<L, T>(sizes, input, n, mcu_row, mcu_column, place, v);
   const int x0 = (mcu_column * L::kHorizontal + place.luma_column(v)) * kBlock;
-  const T* row = address_of<const T>(input, n, y, x0);
   const int last = sizes.width - 1 - x0;
   const bool whole = vectors && last >= kBlock - 1;
   FDJPEG_UNROLL
@@ -224,9 +232,7 @@ struct Ahead<L, T, threads, true> {
     if (!vectors || last < 0) return false;
     FDJPEG_UNROLL
     for (int v = 0; v < L::kLumaRows; ++v) {
-      const int y = smaller(mcu_row * kBlock * L::kVertical + place.luma_row(v), sizes.height - 1);
-      const int x0 = (mcu_column * L::kHorizontal + place.luma_column(v)) * kBlock;
-      const T* row = address_of<const T>(input, n, y, x0);
+      const T* row = luma_row_of<L, T>(sizes, input, n, mcu_row, mcu_column, place, v);
       FDJPEG_UNROLL
       for (int c = 0; c < kChannels; ++c) {
         const Word* words = reinterpret_cast<const Word*>(row + c * input.stride[1]);
