@@ -19,6 +19,10 @@ from fdjpeg.defenses import ZERO, Defended, SeedFixed, layer_defense
 from .cells import Cell, rights
 from .judging import Batch, Evaluation, Job
 
+#: Steps of the control of plain rounding, at most: its gradient is zero, so that every step has a random direction, and
+#: a few show as well as many that such an attack finds little.
+ZERO_STEPS = 3
+
 
 def control_jobs(run: Evaluation) -> Iterator[Job]:
     """Yields the jobs that only the checks of a report need, all by the first PGD of the run."""
@@ -54,7 +58,7 @@ def control_jobs(run: Evaluation) -> Iterator[Job]:
         if _zero_version(defense, run.network.module) is not None:
             yield Job(
                 f"check: plain rounding on {defense.name} at {format_eps(largest)}",
-                {"check": "plain rounding", **settings, "eps": str(largest)},
+                {"check": "plain rounding", **settings, "eps": str(largest), "steps": min(attack.steps, ZERO_STEPS)},
                 partial(zero_cells, run, attack, defense, largest),
             )
         if run.random[defense.name]:
@@ -144,8 +148,9 @@ def zero_cells(run: Evaluation, attack: PGD, defense: Defended, eps: Fraction, b
     """Attacks through plain rounding, whose gradient is zero, as an example of masked gradients."""
     version = _zero_version(defense, run.network.module)
     assert version is not None
-    made = run.craft(attack, version, None, batch, run.entered(defense, batch), eps, run.clean(batch, defense))
-    return [run.cell(batch, defense, "plain rounding", made, attack=attack, gradient=ZERO, eps=eps)]
+    few = replace(attack, steps=min(attack.steps, ZERO_STEPS))
+    made = run.craft(few, version, None, batch, run.entered(defense, batch), eps, run.clean(batch, defense))
+    return [run.cell(batch, defense, "plain rounding", made, attack=few, gradient=ZERO, eps=eps)]
 
 
 def seed_fixed_cells(run: Evaluation, attack: PGD, defense: Defended, eps: Fraction, batch: Batch) -> list[Cell]:
