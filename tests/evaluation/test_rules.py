@@ -182,6 +182,12 @@ def test_controls_attack_as_they_say(run: Evaluation) -> None:
     assert float(large[0][2]) == pytest.approx(size**0.5 / 2)
 
 
+def test_the_control_of_plain_rounding_takes_a_few_steps(run: Evaluation) -> None:
+    plan = Plan(attacks=["pgd-5"], eps=["8/255"], batch_size=3)
+    found = spied(Evaluation(run.network, run.images, run.defenses[1:2], plan), "plain rounding")
+    assert {attack.steps for calls in found.values() for attack, *_ in calls} == {3}  # type: ignore[attr-defined]
+
+
 def test_images_that_must_carry_over_are_attacked_beyond_the_first_success(run: Evaluation) -> None:
     for name, calls in spied(run, "PGD-3 on").items():
         (attack, _, _, chosen) = calls[0]
