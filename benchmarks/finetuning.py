@@ -252,21 +252,30 @@ def judge(npz: str, kept: Path, network: nn.Module) -> None:
 
 
 def accuracy(folder: Path, out: Path) -> None:
-    """Writes the mean of the seeds, paired by image with the network before: as trained, and between if it is known."""
+    """Writes the mean of the seeds that are done, paired by image with the network before: as trained, and between."""
     before = json.loads((folder / "before.json").read_text())
     results: dict[str, Any] = {"images": len(before["clean"]), "interpolation": INTERPOLATION}
     for name, ending in (("trained", ""), ("between", "-between")):
-        files_of_seeds = [folder / f"seed{seed}{ending}.json" for seed in SEEDS]
-        if not all(file.exists() for file in files_of_seeds):
-            continue
-        found = [json.loads(file.read_text()) for file in files_of_seeds]
-        results[name] = [paired(files, before[files], [one[files] for one in found]) for files in before]
-        for row in results[name]:
+        found = judged(folder, ending, len(before))
+        rows = [paired(files, before[files], [one[files] for one in found.values()]) for files in before if found]
+        results[name] = {"seeds": list(found), "rows": rows}
+        for row in rows:
             low, high = row["interval"]
             change = f"{row['difference']:+5.1f} ({low:+.1f} … {high:+.1f})"
             print(f"{name:8} {row['files']:10} {row['before']:5.1f} → {row['after']:5.1f} %  {change}")
-    runs = [json.loads((folder / f"seed{seed}" / "run.json").read_text()) for seed in SEEDS]
+    runs = [json.loads((folder / f"seed{seed}" / "run.json").read_text()) for seed in results["trained"]["seeds"]]
     _write(out, {**results, "runs": runs})
+
+
+def judged(folder: Path, ending: str, kinds: int) -> dict[int, dict[str, list[bool]]]:
+    """Returns which images each seed's network gets right, of the seeds that are judged on all kinds of files."""
+    found = {}
+    for seed in SEEDS:
+        file = folder / f"seed{seed}{ending}.json"
+        rights = json.loads(file.read_text()) if file.exists() else {}
+        if len(rights) == kinds:
+            found[seed] = rights
+    return found
 
 
 def paired(files: str, before: list[bool], seeds: list[list[bool]]) -> dict[str, Any]:

@@ -254,7 +254,7 @@ def test_a_gradient_flows_and_bytes_have_none(kind: str, images: Tensor) -> None
 
 @pytest.mark.parametrize("kind", list(ALL))
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64])
-@pytest.mark.parametrize("shape", [(1, 3, 21, 30), (3, 21, 30), (2, 3, 1, 21, 30), (0, 3, 21, 30)])
+@pytest.mark.parametrize("shape", [(1, 3, 21, 30), (3, 21, 30), (2, 3, 1, 21, 30), (1, 1, 21, 30), (0, 3, 21, 30)])
 def test_each_takes_any_batch_and_keeps_what_it_is(
     kind: str, dtype: torch.dtype, shape: tuple[int, ...], images: Tensor
 ) -> None:
@@ -264,6 +264,8 @@ def test_each_takes_any_batch_and_keeps_what_it_is(
     out = ALL[kind]()(given)
     assert (out.shape, out.dtype) == (given.shape, dtype)
     assert torch.equal(given, before)
+    if given.numel() > 0:
+        assert not torch.equal(out, given)
     never, drawn = ALL[kind](p=0)(given, return_parameters=True)
     assert torch.equal(never, given)
     assert not bool(drawn.applied.any())
