@@ -50,3 +50,18 @@ def table_under(heading: str) -> list[list[str]]:
     lines = re.search(r"(?:^\|.*\n)+", text, re.MULTILINE)
     assert lines is not None
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[0].splitlines()[2:]]
+
+
+def points(row: dict[str, Any]) -> str:
+    low, high = row["interval"]
+    return f"{row['difference']:+.1f} ({low:+.1f} … {high:+.1f})".replace("-", "−")
+
+
+def test_the_table_of_accuracy_is_that_of_the_kept_results() -> None:
+    results = kept("accuracy")
+    trained, between = (results[name]["rows"] for name in ("trained", "between"))
+    expected = [
+        [row["files"], f"{row['before']:.1f}", f"{row['after']:.1f}", points(row), points(other)]
+        for row, other in zip(trained, between, strict=True)
+    ]
+    assert table_under("## Accuracy") == expected
