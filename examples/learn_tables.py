@@ -16,7 +16,7 @@ import fdjpeg
 from fdjpeg.learning.rate_distortion import measure
 from fdjpeg.learning.tables import learn_tables
 from fdjpeg.sources.files import image_files, read_picture
-from fdjpeg.sources.image_set import to_tensor
+from fdjpeg.sources.image_set import jpeg_traces, to_tensor
 
 #: Side in pixels of the squares that are cut out of the images: a multiple of 16, so that no MCU is partial.
 SIDE = 64
@@ -44,6 +44,8 @@ def main() -> None:
     options = parser.parse_args()
 
     files = image_files(options.images)
+    if traces := jpeg_traces(to_tensor(read_picture(file).image.convert("RGB")) for file in files):
+        print(f"Note: {traces}")
     learning = squares(files, options.squares, torch.Generator().manual_seed(options.seed))
     budget = fdjpeg.bits(fdjpeg.encode(learning, options.quality))
     tables = learn_tables(learning, budget, "psnr", iterations=options.iterations, seed=options.seed)
