@@ -2,7 +2,8 @@
 
 ``python benchmarks/bracket.py OUT.json [--first 0] [--count 100] [--only TEXT]`` runs cell after cell on the CIFAR-10
 subset and the ResNet-18 that pyautoattack carries, and writes each into one JSON as soon as it is done. A cell that is
-there already is not run again. Image by image it keeps who is right, so that cells can be paired.
+there already is not run again. Image by image it keeps who is right, so that cells can be paired. ``--photographs``
+takes EfficientNet-Lite0 and the 20 photographs of foolbox instead, and attacks only.
 """
 
 from __future__ import annotations
@@ -10,8 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
-import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,11 +22,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fdjpeg._machine import commit, processor
 from fdjpeg.attacks import distances, from_name
 from fdjpeg.certificates import certify
 from fdjpeg.defenses import parse_defense
 from fdjpeg.defenses.defended import Defended
-from fdjpeg.sources import load_network
+from fdjpeg.sources import load_images, load_network
 
 FD = "feature-distillation"
 CODE, UNIFORM_30, UNIFORM_40 = (
@@ -44,6 +44,8 @@ ATTACKED = [
     (CODE, 2),
     (UNIFORM_30, 2),
 ]
+
+PHOTOGRAPHED = [(f"jpeg:{quality}", levels) for levels in (1, 0.5) for quality in (75, 50, 25)]
 
 #: Against each of these cells: Flip, and PGD through each surrogate.
 GRADIENTS = ("cubic", "tanh", "straight-through")
@@ -75,16 +77,17 @@ def attack(network: nn.Module, images: Images, defended: Defended, levels: float
     clean = images.right(deployed, entered)
     rows = clean.nonzero().flatten()
     model = defended.attacked(network, gradient) if gradient else defended.exposed(network)
-    start = time.process_time()
-    found = from_name(method).run(model, entered[rows], images.y[rows], levels / 255, indices=images.first + rows)
+    start, queries, x_adv = time.process_time(), 0, entered.clone()
+    for part in rows.split(images.at_once):
+        found = from_name(method).run(model, entered[part], images.y[part], levels / 255, indices=images.first + part)
+        x_adv[part] = found.x_adv
+        queries += found.queries
     seconds = time.process_time() - start
-    x_adv = entered.clone()
-    x_adv[rows] = found.x_adv
     right = clean & images.right(deployed, x_adv)
     return {
         "clean": rows.tolist(),
         "right": right.nonzero().flatten().tolist(),
-        "queries": found.queries,
+        "queries": queries,
         "cpu_seconds": round(seconds, 1),
         "farthest": round(float(distances(x_adv, entered, "linf").max()) * 255, 5),
     }
@@ -114,23 +117,29 @@ def main() -> None:
         "--count", type=int, default=100, help="Number of images to attack; twice as many are certified."
     )
     parser.add_argument("--only", default="", help="Text that the names of cells must hold.")
+    parser.add_argument("--photographs", action="store_true", help="EfficientNet-Lite0 and photographs instead.")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    network = load_network("resnet18-cifar10").module
-    with np.load(options.data) as data:
-        pixels, labels = torch.from_numpy(data["test_images"]), torch.from_numpy(data["test_labels"]).long()
+    network = load_network("efficientnet-lite0" if options.photographs else "resnet18-cifar10").module
+    if options.photographs:
+        photographs = load_images("photographs")
+        pixels, labels = photographs.images, photographs.labels
+        options.count = len(pixels)
+    else:
+        with np.load(options.data) as data:
+            pixels, labels = torch.from_numpy(data["test_images"]).float() / 255, torch.from_numpy(data["test_labels"])
 
     def part(count: int) -> Images:
         rows = slice(options.first, options.first + count)
-        return Images(options.first, pixels[rows].float() / 255, labels[rows])
+        return Images(options.first, pixels[rows], labels[rows].long(), 5 if options.photographs else 100)
 
     cells: dict[str, Callable[[], dict[str, Any]]] = {}
-    for name, levels in ATTACKED:
+    for name, levels in PHOTOGRAPHED if options.photographs else ATTACKED:
         for method in ("flip-20", *(f"pgd-20 {gradient}" for gradient in GRADIENTS)):
             cells[f"{method} on {name} at {levels}"] = lambda a=(name, levels, method): attack(
                 network, part(options.count), parse_defense(a[0]), a[1], a[2]
             )
-    for name, levels in CERTIFIED:
+    for name, levels in [] if options.photographs else CERTIFIED:
         cells[f"certificate of {name} at {levels}"] = lambda a=(name, levels): certificate(
             network, part(2 * options.count), parse_defense(a[0]), a[1]
         )
@@ -148,12 +157,8 @@ def main() -> None:
 
 def machine() -> dict[str, str]:
     """The commit and the machine."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    return {
-        "commit": commit.stdout.strip(),
-        "machine": platform.processor() or platform.machine(),
-        "torch": torch.__version__,
-    }
+    cores = f"{os.cpu_count()} shared cores of an {processor()}"
+    return {"commit": commit(), "machine": cores, "torch": torch.__version__}
 
 
 def summary(key: str, cell: dict[str, Any]) -> str:
