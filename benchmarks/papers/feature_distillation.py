@@ -15,20 +15,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from experiment import Experiment, number, options, percent, right, share
+from experiment import Experiment, logits, number, options, percent, right, share
 from torch import Tensor, nn
 
 from fdjpeg import QuantTables, sources
-from fdjpeg.attacks import CarliniWagner, CarliniWagnerL0, CarliniWagnerLinf, DeepFool, from_name
-from fdjpeg.defenses import Defended, FeatureDistillation, parse_defense
+from fdjpeg.attacks import PGD, CarliniWagner, CarliniWagnerL0, CarliniWagnerLinf, DeepFool, from_name
+from fdjpeg.defenses import BitDepth, Defended, FeatureDistillation, FeatureSqueezing, Median, parse_defense
 from fdjpeg.defenses.checkpoint import read_tensors, write_tensors
 from fdjpeg.defenses.feature_distillation import BandStatistics
 
 STEPS = (1, 10, 20, 30, 40, 50, 60, 80, 100)
 FINE = (0, 1, 3, 6, 10, 15, 21, 28, 36, 64)
 
-#: The columns of the paper's comparison, and two tables more.
-ONE_PASS = ("none", "bit-depth:5", "jpeg:90", "feature-distillation:paper", "feature-distillation:uniform(30)")
+#: The columns of the paper's comparison, and filters and tables more; total variation needs scikit-image.
+ONE_PASS = (
+    *("none", "bit-depth:5", "median:2", "total-variation:0.05", "jpeg:90"),
+    *("feature-distillation:paper", "feature-distillation:uniform(30)"),
+)
 TWO_PASSES = (
     "feature-distillation:paper,passes=2,entry=after",
     "feature-distillation:uniform(30),passes=2,entry=after",
@@ -92,6 +95,32 @@ def judged_after(network: nn.Module, name: str, defended: Defended, x: Tensor, y
     return {"clean": share(right(network, placed, y)), "right": share(right(defended.deployed(network), x_adv, y))}
 
 
+def detector(network: nn.Module, held_out: Tensor) -> FeatureSqueezing:
+    """Returns feature squeezing with 5 bits and the median, which refuses 5 % of clean images."""
+    return FeatureSqueezing(network, [BitDepth(5), Median(2)]).calibrated(held_out, 0.05, at_once=100)
+
+
+def detected(made: FeatureSqueezing, x_adv: Tensor, y: Tensor, clean: Tensor) -> dict[str, Any]:
+    """Returns which of the images that fool the network are refused, and which clean ones."""
+    out, plain = logits(made, x_adv), logits(made, clean)
+    fooled = out[:, :-1].argmax(dim=1) != y
+    refused = out.argmax(dim=1) == out.shape[1] - 1
+    return {
+        "detected": share(refused[fooled]),
+        "through": share(fooled & ~refused),
+        "false alarms": share(plain.argmax(dim=1) == plain.shape[1] - 1),
+        "threshold": made.threshold,
+    }
+
+
+def adaptive(made: FeatureSqueezing, levels: int, x: Tensor, y: Tensor) -> dict[str, Any]:
+    """Aims at the likeliest wrong class through the detector, so that the score is in the loss."""
+    aims = logits(made.network, x).scatter(1, y[:, None], -torch.inf).argmax(dim=1)
+    attack = PGD(steps=40, loss="margin", aim="given")
+    parts = zip(x.split(50), aims.split(50), strict=True)
+    return detected(made, torch.cat([attack(made, *part, levels / 255) for part in parts]), y, x)
+
+
 def mean(found: list[dict[str, Any] | None]) -> float | None:
     """Returns the mean share, or None where one is missing."""
     return None if None in found or not found else sum(one["percent"] for one in found if one) / len(found)
@@ -115,8 +144,17 @@ def report(run: Experiment) -> None:
         for n in FINE
     ]
     bands = run.get("bands", "largest") or []
+    alarms = [
+        [name, *(percent(run.get(f"detector, {name}", kind)) for kind in ("detected", "through", "false alarms"))]
+        for name in ("FGSM 8", "BIM 8", "DeepFool", "adaptive 2", "adaptive 8")
+    ]
     run.write(
         [
+            (
+                "Feature squeezing's detector (5 bits, median 2 × 2)",
+                ["attack", "refused of those that fool", "fool and pass", "clean refused"],
+                alarms,
+            ),
             ("Right on attacked images, gray-box", ["defence", "clean", *ATTACKS, "mean, %"], rows),
             ("Against the step of a uniform table", ["step", "clean", "BIM 2/255", "BIM 8/255", "DeepFool"], steps),
             ("Against the number of fine bands (step 1; 40 elsewhere)", ["n", "clean", "BIM 2/255"], fine),
@@ -150,15 +188,22 @@ def main() -> None:
         network = sources.load_network("resnet18-cifar10").module
         statistics = BandStatistics.none()
         statistics.add(sources.load_images(f"{given.data}:train").images)
-        test = sources.load_images(f"{given.data}:test", count=200)
-        experiment(run, network, statistics, test.images, test.labels, given.work)
+        test = sources.load_images(f"{given.data}:test")
+        seen, held_out = slice(0, 200), test.images[200:600]
+        experiment(run, network, statistics, test.images[seen], test.labels[seen], held_out, given.work)
     report(run)
 
 
 def experiment(
-    run: Experiment, network: nn.Module, statistics: BandStatistics, images: Tensor, labels: Tensor, work: Path
+    run: Experiment,
+    network: nn.Module,
+    statistics: BandStatistics,
+    images: Tensor,
+    labels: Tensor,
+    held_out: Tensor,
+    work: Path,
 ) -> None:
-    """Computes all cells."""
+    """Computes all cells; ``held_out`` are clean images for the detector's threshold."""
     run.cell("bands", lambda: {"largest": largest(statistics)})
     rows = right(network, images, labels).nonzero().flatten()
     run.cell("network", lambda: {"right": share(right(network, images, labels))})
@@ -182,6 +227,16 @@ def experiment(
     for n in FINE:
         table = QuantTables.feature_distillation(statistics.deviation, n, 1, 40)
         run.cell(f"fine bands {n}", lambda table=table: of_step(network, table, fewer))
+    made = detector(network, held_out)
+    for name in ("FGSM 8", "BIM 8", "DeepFool"):
+        x, y = first(ATTACKS[name])
+        file = work / f"{name}-{len(x)}.safetensors"
+        run.cell(
+            f"detector, {name}",
+            lambda n=name, x=x, y=y, f=file: detected(made, adversarial(network, n, x, y, f), y, x),
+        )
+    for levels in (2, 8):
+        run.cell(f"detector, adaptive {levels}", lambda levels=levels: adaptive(made, levels, *first(50)))
     for name in ("CWi", "CW2", "CW0"):
         run.cell(f"attack {name}", lambda name=name: judged(network, name, *first(ATTACKS[name]), work))
     for name, count in ATTACKS.items():
