@@ -7,7 +7,7 @@ import math
 import torch
 
 import fdjpeg
-from fdjpeg import defenses, evaluation
+from fdjpeg import attacks, defenses, evaluation
 from support.bad_input import Row, rows
 from support.bad_input_data import IMAGES, LABELS, NETWORK
 from support.bad_input_kinds import (
@@ -319,6 +319,11 @@ def _of_plans() -> list[Row]:
         (lambda: plan(attacks=[]), ValueError, "attacks must hold at least one attack, got none"),
         (lambda: plan(attacks=["pgd", "pgd"]), ValueError, "attacks must be different, got PGD-20, PGD-20"),
         (lambda: plan(attacks=["pdg"]), ValueError, "attack must be one of fgsm, bim, "),
+        (
+            lambda: plan(attacks=[attacks.JSMA()]),
+            ValueError,
+            "attacks must be in the norm linf or l2 in an evaluation, got JSMA in l0",
+        ),
         (lambda: plan(eps=[]), ValueError, "eps must hold at least one radius, got none"),
         (lambda: plan(eps=["0"]), ValueError, "eps must be in (0, 1], in units of the images' range [0, 1], got '0'"),
         (lambda: plan(eps=[None]), ValueError, "eps must be a number such as 4/255 or 0.03, got None"),
