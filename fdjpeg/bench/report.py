@@ -161,7 +161,8 @@ def _against_size(
     axes.set(xscale="log", yscale="log", xlabel="pixels in the batch", ylabel=label, title=f"{direction}, one thread")
     axes.grid(alpha=0.3)
     figure.legend(loc="outside right center", fontsize=8)
-    figure.savefig(path)
+    with whole_file(path) as draft:
+        figure.savefig(draft)
     return path
 
 
@@ -185,5 +186,6 @@ def _speed_against_fidelity(results: Results, path: Path) -> Path | None:
     axes.set_title(f"{batch}, forward, one thread, quality {results.quality}")
     axes.grid(alpha=0.3)
     figure.legend(loc="outside right center", fontsize=8)
-    figure.savefig(path)
+    with whole_file(path) as draft:
+        figure.savefig(draft)
     return path

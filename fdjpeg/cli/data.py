@@ -10,6 +10,7 @@ import numpy as np
 import torch
 import typer
 
+from fdjpeg._whole_files import whole_file
 from fdjpeg.sources import ImageSet, binary_sets
 from fdjpeg.sources.image_set import to_bytes
 
@@ -48,12 +49,9 @@ def data(
         arrays[f"{split}_images"] = torch.cat([to_bytes(part) for part in images.images.split(1000)]).numpy()
         arrays[f"{split}_labels"] = images.labels.numpy()
         arrays["class_names"] = np.array(images.classes)
-    partial = target.with_name(f"{target.name}.partial")
     try:
-        with partial.open("wb") as file:
+        with whole_file(target) as draft, draft.open("wb") as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]
-        partial.replace(target)
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise ValueError(f"target must be a file that can be written, got {str(target)!r}: {error}") from error
     say_written(target)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 import fdjpeg
 from fdjpeg._geometry import PILLOW_SUBSAMPLINGS
+from fdjpeg._whole_files import whole_file
 from fdjpeg.learning.metrics import WINDOW, ssim
 from fdjpeg.sources.files import read_picture
 from fdjpeg.sources.image_set import pillow_codec, to_pillow, to_tensor
@@ -37,7 +38,8 @@ def roundtrip(
     original = _open(source)
     decoded = fdjpeg.jpeg(original, quality, subsampling=subsampling)
     try:
-        to_pillow(decoded).save(target)
+        with whole_file(target) as draft:
+            to_pillow(decoded).save(draft)
     except OSError as error:
         raise ValueError(f"target must be a file that can be written, got {str(target)!r}: {error}") from error
 

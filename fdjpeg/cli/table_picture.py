@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fdjpeg._packages import required
+from fdjpeg._whole_files import whole_file
 from fdjpeg.tables import QuantTables
 
 
@@ -38,4 +39,5 @@ def draw(tables: QuantTables, file: Path) -> None:
             for column, step in enumerate(steps):
                 colour = "white" if step > 30 else "black"
                 axis.text(column, row, str(step), ha="center", va="center", fontsize=8, color=colour)
-    figure.savefig(file)
+    with whole_file(file) as draft:
+        figure.savefig(draft)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fdjpeg import reference
 from fdjpeg._geometry import BLOCK
+from fdjpeg._whole_files import whole_file
 from fdjpeg.sources.files import image_files
 from fdjpeg.tables import QuantTables
 
@@ -127,7 +128,8 @@ def write_tables(tables: QuantTables, target: Path) -> None:
     """
     try:
         if target.suffix.lower() == ".json":
-            target.write_text(json.dumps(tables.to_pillow()) + "\n", encoding="ascii")
+            with whole_file(target) as draft:
+                draft.write_text(json.dumps(tables.to_pillow()) + "\n", encoding="ascii")
         else:
             tables.save(target)
     except OSError as error:

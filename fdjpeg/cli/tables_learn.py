@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from fdjpeg import sources
 from fdjpeg._geometry import PILLOW_SUBSAMPLINGS
+from fdjpeg._whole_files import whole_file
 from fdjpeg.attacks.calls import logits_of
 from fdjpeg.functional import encode
 from fdjpeg.learning.metrics import ms_ssim_scales
@@ -326,9 +327,8 @@ def _write_tables(out: Path, learned: dict[int, QuantTables]) -> list[Path]:
 
 def _write_json(out: Path, content: dict[str, object]) -> Path:
     file = out / "results.json"
-    partial = file.with_suffix(".partial")
-    partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    partial.replace(file)
+    with whole_file(file) as draft:
+        draft.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     return file
 
 
@@ -352,5 +352,6 @@ def _plot(out: Path, curve: list[Measured], points: dict[int, Measured]) -> list
         axis.grid(alpha=0.3, which="both")
         axis.legend()
     file = out / "curve.png"
-    figure.savefig(file)
+    with whole_file(file) as draft:
+        figure.savefig(draft)
     return [file]
