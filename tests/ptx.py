@@ -30,7 +30,7 @@ from support.ptx_memory import BrokenRule  # noqa: E402
 SAMPLINGS = {**{name: Sampling(*factors) for name, factors in settings.FACTORS.items()}, "grey": Sampling(1, 1, True)}
 DTYPES = tuple(ptx_kernels.TYPES)
 #: Height, width, and samples by which images are moved from an aligned address: odd sizes, words of 16 bytes, and both.
-SHAPES = ((17, 35, 0), (9, 67, 0), (32, 64, 0), (32, 64, 1), (1, 1, 0))
+SHAPES = ((17, 35, 0), (18, 38, 0), (9, 67, 0), (32, 64, 0), (32, 64, 1), (1, 1, 0))
 
 
 def triangles(sampling: Sampling) -> tuple[bool, ...]:
@@ -116,7 +116,7 @@ def _with(bug: planted_bugs.Mutant, headers: Path, target: Path) -> str:
         return "not in these kernels"
     module = ptx_program.parse(changed)
     for triangle in triangles(sampling):
-        for height, width, shift in ((17, 35, 0), (32, 64, 1), (33, 130, 0)):
+        for height, width, shift in ((17, 35, 0), (18, 38, 0), (32, 64, 1), (33, 130, 0)):
             found = _outcome(module, sampling, triangle, ptx_cases.image_of(dtype, height, width, sampling), shift)
             if found:
                 return found[0]

@@ -1,7 +1,7 @@
-"""The library for one GPU: used as it is if it was built beforehand from these sources, else built.
+"""The libraries for one GPU: used as they are if they were built beforehand from these sources, else built.
 
-A library and the stamp next to the objects, ``fdjpeg/_C.abi3.so`` and ``build/gpu.json``, may come from another machine
-(``python benchmarks/gpu.py --prepare 9.0``). Objects in ``build/`` are used again if they are newer than the sources.
+The two libraries and the stamp next to the objects, ``fdjpeg/_C*.abi3.so`` and ``build/gpu.json``, may come from another
+machine (``python benchmarks/gpu.py OUT_DIR --prepare 9.0``). Objects in ``build/`` are used again if they are newer than the sources.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from typing import Any
 
 from gpu import kept, stand_in
 
-LIBRARY = kept.ROOT / "fdjpeg" / "_C.abi3.so"
+LIBRARIES = tuple(kept.ROOT / "fdjpeg" / f"{name}.abi3.so" for name in ("_C", "_C_cuda"))
 STAMP = kept.ROOT / "build" / "gpu.json"
 #: The child process that loads a library, where it may end the process.
 _LOADS = """
-import torch, fdjpeg
-from fdjpeg import _library
-raise SystemExit(None if _library._HOLDS_CUDA else f"no kernels for a GPU: {fdjpeg.backends()}")
+import fdjpeg
+found = fdjpeg.backends()
+raise SystemExit(None if found["cuda"] == "available" else f"no kernels for a GPU: {found}")
 """
 
 
@@ -30,14 +30,16 @@ def _sources() -> list[str]:
 
 
 def _stamp(capability: str) -> dict[str, str]:
-    """Returns what tells whether the library is of these sources and for this GPU."""
-    library = hashlib.sha256(LIBRARY.read_bytes()).hexdigest()[:16]
-    return {"sources": kept.digest_of(_sources()), "capability": capability, "library": library}
+    """Returns what tells whether the libraries are of these sources and for this GPU."""
+    digest = hashlib.sha256()
+    for library in LIBRARIES:
+        digest.update(library.read_bytes())
+    return {"sources": kept.digest_of(_sources()), "capability": capability, "libraries": digest.hexdigest()[:16]}
 
 
 def is_ready(capability: str) -> bool:
-    """Whether the library was built from these sources for this GPU."""
-    if not (LIBRARY.is_file() and STAMP.is_file()):
+    """Whether the libraries were built from these sources for this GPU."""
+    if not all(file.is_file() for file in (*LIBRARIES, STAMP)):
         return False
     return bool(json.loads(STAMP.read_text()) == _stamp(capability))
 
@@ -66,7 +68,7 @@ def compile_library(results: kept.Kept, limit: float, capability: str) -> dict[s
     """Compiles the library in place, for one kind of GPU."""
     command = [sys.executable, "setup.py", "build_ext", "--inplace"]
     done = results.run("library", command, limit, FDJPEG_CUDA="1", FDJPEG_CUDA_ARCHS=capability)
-    if done["passed"]:
+    if done["passed"] and all(library.is_file() for library in LIBRARIES):
         STAMP.parent.mkdir(exist_ok=True)
         STAMP.write_text(json.dumps(_stamp(capability)) + "\n")
     return done
@@ -77,5 +79,5 @@ def prepare(folder: Path, capability: str) -> None:
     about = {"date": "prepare", "gpu": capability, "commit": None, "kernels": kept.kernel_hash()}
     if not compile_library(kept.Kept(folder, about), 3600, capability)["passed"]:
         raise SystemExit("the library could not be built")
-    files = ", ".join(path.relative_to(kept.ROOT).as_posix() for path in (LIBRARY, STAMP))
+    files = ", ".join(path.relative_to(kept.ROOT).as_posix() for path in (*LIBRARIES, STAMP))
     print(f"for a GPU of capability {capability}: {files}")

@@ -203,13 +203,14 @@ def test_library_built_beforehand_is_used(
     """Only one of these sources, of this GPU, and that loads."""
     build, ran = command.build, []
     answers = {"library": True, "library, built beforehand": True}
-    for name in ("LIBRARY", "STAMP"):
-        monkeypatch.setattr(build, name, tmp_path / name)
+    monkeypatch.setattr(build, "LIBRARIES", (tmp_path / "cpu", tmp_path / "cuda"))
+    monkeypatch.setattr(build, "STAMP", tmp_path / "stamp")
 
     def run(name: str, arguments: list[str], limit: float, **environment: str) -> dict[str, Any]:
         ran.append(name)
         if name == "library":
-            build.LIBRARY.write_text(environment["FDJPEG_CUDA_ARCHS"])
+            for library in build.LIBRARIES:
+                library.write_text(environment["FDJPEG_CUDA_ARCHS"])
         return {"name": name, "passed": answers[name], "seconds": 1.0, "said": ""}
 
     monkeypatch.setattr(results, "run", run)
