@@ -1,7 +1,8 @@
 """The libraries for one GPU: used as they are if they were built beforehand from these sources, else built.
 
-The two libraries and the stamp next to the objects, ``fdjpeg/_C*.abi3.so`` and ``build/gpu.json``, may come from another
-machine (``python benchmarks/gpu.py OUT_DIR --prepare 9.0``). Objects in ``build/`` are used again if they are newer than the sources.
+The two libraries and the stamp next to the objects, ``fdjpeg/_C*.abi3.so`` and ``build/gpu.json``, may come from
+another machine (``python benchmarks/gpu.py OUT_DIR --prepare 9.0``). Objects in ``build/`` are used again if they are
+newer than the sources.
 """
 
 from __future__ import annotations
