@@ -12,6 +12,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -66,8 +67,38 @@ _CUDA_FAILURE: str | None = _FAILURE or _cuda_library.why_not_here() or _why_not
 
 _HAS_TRITON: bool = importlib.util.find_spec("triton") is not None
 
-#: Whether Triton serves tensors on a GPU: if it is required, or if no CUDA kernels are loaded.
-USES_TRITON: bool = BACKEND == "triton" or (BACKEND is None and _HAS_TRITON and _CUDA_FAILURE is not None)
+
+class Served(NamedTuple):
+    """The backend that serves tensors on a kind of device, and the reason."""
+
+    backend: str
+    reason: str
+
+
+def _served_on_gpus() -> Served:
+    """Returns the backend of devices that torch calls "cuda": NVIDIA's, and AMD's under ROCm."""
+    if BACKEND is not None:
+        return Served(BACKEND, f"FDJPEG_BACKEND={BACKEND} was set")
+    if _CUDA_FAILURE is None:
+        return Served("cuda", "the compiled kernels are loaded")
+    if not _HAS_TRITON:
+        return Served("reference", f"{_CUDA_FAILURE}; and the package triton is not installed")
+    return Served("triton", _CUDA_FAILURE)
+
+
+def _served_on_xpus() -> Served:
+    """Returns the backend of Intel's GPUs."""
+    if _HAS_TRITON and BACKEND in (None, "triton"):
+        return Served("triton", "no other backend has kernels for it; no such device has been tried")
+    return Served("reference", f"FDJPEG_BACKEND={BACKEND} was set" if BACKEND else "the package triton is missing")
+
+
+#: The backend of each kind of device, by torch's name of it. Every other device is served by the reference.
+SERVED: dict[str, Served] = {
+    "cpu": Served("cpu", "the library holds kernels for it") if LOADED else Served("reference", _FAILURE or ""),
+    "cuda": _served_on_gpus(),
+    "xpu": _served_on_xpus(),
+}
 
 
 def backends() -> dict[str, str]:

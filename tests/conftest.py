@@ -53,7 +53,7 @@ def backend(request: pytest.FixtureRequest) -> Backend:
 
 #: Of a test with many cases, a slow backend is tried by one in so many: no parameter has a multiple of so many values,
 #: and so each value of each comes up.
-_ONE_IN = 7
+_ONE_IN = int(os.environ.get("FDJPEG_ONE_IN", "7"))
 
 #: The files whose tests try the slow backends.
 _OF_SLOW = ("test_conformance", "test_empty_batches")

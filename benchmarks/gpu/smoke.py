@@ -166,6 +166,6 @@ def _ops_of(backend: str, op: str) -> Any:
         return None
     if backend == "cuda":
         return stand_in.with_faults(torch.ops.fdjpeg)
-    from fdjpeg._triton import launches
+    from fdjpeg._triton import ops
 
-    return launches if hasattr(launches, op) else None
+    return ops if hasattr(ops, op) else None

@@ -161,7 +161,7 @@ def triton() -> Iterable[Row]:
 
     if fdjpeg.backends()["triton"] != "available":
         raise RuntimeError(f"triton is {fdjpeg.backends()['triton']}")
-    from fdjpeg._triton import launches as triton_kernels
+    from fdjpeg._triton import ops as triton_kernels
 
     for subsampling, factors in SUBSAMPLINGS.items():
         about = {"backend": "triton", "shape": measure.SHAPE, "dtype": "float32", "subsampling": subsampling}

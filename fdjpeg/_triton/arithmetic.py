@@ -25,6 +25,19 @@ def to_byte(x):
 
 
 @triton.jit
+def store_real(address, value, inside):
+    """Stores numbers in the dtype there, half to even."""
+    if address.dtype.element_ty == tl.bfloat16:
+        # Written out: Triton's interpreter truncates. NaN stays NaN.
+        value = value.to(tl.float32)
+        bits = value.to(tl.int32, bitcast=True)
+        bits = tl.where(value == value, (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16, 0x7FC0)
+        tl.store(address, bits.to(tl.int16).to(tl.bfloat16, bitcast=True), mask=inside)
+    else:
+        tl.store(address, value.to(address.dtype.element_ty), mask=inside)
+
+
+@triton.jit
 def store_sample(address, value, inside):
     """Stores an integer, limited to 0…255, as the image's dtype holds it."""
     value = tl.minimum(tl.maximum(value, 0), 255)
@@ -35,14 +48,7 @@ def store_sample(address, value, inside):
     else:
         # Correctly rounded for every byte: 1 / 255 in two parts, of which the first, 257 / 65536, multiplies exactly.
         byte = value.to(tl.float32)
-        fraction = byte * 0.0039215087890625 + byte * 5.983839201917363e-8
-        if address.dtype.element_ty == tl.bfloat16:
-            # Half to even, written out: Triton's interpreter truncates.
-            bits = fraction.to(tl.int32, bitcast=True)
-            bits = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
-            tl.store(address, bits.to(tl.int16).to(tl.bfloat16, bitcast=True), mask=inside)
-        else:
-            tl.store(address, fraction.to(address.dtype.element_ty), mask=inside)
+        store_real(address, byte * 0.0039215087890625 + byte * 5.983839201917363e-8, inside)
 
 
 @triton.jit
@@ -71,6 +77,42 @@ def to_rgb(luma, cb, cr):
     g = luma + ((32768 - 22554 * u - 46802 * v) >> 16)
     b = luma + ((116130 * u + 32768) >> 16)
     return r, g, b
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The same in real numbers, about 0: Y less 128
+
+
+@triton.jit
+def to_real(x, dtype: tl.constexpr):
+    """Returns samples in units of 0…255, as `dtype` holds them."""
+    if x.dtype == tl.uint8:
+        return x.to(dtype)
+    return x.to(dtype) * 255.0
+
+
+@triton.jit
+def to_real_ycbcr(r, g, b):
+    """Returns Y, Cb and Cr of samples of 0…255."""
+    luma = 0.299 * r + 0.587 * g + 0.114 * b
+    return luma - 128.0, (b - luma) * (1.0 / 1.772), (r - luma) * (1.0 / 1.402)
+
+
+@triton.jit
+def to_real_rgb(luma, cb, cr):
+    """Returns R, G and B in units of 0…255."""
+    luma = luma + 128.0
+    red, blue = 1.402 * cr, 1.772 * cb
+    return luma + red, luma - (0.114 / 0.587) * blue - (0.299 / 0.587) * red, luma + blue
+
+
+@triton.jit
+def nearest(x):
+    """Rounds half to even; NaN stays NaN."""
+    whole: tl.constexpr = 4503599627370496.0 if x.dtype == tl.float64 else 8388608.0  # from there on all are whole
+    magnitude = tl.abs(x)
+    rounded = (magnitude + whole) - whole
+    return tl.where(magnitude < whole, tl.where(x < 0, -rounded, rounded), x)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -137,11 +179,11 @@ def _fdct_pass(x, first: tl.constexpr):
 
 
 @triton.jit
-def _idct_pass(x, first: tl.constexpr):
-    """Inverts along the last dimension; the second of two passes also shifts the level back."""
+def _idct_pass(x, first: tl.constexpr, level: tl.constexpr = True):
+    """Inverts along the last dimension; the second of two passes also shifts the level back, if `level`."""
     x0, x1, x2, x3, x4, x5, x6, x7 = unstack(x)
     shift: tl.constexpr = 11 if first else 18
-    bias: tl.constexpr = (1 << (shift - 1)) + (0 if first else 128 << shift)
+    bias: tl.constexpr = (1 << (shift - 1)) + (128 << shift if level and not first else 0)
     z = (x2 + x6) * 4433
     outer, inner = z + x2 * 6270, z - x6 * 15137
     sum, difference = ((x0 + x4) << 13) + bias, ((x0 - x4) << 13) + bias
@@ -173,8 +215,64 @@ def restore(coefficients):
 
 
 @triton.jit
+def restore_any(coefficients):
+    """Does the same with hostile coefficients, whose sums wrap around: the level comes after the last of them."""
+    samples = _idct_pass(transpose(_idct_pass(coefficients, True)), False, False) + 128
+    return tl.minimum(tl.maximum(samples, 0), 255)
+
+
+@triton.jit
 def quantize(coefficients, reciprocal, half):
     """Rounds half away from zero, by ``1 / (8 q)`` and a half as `prepare_steps` stores them."""
     sign = coefficients & -0x80000000
     signed_half = (half.to(tl.int32, bitcast=True) | sign).to(tl.float32, bitcast=True)
     return (coefficients.to(tl.float32) * reciprocal + signed_half).to(tl.int32)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The orthonormal DCT-II of blocks and its inverse; the constants are cos(k π / 16) / 2
+
+
+@triton.jit
+def _orthonormal_pass(x):
+    """Transforms along the last dimension."""
+    x0, x1, x2, x3, x4, x5, x6, x7 = unstack(x)
+    s0, s1, s2, s3 = x0 + x7, x1 + x6, x2 + x5, x3 + x4
+    d0, d1, d2, d3 = x0 - x7, x1 - x6, x2 - x5, x3 - x4
+    return stack(
+        0.35355339059327378 * (s0 + s1 + s2 + s3),
+        0.49039264020161522 * d0 + 0.41573480615127262 * d1 + 0.27778511650980111 * d2 + 0.09754516100806413 * d3,
+        0.46193976625564338 * (s0 - s3) + 0.19134171618254489 * (s1 - s2),
+        0.41573480615127262 * d0 - 0.09754516100806413 * d1 - 0.49039264020161522 * d2 - 0.27778511650980111 * d3,
+        0.35355339059327378 * (s0 - s1 - s2 + s3),
+        0.27778511650980111 * d0 - 0.49039264020161522 * d1 + 0.09754516100806413 * d2 + 0.41573480615127262 * d3,
+        0.19134171618254489 * (s0 - s3) - 0.46193976625564338 * (s1 - s2),
+        0.09754516100806413 * d0 - 0.27778511650980111 * d1 + 0.41573480615127262 * d2 - 0.49039264020161522 * d3,
+    )
+
+
+@triton.jit
+def _orthonormal_inverse_pass(x):
+    """Inverts along the last dimension: the transposed map."""
+    x0, x1, x2, x3, x4, x5, x6, x7 = unstack(x)
+    sum, difference = 0.35355339059327378 * (x0 + x4), 0.35355339059327378 * (x0 - x4)
+    outer = 0.46193976625564338 * x2 + 0.19134171618254489 * x6
+    inner = 0.19134171618254489 * x2 - 0.46193976625564338 * x6
+    e0, e3, e1, e2 = sum + outer, sum - outer, difference + inner, difference - inner
+    o0 = 0.49039264020161522 * x1 + 0.41573480615127262 * x3 + 0.27778511650980111 * x5 + 0.09754516100806413 * x7
+    o1 = 0.41573480615127262 * x1 - 0.09754516100806413 * x3 - 0.49039264020161522 * x5 - 0.27778511650980111 * x7
+    o2 = 0.27778511650980111 * x1 - 0.49039264020161522 * x3 + 0.09754516100806413 * x5 + 0.41573480615127262 * x7
+    o3 = 0.09754516100806413 * x1 - 0.27778511650980111 * x3 + 0.41573480615127262 * x5 - 0.49039264020161522 * x7
+    return stack(e0 + o0, e1 + o1, e2 + o2, e3 + o3, e3 - o3, e2 - o2, e1 - o1, e0 - o0)
+
+
+@triton.jit
+def orthonormal(samples):
+    """Transforms samples of blocks to coefficients, which come transposed."""
+    return _orthonormal_pass(transpose(_orthonormal_pass(samples)))
+
+
+@triton.jit
+def orthonormal_inverse(coefficients):
+    """Transforms transposed coefficients to samples."""
+    return _orthonormal_inverse_pass(transpose(_orthonormal_inverse_pass(coefficients)))

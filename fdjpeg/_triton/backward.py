@@ -8,7 +8,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .arithmetic import quantize, stack, to_rgb, transform, transpose, unstack
+from .arithmetic import orthonormal, quantize, to_rgb, transform
 from .forward import load_rows, load_steps
 from .upsampling import Components, Samples, beside, place, upsample
 
@@ -23,11 +23,30 @@ def _passed(grad, value, inside, real: tl.constexpr):
 
 
 @triton.jit
-def _of_colours(grad: Samples, grad_row, luma_row, x, width, cb, cr, inside_y, real: tl.constexpr, whole: tl.constexpr):
-    """Returns the gradients of Y, Cb and Cr at pixels `x` of rows with the given addresses and samples."""
+def _of_colours(
+    grad: Samples,
+    grad_row,
+    luma_row,
+    x,
+    width,
+    cb,
+    cr,
+    inside_y,
+    real: tl.constexpr,
+    whole: tl.constexpr,
+    masked: tl.constexpr,
+):
+    """Returns the gradients of Y, Cb and Cr at pixels `x` of rows with the given addresses and samples.
+
+    If `masked`, the rows hold for each pixel the bits of the colours that passed the last clamp.
+    """
     inside = inside_y if whole else inside_y & (x < width)
     at = grad_row + x.to(tl.int64) * grad.x
-    r, g, b = to_rgb(tl.load(luma_row + x, mask=inside, other=0).to(tl.int32), cb, cr)
+    there = tl.load(luma_row + x, mask=inside, other=0).to(tl.int32)
+    if masked:
+        r, g, b = (there & 1) - 1, (there & 2) - 2, (there & 4) - 4  # negative if it did not pass
+    else:
+        r, g, b = to_rgb(there, cb, cr)
     r = _passed(at, r, inside, real)
     g = _passed(at + grad.c, g, inside, real)
     b = _passed(at + 2 * grad.c, b, inside, real)
@@ -62,6 +81,7 @@ def _of_components(
     down: tl.constexpr,
     whole: tl.constexpr,
     real: tl.constexpr,
+    masked: tl.constexpr,
 ):
     """Returns the gradients of Cb and Cr at runs of eight samples (n, 8), and of Y at their outer rows of pixels.
 
@@ -78,14 +98,19 @@ def _of_components(
     for i in tl.static_range(-1 if down else 0, vertical + 1 if down else vertical):
         # At an edge the component's last sample replaces the missing neighbour, and so does its pixel.
         y = tl.minimum(tl.maximum(row * vertical + i, 0), planes.chroma_height * vertical - 1)
-        cb, cb_before, cb_after = upsample(own + planes.cb, planes, y, column, horizontal, vertical, across, down)
-        cr, cr_before, cr_after = upsample(own + planes.cr, planes, y, column, horizontal, vertical, across, down)
+        if masked:
+            cb, cb_before, cb_after = y, y, y  # unused
+            cr, cr_before, cr_after = y, y, y
+            luma_row = own + y.to(tl.int64) * planes.width
+        else:
+            cb, cb_before, cb_after = upsample(own + planes.cb, planes, y, column, horizontal, vertical, across, down)
+            cr, cr_before, cr_after = upsample(own + planes.cr, planes, y, column, horizontal, vertical, across, down)
+            luma_row = own + y.to(tl.int64) * (8 * planes.luma_columns)
         inside_y = tl.full((1,), True, tl.int1) if whole else y < planes.height
-        luma_row = own + y.to(tl.int64) * (8 * planes.luma_columns)
         grad_row = own_grad + y.to(tl.int64) * grad.y
         weight = (0.75 if i == 0 or i == 1 else 0.25) if down else 1.0
         dy, of_cb, of_cr = _of_colours(
-            grad, grad_row[:, None], luma_row[:, None], x, planes.width, cb, cr, inside_y[:, None], real, whole
+            grad, grad_row[:, None], luma_row[:, None], x, planes.width, cb, cr, inside_y[:, None], real, whole, masked
         )
         dcb += weight * of_cb
         dcr += weight * of_cr
@@ -95,12 +120,12 @@ def _of_components(
             dy_below = dy
         if across:
             _, of_cb, of_cr = _of_colours(
-                grad, grad_row, luma_row, x_before, planes.width, cb_before, cr_before, inside_y, real, whole
+                grad, grad_row, luma_row, x_before, planes.width, cb_before, cr_before, inside_y, real, whole, masked
             )
             dcb_before += weight * of_cb
             dcr_before += weight * of_cr
             _, of_cb, of_cr = _of_colours(
-                grad, grad_row, luma_row, x_after, planes.width, cb_after, cr_after, inside_y, real, whole
+                grad, grad_row, luma_row, x_after, planes.width, cb_after, cr_after, inside_y, real, whole, masked
             )
             dcb_after += weight * of_cb
             dcr_after += weight * of_cr
@@ -125,6 +150,47 @@ def _store_gradient(out, image, value, inside, flagged):
 
 
 @triton.jit
+def _store_pixels(
+    image: Samples,
+    out: Samples,
+    planes: Components,
+    n,
+    y,
+    x,
+    dy,
+    dcb,
+    dcr,
+    inside,
+    flagged,
+    horizontal: tl.constexpr,
+    vertical: tl.constexpr,
+    grey: tl.constexpr,
+    whole: tl.constexpr,
+):
+    """Stores the image's gradient at pixels `x` of rows `y` from those of its components: subsampling's adjoint."""
+    wide_x, wide_y = x.to(tl.int64), y.to(tl.int64)[:, None]
+    at_image = (image.address + n * image.n)[:, None] + wide_y * image.y + wide_x * image.x
+    at_out = (out.address + n * out.n)[:, None] + wide_y * out.y + wide_x * out.x
+    if grey:
+        _store_gradient(at_out, at_image, dy, inside, flagged)
+    else:
+        cb, cr = dcb, dcr
+        if not whole:
+            # The last row and column also count for their replicas, which subsampling averaged.
+            copies_down = 1 + planes.chroma_height * vertical - planes.height
+            copies_across = 1 + planes.chroma_width * horizontal - planes.width
+            copies = tl.where(y == planes.height - 1, copies_down, 1)[:, None]
+            copies = (copies * tl.where(x == planes.width - 1, copies_across, 1)).to(dy.dtype)
+            cb, cr = copies * cb, copies * cr
+        r = 0.299 * dy - 0.299 / 1.772 * cb + 0.5 * cr
+        g = 0.587 * dy - 0.587 / 1.772 * cb - 0.587 / 1.402 * cr
+        b = 0.114 * dy + 0.5 * cb - 0.114 / 1.402 * cr
+        _store_gradient(at_out, at_image, r, inside, flagged)
+        _store_gradient(at_out + out.c, at_image + image.c, g, inside, flagged)
+        _store_gradient(at_out + 2 * out.c, at_image + 2 * image.c, b, inside, flagged)
+
+
+@triton.jit
 def differentiate(
     grad: Samples,
     planes: Components,
@@ -141,25 +207,31 @@ def differentiate(
     keep: tl.constexpr,
     real: tl.constexpr,
     size: tl.constexpr,
+    emit: tl.constexpr = True,
+    masked: tl.constexpr = False,
 ):
     """Stores the image's gradient at the pixels of `size` of the `count` runs of eight chroma samples.
 
-    If `keep`, it also stores the components' `gradients`, laid out like their samples; `real` is their dtype.
+    If `keep`, it also stores the components' `gradients`, laid out like their samples; `real` is their dtype. Without
+    `emit` it stores these alone. If `masked`, `planes` holds the bits of the colours that passed the last clamp:
+    (images, height, width).
     """
     n, row, column = place(planes, tl.program_id(0) * size, count, size)
     n = n.to(tl.int64)
-    own, own_grad, own_gradients = (
-        planes.address + n * planes.bytes,
-        grad.address + n * grad.n,
-        gradients + n * planes.flags,
-    )
-    flagged = tl.load(own + planes.flags + (row // 8 * planes.chroma_columns + column // 8)) != 0
-    flagged = flagged[:, None]
+    if masked:
+        own = planes.address + n * planes.bytes
+        flagged = tl.full((1, 1), False, tl.int1)
+    else:
+        own = planes.address + n * planes.bytes
+        flagged = tl.load(own + planes.flags + (row // 8 * planes.chroma_columns + column // 8)) != 0
+        flagged = flagged[:, None]
+    own_grad, own_gradients = grad.address + n * grad.n, gradients + n * planes.flags
     x = (column * horizontal)[:, None] + tl.arange(0, 8 * horizontal)[None, :]
-    wide_x = x.to(tl.int64)
-    if not grey:
+    if grey:
+        dcb, dcr = x, x  # unused
+    else:
         dcb, dcr, dy_above, dy_below = _of_components(
-            grad, own_grad, planes, own, row, column, horizontal, vertical, across, down, whole, real
+            grad, own_grad, planes, own, row, column, horizontal, vertical, across, down, whole, real, masked
         )
         if keep:
             columns = column[:, None] + tl.arange(0, 8)[None, :]
@@ -171,32 +243,65 @@ def differentiate(
         dcb, dcr = _spread(share * dcb, horizontal), _spread(share * dcr, horizontal)
     for v in tl.static_range(vertical):
         y = row * vertical + v
-        inside = tl.full((1, 1), True, tl.int1) if whole else (y < planes.height)[:, None] & (x < planes.width)
         wide_y = y.to(tl.int64)[:, None]
-        at_image = (image.address + n * image.n)[:, None] + wide_y * image.y + wide_x * image.x
-        at_out = (out.address + n * out.n)[:, None] + wide_y * out.y + wide_x * out.x
+        inside = tl.full((1, 1), True, tl.int1) if whole else (y < planes.height)[:, None] & (x < planes.width)
         if grey:
-            # Only the inverse transform limits grey samples, and straight-through passes that limiting.
-            dy = tl.load(own_grad[:, None] + wide_y * grad.y + wide_x * grad.x, mask=inside, other=0.0).to(real)
-            _store_gradient(at_out, at_image, dy, inside, flagged)
+            at = own_grad[:, None] + wide_y * grad.y + x.to(tl.int64) * grad.x
+            dy = tl.load(at, mask=inside, other=0.0).to(real)
+            # Of the exact codec only the inverse transform limits grey samples, and straight-through passes that.
+            if masked:
+                bits = tl.load(own[:, None] + wide_y * planes.width + x, mask=inside, other=0)
+                dy = tl.where(bits != 0, dy, 0.0)
         else:
             dy = dy_above if v == 0 else dy_below
-            cb, cr = dcb, dcr
-            if not whole:
-                # The last row and column also count for their replicas, which subsampling averaged.
-                copies_down = 1 + planes.chroma_height * vertical - planes.height
-                copies_across = 1 + planes.chroma_width * horizontal - planes.width
-                copies = tl.where(y == planes.height - 1, copies_down, 1)[:, None]
-                copies = (copies * tl.where(x == planes.width - 1, copies_across, 1)).to(real)
-                cb, cr = copies * cb, copies * cr
-            r = 0.299 * dy - 0.299 / 1.772 * cb + 0.5 * cr
-            g = 0.587 * dy - 0.587 / 1.772 * cb - 0.587 / 1.402 * cr
-            b = 0.114 * dy + 0.5 * cb - 0.114 / 1.402 * cr
-            _store_gradient(at_out, at_image, r, inside, flagged)
-            _store_gradient(at_out + out.c, at_image + image.c, g, inside, flagged)
-            _store_gradient(at_out + 2 * out.c, at_image + 2 * image.c, b, inside, flagged)
+        if emit:
+            _store_pixels(image, out, planes, n, y, x, dy, dcb, dcr, inside, flagged, horizontal, vertical, grey, whole)
         if keep:
             tl.store(own_gradients[:, None] + wide_y * (8 * planes.luma_columns) + x, dy, mask=inside)
+
+
+@triton.jit
+def emit_gradient(
+    planes: Components,
+    image: Samples,
+    out: Samples,
+    flags,
+    flag_bytes,
+    count,
+    horizontal: tl.constexpr,
+    vertical: tl.constexpr,
+    grey: tl.constexpr,
+    whole: tl.constexpr,
+    size: tl.constexpr,
+):
+    """Stores the image's gradient at the pixels of `size` of the `count` runs of chroma samples, from its components'.
+
+    `planes` holds the gradients of the components' samples. `flags` is where the flags of image 0 are, `flag_bytes`
+    from one image to the next; without flags, no sample is NaN.
+    """
+    n, row, column = place(planes, tl.program_id(0) * size, count, size)
+    n = n.to(tl.int64)
+    own = planes.address + n * planes.bytes
+    if flags is None:
+        flagged = tl.full((1, 1), False, tl.int1)
+    else:
+        mcu = row // 8 * planes.chroma_columns + column // 8
+        flagged = (tl.load(flags + n * flag_bytes + mcu) != 0)[:, None]
+    x = (column * horizontal)[:, None] + tl.arange(0, 8 * horizontal)[None, :]
+    if grey:
+        dcb, dcr = x, x  # unused
+    else:
+        columns = column[:, None] + tl.arange(0, 8)[None, :]
+        at = (own + row.to(tl.int64) * (8 * planes.chroma_columns))[:, None] + columns
+        share: tl.constexpr = 1.0 / (horizontal * vertical)
+        dcb = _spread(share * tl.load(at + planes.cb), horizontal)
+        dcr = _spread(share * tl.load(at + planes.cr), horizontal)
+    for v in tl.static_range(vertical):
+        y = row * vertical + v
+        inside = tl.full((1, 1), True, tl.int1) if whole else (y < planes.height)[:, None] & (x < planes.width)
+        at = own[:, None] + y.to(tl.int64)[:, None] * (8 * planes.luma_columns) + x
+        dy = tl.load(at, mask=inside, other=0.0)
+        _store_pixels(image, out, planes, n, y, x, dy, dcb, dcr, inside, flagged, horizontal, vertical, grey, whole)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -204,29 +309,11 @@ def differentiate(
 
 
 @triton.jit
-def _orthonormal_pass(x):
-    """Applies the orthonormal DCT-II along the last dimension of (n, 8, 8); the constants are cos(k π / 16) / 2."""
-    x0, x1, x2, x3, x4, x5, x6, x7 = unstack(x)
-    s0, s1, s2, s3 = x0 + x7, x1 + x6, x2 + x5, x3 + x4
-    d0, d1, d2, d3 = x0 - x7, x1 - x6, x2 - x5, x3 - x4
-    return stack(
-        0.35355339 * (s0 + s1 + s2 + s3),
-        0.49039264 * d0 + 0.41573481 * d1 + 0.27778512 * d2 + 0.09754516 * d3,
-        0.46193977 * (s0 - s3) + 0.19134172 * (s1 - s2),
-        0.41573481 * d0 - 0.09754516 * d1 - 0.49039264 * d2 - 0.27778512 * d3,
-        0.35355339 * (s0 - s1 - s2 + s3),
-        0.27778512 * d0 - 0.49039264 * d1 + 0.09754516 * d2 + 0.41573481 * d3,
-        0.19134172 * (s0 - s3) - 0.46193977 * (s1 - s2),
-        0.09754516 * d0 - 0.27778512 * d1 + 0.41573481 * d2 - 0.49039264 * d3,
-    )
+def place_component(planes: Components, size: tl.constexpr):
+    """Returns what program (i, n) works on: `size` blocks of one component of image n, of Y first, of Cb, then of Cr.
 
-
-@triton.jit
-def share_of_blocks(planes: Components, gradients, steps, tables, shares, size: tl.constexpr):
-    """Sums, in program (i, n), over `size` blocks of a component of image n: those of Y first, then of Cb, then of Cr.
-
-    `planes` holds the components' samples before the codec, `gradients` their gradients. `shares` is
-    (images, programs, 64), each table transposed.
+    That is the image, the component, its columns of blocks, the blocks' rows and columns, whether they are blocks and
+    no surplus, and where in an image's planes they start.
     """
     program, n = tl.program_id(0), tl.program_id(1)
     luma_blocks, chroma_blocks = planes.luma_rows * planes.luma_columns, planes.chroma_rows * planes.chroma_columns
@@ -237,17 +324,52 @@ def share_of_blocks(planes: Components, gradients, steps, tables, shares, size: 
     index = tl.where(component == 0, program, (program - of_luma) % of_chroma) * size + tl.arange(0, size)
     block = tl.minimum(index, blocks - 1)
     column = block % columns
-    # As in `code_planes`.
+    # As in `place_block`.
     start = tl.where(component == 0, 0, tl.where(component == 1, planes.cb, planes.cr))
     start += (block - column).to(tl.int64) * 64 + column * 8
-    g = load_rows(gradients + n.to(tl.int64) * planes.flags + start, 8 * columns).to(tl.float32)
-    g = _orthonormal_pass(transpose(_orthonormal_pass(g)))
+    return n, component, columns, block // columns, column, index < blocks, start
+
+
+@triton.jit
+def store_share(shares, n, each, inside):
+    """Stores a program's sum over its blocks of a table's derivative, transposed: (images, programs, 64)."""
+    each = tl.where(inside[:, None, None], each, 0.0)
+    frequency = tl.arange(0, 8)[:, None] * 8 + tl.arange(0, 8)[None, :]
+    target = shares + (n.to(tl.int64) * tl.num_programs(0) + tl.program_id(0)) * 64
+    tl.store(target + frequency, tl.sum(each, 0) / 255.0)  # the output is a byte / 255
+
+
+@triton.jit
+def share_of_blocks(planes: Components, gradients, steps, tables, shares, size: tl.constexpr):
+    """Sums, in program (i, n), over `size` blocks of a component of image n: those of Y first, then of Cb, then of Cr.
+
+    `planes` holds the components' samples before the codec, `gradients` their gradients. `shares` is
+    (images, programs, 64), each table transposed.
+    """
+    n, component, columns, _, _, inside, start = place_component(planes, size)
+    g = orthonormal(load_rows(gradients + n.to(tl.int64) * planes.flags + start, 8 * columns).to(tl.float32))
     coefficients = transform(
         load_rows(planes.address + n.to(tl.int64) * planes.bytes + start, 8 * columns).to(tl.int32)
     )
     q, reciprocal, half = load_steps(steps, n % tables * 3 + component + tl.zeros((size,), tl.int32))
     error = 8 * quantize(coefficients, reciprocal, half) * q - coefficients  # exact: k - c / (8 q) would cancel
-    each = tl.where((index < blocks)[:, None, None], g * (error.to(tl.float32) * reciprocal), 0.0)
-    frequency = tl.arange(0, 8)[:, None] * 8 + tl.arange(0, 8)[None, :]
-    target = shares + (n.to(tl.int64) * tl.num_programs(0) + program) * 64
-    tl.store(target + frequency, tl.sum(each, 0) / 255.0)  # the output is a byte / 255
+    store_share(shares, n, g * (error.to(tl.float32) * reciprocal), inside)
+
+
+@triton.jit
+def add_shares(shares, of_tables, of_luma, of_chroma):
+    """Stores in program (i, n) the gradient of component i's table for image n: the sum of shares, in one order.
+
+    `of_luma` and `of_chroma` are the programs that worked on each component. `of_tables` is (images, 3, 8, 8).
+    """
+    component, n = tl.program_id(0), tl.program_id(1)
+    first = tl.where(component == 0, 0, of_luma + (component - 1) * of_chroma)
+    count = tl.where(component == 0, of_luma, of_chroma)
+    rows, place = tl.arange(0, 32), tl.arange(0, 64)
+    at = shares + (n.to(tl.int64) * (of_luma + 2 * of_chroma) + first) * 64 + place[None, :]
+    total = tl.zeros((32, 64), shares.dtype.element_ty)
+    for start in range(0, count, 32):
+        row = (start + rows)[:, None]
+        total += tl.load(at + row.to(tl.int64) * 64, mask=row < count, other=0.0)
+    target = of_tables + (n.to(tl.int64) * 3 + component) * 64 + place % 8 * 8 + place // 8
+    tl.store(target, tl.sum(total, 0).to(of_tables.dtype.element_ty))

@@ -63,7 +63,10 @@ def beside(s, before, after):
 
 @triton.jit
 def _blended(near, far, down: tl.constexpr):
-    """Loads samples of two rows of a component, blended and times four if `down`, else those of the near row."""
+    """Loads samples of two rows of a component, blended if `down`, else those of the near row; bytes times four."""
+    if near.dtype.element_ty != tl.uint8:
+        s = tl.load(near)
+        return 0.75 * s + 0.25 * tl.load(far) if down else s
     s = tl.load(near).to(tl.int32)
     if down:
         s = 3 * s + tl.load(far)
@@ -83,9 +86,10 @@ def upsample(
 ):
     """Returns the pixels of eight samples from `column` on in rows `y` (n,) of a component: (n, 8 · horizontal).
 
-    If they are blended `across`, it also returns the pixels before and after them, each (n,). At the edge these are
+    If bytes are blended `across`, it also returns the pixels before and after them, each (n,). At the edge these are
     the first and the last pixel.
     """
+    exact: tl.constexpr = component.dtype.element_ty == tl.uint8
     row, late = y // vertical, y % vertical
     far_row = tl.minimum(tl.maximum(row + 2 * late - 1, 0), planes.chroma_height - 1)
     stride = 8 * planes.chroma_columns
@@ -102,6 +106,9 @@ def upsample(
         bias_of_even: tl.constexpr = 8 if down else 1
         bias_of_odd: tl.constexpr = 7 if down else 2
         shift: tl.constexpr = 4 if down else 2
+        if not exact:
+            pixels = tl.join(0.75 * s + 0.25 * left, 0.75 * s + 0.25 * right)
+            return tl.reshape(pixels, (s.shape[0], 8 * horizontal)), late, late
         even, odd = (3 * s + left + bias_of_even) >> shift, (3 * s + right + bias_of_odd) >> shift
         pixels = tl.join(even, odd)
         first, _, _, _, _, _, _, last = unstack(s[:, None, :])
@@ -109,7 +116,7 @@ def upsample(
         before = (3 * before + first + tl.where(column == 0, bias_of_even, bias_of_odd)) >> shift
         after = (3 * after + last + tl.where(at_after < column + 8, bias_of_odd, bias_of_even)) >> shift
     else:
-        if down:
+        if down and exact:
             s = (s + 1 + late[:, None]) >> 2
         pixels = tl.broadcast_to(s[:, :, None], (s.shape[0], 8, horizontal))
         before, after = late, late  # unused

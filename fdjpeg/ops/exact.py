@@ -58,7 +58,6 @@ register(
     "(Tensor image, Tensor? tables, float quality, int horizontal, int vertical, bool fancy) -> (Tensor, Tensor)",
     fake=_round_trip_fake,
     vmap=forward_vmap,
-    in_triton=True,
 )
 
 # The same at a quality for each block: uint8 (N, rows, columns) of luma's blocks, 1…100 (others act as the nearer).
@@ -77,7 +76,6 @@ register(
     "bool fancy, bool table_gradient) -> (Tensor, Tensor)",
     fake=_backward_fake,
     vmap=backward_vmap,
-    in_triton=True,
 )
 
 # The same, with a surrogate (`fdjpeg._slopes.slope_table`) for the rounding of coefficients.

@@ -42,38 +42,42 @@ SCHEMAS: dict[str, str] = {}
 
 _definitions = torch.library.Library("fdjpeg", "FRAGMENT")
 _fallbacks = torch.library.Library("fdjpeg", "IMPL", "CompositeExplicitAutograd")
-_on_gpus = torch.library.Library("fdjpeg", "IMPL", "CUDA")
+#: By the kind of device whose tensors Triton serves.
+_on_gpus = {
+    device: torch.library.Library("fdjpeg", "IMPL", device.upper())
+    for device, served in _library.SERVED.items()
+    if served.backend == "triton"
+}
 
 
-def register(
-    name: str, schema: str, *, fake: Callable[..., Any], vmap: Callable[..., Any], in_triton: bool = False
-) -> None:
+def register(name: str, schema: str, *, fake: Callable[..., Any], vmap: Callable[..., Any]) -> None:
     """Registers an op: its schema, unless the library has it, its fallback, its fake kernel and its vmap rule.
+
+    On devices that `_library.SERVED` gives to Triton, `fdjpeg._triton.ops` serves it.
 
     Args:
         name: of the op, and of the function in `fdjpeg.reference` that serves it if the library holds no kernel.
         schema: of the op, without its name.
         fake: makes empty results of the right shapes and dtypes, without computing them.
         vmap: ``vmap(op, info, in_dims, *arguments)``, the signature of ``torch.library.register_vmap`` after ``op``.
-        in_triton: whether `fdjpeg._triton.launches` has a function of this name.
     """
     SCHEMAS[name] = schema
     if not hasattr(torch.ops.fdjpeg, name):
         _definitions.define(name + schema)
     _fallbacks.impl(name, getattr(reference, name))
-    if in_triton and _library.USES_TRITON:
-        _on_gpus.impl(name, _triton_op(name), allow_override=True)
+    for library in _on_gpus.values():
+        library.impl(name, _triton_op(name), allow_override=True)
     torch.library.register_fake(f"fdjpeg::{name}", fake)
     torch.library.register_vmap(f"fdjpeg::{name}", partial(vmap, getattr(torch.ops.fdjpeg, name)))
 
 
 def _triton_op(name: str) -> Callable[..., Any]:
-    """Returns an op of `fdjpeg._triton.launches`, which is imported at the first tensor on a GPU."""
+    """Returns an op of `fdjpeg._triton.ops`, which is imported at the first tensor on a GPU."""
 
     def op(*arguments: Any) -> Any:
-        from fdjpeg._triton import launches
+        from fdjpeg._triton import ops as triton_ops
 
-        return getattr(launches, name)(*arguments)
+        return getattr(triton_ops, name)(*arguments)
 
     return op
 

@@ -93,7 +93,7 @@ def test_can_be_captured_in_a_graph(call: Call) -> None:
 
 @pytest.mark.parametrize("name", ["round trip", "backward", "by a surrogate", "by block", "encode and decode"])
 def test_the_reference_can_be_captured_in_a_graph(name: str) -> None:
-    """It serves the ops that Triton has no kernels for."""
+    """It serves where neither CUDA nor Triton does."""
     call = functools.partial(CALLS[name][1], reference)
     image = torch.rand(2, 3, 64, 64, device=DEVICE)
     actual = _replayed(call, image)

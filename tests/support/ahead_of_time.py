@@ -1,4 +1,4 @@
-"""Compiles the launches of `fdjpeg._triton.launches` with Triton for GPUs that this machine lacks."""
+"""Compiles the launches of `fdjpeg._triton.ops` with Triton for GPUs that this machine lacks."""
 
 from __future__ import annotations
 

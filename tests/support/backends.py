@@ -26,6 +26,8 @@ class Backend(NamedTuple):
     surrogate_backward: Callable[..., Any] | None
     real_round_trip: Callable[..., Any] | None
     real_round_trip_backward: Callable[..., Any] | None
+    block_dct: Callable[..., Any] | None
+    block_idct: Callable[..., Any] | None
 
     @property
     def missing(self) -> str | None:
@@ -47,23 +49,16 @@ def _of(name: str, device: str, functions: Any) -> Backend:
     return Backend(name, device, *(getattr(functions, function, None) for function in Backend._fields[2:]))
 
 
-def _triton(function: str) -> Callable[..., Any]:
-    """Returns a function of `fdjpeg._triton.launches`, which imports Triton."""
+class _Triton:
+    """The functions of `fdjpeg._triton.ops`, which imports Triton."""
 
-    def call(*arguments: Any) -> Any:
-        from fdjpeg._triton import launches as triton_kernels
+    def __getattr__(self, function: str) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            from fdjpeg._triton import ops as triton_ops
 
-        return getattr(triton_kernels, function)(*arguments)
+            return getattr(triton_ops, function)(*arguments)
 
-    return call
-
-
-def _of_triton(
-    name: str, device: str, round_trip: Callable[..., Any], round_trip_backward: Callable[..., Any]
-) -> Backend:
-    """Returns Triton's two ops; the others are plain torch there."""
-    pieces = (reference.encode, reference.decode)
-    return Backend(name, device, round_trip, round_trip_backward, *pieces, None, None, None, None)
+        return call
 
 
 BACKENDS = {
@@ -74,8 +69,8 @@ BACKENDS = {
         # The CUDA kernels, run by a CPU.
         _of("emulated", "cpu", emulation),
         _of("cuda", "cuda", torch.ops.fdjpeg),
-        _of_triton("triton", "cuda", _triton("round_trip"), _triton("round_trip_backward")),
+        _of("triton", "cuda", _Triton()),
         # The same kernels, by a CPU.
-        _of_triton("interpreted", "cpu", interpreted.round_trip, interpreted.round_trip_backward),
+        _of("interpreted", "cpu", interpreted),
     )
 }

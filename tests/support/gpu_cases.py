@@ -23,14 +23,14 @@ TOLERANCE = settings.TOLERANCE
 
 @pytest.fixture(params=["cuda", "triton"])
 def ops(request: pytest.FixtureRequest) -> Any:
-    """Returns the two ops of the round trip, by CUDA and by Triton."""
+    """Returns the ops, by CUDA and by Triton."""
     if fdjpeg.backends()[request.param] != "available":
         pytest.skip(fdjpeg.backends()[request.param])
     if request.param == "cuda":
         return torch.ops.fdjpeg
-    from fdjpeg._triton import launches as triton_kernels
+    from fdjpeg._triton import ops as triton_ops
 
-    return triton_kernels
+    return triton_ops
 
 
 @pytest.fixture(autouse=True)

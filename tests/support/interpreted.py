@@ -1,4 +1,4 @@
-"""The Triton kernels interpreted, so that they need no GPU: the ops of the round trip.
+"""The Triton kernels interpreted, so that they need no GPU.
 
 Triton chooses its interpreter when it is imported. So these run in a separate process, which starts with the first
 call and ends with this one.
@@ -12,11 +12,18 @@ import importlib.util
 import io
 import multiprocessing
 import os
+import shutil
+import sys
 from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from unittest import mock
 
 import torch
+
+import fdjpeg
+from fdjpeg.ops import SCHEMAS
 
 
 def missing() -> str | None:
@@ -24,17 +31,14 @@ def missing() -> str | None:
     return None if importlib.util.find_spec("triton") else "the package triton is not installed"
 
 
-def round_trip(*arguments: Any) -> Any:
-    """Runs `fdjpeg._triton.launches.round_trip`."""
-    return _interpret("round_trip", arguments)
+def __getattr__(function: str) -> Any:
+    """Returns a function of `fdjpeg._triton.ops`, by its name."""
+    if function not in SCHEMAS:
+        raise AttributeError(function)
+    return functools.partial(_interpret, function)
 
 
-def round_trip_backward(*arguments: Any) -> Any:
-    """Runs `fdjpeg._triton.launches.round_trip_backward`."""
-    return _interpret("round_trip_backward", arguments)
-
-
-def _interpret(function: str, arguments: tuple[Any, ...]) -> Any:
+def _interpret(function: str, *arguments: Any) -> Any:
     with mock.patch.dict(os.environ, {"TRITON_INTERPRET": "1"}):
         results = _interpreter().submit(_call, function, _packed(arguments)).result()
     return _unpacked(results)
@@ -58,9 +62,29 @@ def _prepare() -> None:
 
 def _call(function: str, arguments: bytes) -> bytes:
     """Calls an op in the separate process."""
-    from fdjpeg._triton import launches as triton_kernels
+    from fdjpeg._triton import ops as triton_ops
 
-    return _packed(getattr(triton_kernels, function)(*_unpacked(arguments)))
+    return _packed(getattr(triton_ops, function)(*_unpacked(arguments)))
+
+
+def planted(file: str, old: str, new: str, function: str, arguments: tuple[Any, ...]) -> Any:
+    """Runs an op of a copy of `fdjpeg._triton`, in whose ``file`` ``old``, which occurs once, became ``new``."""
+    with mock.patch.dict(os.environ, {"TRITON_INTERPRET": "1"}):
+        return _unpacked(_interpreter().submit(_call_planted, file, old, new, function, _packed(arguments)).result())
+
+
+def _call_planted(file: str, old: str, new: str, function: str, arguments: bytes) -> bytes:
+    """Calls an op of such a copy in the separate process."""
+    source = Path(fdjpeg.__file__).parent / "_triton"
+    with TemporaryDirectory() as folder:
+        name = f"planted_{abs(hash((file, old, new)))}"
+        copy = shutil.copytree(source, Path(folder) / name, ignore=shutil.ignore_patterns("__pycache__"))
+        text = (copy / f"{file}.py").read_text(encoding="utf-8")
+        assert text.count(old) == 1, f"{old!r} occurs {text.count(old)} times in {file}.py"
+        (copy / f"{file}.py").write_text(text.replace(old, new), encoding="utf-8")
+        with mock.patch.object(sys, "path", [folder, *sys.path]):
+            ops = importlib.import_module(f"{name}.ops")
+            return _packed(getattr(ops, function)(*_unpacked(arguments)))
 
 
 def _packed(values: Any) -> bytes:

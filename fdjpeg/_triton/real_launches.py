@@ -1,0 +1,190 @@
+"""The ops in real numbers in Triton: the round trip, its gradient, and the blocks' DCT; launches of the kernels."""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from fdjpeg import reference
+from fdjpeg._geometry import BLOCK, Geometry
+
+from .blocks import code_real_planes, differentiate_real_blocks, transform_blocks
+from .launches import (
+    OPTIONS,
+    SIZE,
+    checked_geometry,
+    components_of,
+    device_of,
+    differentiate_samples,
+    emit,
+    emit_gradients,
+    is_whole,
+    make_samples,
+    make_shares,
+    parts_of,
+    prepared_steps,
+    programs_of,
+    sum_shares,
+    tables_of,
+)
+
+#: Real numbers promise no bits, so multiplications and additions may be fused.
+_OPTIONS = OPTIONS | {"enable_fp_fusion": True}
+
+
+def _half(dtype: torch.dtype) -> int:
+    """Returns the blocks of a program: doubles take twice the registers."""
+    return SIZE // (2 if dtype == torch.float64 else 1)
+
+
+def _two_floats(number: float) -> tuple[float, float]:
+    """Returns float32 numbers whose sum is a number, to 48 bits."""
+    (first,) = struct.unpack("f", struct.pack("f", number))
+    return first, number - first
+
+
+def _steps(image: Tensor, tables: Tensor | None, quality: float, soft: bool) -> tuple[Tensor, int]:
+    """Returns the tables as the kernels of real numbers take them, and their number."""
+    if tables is None and not soft:
+        return prepared_steps(image, None, quality)
+    steps = reference.real_tables(tables, quality, soft, image).contiguous()
+    return steps, len(steps)
+
+
+def real_round_trip(
+    image: Tensor,
+    tables: Tensor | None,
+    quality: float,
+    horizontal: int,
+    vertical: int,
+    fancy: bool,
+    surrogate: str,
+    parameter: float,
+    floor: float,
+    soft: bool,
+) -> tuple[Tensor, Tensor]:
+    """Implements ``fdjpeg::real_round_trip``; as `fdjpeg.reference.real_round_trip`, to rounding."""
+    geometry = checked_geometry(image, horizontal, vertical)
+    out = torch.empty_like(image)
+    mask = image.new_empty((len(image), *image.shape[2:]), dtype=torch.uint8)
+    dtype = reference.real_dtype(image)
+    parameters = (*_two_floats(parameter), *_two_floats(floor))
+    with device_of(image):
+        for part in parts_of(image, geometry):
+            steps = _steps(image, tables_of(tables, part), quality, soft)
+            components = _real_components(image[part], geometry)
+            blocks = len(components) * (geometry.flag_offset // 64)
+            size = _half(dtype)
+            code_real_planes[(triton.cdiv(blocks, size),)](
+                components_of(components, geometry),
+                *steps,
+                *parameters,
+                blocks,
+                name=surrogate,
+                soft=soft,
+                size=size,
+                **_OPTIONS,
+            )
+            emit(components, geometry, fancy, out[part], mask[part])
+    return out, mask
+
+
+def _real_components(image: Tensor, geometry: Geometry) -> Tensor:
+    """Returns the components before the codec, ``(N, flag_offset)``."""
+    components = image.new_empty((len(image), geometry.flag_offset), dtype=reference.real_dtype(image))
+    make_samples(image, geometry, components)
+    return components
+
+
+def real_round_trip_backward(
+    grad: Tensor,
+    mask: Tensor,
+    image: Tensor,
+    tables: Tensor | None,
+    quality: float,
+    horizontal: int,
+    vertical: int,
+    fancy: bool,
+    surrogate: str,
+    parameter: float,
+    floor: float,
+    soft: bool,
+    table_gradient: bool,
+) -> tuple[Tensor, Tensor]:
+    """Implements ``fdjpeg::real_round_trip_backward``; as the reference's, to rounding."""
+    geometry = checked_geometry(image, horizontal, vertical)
+    out, dtype = torch.empty_like(image), reference.real_dtype(image)
+    of_tables = image.new_zeros((len(image), 3, BLOCK, BLOCK) if table_gradient else 0, dtype=dtype)
+    mask = mask.contiguous()
+    straight = surrogate == "straight-through" and not table_gradient
+    parameters = (*_two_floats(parameter), *_two_floats(floor))
+    with device_of(image):
+        for part in parts_of(image, geometry):
+            given = (grad[part], mask[part], image[part], geometry, fancy)
+            if straight:  # the inverse transform undoes the transform
+                differentiate_samples(*given, out[part], image.new_empty(0, dtype=dtype), masked=True)
+                continue
+            gradients = image.new_zeros((len(image[part]), geometry.flag_offset), dtype=dtype)
+            differentiate_samples(*given, None, gradients, masked=True)
+            shares = make_shares(gradients, geometry, table_gradient)
+            differentiate_real_blocks[(sum(programs_of(geometry)), len(gradients))](
+                components_of(_real_components(image[part], geometry), geometry),
+                gradients,
+                *_steps(image, tables_of(tables, part), quality, soft),
+                *parameters,
+                shares,
+                whole=is_whole(geometry),
+                of_tables=table_gradient,
+                name=surrogate,
+                soft=soft,
+                size=SIZE,  # that of `programs_of`
+                **_wide(dtype),
+            )
+            emit_gradients(gradients, image[part], geometry, out[part])
+            if table_gradient:
+                sum_shares(shares, geometry, of_tables[part])
+    return out, of_tables
+
+
+def _wide(dtype: torch.dtype) -> dict[str, Any]:
+    """Returns the options of a kernel that holds two blocks at once: doubles share them among more threads."""
+    return _OPTIONS | {"num_warps": _OPTIONS["num_warps"] * (2 if dtype == torch.float64 else 1)}
+
+
+def block_dct(samples: Tensor) -> Tensor:
+    """Implements ``fdjpeg::block_dct``; as `fdjpeg.reference.block_dct`, to rounding."""
+    *outer, height, width = samples.shape
+    blocks = samples.new_empty((*outer, height // BLOCK, width // BLOCK, BLOCK, BLOCK))
+    _transform(samples.contiguous(), blocks, width // BLOCK, inverse=False)
+    return blocks
+
+
+def block_idct(blocks: Tensor) -> Tensor:
+    """Implements ``fdjpeg::block_idct``; as `fdjpeg.reference.block_idct`, to rounding."""
+    *outer, rows, columns, _, _ = blocks.shape
+    samples = blocks.new_empty((*outer, rows * BLOCK, columns * BLOCK))
+    _transform(samples, blocks.contiguous(), columns, inverse=True)
+    return samples
+
+
+def _transform(samples: Tensor, blocks: Tensor, columns: int, inverse: bool) -> None:
+    """Launches the kernel between samples and the coefficients of their blocks."""
+    dtype = reference.real_dtype(samples)
+    count, size = samples.numel() // 64, _half(dtype)
+    with device_of(samples):
+        if count:
+            transform_blocks[(triton.cdiv(count, size),)](
+                samples,
+                blocks,
+                columns,
+                count,
+                real=tl.float64 if dtype == torch.float64 else tl.float32,
+                inverse=inverse,
+                size=size,
+                **_OPTIONS,
+            )
