@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fdjpeg import ops, reference, surrogates
+from fdjpeg import _onnx, ops, reference, surrogates
 from fdjpeg._arguments import (
     DEFAULT_QUALITY,
     DTYPES,
@@ -312,13 +312,15 @@ def _by_the_reference(call: _Call) -> Tensor:
     """Serves the call by the reference pieces, with every gradient that there is."""
     identity = isinstance(call.surrogate, Identity) and call.image.is_floating_point()
     image = call.image.detach() if identity else call.image
+    # ONNX has no name for fdjpeg's ops.
+    transforms = reference.PLAIN if _onnx.exporting() else reference.Transforms(ops.block_dct, ops.block_idct)
     with without_autocast(image.device):
         tables = _reference_tables(call)
         if call.real:
             rounding = call.surrogate.forward if call.soft else surrogates.hard_rounding(call.surrogate)
-            result = reference.real_pipeline(image, tables, *call.sampling, rounding)
+            result = reference.real_pipeline(image, tables, *call.sampling, rounding, transforms)
         else:
-            result = reference.exact_with_surrogate(image, tables, *call.sampling, call.surrogate)
+            result = reference.exact_with_surrogate(image, tables, *call.sampling, call.surrogate, transforms)
         if _is_differentiable_once(call):
             result = ops.once_differentiable(
                 result, call.image, call.steps if call.qualities is None else call.qualities

@@ -22,6 +22,8 @@ from fdjpeg.reference.gradients import (
     table_tangent,
 )
 from fdjpeg.reference.real import (
+    PLAIN,
+    Transforms,
     block_dct,
     block_idct,
     components_of,
@@ -39,6 +41,8 @@ from fdjpeg.reference.real import (
 from fdjpeg.reference.tables import integer_tables, real_tables, standard_tables, tables_by_block
 
 __all__ = [
+    "PLAIN",
+    "Transforms",
     "block_dct",
     "block_idct",
     "components_of",

@@ -18,6 +18,8 @@ from fdjpeg.reference.conversions import from_bytes, laid_out_like, real_dtype
 from fdjpeg.reference.exact import decode_components, quantize, transform_components, unlimited_rgb, unpack_planes
 from fdjpeg.reference.geometry import from_blocks, to_blocks
 from fdjpeg.reference.real import (
+    PLAIN,
+    Transforms,
     components_of,
     components_of_adjoint,
     real_dct,
@@ -295,6 +297,7 @@ def exact_with_surrogate(
     vertical: int,
     fancy: bool,
     surrogate: Surrogate,
+    transforms: Transforms = PLAIN,
 ) -> Tensor:
     """Computes `round_trip`, bit for bit, as an autograd graph with derivatives of the real steps and ``surrogate``.
 
@@ -313,6 +316,7 @@ def exact_with_surrogate(
         vertical: as for `round_trip`.
         fancy: as for `round_trip`.
         surrogate: any object with a method ``derivative(c)``, elementwise and finite.
+        transforms: the real DCT of blocks.
 
     Returns:
         The image, of ``image``'s dtype.
@@ -332,10 +336,10 @@ def exact_with_surrogate(
         slope = surrogate.derivative(c)
         steps.append(step)
         coefficients.append(k)
-        changes.append(slope * real_dct(to_blocks(change)) + (k - c * slope) * dq)
+        changes.append(slope * transforms.dct(change) + (k - c * slope) * dq)
 
     decoded = decode_components(coefficients, steps)
     exact = from_bytes(unlimited_rgb(decoded, geometry, fancy).clamp(0, 255), dtype)
-    change = samples_of([from_blocks(real_idct(change)) for change in changes], geometry, fancy)
+    change = samples_of([transforms.idct(change) for change in changes], geometry, fancy)
     inside = _within_range(decoded, geometry, fancy)
     return (laid_out_like(image, exact) + torch.where(inside, change / 255, 0)).to(image.dtype)

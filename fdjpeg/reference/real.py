@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from functools import reduce
 from operator import add
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -176,6 +177,22 @@ def real_idct(blocks: Tensor) -> Tensor:
     return linear_map(inverse, linear_map(inverse, blocks, -2), -1)
 
 
+class Transforms(NamedTuple):
+    """The DCT of a component's blocks, as the pipelines take it, so that kernels can serve them.
+
+    Attributes:
+        dct: from ``(N, 8 rows, 8 columns)`` to ``(N, rows, columns, 8, 8)``.
+        idct: its inverse, and its transposed map.
+    """
+
+    dct: Callable[[Tensor], Tensor] = lambda samples: real_dct(to_blocks(samples))
+    idct: Callable[[Tensor], Tensor] = lambda blocks: from_blocks(real_idct(blocks))
+
+
+#: In plain torch.
+PLAIN = Transforms()
+
+
 def block_dct(samples: Tensor) -> Tensor:
     """Implements ``fdjpeg::block_dct``: `real_dct` of the blocks of ``(..., H, W)``: ``(..., H / 8, W / 8, 8, 8)``."""
     *outer, height, width = samples.shape
@@ -223,6 +240,7 @@ def real_pipeline(
     vertical: int,
     fancy: bool,
     rounding: Callable[[Tensor], Tensor] = torch.round,
+    transforms: Transforms = PLAIN,
 ) -> Tensor:
     """Applies JPEG in real numbers, where only coefficients are rounded, by ``rounding``. Differentiable by autograd.
 
@@ -235,24 +253,25 @@ def real_pipeline(
         vertical: as for `round_trip`.
         fancy: as for `round_trip`.
         rounding: the elementwise rounding of coefficients in steps. ``torch.round`` rounds half to even.
+        transforms: the DCT of blocks.
 
     Returns:
         The image, of ``image``'s dtype; floating in [0, 1], uint8 rounded half to even.
     """
     geometry = geometry_of(image, horizontal, vertical)
     decoded = []
-    for i, coefficients in enumerate(_real_transformed(image, geometry)):
+    for i, coefficients in enumerate(_real_transformed(image, geometry, transforms)):
         step = table_of(tables, i).to(coefficients.dtype)
-        decoded.append(from_blocks(real_idct(rounding(coefficients / step) * step)))
+        decoded.append(transforms.idct(rounding(coefficients / step) * step))
     return _limited(image, _real_samples(decoded, geometry, fancy))
 
 
-def _real_transformed(image: Tensor, geometry: Geometry) -> list[Tensor]:
+def _real_transformed(image: Tensor, geometry: Geometry, transforms: Transforms = PLAIN) -> list[Tensor]:
     """Returns each component's coefficients, in units of samples of 0…255; Y less its level shift."""
     real = image.to(real_dtype(image))
     samples = real if image.dtype == torch.uint8 else 255 * real
     level = [128, 0, 0]
-    return [real_dct(to_blocks(component - level[i])) for i, component in enumerate(components_of(samples, geometry))]
+    return [transforms.dct(component - level[i]) for i, component in enumerate(components_of(samples, geometry))]
 
 
 def _real_samples(decoded: Sequence[Tensor], geometry: Geometry, fancy: bool) -> Tensor:

@@ -162,12 +162,12 @@ class Bug(NamedTuple):
 
 
 _BUGS = [
-    Bug("forward", "tl.where(is_luma, row, row * vertical)", "row", _CASES[0]._replace(size=(11, 33))),
+    Bug("forward", "tl.where(is_luma, row, row * vertical)", "row", _CASES[0]._replace(size=(19, 13))),
     Bug("blocks", "transpose(quantized).to", "quantized.to", _CASES[3]),
     Bug("blocks", "tl.minimum(tl.maximum(products, -32767), 32767)", "products", _CASES[5]),
     Bug("blocks", "tl.where(i >= rows, x, 0.0)", "tl.where(i > rows, x, 0.0)", _CASES[6]),
     Bug("blocks", "- remainder * slope), inside", "+ remainder * slope), inside", _CASES[6]),
-    Bug("blocks", "(position - below) * ", "", _CASES[8]),
+    Bug("blocks", "(remainder + 0.5) * 8192.0", "(remainder + 0.5) * 8000.0", _CASES[8]),
     Bug("backward", "(there & 2) - 2", "(there & 1) - 1", _CASES[15]),
     Bug("forward", "bits += 4 * _store", "bits += 2 * _store", _CASES[9]),
     Bug("blocks", "n % tables * 3 + component, coefficients.dtype", "n % tables * 3, coefficients.dtype", _CASES[9]),
