@@ -110,7 +110,7 @@ class Pictures(Dataset[Tensor]):
 def in_workers(images: Tensor, floats: bool) -> Callable[[], int]:
     """Returns a call that reads images from as many workers as cores, and how many it read."""
     count, side = len(images), images.size(-1)
-    data = Pictures(images, floats, max(1, round(4e7 / (count * side * side))))
+    data = Pictures(images, floats, max(1, round(1e7 / (count * side * side))))
     loader = DataLoader(data, batch_size=count, num_workers=torch.get_num_threads(), persistent_workers=True)
 
     def call() -> int:
@@ -210,7 +210,7 @@ def speed(out: Path, rounds: int) -> None:
                 flush=True,
             )
             results.append(row)
-    part = share(min(rounds, 5))
+    part = share(max(2, rounds // 3))
     print(f"share of a training step of ResNet-18: {part['share']:.4%}")
     _write(out, {"rates": results, "share_of_a_step": part})
 
