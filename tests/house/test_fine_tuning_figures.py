@@ -65,3 +65,12 @@ def test_the_table_of_accuracy_is_that_of_the_kept_results() -> None:
         for row, other in zip(trained, between, strict=True)
     ]
     assert table_under("## Accuracy") == expected
+
+
+def test_the_table_of_watermarks_is_that_of_the_kept_results() -> None:
+    expected = [
+        [name, f"{one.pop('psnr'):.1f}", f"{100 * one.pop('clean')[0]:.1f}"]
+        + [f"{100 * mean:.1f} ± {100 * half:.1f}" for mean, half in (one[key] for key in one if key.isdecimal())]
+        for name, one in kept("watermark")["channels"].items()
+    ]
+    assert table_under("### A watermark") == expected
