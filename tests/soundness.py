@@ -25,6 +25,9 @@ from pathlib import Path
 import torch
 from support.perturbations import Counts, cases, digest_of_lists, tried
 
+#: Perturbations of each image, as a multiple of those in the tests.
+EFFORT = 8
+
 
 def run(out: Path, images: int) -> Counts:
     """Tries cases until so many images were tried; those in the file are not tried again."""
@@ -37,9 +40,9 @@ def run(out: Path, images: int) -> Counts:
     for case in (case for number in count() for case in cases(number)):
         if total.images >= images:
             break
-        name = repr(case)
+        name = f"{case!r}, effort {EFFORT}"
         if name not in kept:
-            kept[name] = tried(case)
+            kept[name] = tried(case, EFFORT)
             with out.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"case": name, "counts": asdict(kept[name])}) + "\n")
         total += kept[name]

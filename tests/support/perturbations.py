@@ -100,32 +100,32 @@ def codec_of(layer: nn.Module, x: Tensor) -> Codec:
     return codec
 
 
-def perturbations(codec: Codec, box: Box, seed: int = SEED) -> Tensor:
+def perturbations(codec: Codec, box: Box, seed: int = SEED, effort: int = 1) -> Tensor:
     """Levels of images in the box: corners along basis functions, alone and in pairs, random corners and insides."""
     generator = torch.Generator().manual_seed(seed)
-    shapes = codec.transform.forward(box.origin)
-    rows = [torch.zeros(DIRECTIONS, *stack.shape[1:]) for stack in shapes]
-    sizes = [stack[0].numel() for stack in rows]
-    for row in range(DIRECTIONS):
-        for _ in range(int(torch.randint(1, 3, (), generator=generator))):
-            place = int(torch.randint(len(rows), (), generator=generator))
-            at = int(torch.randint(sizes[place], (), generator=generator))
-            rows[place][row].view(-1)[at] = float(torch.randn((), generator=generator))
-    directions = codec.transform.adjoint(rows)
+    shapes = [stack.shape[1:] for stack in codec.transform.forward(box.origin)]
+    sizes = [shape.numel() for shape in shapes]
+    bands = torch.randint(sum(sizes), (DIRECTIONS * effort, 2), generator=generator)
+    weights = torch.randn(bands.shape, generator=generator)
+    weights[::2, 1] = 0  # half of them alone
+    rows = torch.zeros(len(bands), sum(sizes)).scatter_add_(1, bands, weights).split(sizes, 1)
+    directions = codec.transform.adjoint([row.view(-1, *shape) for row, shape in zip(rows, shapes, strict=True)])
     corners = torch.where(directions > 0, box.most, torch.where(directions < 0, box.least, box.origin))
     opposite = torch.where(directions < 0, box.most, torch.where(directions > 0, box.least, box.origin))
-    signs = torch.rand((CORNERS, *box.origin.shape[1:]), generator=generator)
-    inside = torch.rand((INSIDES, *box.origin.shape[1:]), generator=generator)
+    signs = torch.rand((CORNERS * effort, *box.origin.shape[1:]), generator=generator)
+    inside = torch.rand((INSIDES * effort, *box.origin.shape[1:]), generator=generator)
     return torch.cat([corners, opposite, torch.where(signs < 0.5, box.least, box.most), box.at(inside)])
 
 
-def seen(codec: Codec, x: Tensor, levels: float, whole_bytes: bool = False, seed: int = SEED) -> list[Tensor]:
+def seen(
+    codec: Codec, x: Tensor, levels: float, whole_bytes: bool = False, seed: int = SEED, effort: int = 1
+) -> list[Tensor]:
     """The exact coefficients of many images of the ball."""
     box = Box.of(x, levels / 255, codec.arithmetic == "libjpeg", whole_bytes)
-    images = box.images(perturbations(codec, box, seed))
+    images = box.images(perturbations(codec, box, seed, effort))
     if not whole_bytes:
         eps, generator = levels / 255, torch.Generator().manual_seed(seed + 1)
-        signs = torch.rand((FLOATS, *x.shape[1:]), generator=generator)
+        signs = torch.rand((FLOATS * effort, *x.shape[1:]), generator=generator)
         images = torch.cat([images, torch.where(signs < 0.5, x - eps, x + eps).clamp(0, 1)])
     assert float((images - x).abs().max()) <= levels / 255 + 1e-6
     many = codec.only(torch.zeros(len(images), dtype=torch.int64))
@@ -145,15 +145,20 @@ def values_of(blocks: list[Tensor], entries: list[Entry]) -> list[tuple[int, ...
     return list(zip(*columns, strict=True))
 
 
-def tried(case: Case) -> Counts:
-    """Tries a case: no count but those of images and of outcomes met may differ from 0."""
+def tried(case: Case, effort: int = 1) -> Counts:
+    """Tries a case: no count but those of images and of outcomes met may differ from 0.
+
+    Args:
+        case: the image and its ball.
+        effort: a multiple of `DIRECTIONS` and of the other numbers of perturbations.
+    """
     layer = LAYERS[case.layer] if case.layer in LAYERS else fdjpeg.FeatureDistillation(case.layer)
     x = image(layer, case.channels, case.size, case.on_grid, case.seed)
     if case.whole_bytes:
         x = (255 * x).round() / 255
     codec = codec_of(layer, x)
     reach = reach_module.reach_of(codec, x, case.levels / 255, case.whole_bytes)
-    found = seen(codec, x, case.levels, case.whole_bytes, case.seed)
+    found = seen(codec, x, case.levels, case.whole_bytes, case.seed, effort)
     triples = zip(found, reach.lowest, reach.highest, strict=True)
     outside = sum(int(((k < low) | (k > high)).sum()) for k, low, high in triples)
     met = lost = 0
