@@ -147,8 +147,10 @@ def differentiate_blocks(
 def _real_steps(steps, table, real: tl.constexpr):
     """Loads the steps of blocks, transposed: those of `prepare_steps`, which are integers, or real ones as given."""
     if steps.dtype.element_ty == tl.int32:
-        return load_rows(steps + table.to(tl.int64) * 192, 8).to(real)
-    return transpose(load_rows(steps + table.to(tl.int64) * 64, 8).to(real))
+        q = load_rows(steps + table.to(tl.int64) * 192, 8).to(real)
+    else:
+        q = transpose(load_rows(steps + table.to(tl.int64) * 64, 8).to(real))
+    return q
 
 
 @triton.jit

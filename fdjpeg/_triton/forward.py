@@ -170,15 +170,15 @@ def _subsampled(sums, horizontal: tl.constexpr, vertical: tl.constexpr):
     """Averages sums (n, 8 · horizontal) of `vertical` samples each: integers as libjpeg does, to bytes (n, 8)."""
     if horizontal > 1:
         sums = tl.sum(tl.reshape(sums, (sums.shape[0], 8, horizontal)), 2)
-    if sums.dtype != tl.int32:
-        return sums * (1.0 / (horizontal * vertical))
-    if horizontal == 2:
-        average = (sums + tl.arange(0, 8)[None, :] % 2 + (vertical - 1)) >> vertical
+    if sums.dtype != tl.int32:  # no early return: Triton types what comes after it
+        average = sums * (1.0 / (horizontal * vertical))
+    elif horizontal == 2:
+        average = ((sums + tl.arange(0, 8)[None, :] % 2 + (vertical - 1)) >> vertical).to(tl.uint8)
     elif horizontal == 4:
-        average = (sums + 2) >> 2
+        average = ((sums + 2) >> 2).to(tl.uint8)
     else:
-        average = (sums + vertical // 2) >> (vertical - 1)
-    return average.to(tl.uint8)
+        average = ((sums + vertical // 2) >> (vertical - 1)).to(tl.uint8)
+    return average
 
 
 @triton.jit

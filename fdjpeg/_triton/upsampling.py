@@ -64,12 +64,13 @@ def beside(s, before, after):
 @triton.jit
 def _blended(near, far, down: tl.constexpr):
     """Loads samples of two rows of a component, blended if `down`, else those of the near row; bytes times four."""
-    if near.dtype.element_ty != tl.uint8:
-        s = tl.load(near)
-        return 0.75 * s + 0.25 * tl.load(far) if down else s
-    s = tl.load(near).to(tl.int32)
-    if down:
-        s = 3 * s + tl.load(far)
+    s = tl.load(near)
+    if near.dtype.element_ty == tl.uint8:
+        s = s.to(tl.int32)
+        if down:
+            s = 3 * s + tl.load(far)
+    elif down:
+        s = 0.75 * s + 0.25 * tl.load(far)
     return s
 
 
@@ -102,19 +103,20 @@ def upsample(
         after = _blended(near + at_after, far + at_after, down)
         left, right = beside(s, before, after)
         right = tl.where(columns == planes.chroma_width - 1, s, right)
-        # The rounding of even pixels and of odd ones.
-        bias_of_even: tl.constexpr = 8 if down else 1
-        bias_of_odd: tl.constexpr = 7 if down else 2
-        shift: tl.constexpr = 4 if down else 2
-        if not exact:
+        if exact:
+            # The rounding of even pixels and of odd ones.
+            bias_of_even: tl.constexpr = 8 if down else 1
+            bias_of_odd: tl.constexpr = 7 if down else 2
+            shift: tl.constexpr = 4 if down else 2
+            even, odd = (3 * s + left + bias_of_even) >> shift, (3 * s + right + bias_of_odd) >> shift
+            pixels = tl.join(even, odd)
+            first, _, _, _, _, _, _, last = unstack(s[:, None, :])
+            first, last = tl.reshape(first, before.shape), tl.reshape(last, after.shape)
+            before = (3 * before + first + tl.where(column == 0, bias_of_even, bias_of_odd)) >> shift
+            after = (3 * after + last + tl.where(at_after < column + 8, bias_of_odd, bias_of_even)) >> shift
+        else:
             pixels = tl.join(0.75 * s + 0.25 * left, 0.75 * s + 0.25 * right)
-            return tl.reshape(pixels, (s.shape[0], 8 * horizontal)), late, late
-        even, odd = (3 * s + left + bias_of_even) >> shift, (3 * s + right + bias_of_odd) >> shift
-        pixels = tl.join(even, odd)
-        first, _, _, _, _, _, _, last = unstack(s[:, None, :])
-        first, last = tl.reshape(first, before.shape), tl.reshape(last, after.shape)
-        before = (3 * before + first + tl.where(column == 0, bias_of_even, bias_of_odd)) >> shift
-        after = (3 * after + last + tl.where(at_after < column + 8, bias_of_odd, bias_of_even)) >> shift
+            before, after = late, late  # unused
     else:
         if down and exact:
             s = (s + 1 + late[:, None]) >> 2
