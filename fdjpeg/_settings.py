@@ -91,8 +91,11 @@ def _made_number(values: Any, error: Mapping[str, Any]) -> bool:
 
 
 def _in_words(cls: type, errors: Sequence[Mapping[str, Any]], where: str) -> str:
-    """Describes the first error: the setting, what it must be, and the value that came."""
-    error = errors[0]
+    """Describes the first setting's error: the setting, what it must be, and the value that came.
+
+    Of a setting with alternatives, the one that fits furthest is described.
+    """
+    error = max((one for one in errors if one["loc"][:1] == errors[0]["loc"][:1]), key=lambda one: len(one["loc"]))
     kind, loc = error["type"], error["loc"]
     # Without places in lists and alternatives of a type.
     names = [str(part) for part in loc if not isinstance(part, int) and "[" not in part]
