@@ -74,3 +74,13 @@ def test_the_table_of_watermarks_is_that_of_the_kept_results() -> None:
         for name, one in kept("watermark")["channels"].items()
     ]
     assert table_under("### A watermark") == expected
+
+
+def test_the_table_of_robustness_is_that_of_the_kept_results() -> None:
+    found = {
+        (one["defense"], one["gradient"], one["eps"]): str(sum(one["right"])) for one in kept("robustness")["cells"]
+    }
+    ways = {"none": None, "saved:seed0": "end-to-end", "jpeg:75": "cubic", "saved:seed0,behind=jpeg:75": "cubic"}
+    for (defense, gradient), cells in zip(ways.items(), table_under("## Adversarial robustness"), strict=True):
+        keys = [(None, None), *((way, eps) for way in (gradient, "flip") for eps in ("1/255", "2/255"))]
+        assert cells[1:] == [found.get((defense, *key), "–") for key in keys]
