@@ -46,8 +46,7 @@ class Flip(Attack):
     norm "l2" units share the radius, and each pays a price for its part of it.
 
     The inner problem is solved for a few images at once, at most 2¹⁸ samples on a CPU (2²⁵ on another device), or for
-    one larger image. It needs up to 30 times the memory of these images, and the attack about 10 times that of the
-    batch, besides the network.
+    one larger image. It needs up to 30 times the memory of these images, besides the network.
 
     Attributes:
         steps: gradient steps for each start.
@@ -169,8 +168,8 @@ class Flip(Attack):
         drawn = indices[here.rows.cpu()]
         gradients = _usable([part[going] for part in look.gradients], drawn, self.seed, f"{restart} {number}")
         here.remember(_normalised(gradients, draws[0]))
-        # Climbs start at the point itself, at the image and at a random point, in turn: all three in each step gained
-        # two per cent more to first order, at three times the cost.
+        # Climbs start at the point itself, at the image and at a random point, in turn: a second climb in each
+        # step gained less than two per cent more to first order, at twice the cost.
         random = (
             draw(here.levels.shape[1:], drawn, self.seed, f"anywhere {restart} {number}") if number % 3 == 2 else None
         )
