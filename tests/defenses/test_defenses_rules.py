@@ -96,6 +96,7 @@ DEFAULTS: dict[Any, dict[str, Any]] = {
         "augmentation": (fine_tuning.AugmentationSettings("random-jpeg", quality=(5, 95), p=0.75),),
         "teacher": "original",
         "divergence": 1.0,
+        "interpolation": 1.0,
         "batch_statistics": "frozen",
         "tables_quality": None,
         "tables_rate": 100.0,
