@@ -105,7 +105,8 @@ def _in_words(cls: type, errors: Sequence[Mapping[str, Any]], where: str) -> str
     if kind == "unexpected_keyword_argument":
         return f"each setting must be one of {', '.join(_keys(cls, loc[:-1]))}, got {name}"
     if kind == "missing" and isinstance(loc[-1], int):
-        return f"{name} must be a list of {max(one['loc'][-1] for one in errors if one['loc'][:-1] == loc[:-1]) + 1}"
+        length = max(one["loc"][-1] for one in errors if one["loc"][:-1] == loc[:-1]) + 1
+        return f"{name} must be a list of {length}, got {error['input']!r}"
     if kind == "missing":
         return f"{name} must be given, got no such key"
     if kind.startswith("dataclass"):
