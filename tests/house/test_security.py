@@ -8,6 +8,7 @@ import os
 import pickle
 import zipfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from support.report_cases import made
 
 from fdjpeg import defenses, sources
 from fdjpeg.cli import evaluate_settings
+from fdjpeg.evaluation import Report
 from fdjpeg.evaluation.store import Store
 from fdjpeg.sources import ImageSet
 
@@ -96,7 +98,7 @@ def test_yaml_makes_plain_values_only(tmp_path: Path) -> None:
     pytest.importorskip("yaml")
     file = tmp_path / "run.yaml"
     file.write_text(f"model: !!python/object/apply:os.mkdir ['{tmp_path / 'harm'}']\n")
-    with pytest.raises(ValueError, match="config must be a YAML file that can be read"):
+    with pytest.raises(ValueError, match="config must be YAML, got"):
         evaluate_settings.resolve("quick", file, {})
     assert not (tmp_path / "harm").exists()
 
@@ -155,22 +157,19 @@ def tags(page: str) -> tuple[set[str], set[str]]:
     return reader.tags, reader.attributes
 
 
-@pytest.mark.parametrize("name", HOSTILE)
-def test_hostile_names_are_text_in_the_page(name: str, tmp_path: Path) -> None:
-    """Names of images, defences, attacks, gradients, networks and sources, as files and users' code may bring them."""
-    from dataclasses import replace
+def report_of(name: str) -> Report:
+    """A report in which images, defences, attacks, gradients, networks and sources have one name."""
 
-    report = made()
-
-    def hostile(text: str) -> str:
+    def named(text: str) -> str:
         return name if text in ("jpeg:75", "cubic", "PGD-20") else text
 
+    report = made()
     cells = [
         replace(
             cell,
-            defense=hostile(cell.defense),
-            gradient=None if cell.gradient is None else hostile(cell.gradient),
-            attack=None if cell.attack is None else hostile(cell.attack),
+            defense=named(cell.defense),
+            gradient=None if cell.gradient is None else named(cell.gradient),
+            attack=None if cell.attack is None else named(cell.attack),
             attacked=1,
             loss=[0.0, 0.5, 1.0],
         )
@@ -188,11 +187,14 @@ def test_hostile_names_are_text_in_the_page(name: str, tmp_path: Path) -> None:
         open=[name],
     )
     images = ImageSet(report.images.images, report.images.labels, (name, "b", "c", "d"))
-    mean = type(report)(settings, cells, images)
-    plain_tags, plain_attributes = tags(made().html())
-    found_tags, found_attributes = tags(mean.html())
-    assert found_tags - plain_tags <= {"polyline", "circle", "path", "span"}
-    assert found_attributes - plain_attributes <= {"points", "stroke", "cx", "cy", "r", "fill", "d", "style", "class"}
+    return Report(settings, cells, images)
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_names_are_text_in_the_page(name: str, tmp_path: Path) -> None:
+    """The page has the tags and attributes that it has for plain names, as files and users' code may bring them."""
+    mean = report_of(name)
+    assert tags(mean.html()) == tags(report_of("a plain name").html())
     assert name not in mean.html() or "<" not in name
     assert len(mean.save(tmp_path)) == 4
     assert (tmp_path / "report.html").read_text(encoding="utf-8")
