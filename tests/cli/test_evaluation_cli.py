@@ -172,10 +172,11 @@ def start(*arguments: str) -> subprocess.Popen[str]:
 
 
 def results(folder: str) -> dict:
-    """A report without the seconds that it took."""
+    """A report without the seconds that it took, and without its date, machine and command line."""
     found = json.loads((Path(folder) / "results.json").read_text())
     for cell in found["cells"]:
         del cell["seconds"]
+    del found["settings"]["run"]
     return found
 
 
