@@ -294,8 +294,15 @@ def emit_gradient(
         columns = column[:, None] + tl.arange(0, 8)[None, :]
         at = (own + row.to(tl.int64) * (8 * planes.chroma_columns))[:, None] + columns
         share: tl.constexpr = 1.0 / (horizontal * vertical)
-        dcb = _spread(share * tl.load(at + planes.cb), horizontal)
-        dcr = _spread(share * tl.load(at + planes.cr), horizontal)
+        cb, cr = share * tl.load(at + planes.cb), share * tl.load(at + planes.cr)
+        dcb, dcr = _spread(cb, horizontal), _spread(cr, horizontal)
+        if not whole:
+            # Chroma right of its last column averages replicas of the last pixel: `horizontal` for each of that pixel's
+            # copies, by which `_store_pixels` multiplies.
+            each = horizontal / (1 + planes.chroma_width * horizontal - planes.width)
+            last, beyond = x == planes.width - 1, columns == planes.chroma_width
+            dcb += tl.where(last, each * tl.sum(tl.where(beyond, cb, 0.0), 1)[:, None], 0.0)
+            dcr += tl.where(last, each * tl.sum(tl.where(beyond, cr, 0.0), 1)[:, None], 0.0)
     for v in tl.static_range(vertical):
         y = row * vertical + v
         inside = tl.full((1, 1), True, tl.int1) if whole else (y < planes.height)[:, None] & (x < planes.width)

@@ -71,17 +71,20 @@ def restore_component(samples, bytes, columns, blocks, component, steps, tables,
 
 
 @triton.jit
-def _folded(x, rows, columns):
-    """Adds the gradient of samples beyond a component's last row and column to these, whose replicas they are.
+def _folded(x, rows, columns, luma):
+    """Adds up the gradient of samples beyond a component's last row and column, in these, whose replicas they are.
 
-    `rows` and `columns` (n,) are the samples of each block that are the component's own.
+    What is right of the last column of chroma goes into the first column there instead: all of it is a replica of the
+    image's last pixels alone, see `emit_gradient`. `rows` and `columns` (n,) are the samples of each block that are the
+    component's own.
     """
     i, j = tl.arange(0, 8)[None, :, None], tl.arange(0, 8)[None, None, :]
     rows, columns = rows[:, None, None], columns[:, None, None]
     beyond = tl.sum(tl.where(i >= rows, x, 0.0), 1)[:, None, :]
     x = tl.where(i >= rows, 0.0, x) + tl.where(i == rows - 1, beyond, 0.0)
     beyond = tl.sum(tl.where(j >= columns, x, 0.0), 2)[:, :, None]
-    return tl.where(j >= columns, 0.0, x) + tl.where(j == columns - 1, beyond, 0.0)
+    place = tl.where(luma, columns - 1, columns)
+    return tl.where(j >= columns, 0.0, x) + tl.where(j == place, beyond, 0.0)
 
 
 @triton.jit
@@ -93,7 +96,7 @@ def _store_gradients(
     if not whole:
         height = tl.where(component == 0, planes.height, planes.chroma_height)
         width = tl.where(component == 0, planes.width, planes.chroma_width)
-        x = _folded(x, tl.minimum(height - 8 * row, 8), tl.minimum(width - 8 * column, 8))
+        x = _folded(x, tl.minimum(height - 8 * row, 8), tl.minimum(width - 8 * column, 8), component == 0)
     store_rows(at, stride, x, inside[:, None])
 
 
