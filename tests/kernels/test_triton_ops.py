@@ -87,6 +87,9 @@ _CASES = [
     Case("surrogate_backward", 3, _420, _F32),
     Case("surrogate_backward", 3, _440, _F32, "softmax"),
     Case("surrogate_backward", 1, _444, _F16, "tanh", tables=False),
+    # Where the last chroma sample averages several pixels, chroma beyond it counts for the last of them alone.
+    Case("surrogate_backward", 3, _422, _F32, "cubic", size=(5, 6)),
+    Case("surrogate_backward", 3, _411, _F32, size=(9, 16)),
     Case("real_round_trip", 3, _420, _F32, "tanh"),
     Case("real_round_trip", 3, _422, _F64, "fourier", tables=False),
     Case("real_round_trip", 1, _444, torch.uint8, "straight-through", soft=False, tables=False),
@@ -94,6 +97,7 @@ _CASES = [
     Case("real_round_trip_backward", 3, _444, _F64, "softmax", size=(8, 8)),
     Case("real_round_trip_backward", 3, _440, _BF16, "cubic", soft=False),
     Case("real_round_trip_backward", 3, _420, _F32, "straight-through", soft=False, tables=False),
+    Case("real_round_trip_backward", 3, _411, _F32, "tanh", size=(9, 18)),
     Case("block_dct", 3, _444, _F32),
     Case("block_idct", 3, _444, _F16),
 ]
