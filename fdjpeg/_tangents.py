@@ -44,7 +44,10 @@ def carries_tangent(tensor: Tensor) -> bool:
     """Returns whether a tensor is differentiated in forward mode by ``torch.autograd.forward_ad``."""
     if forward_ad._current_level < 0:  # as a rule, so that the question costs nothing
         return False
-    return torch.compiler.is_compiling() or forward_ad.unpack_dual(tensor).tangent is not None
+    # The batched tensors of torch.autograd.functional cannot be asked.
+    if torch.compiler.is_compiling() or torch._C._functorch.is_legacy_batchedtensor(tensor):
+        return True
+    return forward_ad.unpack_dual(tensor).tangent is not None
 
 
 def tangent_or_zeros(tangent: Tensor | None, like: Tensor) -> Tensor:
