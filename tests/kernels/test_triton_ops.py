@@ -87,9 +87,6 @@ _CASES = [
     Case("surrogate_backward", 3, _420, _F32),
     Case("surrogate_backward", 3, _440, _F32, "softmax"),
     Case("surrogate_backward", 1, _444, _F16, "tanh", tables=False),
-    # Where the last chroma sample averages several pixels, chroma beyond it counts for the last of them alone.
-    Case("surrogate_backward", 3, _422, _F32, "cubic", size=(5, 6)),
-    Case("surrogate_backward", 3, _411, _F32, size=(9, 16)),
     Case("real_round_trip", 3, _420, _F32, "tanh"),
     Case("real_round_trip", 3, _422, _F64, "fourier", tables=False),
     Case("real_round_trip", 1, _444, torch.uint8, "straight-through", soft=False, tables=False),
@@ -97,9 +94,12 @@ _CASES = [
     Case("real_round_trip_backward", 3, _444, _F64, "softmax", size=(8, 8)),
     Case("real_round_trip_backward", 3, _440, _BF16, "cubic", soft=False),
     Case("real_round_trip_backward", 3, _420, _F32, "straight-through", soft=False, tables=False),
-    Case("real_round_trip_backward", 3, _411, _F32, "tanh", size=(9, 18)),
     Case("block_dct", 3, _444, _F32),
     Case("block_idct", 3, _444, _F16),
+    # Where the last chroma sample averages several pixels, chroma beyond it counts for the last of them alone.
+    Case("surrogate_backward", 3, _422, _F32, "cubic", size=(5, 6)),
+    Case("surrogate_backward", 3, _411, _F32, size=(9, 16)),
+    Case("real_round_trip_backward", 3, _411, _F32, "tanh", size=(9, 18)),
 ]
 
 
@@ -172,6 +172,8 @@ _BUGS = [
     Bug("blocks", "tl.where(i >= rows, x, 0.0)", "tl.where(i > rows, x, 0.0)", _CASES[6]),
     Bug("blocks", "- remainder * slope), inside", "+ remainder * slope), inside", _CASES[6]),
     Bug("blocks", "(remainder + 0.5) * 8192.0", "(remainder + 0.5) * 8000.0", _CASES[8]),
+    Bug("blocks", "tl.where(luma, columns - 1, columns)", "columns - 1", _CASES[18]),
+    Bug("backward", "horizontal / (1 + planes.chroma_width * horizontal - planes.width)", "1.0", _CASES[19]),
     Bug("backward", "(there & 2) - 2", "(there & 1) - 1", _CASES[15]),
     Bug("forward", "bits += 4 * _store", "bits += 2 * _store", _CASES[9]),
     Bug("blocks", "n % tables * 3 + component, coefficients.dtype", "n % tables * 3, coefficients.dtype", _CASES[9]),
