@@ -241,11 +241,13 @@ def make_components(
             if exact:
                 unusual |= _is_unusual(r) | _is_unusual(g) | _is_unusual(b)
                 r, g, b = to_byte(r), to_byte(g), to_byte(b)
-                own_luma, cb, cr = to_luma(r, g, b), to_cb(r, g, b), to_cr(r, g, b)
+                cb, cr = to_cb(r, g, b), to_cr(r, g, b)
             else:
                 own_luma, cb, cr = to_real_ycbcr(to_real(r, kept), to_real(g, kept), to_real(b, kept))
             sums_of_cb += cb
             sums_of_cr += cr
+            if exact:  # after the sums: in this order the compiler needs fewer instructions
+                own_luma = to_luma(r, g, b)
             if whole or v == vertical - 1:
                 luma = own_luma
             else:  # Beyond the component's last row luma repeats the last of the two rows that chroma averages.
