@@ -143,7 +143,7 @@ def test_a_killed_run_resumes_to_the_same_result(alone: Path, tmp_path: Path) ->
     # In the second epoch of the purifier's first teacher, after a checkpoint within the epoch.
     assert run_script(tmp_path / "out", die_after=11) == -signal.SIGKILL
     # And a file as it would be left if the run had been killed while it wrote.
-    (tmp_path / "out" / "purifier" / ".defense.safetensors.12345").write_text("half")
+    (tmp_path / "out" / "purifier" / ".12345.defense.safetensors").write_text("half")
     assert run_script(tmp_path / "out") == 0
     for kind in KINDS:
         whole, resumed = (defenses.load(out / kind) for out in (alone, tmp_path / "out"))

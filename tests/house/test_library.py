@@ -159,12 +159,15 @@ def test_cuda_kernels_are_loaded_where_the_driver_serves_them(
     script = (
         f"import torch; torch.version.cuda = {cuda}; import fdjpeg\n"
         "print(fdjpeg.backends()['cuda']); from fdjpeg.ops import SCHEMAS\n"
+        # Triton registers its kernels for the same key, so ask the process which libraries it holds.
+        f"print({_cuda_library.PATH.name!r} in open('/proc/self/maps').read())\n"
         "has = torch._C._dispatch_has_kernel_for_dispatch_key\n"
         "print(all(has(f'fdjpeg::{op}', 'CUDA') for op in SCHEMAS))"
     )
     path = str(driver.parent) if version else ""
     result = python("-c", script, cwd=ROOT, LD_LIBRARY_PATH=path, DRIVER=version)
     assert result.returncode == 0, result.stderr
-    said, registered = result.stdout.splitlines()
+    said, loaded, registered = result.stdout.splitlines()
     assert state in said
-    assert (registered == "True") == state.startswith("the kernels are loaded")
+    assert (loaded == "True") == state.startswith("the kernels are loaded")
+    assert registered == "True" or loaded == "False"

@@ -153,14 +153,11 @@ def test_files_with_learned_tables_decode_to_the_layers_output(channels: int, su
     [
         ({"images": torch.zeros(0, 3, 16, 16)}, "images must hold at least one image, got none"),
         ({"budget": torch.ones(3)}, r"budget must be a tensor of shape \(4,\), one for each image, got \(3,\)"),
-        ({"budget": 100}, r"budget must be a tensor of shape \(4,\), one for each image, got int"),
         ({"budget": torch.zeros(4)}, "budget must be above 0, got 0"),
         ({"labels": torch.zeros(5)}, r"labels must be a tensor of shape \(4,\)"),
         ({"loss": "lpips"}, "loss must be one of 'psnr', 'mse', 'ms-ssim', or a function, got 'lpips'"),
-        ({"iterations": 0}, "iterations must be an integer of at least 1, got 0"),
-        ({"batch_size": 2.5}, "batch_size must be an integer of at least 1, got 2.5"),
-        ({"learning_rate": 0}, "learning_rate must be a number above 0, got 0"),
-        ({"learning_rate": "fast"}, "learning_rate must be a number above 0, got 'fast'"),
+        ({"iterations": 0}, "iterations must be at least 1, got 0"),
+        ({"learning_rate": 0}, "learning_rate must be positive and finite, got 0"),
         ({"share": "luma"}, "share must be one of"),
         ({"subsampling": "4:2:1"}, "subsampling must be one of"),
     ],
@@ -173,8 +170,15 @@ def test_learning_says_what_is_wrong(arguments: dict[str, object], message: str)
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [({"seed": "s"}, "seed must be an integer, got 's'"), ({"start": 50}, "start must be fdjpeg.QuantTables or None")],
+    [
+        ({"budget": 100}, r"budget must be a torch.Tensor \(N,\), got int"),
+        ({"batch_size": 2.5}, "batch_size must be an integer, got 2.5"),
+        ({"learning_rate": "fast"}, "learning_rate must be a number, got 'fast'"),
+        ({"seed": "s"}, "seed must be an integer, got 's'"),
+        ({"start": 50}, "start must be fdjpeg.QuantTables or None"),
+    ],
 )
 def test_learning_says_what_is_of_the_wrong_type(arguments: dict[str, object], message: str) -> None:
+    images = torch.full((4, 3, 16, 16), 0.5)
     with pytest.raises(TypeError, match=message):
-        learn_tables(torch.full((4, 3, 16, 16), 0.5), torch.full((4,), 100.0), **arguments)  # type: ignore[arg-type]
+        learn_tables(**{"images": images, "budget": torch.full((4,), 100.0), **arguments})  # type: ignore[arg-type]

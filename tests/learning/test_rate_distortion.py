@@ -69,10 +69,11 @@ def test_measured_is_what_pillow_writes_and_reads(rng: np.random.Generator, chan
     tables = QuantTables.standard(40)
     labels = torch.tensor([0, 1, 0])
 
-    def model(x: Tensor) -> Tensor:  # answers 0 for every image
-        return torch.tensor([1.0, 0.0]).expand(len(x), 2)
+    class Constant(torch.nn.Module):  # answers 0 for every image
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.tensor([1.0, 0.0]).expand(len(x), 2)
 
-    found = measure(images, tables, subsampling="4:2:2", model=model, labels=labels)  # type: ignore[arg-type]
+    found = measure(images, tables, subsampling="4:2:2", model=Constant(), labels=labels)
     for number, image in enumerate(images):
         file = oracles.encode(image.numpy(), 40, "4:2:2")
         assert int(found.file_bits[number]) == 8 * len(file)
@@ -144,5 +145,5 @@ def test_measure_says_what_is_wrong() -> None:
         measure(images, 50)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="subsampling must be one of 4:4:4, 4:2:2, 4:2:0, got '4:4:0'"):
         measure(images, QuantTables.flat(9), subsampling="4:4:0")
-    with pytest.raises(ValueError, match="labels must be a tensor where a model is given, got None"):
+    with pytest.raises(TypeError, match=r"labels must be a torch\.Tensor where a model is given, got NoneType"):
         measure(images, QuantTables.flat(9), model=torch.nn.Flatten())
