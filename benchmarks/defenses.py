@@ -7,7 +7,8 @@ cifar10.npz holds train_images, train_labels, test_images and test_labels, lossl
 in OUT: a run that was stopped or killed resumes where it was, and --report writes a report of the finished part.
 
 --hidden measures instead whether gradients are hidden: the cosine between each defence's gradient and the bare
-network's, and attacks on an S2SNet by a second one and by queries.
+network's, and attacks on an S2SNet by a second one and by queries. --bracket runs Flip and certificates only, on the
+defences that show JPEG layers.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from rich.console import Console
 from torch import nn
 
 from fdjpeg import defenses, evaluation, sources
+from fdjpeg._machine import describe_machine
 from fdjpeg.defenses import Defense, defensive_distillation, jpeg_ensemble, of_module, purifier, s2snet
 from fdjpeg.defenses.checkpoint import read_tensors, write_tensors
 from fdjpeg.defenses.recipes import RECIPES
@@ -190,6 +192,7 @@ def main() -> None:
     parser.add_argument("--no-transfer", action="store_true", help="without attacks from another network")
     parser.add_argument("--train", action="store_true", help="only train")
     parser.add_argument("--hidden", action="store_true", help="only write hidden.md")
+    parser.add_argument("--bracket", action="store_true", help="only write bracket.md and bracket.json")
     parser.add_argument("--report", action="store_true", help="only write a report of finished attacks")
     options = parser.parse_args()
     train, console = load_training_images(f"{options.data}:train"), Console(stderr=True)
@@ -211,6 +214,9 @@ def main() -> None:
             other = replace(settings["s2snet"], seed=1)
             second = defenses.train("s2snet", train, out / "s2snet-1", settings=other, network=network)
         (out / "hidden.md").write_text(hidden(network, images, made, second))
+        return
+    if options.bracket:
+        bracket(network, images, made, options.eps, out)
         return
     reports = []
     for attacks, count in ((options.attacks, None), (MINIMAL, 1)):
@@ -285,6 +291,40 @@ def hidden(network: Network, images: sources.ImageSet, made: dict[str, Defense],
                 named = ", ".join(dict.fromkeys(cell.attack or "" for cell in chosen))
                 rows.append([threat, gradient or "–", named, eps, left(report, "s2snet", chosen)])
     return text + "\n" + markdown(["threat", "gradient", "attacks", "ε", "left"], rows)
+
+
+def bracket(network: Network, images: sources.ImageSet, made: dict[str, Defense], radii: list[str], out: Path) -> None:
+    """Writes bracket.md and bracket.json: images right after Flip, and certified.
+
+    Raises:
+        RuntimeError: an attack broke a certified image.
+    """
+    shown = {name: defense for name, defense in made.items() if defense.exposed is not None}
+    report = evaluation.evaluate(
+        network,
+        images,
+        defenses=[of_module(defense, name, image=images.images[:1]) for name, defense in shown.items()],
+        attacks=("flip-20",),
+        certify=True,
+        checks=False,
+        batch_size=100,
+        pictures=0,
+        eps=radii,
+        out=out / "bracket",
+    )
+    broken = [check.figure for check in report.checks if check.stops and not check.passed]
+    if broken:
+        raise RuntimeError(f"an attack must break no certified image, got {broken[0]}")
+    rows = []
+    for row in report.rows[len(radii) :]:  # behind those of the bare network, which has no layer
+        counts = (row.clean, row.attacks["flip"], row.certified)
+        rows.append([row.defense, row.eps, *("–" if count is None else f"{count:g}" for count in counts)])
+    text = f"{network.name}, {report.count} images\n\n"
+    (out / "bracket.md").write_text(text + markdown(["defence", "ε", "clean", "Flip", "certified"], rows))
+    command = f"python benchmarks/defenses.py cifar10.npz OUT --network {out.name} --bracket"
+    found = {"command": command, **describe_machine(), "network": network.name, "images": report.count, "rows": rows}
+    (out / "bracket.json").write_text(json.dumps(found, indent=1) + "\n")
+    print((out / "bracket.md").read_text())
 
 
 def write(out: Path, network: Network, report: Report, unfinished: list[str]) -> None:
