@@ -12,7 +12,7 @@ import argparse
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -68,8 +68,10 @@ class Images:
             return torch.cat([model(part).argmax(dim=1) for part in x.split(self.at_once)]) == self.y
 
 
-def attack(network: nn.Module, images: Images, defended: Defended, levels: float, name: str) -> dict[str, Any]:
-    """Attacks the images that are right without one."""
+def attack(
+    network: nn.Module, images: Images, defended: Defended, levels: float, name: str, spared: Sequence[int] = ()
+) -> dict[str, Any]:
+    """Attacks the images that are right without one, but for those that are ``spared``, by their places."""
     method, _, gradient = name.partition(" ")
     deployed = defended.deployed(network)
     with torch.no_grad():
@@ -78,7 +80,7 @@ def attack(network: nn.Module, images: Images, defended: Defended, levels: float
     rows = clean.nonzero().flatten()
     model = defended.attacked(network, gradient) if gradient else defended.exposed(network)
     start, queries, x_adv = time.process_time(), 0, entered.clone()
-    for part in rows.split(images.at_once):
+    for part in rows[~torch.isin(rows, torch.tensor(spared, dtype=rows.dtype))].split(images.at_once):
         found = from_name(method).run(model, entered[part], images.y[part], levels / 255, indices=images.first + part)
         x_adv[part] = found.x_adv
         queries += found.queries

@@ -299,7 +299,7 @@ def bracket(network: Network, images: sources.ImageSet, made: dict[str, Defense]
     Raises:
         RuntimeError: an attack broke a certified image.
     """
-    shown = {name: defense for name, defense in made.items() if defense.exposed is not None}
+    shown = {name: defense for name, defense in made.items() if defense.exposes is not None}
     report = evaluation.evaluate(
         network,
         images,

@@ -7,8 +7,9 @@
 cifar10.npz holds train_images, train_labels, test_images and test_labels, lossless. ``coverage`` counts, for each set
 of tables, the images whose first pass limits no sample, and those of which no coefficient can change. ``train``
 fine-tunes the ResNet-18 that pyautoattack carries on images behind tables of `DRAWN`, drawn for each. ``judge`` counts
-the images right, those certified, and those that Flip leaves, cell after cell; a cell that is there already is not run
-again, and ``--only TEXT`` runs those whose names hold the text.
+the images right, those certified, and those that Flip leaves, cell after cell. Flip tries the images that are not
+certified: no attack breaks the others. A cell that is there already is not run again, and ``--only TEXT`` runs those
+whose names hold the text.
 """
 
 from __future__ import annotations
@@ -111,19 +112,25 @@ def judge(npz: str, folder: Path, out: Path, only: str) -> None:
     original = sources.load_network("resnet18-cifar10").module
     networks = {"fine-tuned": defenses.load(folder / "tuned").deployed(original), "original": original}
     chosen = Images(0, images.images, images.labels)
-    for radius, name, state, kind in product((2, 1), TABLES, networks, ("certificate", "flip-20")):
-        key = f"{kind} of {name}, {state}, at {radius}"
+    for radius, name, state in product((2, 1), TABLES, networks):
+        cell = f"{name}, {state}, at {radius}"
+        if only not in cell:
+            continue
         kept = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {}
         runs: dict[str, Any] = kept.get("runs", {})
-        if only not in key or key in runs:
-            continue
-        if kind == "certificate":
-            run = certificate(networks[state], chosen, lattice(name), radius)
-        else:
-            run = attack(networks[state], chosen, lattice(name), radius, kind)
-        run |= {"date": datetime.now(timezone.utc).isoformat(timespec="seconds")} | machine()
-        _write(out, {"runs": runs | {key: run}})
-        print(summary(key, run), flush=True)
+        for kind in ("certificate", "flip-20"):
+            key = f"{kind} of {cell}"
+            if key in runs:
+                continue
+            if kind == "certificate":
+                run = certificate(networks[state], chosen, lattice(name), radius)
+            else:
+                statuses = enumerate(runs[f"certificate of {cell}"]["statuses"])
+                certified = [place for place, status in statuses if status in ("constant", "enumerated")]
+                run = attack(networks[state], chosen, lattice(name), radius, kind, certified)
+            runs[key] = run | {"date": datetime.now(timezone.utc).isoformat(timespec="seconds")} | machine()
+            _write(out, {"runs": runs})
+            print(summary(key, runs[key]), flush=True)
 
 
 def _write(out: Path, found: dict[str, Any]) -> None:

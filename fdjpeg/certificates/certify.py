@@ -45,7 +45,7 @@ class Certifiable(Protocol):
         """Returns the images as an attacker meets them."""
 
     @property
-    def exposed(self) -> Callable[[nn.Module], Exposed] | None:
+    def exposes(self) -> Callable[[nn.Module], Exposed] | None:
         """Makes the defended classifier with its layers shown; None where it has none."""
 
 
@@ -93,7 +93,7 @@ def unmet(defended: Certifiable, network: nn.Module, images: Tensor) -> str | No
     Returns:
         A demand such as "be deterministic", or None if the defence meets all of them.
     """
-    exposes = getattr(defended, "exposed", None)
+    exposes = getattr(defended, "exposes", None)
     if exposes is None:
         return "show JPEG layers of fdjpeg"
     layers = exposes(network).layers
@@ -146,7 +146,7 @@ def certify(
     demand = unmet(defended, network, images[:1])
     if demand is not None:
         raise ValueError(f"defended must {demand} to be certified, got {getattr(defended, 'name', defended)}")
-    exposed = defended.exposed(network)  # type: ignore[misc]  # `unmet` demands it
+    exposed = defended.exposes(network)  # type: ignore[misc]  # `unmet` demands it
     with torch.no_grad(), frozen(exposed):
         entered = defended.entered(images)
         return _Certifying(exposed, entered, labels, eps, whole_bytes, most_outcomes).run()

@@ -71,9 +71,20 @@ class Defense(nn.Module):
         return images if self.first is None else self.first(images)
 
     @property
-    def exposed(self) -> Callable[[nn.Module], Exposed] | None:
+    def exposes(self) -> Callable[[nn.Module], Exposed] | None:
         """Makes the defended classifier with its JPEG layers shown; None where the defence has no such layer."""
         return None
+
+    def exposed(self, network: nn.Module) -> Exposed:
+        """Returns the defended classifier with its JPEG layers shown, for attacks on their coefficients.
+
+        Args:
+            network: as for ``deployed``.
+
+        Raises:
+            ValueError: the defence has no such layer.
+        """
+        return shown(self.exposes, network, self.kind)
 
     def deployed(self, network: nn.Module) -> nn.Module:
         """Returns the defended classifier in evaluation mode: images ``(N, C, H, W)`` in [0, 1] to logits.
@@ -163,6 +174,17 @@ class JPEGDefense(Defense):
         surrogates.resolve(name)
 
 
+def shown(exposes: Callable[[nn.Module], Exposed] | None, network: nn.Module, name: str) -> Exposed:
+    """Returns the classifier that a defence makes with its layers shown, or refuses the defence by its name.
+
+    Raises:
+        ValueError: the defence has no layer of fdjpeg with coefficients, so ``exposes`` is None.
+    """
+    if exposes is None:
+        raise ValueError(f"defense must hold a JPEG layer of fdjpeg with p=1 and without soft, got {name}")
+    return exposes(network)
+
+
 class LayerDefense(JPEGDefense):
     """A defence that is one of fdjpeg's layers before an unchanged classifier."""
 
@@ -176,8 +198,8 @@ class LayerDefense(JPEGDefense):
         return compressed
 
     @property
-    def exposed(self) -> Callable[[nn.Module], Exposed] | None:
-        """See `Defense.exposed`."""
+    def exposes(self) -> Callable[[nn.Module], Exposed] | None:
+        """See `Defense.exposes`."""
         return lambda network: Exposed([self.codec().to(device_of(network))], [network])
 
 

@@ -18,7 +18,7 @@ from fdjpeg.attacks.codec import has_coefficients
 from fdjpeg.sources import External
 from fdjpeg.sources.networks import evaluating
 
-from .base import copied
+from .base import copied, shown
 from .gradients import GRADIENTS, OPAQUE
 
 
@@ -40,7 +40,7 @@ class Defended:
         oracle: another implementation of the layer, uint8 ``(N, C, H, W)`` to uint8, to check it; or None.
         module: its settings and weights distinguish this defence from others of the same name; or None.
         exact: whether ``attacked`` has the forward pass of ``deployed``.
-        exposed: makes the defended classifier with its JPEG layers shown, for attacks on their coefficients and for
+        exposes: makes the defended classifier with its JPEG layers shown, for attacks on their coefficients and for
             certificates; None where the defence has no such layer.
 
     Example::
@@ -60,7 +60,18 @@ class Defended:
     oracle: Callable[[Tensor], Tensor] | None = None
     module: nn.Module | None = None
     exact: bool = True
-    exposed: Callable[[nn.Module], Exposed] | None = None
+    exposes: Callable[[nn.Module], Exposed] | None = None
+
+    def exposed(self, network: nn.Module) -> Exposed:
+        """Returns the defended classifier with its JPEG layers shown, for attacks on their coefficients.
+
+        Args:
+            network: the bare classifier, in evaluation mode.
+
+        Raises:
+            ValueError: the defence has no such layer.
+        """
+        return shown(self.exposes, network, self.name)
 
     def entered(self, images: Tensor) -> Tensor:
         """Returns the images as an attacker meets them: behind ``first``, or as they are."""
@@ -124,7 +135,7 @@ def layer_defense(
         first=first,
         oracle=oracle,
         module=module,
-        exposed=(lambda network: Exposed([module], [network])) if has_coefficients(module) else None,
+        exposes=(lambda network: Exposed([module], [network])) if has_coefficients(module) else None,
     )
 
 
@@ -215,7 +226,7 @@ def _of_defense(defense: Any, name: str) -> Defended:
         first=defense.first,
         module=defense,
         exact=False,
-        exposed=getattr(defense, "exposed", None),
+        exposes=getattr(defense, "exposes", None),
     )
 
 

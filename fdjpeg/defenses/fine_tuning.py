@@ -109,8 +109,8 @@ class FineTuned(Defense):
         return nn.Sequential(*layers, tuned).to(device_of(network)).eval() if layers else tuned
 
     @property
-    def exposed(self) -> Callable[[nn.Module], Exposed] | None:
-        """See `Defense.exposed`."""
+    def exposes(self) -> Callable[[nn.Module], Exposed] | None:
+        """See `Defense.exposes`."""
         if not self.layers():
             return None
         return lambda network: Exposed(

@@ -88,8 +88,8 @@ class JPEGEnsemble(JPEGDefense):
         return (Vote if self.gradient is None else MeanLogProbability)(branches).eval()
 
     @property
-    def exposed(self) -> Callable[[nn.Module], Exposed] | None:
-        """See `Defense.exposed`: the members' layers, and the vote."""
+    def exposes(self) -> Callable[[nn.Module], Exposed] | None:
+        """See `Defense.exposes`: the members' layers, and the vote."""
         return lambda network: Exposed(*self._branches(network), verdict=vote)
 
     def _branches(self, network: nn.Module) -> tuple[list[nn.Module], list[nn.Module]]:

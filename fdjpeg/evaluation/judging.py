@@ -356,7 +356,7 @@ class Evaluation:
         network = self.network.module
         if gradient is None:
             return defense.deployed(network), None
-        if gradient == COEFFICIENTS and defense.exposed is not None:
+        if gradient == COEFFICIENTS:
             return defense.exposed(network), None
         return defense.attacked(network, gradient), None if defense.exact else defense.deployed(network)
 

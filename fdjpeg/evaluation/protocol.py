@@ -269,7 +269,7 @@ def _settings(run: Evaluation, open_jobs: list[str]) -> RunSettings:
         attacks={attack.name: attack.settings() for attack in plan.chosen},
         gradient_free=[attack.name for attack in plan.chosen if isinstance(attack, GRADIENT_FREE)],
         on_coefficients=[attack.name for attack in plan.chosen if isinstance(attack, ON_COEFFICIENTS)],
-        exposed=[layer.name for layer in layers if layer.exposed is not None],
+        exposed=[layer.name for layer in layers if layer.exposes is not None],
         defenses={layer.name: list(layer.gradients) for layer in layers},
         randomised=[layer.name for layer in layers if run.random[layer.name]],
         draws=plan.draws,

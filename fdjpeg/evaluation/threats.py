@@ -87,7 +87,7 @@ def ways(attack: Attack, defense: Defended) -> tuple[str | None, ...]:
     if isinstance(attack, GRADIENT_FREE):
         return (None,)
     if isinstance(attack, ON_COEFFICIENTS):
-        return () if defense.exposed is None else (COEFFICIENTS,)
+        return () if defense.exposes is None else (COEFFICIENTS,)
     return defense.gradients
 
 

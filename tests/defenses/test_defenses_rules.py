@@ -161,7 +161,7 @@ ARGUMENTS: dict[Any, dict[str, Any]] = {
     names.feature_distillation_defense: {"passes": 1, "entry": "before", "gradients": defenses.GRADIENTS},
     parse_defense: {"gradients": defenses.GRADIENTS, "network": None, "image": None},
     of_module: {"gradients": defenses.GRADIENTS, "image": None},
-    Defended: {"layer": None, "first": None, "oracle": None, "module": None, "exact": True, "exposed": None},
+    Defended: {"layer": None, "first": None, "oracle": None, "module": None, "exact": True, "exposes": None},
 }
 
 

@@ -177,8 +177,9 @@ def test_a_saved_network_is_evaluated_alone_and_behind_any_jpeg(trained: Trained
     assert behind.gradients == defenses.GRADIENTS
     deployed = behind.deployed(trained.classifier)
     assert torch.equal(deployed(x), network(fdjpeg.jpeg(x, 30, subsampling="4:4:4")))
-    assert alone.exposed is None
-    assert behind.exposed is not None
+    assert alone.exposes is None
+    with pytest.raises(ValueError, match=r"defense must hold a JPEG layer of fdjpeg .*, got saved:"):
+        alone.exposed(trained.classifier)
     exposed = behind.exposed(trained.classifier)
     assert torch.equal(exposed(x), deployed(x))
     attack = Flip(2, until_fooled=False)

@@ -86,21 +86,26 @@ def test_without_an_exposed_layer_flip_alone_leaves_a_defence_unattacked() -> No
 )
 def test_saved_defences_show_their_layers(defense: defenses.Defense) -> None:
     network = tiny().module
-    assert defense.exposed is not None
     exposed, deployed = defense.exposed(network), defense.deployed(network)
     x = smooth(4).images
     torch.manual_seed(0)
     ours = exposed(x)
     torch.manual_seed(0)
     assert torch.equal(ours, deployed(x))
-    assert of_module(defense, "it").exposed is not None
+    assert of_module(defense, "it").exposes is not None
 
 
 @pytest.mark.parametrize("name", ["jpeg:75", "random-jpeg:40-60", "stochastic-jpeg:20+40", "feature-distillation:code"])
 def test_defences_by_name_show_their_layers(name: str) -> None:
-    assert parse_defense(name).exposed is not None
+    assert parse_defense(name).exposes is not None
 
 
 def test_a_classifier_and_the_bare_network_show_none() -> None:
-    assert defenses.UNDEFENDED.exposed is None
-    assert of_module(tiny().module, "a classifier", image=smooth(1).images).exposed is None
+    assert defenses.UNDEFENDED.exposes is None
+    assert of_module(tiny().module, "a classifier", image=smooth(1).images).exposes is None
+
+
+@pytest.mark.parametrize("name", ["median:2", "bit-depth:5"])
+def test_a_defence_without_layers_is_refused_by_name(name: str) -> None:
+    with pytest.raises(ValueError, match=f"defense must hold a JPEG layer of fdjpeg .*, got {name}"):
+        parse_defense(name).exposed(tiny().module)
