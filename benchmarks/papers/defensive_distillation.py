@@ -182,15 +182,11 @@ def report(run: Experiment) -> None:
 
 
 def main() -> None:
-    parser = options(__doc__)
+    parser = options(__doc__, images=20)
     parser.add_argument("--temperatures", type=int, nargs="+", default=[100, 20, 1, 2, 5, 10, 30, 50])
-    parser.add_argument("--seeds", type=int, default=1, help="Number of seeds at T = 1, 20 and 100.")
-    parser.add_argument("--images", type=int, default=20, help="Images to attack, each towards nine classes.")
     parser.add_argument("--few", action="store_true", help="Without margin and CW.")
     given = parser.parse_args()
-    torch.set_num_threads(1)
-    title = "Defensive distillation (arXiv 1511.04508) on Fashion-MNIST"
-    run = Experiment("defensive_distillation", title, given.out, given.only, scale={"training_images": given.train})
+    run = Experiment.of("defensive_distillation", "Defensive distillation (arXiv 1511.04508) on Fashion-MNIST", given)
     if not given.report:
         images = to_train_on(given.train)
         bare = trained("Papernot", images, given.work).module

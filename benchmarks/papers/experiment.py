@@ -47,6 +47,12 @@ class Experiment:
     only: str = ""
     scale: dict[str, int] = field(default_factory=dict)
 
+    @classmethod
+    def of(cls, name: str, title: str, given: argparse.Namespace) -> Experiment:
+        """Returns an experiment with the options of a command, which computes on one core."""
+        torch.set_num_threads(1)
+        return cls(name, title, given.out, given.only, scale={"training_images": given.train})
+
     def __post_init__(self) -> None:
         self.cells: dict[str, Any] = json.loads(self.file.read_text())["cells"] if self.file.exists() else {}
 
@@ -115,16 +121,24 @@ class Experiment:
         pyplot.close(figure)
 
 
-def options(description: str | None, work: bool = True) -> argparse.ArgumentParser:
-    """Returns the options that all experiments have."""
+def options(description: str | None, work: bool = True, images: int | None = None) -> argparse.ArgumentParser:
+    """Returns the options that all experiments have; ``images`` is the default number to attack, for each seed."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     if work:
         parser.add_argument("work", type=Path, help="Folder of trained networks.")
         parser.add_argument("--train", type=int, default=20_000, help="Number of training images.")
+    if images is not None:
+        parser.add_argument("--seeds", type=int, default=1, help="Number of seeds, up to 3.")
+        parser.add_argument("--images", type=int, default=images, help="Images to attack.")
     parser.add_argument("--out", type=Path, default=RESULTS, help="Folder of the figures.")
     parser.add_argument("--only", default="", help="Text that the names of cells must hold.")
     parser.add_argument("--report", action="store_true", help="Only write table and plot of the finished cells.")
     return parser
+
+
+def clean_cell(run: Experiment, name: str, model: nn.Module, test: ImageSet) -> None:
+    """Computes the cell of what a model gets right without an attack."""
+    run.cell(name, lambda: {"right": share(right(model, test.images, test.labels))})
 
 
 def fashion(split: str, count: int) -> ImageSet:

@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import torch
 from experiment import Experiment, fashion, options, percent, right, share, to_train_on
 from small_networks import trained
 from torch import Tensor, nn
@@ -91,9 +90,8 @@ def main() -> None:
     parser = options(__doc__)
     parser.add_argument("--images", type=int, default=300, help="Images to attack.")
     given = parser.parse_args()
-    torch.set_num_threads(1)
     title = "NN-favoured table, noisy training, vote (arXiv 2106.13394) on Fashion-MNIST"
-    run = Experiment("nn_favoured_table", title, given.out, given.only, scale={"training_images": given.train})
+    run = Experiment.of("nn_favoured_table", title, given)
     if not given.report:
         images, test = to_train_on(given.train), fashion("test", 2000)
         network = trained("ResNet-like", images, given.work)

@@ -12,8 +12,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from experiment import Experiment, fashion, options, percent, right, share, to_train_on
+from experiment import Experiment, clean_cell, fashion, options, percent, right, share, to_train_on
 from small_networks import trained
 from torch import Tensor
 
@@ -134,30 +133,17 @@ def report(run: Experiment) -> None:
 
 
 def main() -> None:
-    parser = options(__doc__)
-    parser.add_argument("--seeds", type=int, default=1, help="Number of seeds, up to 3.")
-    parser.add_argument("--images", type=int, default=300, help="Images to attack.")
-    given = parser.parse_args()
-    torch.set_num_threads(1)
-    run = Experiment(
-        "purification",
-        "Distillation-based purification (Appl. Sci. 13, 11313) on Fashion-MNIST",
-        given.out,
-        given.only,
-        scale={"training_images": given.train},
-    )
+    given = options(__doc__, images=300).parse_args()
+    title = "Distillation-based purification (Appl. Sci. 13, 11313) on Fashion-MNIST"
+    run = Experiment.of("purification", title, given)
     if not given.report:
         images, test = to_train_on(given.train), fashion("test", 2000)
         network = trained("ResNet-like", images, given.work)
-        run.cell("bare", lambda: {"right": share(right(network.module, test.images, test.labels))})
+        clean_cell(run, "bare", network.module, test)
         x, y = test.images[: given.images], test.labels[: given.images]
         for seed in range(given.seeds):
             for name, student in students(network, images, given.work, seed).items():
-                deployed = student.deployed(network.module)
-                run.cell(
-                    f"{name}, seed {seed}: clean",
-                    lambda deployed=deployed: {"right": share(right(deployed, test.images, test.labels))},
-                )
+                clean_cell(run, f"{name}, seed {seed}: clean", student.deployed(network.module), test)
                 run.cell(f"{name}, seed {seed}: attacked", lambda student=student: attacked(network, student, x, y))
     report(run)
 

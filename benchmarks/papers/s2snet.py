@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from experiment import Experiment, fashion, number, options, percent, right, share, to_train_on
+from experiment import Experiment, clean_cell, fashion, number, options, percent, right, share, to_train_on
 from small_networks import NETWORKS, trained
 from torch import Tensor, nn
 
@@ -163,32 +163,19 @@ def report(run: Experiment) -> None:
 
 
 def main() -> None:
-    parser = options(__doc__)
-    parser.add_argument("--seeds", type=int, default=1, help="Number of seeds, up to 3.")
-    parser.add_argument("--images", type=int, default=200, help="Images to attack.")
-    given = parser.parse_args()
-    torch.set_num_threads(1)
-    run = Experiment(
-        "s2snet",
-        "S2SNets (arXiv 1803.07994) on Fashion-MNIST",
-        given.out,
-        given.only,
-        scale={"training_images": given.train},
-    )
+    given = options(__doc__, images=200).parse_args()
+    run = Experiment.of("s2snet", "S2SNets (arXiv 1803.07994) on Fashion-MNIST", given)
     if not given.report:
         images, test = to_train_on(given.train), fashion("test", 2000)
         network = trained("ResNet-like", images, given.work)
-        run.cell("bare", lambda: {"right": share(right(network.module, test.images, test.labels))})
+        clean_cell(run, "bare", network.module, test)
         x, y = test.images[: given.images], test.labels[: given.images]
         made = {seed: stages(network, images, given.work, seed) for seed in range(given.seeds)}
         for seed, nets in made.items():
             second = made[(seed + 1) % len(made)]["signal"] if len(made) > 1 else None
             for name, net in nets.items():
-                key, deployed = f"{name}, seed {seed}", net.deployed(network.module)
-                run.cell(
-                    f"{key}: clean",
-                    lambda deployed=deployed: {"right": share(right(deployed, test.images, test.labels))},
-                )
+                key = f"{name}, seed {seed}"
+                clean_cell(run, f"{key}: clean", net.deployed(network.module), test)
                 run.cell(f"{key}: gradients", lambda net=net: shift(network, net, x, y))
                 run.cell(f"{key}: attacked", lambda net=net, second=second: attacked(network, net, second, x, y))
         if "how networks lie" not in run.cells:
