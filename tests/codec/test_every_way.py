@@ -210,7 +210,6 @@ def _write_gradients(rank: int, out: str) -> None:
         torch.save([[parameter.grad for parameter in distributed.parameters()], by_sharding], out)
 
 
-@pytest.mark.slow
 def test_ddp_and_fsdp2_have_the_gradient_of_one_process(tmp_path: Path) -> None:
     out = tmp_path / "gradients.pt"
     torch.multiprocessing.spawn(_gradients_of_one_process, (str(tmp_path / "store"), str(out)), nprocs=2)

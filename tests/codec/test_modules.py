@@ -298,7 +298,6 @@ def _write_gradient(rank: int, out: str) -> None:
         torch.save([parameter.grad for parameter in layer.parameters()], out)
 
 
-@pytest.mark.slow
 def test_two_processes_learn_from_the_mean_of_their_gradients(tmp_path: Path) -> None:
     out = tmp_path / "gradients.pt"
     torch.multiprocessing.spawn(gradient_of_one_process, (str(tmp_path / "meeting"), str(out)), nprocs=2)

@@ -230,7 +230,6 @@ class TestTracing:
             assert got[0] == expected[0]
             assert torch.equal(got[1], expected[1])
 
-    @pytest.mark.slow
     def test_inductor_floors_as_libjpeg_does(self) -> None:
         torch._dynamo.reset()
         steps = torch.compile(lambda quality: QuantTables.standard(quality).stacked(), fullgraph=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 import warnings
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from support.slow import slow_unless
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -65,13 +67,18 @@ class LoggedFunctions(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("mode", ["real", "fake", "symbolic"])
-@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
-def test_make_fx(call: Callable[[Tensor], Any], mode: str) -> None:
+#: Tracing thousands of operations with symbolic sizes takes a minute.
+MODES = itertools.product(CALLS, ("real", "fake", "symbolic"))
+
+
+@pytest.mark.parametrize("traced", slow_unless(lambda traced: traced != ("rate", "symbolic"), MODES), ids="-".join)
+def test_make_fx(traced: tuple[str, str]) -> None:
+    name, mode = traced
+    call = CALLS[name]
     bright = 2 * IMAGE  # which would draw a warning
     torch.manual_seed(0)
     graph = make_fx(call, tracing_mode=mode)(bright)
-    if call is CALLS["blocks"]:
+    if name == "blocks":
         torch.manual_seed(0)
         out = graph(IMAGE)
         torch.manual_seed(0)

@@ -59,12 +59,21 @@ def test_forced_unknown_instruction_set_is_an_error_that_names_the_known() -> No
     assert "scalar" in _available()
 
 
+def test_forced_instruction_set_gives_the_bits_of_round_trips(isa: str) -> None:
+    _pass_on(isa, "cpu and test_round_trip")
+
+
+@pytest.mark.slow
 def test_forced_instruction_set_passes_every_test(isa: str) -> None:
+    _pass_on(isa, "cpu and not forced")
+
+
+def _pass_on(isa: str, chosen: str) -> None:
     assert _in_use(isa).stdout.strip() == isa
     if isa == torch.ops.fdjpeg.cpu_instruction_set():
         return  # The tests of this process run on it.
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-k", "cpu and not forced", *_SUITE],
+        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-k", chosen, *_SUITE],
         cwd=ROOT,
         env={**os.environ, "FDJPEG_ISA": isa},
         capture_output=True,

@@ -9,6 +9,7 @@ import itertools
 import math
 import os
 import subprocess
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +20,7 @@ import torch
 from support import cases, emulation, emulation_cases, planted_bugs
 from support.planted_bugs import Mutant
 from support.settings import FACTORS, TOLERANCE
+from support.slow import slow_unless
 from torch import Tensor
 
 from fdjpeg import _slopes, reference, surrogates
@@ -281,7 +283,7 @@ PLANTED = {
 }
 
 
-@pytest.mark.parametrize("ops", SANITIZED)
+@pytest.mark.parametrize("ops", slow_unless(lambda ops: ops == "blocks", SANITIZED))
 def test_no_sanitizer_complains(ops: str, tmp_path: Path) -> None:
     """No access beyond an array, no undefined arithmetic, no misaligned word; arrays are just as large as needed."""
     dtypes = SANITIZED[ops]
@@ -302,6 +304,7 @@ def test_no_sanitizer_complains(ops: str, tmp_path: Path) -> None:
         assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_rows_beyond_2_to_the_31_samples(tmp_path: Path) -> None:
     """By every op of the codec: as those of a small image, and without an overflow on the way to them."""
     headers, program = tmp_path / "headers", tmp_path / "program"
@@ -367,8 +370,18 @@ class _Run(NamedTuple):
 
 
 @pytest.mark.parametrize("ops", PLANTED)
-def test_planted_bugs_are_found(ops: str, tmp_path: Path) -> None:
-    mutants = planted_bugs.found_by(ops)
+def test_some_planted_bugs_are_found(ops: str, tmp_path: Path) -> None:
+    bugs = planted_bugs.found_by(ops)
+    _find_planted_bugs(ops, [bugs[0], bugs[-1]], tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ops", PLANTED)
+def test_all_planted_bugs_are_found(ops: str, tmp_path: Path) -> None:
+    _find_planted_bugs(ops, planted_bugs.found_by(ops), tmp_path)
+
+
+def _find_planted_bugs(ops: str, mutants: Sequence[Mutant], tmp_path: Path) -> None:
     runner = emulation.Runner(tmp_path, "-O0", "-w")
     runs = {}
     for subsampling in sorted({mutant.subsampling for mutant in mutants}):
