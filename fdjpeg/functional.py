@@ -198,6 +198,7 @@ def check(image: Tensor, quality: float | Tensor = DEFAULT_QUALITY, tables: Quan
 
     Example::
 
+        fdjpeg.check(image, quality=50)
         fdjpeg.check(255 * image)  # ValueError: image must lie in [0, 1], got values from 0 to 255
     """
     batch = flattened(image)

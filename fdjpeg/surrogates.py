@@ -45,6 +45,19 @@ class Surrogate(Protocol):
     Three attributes count as False where they are missing: ``smooth``, whether ``forward`` may be
     used with ``soft=True``; ``only_soft``, whether it may be used in no other way; and ``periodic``, whether
     ``derivative`` depends on c − round(c) only, which lets the fast kernels serve it.
+
+    Example::
+
+        class Half:
+            periodic = True
+
+            def forward(self, c):
+                return c.round()
+
+            def derivative(self, c):
+                return torch.full_like(c, 0.5)
+
+        fdjpeg.jpeg(torch.rand(1, 3, 32, 32, requires_grad=True), 75, gradient=Half()).mean().backward()
     """
 
     def forward(self, c: Tensor) -> Tensor:
@@ -90,6 +103,7 @@ class Identity(StraightThrough):
 
     Example::
 
+        image = torch.rand(1, 3, 32, 32, requires_grad=True)
         fdjpeg.jpeg(image, 75, gradient="identity").sum().backward()  # image.grad is 1 everywhere
     """
 
@@ -98,7 +112,13 @@ class Identity(StraightThrough):
 
 @dataclass(frozen=True)
 class Zero:
-    """Plain rounding: r(c) = round(c), half to even; r′(c) = 0. Only for showing what masked gradients look like."""
+    """Plain rounding: r(c) = round(c), half to even; r′(c) = 0. Only for showing what masked gradients look like.
+
+    Example::
+
+        image = torch.rand(1, 3, 32, 32, requires_grad=True)
+        fdjpeg.jpeg(image, 75, gradient=Zero()).mean().backward()  # image.grad is 0
+    """
 
     name: ClassVar[str] = "zero"
     periodic: ClassVar[bool] = True
@@ -429,6 +449,11 @@ def hard_rounding(surrogate: Surrogate) -> Callable[[Tensor], Tensor]:
     """Returns a function of c whose value is round(c), half to even, and whose derivative is the surrogate's.
 
     For the real arithmetic without ``soft``. Its second derivative is 0, which is the truth for `StraightThrough` only.
+
+    Example::
+
+        c = torch.tensor([0.3], requires_grad=True)
+        hard_rounding(Cubic())(c).backward()  # c.grad is 3 · 0.3²
     """
 
     def rounding(c: Tensor) -> Tensor:

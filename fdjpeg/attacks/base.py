@@ -41,6 +41,11 @@ class AttackResult:
             image that was left alone after it was fooled keeps its last value. None for attacks without such a curve.
         distance: ``(N,)``, the distance of the nearest misclassified image that a minimum-norm attack found (infinite
             where it found none). None for other attacks.
+
+    Example::
+
+        result = PGD(steps=20).run(model, x, y, 1 / 255)
+        fooled = result.margin > 0
     """
 
     x_adv: Tensor
@@ -59,6 +64,21 @@ class Attack(ABC):
     Attributes:
         norm: "linf", "l2" or "l0": the norm that ``eps`` is measured in.
         seed: the seed of everything random.
+
+    Example::
+
+        @dataclasses.dataclass(frozen=True)
+        class Bright(Attack):
+            # As bright as the ball allows.
+
+            norm: str = "linf"
+            seed: int = 0
+            name = "bright"
+
+            def search(self, model, x, y, eps, indices, judge):
+                return Found(x + eps)
+
+        x_adv = Bright()(model, x, y, 1 / 255)
     """
 
     norm: Norm
@@ -156,7 +176,12 @@ class Attack(ABC):
 
 @dataclass
 class Found:
-    """The result of ``Attack.search``; fields as in ``AttackResult``. A margin of None is filled in by the judge."""
+    """The result of ``Attack.search``; fields as in ``AttackResult``. A margin of None is filled in by the judge.
+
+    Example::
+
+        found = Found(x, distance=torch.zeros(len(x)))  # the images themselves
+    """
 
     x_adv: Tensor
     margin: Tensor | None = None
@@ -177,7 +202,14 @@ def _joined(parts: list[Tensor | None]) -> Tensor | None:
 
 
 class Counted(nn.Module):
-    """A model that counts its images, and refuses outputs that cannot be logits of the classes ``y``."""
+    """A model that counts its images, and refuses outputs that cannot be logits of the classes ``y``.
+
+    Example::
+
+        counted = Counted(model, y)
+        logits = counted(x)
+        counted.queries  # len(x)
+    """
 
     def __init__(self, model: nn.Module, y: Tensor) -> None:
         super().__init__()
@@ -389,6 +421,10 @@ def draw(shape: torch.Size, indices: Tensor, seed: int, purpose: str, normal: bo
     """Draws numbers uniform in [0, 1), or standard normal, ``(N, *shape)`` on the CPU, each image's from its own seed.
 
     They depend on ``seed``, ``purpose`` and the image's index, not on batches, devices or processes.
+
+    Example::
+
+        start = draw(x.shape[1:], torch.arange(len(x)), seed=0, purpose="start")  # (N, C, H, W)
     """
     make = torch.randn if normal else torch.rand
     rows = [

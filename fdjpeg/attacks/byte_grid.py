@@ -12,7 +12,12 @@ TOLERANCE = 1e-3
 
 
 def on_byte_grid(x: Tensor) -> Tensor:
-    """Returns whether each image of ``x``, ``(N, C, H, W)`` in [0, 1], has only whole bytes k / 255: ``(N,)`` bool."""
+    """Returns whether each image of ``x``, ``(N, C, H, W)`` in [0, 1], has only whole bytes k / 255: ``(N,)`` bool.
+
+    Example::
+
+        on_byte_grid(torch.zeros(2, 3, 8, 8))  # True, True
+    """
     in_bytes = x.double() * 255
     return ((in_bytes - in_bytes.round()).abs() <= TOLERANCE).flatten(1).all(dim=1)
 
@@ -28,6 +33,11 @@ def to_byte_grid(x_adv: Tensor, x: Tensor, eps: float, norm: Norm) -> Tensor:
         x: ``(N, C, H, W)``, of whole bytes.
         eps: radius, in units of the images' range.
         norm: "linf" or "l2".
+
+    Example::
+
+        x = torch.randint(256, (2, 3, 8, 8)) / 255
+        on_byte_grid(to_byte_grid((x + 0.01).clamp(0, 1), x, 0.01, "linf"))  # True, True
     """
     start = (x.double() * 255).round()
     move = x_adv.double() * 255 - start

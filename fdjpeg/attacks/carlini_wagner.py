@@ -154,6 +154,10 @@ class CarliniWagnerL0(_Rounds):
         share: of the samples that are still free and changed, put back after a success, in (0, 1).
         seed: not used; every attack has this field.
         norm: "l0".
+
+    Example::
+
+        x_adv = CarliniWagnerL0(steps=40, rounds=30)(model, x, y, 50)  # up to 50 samples
     """
 
     norms: ClassVar = ("l0",)
@@ -205,6 +209,10 @@ class CarliniWagnerLinf(_Rounds):
         step: Adam's learning rate.
         seed: not used; every attack has this field.
         norm: "linf".
+
+    Example::
+
+        x_adv = CarliniWagnerLinf(steps=40, rounds=30)(model, x, y, 2 / 255)
     """
 
     norms: ClassVar = ("linf",)

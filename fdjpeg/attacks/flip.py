@@ -60,6 +60,11 @@ class Flip(Attack):
         draws: of a randomised layer, at each point; sensitivities are their mean.
         whole_bytes: visit only images of whole bytes k / 255, as files hold them; ``x`` must be such images.
         label: the name in reports; None makes one of the other settings.
+
+    Example::
+
+        exposed = Exposed([fdjpeg.JPEG(75)], [network])
+        x_adv = Flip(steps=20)(exposed, x, y, 1 / 255)
     """
 
     steps: int = 20

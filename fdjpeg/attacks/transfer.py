@@ -24,6 +24,10 @@ class Transfer(Attack):
         attack: makes the examples. A ``PGD`` continues after it has fooled the surrogate, so that they carry over.
         surrogate: differentiable, of the same classes: the undefended network, or another defended one.
         title: the surrogate's name in reports.
+
+    Example::
+
+        x_adv = Transfer(PGD(steps=20), network)(torch.nn.Sequential(fdjpeg.JPEG(75), network), x, y, 1 / 255)
     """
 
     attack: Attack
@@ -77,6 +81,12 @@ def first_pass(layer: nn.Module, images: Tensor) -> Tensor:
 
     Returns:
         ``(N, C, H, W)``, in [0, 1], detached.
+
+    Example::
+
+        layer = fdjpeg.JPEG(50)
+        start = first_pass(layer, x)
+        x_adv = PGD(steps=20)(torch.nn.Sequential(layer, network), start, y, 1 / 255)
     """
     if not callable(layer):
         raise TypeError(f"layer must be a torch.nn.Module, got {type(layer).__name__}")
@@ -95,6 +105,11 @@ def zero_gradients(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 
     Args:
         model, x, y: as for ``Attack.run``.
+
+    Example::
+
+        masked = torch.nn.Sequential(fdjpeg.JPEG(75, gradient="zero"), network)
+        zero_gradients(masked, x, y)  # 1 for each image
     """
     check_module("model", model)
     check_input(x, y, 0)

@@ -32,7 +32,24 @@ class Compression(TypedDict, total=False):
 
 
 class Draws(Protocol):
-    """Random numbers, one for each of N images. Each call returns new ones."""
+    """Random numbers, one for each of N images. Each call returns new ones.
+
+    Example::
+
+        class First:
+            # The least of everything.
+
+            def integers(self, count):
+                return torch.zeros(4, dtype=torch.int64)
+
+            def uniform(self):
+                return torch.zeros(4)
+
+            def on_host(self):
+                return torch.zeros(4, dtype=torch.float64)
+
+        RandomJPEG((30, 95)).draw_from(First()).quality  # 30, 30, 30, 30
+    """
 
     def integers(self, count: int) -> Tensor:
         """Returns ``(N,)`` int64 in 0…count − 1, uniform, on the images' device."""
@@ -97,6 +114,12 @@ class Augmentation(nn.Module, ABC, Generic[Parameters]):
 
     Raises:
         TypeError, ValueError: an argument is of the wrong type or out of range.
+
+    Example::
+
+        augmentation = RandomJPEG((30, 95), p=0.5)  # one of them
+        drawn = augmentation.draw(images)
+        same = torch.equal(augmentation(images, drawn), augmentation(images, drawn))  # True
     """
 
     #: The class of the draws.

@@ -27,6 +27,11 @@ class DoubleJPEGParameters(NamedTuple):
         applied: ``(N,)`` bool, whether the image is compressed.
         shift: ``(N, 2)`` int64 on the CPU: rows and columns, 0…7, by which the grids differ.
         first, second: the draws of the compressions; their own ``applied`` is always true.
+
+    Example::
+
+        out, drawn = DoubleJPEG((30, 95))(images, return_parameters=True)
+        drawn.first.quality, drawn.shift  # (N,), (N, 2)
     """
 
     applied: Tensor

@@ -33,6 +33,11 @@ class JPEGParameters(NamedTuple):
         quality: ``(N,)`` int64, 1…100; None where tables are drawn.
         table: ``(N,)`` int64, the place of the image's table in the list; None where qualities are drawn.
         subsampling: ``(N,)`` int64 on the CPU, the place of its subsampling in the list; None where there is only one.
+
+    Example::
+
+        out, drawn = RandomJPEG((30, 95))(images, return_parameters=True)
+        drawn.quality  # (N,)
     """
 
     applied: Tensor

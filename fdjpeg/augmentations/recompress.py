@@ -30,6 +30,11 @@ class RecompressParameters(NamedTuple):
         applied: ``(N,)`` bool, whether the image is changed.
         scale: ``(N, times)`` float64 on the CPU, the factor of each resizing; None where it is fixed.
         compressions: the draws of each compression; their own ``applied`` is always true.
+
+    Example::
+
+        out, drawn = Recompress((30, 95), scale=(0.5, 1.0), restore=True)(images, return_parameters=True)
+        drawn.scale, drawn.compressions[0].quality
     """
 
     applied: Tensor

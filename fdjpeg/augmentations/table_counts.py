@@ -23,6 +23,12 @@ class TableCounts:
     Attributes:
         tables: different sets, each ``(8, 8)``.
         counts: one for each set, at least 1.
+
+    Example::
+
+        counts = TableCounts([fdjpeg.QuantTables.standard(50), fdjpeg.QuantTables.standard(75)], [3, 1])
+        counts.save("tables.txt")
+        RandomJPEG(tables="tables.txt")(images)
     """
 
     tables: list[QuantTables]

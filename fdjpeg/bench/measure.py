@@ -37,6 +37,11 @@ class Measurement:
         seconds: the median, and the 20th and 80th percentiles, of ``rounds`` calls.
         memory: bytes at the peak in addition to those before the call, its results included; None if not measured.
         error: the reason for a missing measurement.
+
+    Example::
+
+        results = run(["fdjpeg uint8"], ["1x32"], rounds=3, threads=[1])
+        results.measurements[0].seconds
     """
 
     peer: str
@@ -53,7 +58,13 @@ class Measurement:
 
 @dataclass
 class Results:
-    """Everything that a run measured, and on which machine."""
+    """Everything that a run measured, and on which machine.
+
+    Example::
+
+        results = run(["fdjpeg uint8"], ["1x32"], rounds=3, threads=[1])
+        results.find("fdjpeg uint8", "1x32", "forward", 1)
+    """
 
     machine: dict[str, Any]
     quality: int
@@ -284,6 +295,10 @@ def run(
 
     Raises:
         ValueError: if a name is unknown, or a number is not positive.
+
+    Example::
+
+        results = run(["fdjpeg uint8", "fdjpeg float32"], ["1x32"], rounds=3, threads=[1])
     """
     chosen = _chosen(peers)
     batches = [name for name in batches if size_of(name)]

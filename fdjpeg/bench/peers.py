@@ -37,6 +37,10 @@ class Peer:
         module: the package that it needs, or None.
         install: the package's name for pip, if it differs; or in words where it is from, if pip does not find it.
         on_gpu: whether it compresses tensors on a GPU.
+
+    Example::
+
+        {name: peer.missing() for name, peer in PEERS.items()}
     """
 
     name: str

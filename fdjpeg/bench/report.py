@@ -25,6 +25,10 @@ def save(results: Results, folder: str | os.PathLike[str]) -> list[Path]:
 
     Returns:
         The files.
+
+    Example::
+
+        save(run(["fdjpeg uint8"], ["1x32"], rounds=3, threads=[1]), "results")
     """
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)

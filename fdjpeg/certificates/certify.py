@@ -65,6 +65,12 @@ class Certificate:
         outcomes: ``(N,)`` int64, the number of outcomes judged; 0 where there were too many.
         unresolved: ``(N,)`` int64, wrong outcomes that could be neither attained nor excluded.
         found: misclassified images ``(C, H, W)`` in the ball, by the place of the image that they come from.
+
+    Example::
+
+        certificate = certify(parse_defense("jpeg:25"), network, images, labels, 0.1 / 255)
+        certificate.certified  # (N,)
+        certificate.count("open")
     """
 
     statuses: tuple[Status, ...]

@@ -100,7 +100,7 @@ class TotalVariation(nn.Module):
         super().__init__()
         check_positive("weight", weight)
         self.weight = weight
-        self._denoise = required("skimage.restoration", "scikit-image").denoise_tv_chambolle
+        self._denoise = required("skimage.restoration", "scikit-image", "eval").denoise_tv_chambolle
 
     def forward(self, images: Tensor) -> Tensor:
         """Returns smoother images of the same shape ``(N, C, H, W)``."""

@@ -30,6 +30,11 @@ class Check:
         masked: the defences whose gradients a failure shows to be masked: they look robust only because the attacks
             follow useless gradients.
         stops: whether a failure makes every figure of the run worthless, so that the command ends in an error.
+
+    Example::
+
+        report = evaluate(model, loader, defenses=["jpeg:75"], attacks=["pgd-20"], eps=["2/255"])
+        [check.name for check in report.checks if not check.passed]
     """
 
     name: str

@@ -48,6 +48,11 @@ class Row:
         worst: under all attacks together, image by image, and what a certificate broke.
         complete: whether all attacks on it are finished; if not, ``worst`` is only an upper bound.
         certified: with a certificate; None where none was tried.
+
+    Example::
+
+        report = evaluate(model, loader, defenses=["jpeg:75"], attacks=["pgd-20"], eps=["2/255"])
+        {row.defense: row.worst for row in report.rows}
     """
 
     defense: str

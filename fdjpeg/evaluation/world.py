@@ -24,6 +24,11 @@ class World:
         rank: 0 … size − 1.
         size: number of processes.
         together: whether they communicate: those of ``torchrun`` do, shards do not.
+
+    Example::
+
+        World.here()  # under torchrun one of several processes
+        evaluate(model, loader, eps=["2/255"], attacks=["pgd-20"], out="run", world=World(rank=0, size=1))
     """
 
     rank: int = 0

@@ -54,7 +54,7 @@ def external(function: Callable[..., Any], batched: bool = False, takes: Takes |
             image.save(stream, "WEBP", quality=50)
             return PIL.Image.open(stream)
 
-        report = evaluate(network, images, defenses=[external(webp)])
+        report = evaluate(network, (images, labels), defenses=[external(webp)])
     """
     if not callable(function):
         raise TypeError(f"function must be callable, got {type(function).__name__}")
@@ -83,7 +83,13 @@ def takes_images(function: Callable[..., Any]) -> Takes | None:
 
 
 class External(nn.Module):
-    """A function outside of torch as a module, see `external`."""
+    """A function outside of torch as a module, see `external`.
+
+    Example::
+
+        layer = external(lambda image: image.flip(-1))  # an External
+        layer(images)
+    """
 
     def __init__(self, function: Callable[..., Any], batched: bool, takes: Takes) -> None:
         super().__init__()

@@ -33,6 +33,11 @@ class ImageSet:
         source: where the images come from, in a sentence.
         terms: the terms of use, in a sentence.
         classes: a name for each class, by its index; empty if they are unknown.
+
+    Example::
+
+        images = ImageSet(torch.rand(2, 3, 32, 32), torch.tensor([0, 1]), ("one.png", "two.png"))
+        len(images)  # 2
     """
 
     images: Tensor

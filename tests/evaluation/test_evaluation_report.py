@@ -29,6 +29,12 @@ def test_worst_case_is_taken_image_by_image() -> None:
     assert made().table[1] == ["jpeg:75", "1/255", "3", "3", "–", "2", "2", "3", "1", "5–70 %"]
 
 
+def test_few_images_are_called_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert made().headline.endswith("They are few: chance alone moves a share by up to 35 points (95 %).")
+    monkeypatch.setattr("fdjpeg.evaluation.report.MANY", 4)
+    assert "few" not in made().headline
+
+
 def test_several_attacks_are_joined_image_by_image_and_told_apart() -> None:
     report = made(
         cell("jpeg:75", "adaptive", [0, 0, 1, 1], gradient="identity", attack="FGSM"),

@@ -1,16 +1,24 @@
-"""The blocks of code in README and docs: Python runs, and shell is what the command line takes."""
+"""The blocks of code in README, docs and docstrings: Python runs, and shell is what the command line takes."""
 
 from __future__ import annotations
 
+import dataclasses
+import importlib
+import inspect
+import io
+import pkgutil
 import re
 import shlex
 import tarfile
+import textwrap
 import warnings
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 import typer
@@ -19,7 +27,7 @@ from support.classifiers import Tiny
 from torch import Tensor, nn
 
 import fdjpeg
-from fdjpeg import attacks, defenses
+from fdjpeg import attacks, compat, defenses
 from fdjpeg.cli import main as cli
 
 ROOT = Path(__file__).parents[2]
@@ -100,6 +108,14 @@ def prepared() -> dict[str, Any]:
         "labels": labels,
         "y": labels,
         "loader": (images, labels),
+        "clean_images": images,
+        "criterion": nn.CrossEntropyLoss(),
+        "image": images,
+        "label": labels,
+        "module": network,
+        "normalise": nn.Identity(),
+        "wanted_classes": (labels + 1) % 4,
+        "x_adv": images,
         "photograph": Image.new("RGB", (32, 24), "orange"),
     }
 
@@ -119,7 +135,7 @@ SHORTER = {
 
 
 #: Packages of blocks that are passed over where they are not installed.
-FOREIGN = r"albumentations|kornia|torchvision|onnx"
+FOREIGN = r"albumentations|efficientnet|foolbox|kornia|lightning|onnx|pyautoattack|scikit-image|torchvision"
 
 #: Blocks that need a compiler and a minute; codec/test_every_way.py runs the same calls.
 COMPILED = "aoti_compile_and_package"
@@ -155,6 +171,78 @@ def test_every_question_has_an_answer_that_runs_alone() -> None:
     answers = page.split("\n## ")[1:]
     assert len(answers) == 11
     assert all(answer.count("```python") == 1 for answer in answers)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Docstrings
+
+
+def public_names() -> Iterator[tuple[str, str]]:
+    """Yields the classes and functions that users import, each with the module that lists it."""
+    rooms = [page.stem for page in (ROOT / "docs" / "api").glob("*.md") if page.stem not in ("core", "index", "compat")]
+    peers = [module.name for module in pkgutil.iter_modules(compat.__path__, "fdjpeg.compat.")]
+    modules = ["fdjpeg", *(f"fdjpeg.{room}" for room in [*rooms, "bench"]), *peers]
+    for name in modules:
+        try:
+            module = importlib.import_module(name)
+        except ImportError:  # compat.torchvision, without torchvision
+            continue
+        for public in getattr(module, "__all__", ()):
+            if inspect.isclass(getattr(module, public)) or inspect.isfunction(getattr(module, public)):
+                yield name, public
+
+
+PUBLIC = sorted(public_names())
+
+
+def example_of(docstring: str) -> str:
+    """Returns the code of a docstring's example, or nothing."""
+    found = re.search(r"^Example::?\n+((?: {4}.*\n?|\n)+)", docstring, re.M)
+    code = textwrap.dedent(found[1]) if found else ""
+    prompts = re.findall(r"^(?:>>>|\.\.\.) ?(.*)$", code, re.M)
+    return "\n".join(prompts) if prompts else code
+
+
+#: Examples that need a training; defenses/test_defenses_recipes.py makes the same calls.
+TRAINED = ("defenses.train(", '"runs/fine-tuned"')
+
+#: Arguments in the place of those that take long in docstrings.
+BRIEF = {
+    "steps=40, rounds=30": "steps=1, rounds=1",
+    "steps=100": "steps=1",
+    "queries=1000": "queries=5",
+    "steps=1000": "steps=5",
+    "HopSkipJump(steps=10)": "HopSkipJump(steps=1)",
+    '"pgd-20"': '"pgd-1"',
+    "threads=[1])": "threads=[1], memory=False)",
+    "eps=112": "eps=2",
+}
+
+
+@pytest.mark.parametrize("public", PUBLIC, ids=".".join)
+def test_every_public_name_has_an_example_that_runs(public: tuple[str, str], folder: Path) -> None:
+    module, name = public
+    code = example_of(inspect.getdoc(getattr(importlib.import_module(module), name)) or "")
+    assert code, "the docstring has no example"
+    if any(part in code for part in TRAINED):
+        return
+    code = "\n".join(line for line in code.splitlines() if "Error: " not in line)  # what a call raises is shown so
+    for long, short in BRIEF.items():
+        code = code.replace(long, short)
+    names: dict[str, Any] = {
+        "Fraction": Fraction,
+        "dataclasses": dataclasses,
+        "np": np,
+        "numpy": np,
+        "nn": nn,
+        "io": io,
+        "PIL": PIL,
+        **prepared(),
+    }
+    for room in ("attacks", "defenses", "sources", "evaluation", "augmentations", module.partition("fdjpeg.")[2]):
+        exports = importlib.import_module(f"fdjpeg.{room}" if room else "fdjpeg")
+        names |= {one: getattr(exports, one) for one in getattr(exports, "__all__", ())}
+    run(Block(f"{module}.{name}", 0, "python", code), names)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
