@@ -47,6 +47,7 @@ TABLES = {
     "uniform(30)": QuantTables.flat(30),
     "uniform(40)": QuantTables.flat(40),
     "uniform(48)": QuantTables.flat(48),
+    "certifying(2/255) + 6": QuantTables(*[QuantTables.certifying(2 / 255).y + 6] * 2),
 }
 
 #: Tables that fine-tuning draws from, one for each image.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -45,7 +46,7 @@ def test_the_page_has_a_replacement_for_each_peer() -> None:
 
 #: The results of each CIFAR-10 table of docs/evaluation.md: a row that identifies it, and files in order of radii.
 EVALUATIONS = {
-    "jpeg:75 | 170": ["cifar10", "cifar10-large"],
+    "jpeg:75 | 170 | –": ["cifar10", "cifar10-large"],
     "stochastic-jpeg:20+40+60+80 | 35.7": ["cifar10-random"],
 }
 
@@ -58,6 +59,7 @@ def counts(rows: list[dict[str, object]], column: str) -> str:
     for row in rows:
         attacks: dict[str, float] = row["attacks"]  # type: ignore[assignment]
         named = {"clean": row["clean"], "noise": row["noise"], "worst case": row["worst"], **attacks}
+        named["certified"] = row.get("certified")
         # If chroma is not subsampled, identity and straight-through are one attack; one run called it identity.
         if column in ("identity", "straight-through") and str(row["defense"]).startswith("feature-distillation"):
             named["straight-through"] = attacks.get("straight-through", attacks.get("identity"))
@@ -67,9 +69,9 @@ def counts(rows: list[dict[str, object]], column: str) -> str:
     return ", ".join(written) or "–"
 
 
-def results(*names: str) -> list[dict[str, object]]:
+def results(*names: str, date: str = "2026-11-21") -> list[dict[str, object]]:
     folder = ROOT / "benchmarks" / "results" / "evaluation"
-    files = [(folder / f"2026-11-21-{name}.json").read_text(encoding="utf-8") for name in names]
+    files = [(folder / f"{date}-{name}.json").read_text(encoding="utf-8") for name in names]
     return [row for file in files for row in json.loads(file)["table"]]
 
 
@@ -91,10 +93,23 @@ def test_the_cifar10_tables_are_those_of_the_results(row: str) -> None:
 
 def test_the_table_of_photographs_is_that_of_the_results() -> None:
     (_, _, *columns), lines = table_with("none | 1/255")
-    assert len(lines) == len(results("photographs"))
-    for (defence, eps, *cells), row in zip(lines, results("photographs"), strict=True):
+    for (defence, eps, *cells), row in zip(lines, results("photographs", date="2026-11-30"), strict=True):
         assert (defence, eps) == (row["defense"], row["eps"])
         assert [counts([row], column) for column in columns] == cells, (defence, eps)
+
+
+def test_the_bracket_of_cifar10_is_that_of_the_results() -> None:
+    (_, *columns), lines = table_with("jpeg:75 | 170 | 34, 9, 0, 0")
+    assert columns == ["clean", "worst case, 2026-11-21", "Flip", "certified"]
+    bounds = results("cifar10-bracket", "cifar10-large-bracket", date="2026-11-30")
+    attacked = results("cifar10", "cifar10-large")
+    assert len(lines) == 9
+    for defence, clean, worst, flip, certified in lines:
+        new, old = ([row for row in rows if row["defense"] == defence] for rows in (bounds, attacked))
+        assert counts(new, "clean") == clean == counts(old, "clean")
+        assert counts(old, "worst case") == worst
+        assert counts(new, "flip") == flip
+        assert counts(new, "certified") == certified
 
 
 #: Names in docs/defenses.md, and in benchmarks/defenses.py.
@@ -142,42 +157,98 @@ def test_the_tables_of_defenses_are_those_of_the_results(place: int, network: st
         assert cells == expected, (name, gradient)
 
 
-def test_figures_of_the_bracket_are_those_of_the_kept_results() -> None:
-    page = (ROOT / "docs" / "bracket.md").read_text(encoding="utf-8")
-    file = ROOT / "benchmarks" / "results" / "bracket" / "2026-11-29-resnet18-cifar10.json"
-    runs = json.loads(file.read_text(encoding="utf-8"))["runs"]
-    rows = {cell: run for cell, run in runs.items() if cell.startswith("flip-20 on ")}
-    assert len(rows) == 7
-    for cell, flip in rows.items():
-        defence, levels = cell.removeprefix("flip-20 on ").removesuffix(", images from 0, 100").rsplit(" at ", 1)
-        pgd = runs[cell.replace("flip-20", "pgd-20 cubic")]
-        alone = len(set(pgd["right"]) - set(flip["right"]))
-        assert set(flip["right"]) <= set(pgd["right"])
-        figures = [len(flip["clean"]), len(pgd["right"]), len(flip["right"]), alone]
-        costs = [f"{pgd['queries']} / {flip['queries']}", f"{pgd['cpu_seconds']} / {flip['cpu_seconds']}"]
-        assert f"| {defence} | {levels} | {' | '.join(map(str, [*figures, *costs]))} |" in page
-    certificates = {cell: run for cell, run in runs.items() if cell.startswith("certificate of ")}
-    assert len(certificates) == 4
-    changeable = sorted(runs["certificate of jpeg:75 at 1, images from 0, 100"]["changeable"])
+BRACKET = ROOT / "benchmarks" / "results" / "bracket"
+BRACKET_PAGE = ROOT / "docs" / "bracket.md"
+
+
+def runs_of(name: str) -> dict[str, dict[str, Any]]:
+    """Returns the cells of a kept result about the bracket, without the images in their names."""
+    runs = json.loads((BRACKET / f"2026-11-30-{name}.json").read_text(encoding="utf-8"))["runs"]
+    return {cell.split(", images from ")[0]: run for cell, run in runs.items()}
+
+
+def certified_of(run: dict[str, Any]) -> int:
+    return sum(status in ("constant", "enumerated") for status in run["statuses"])
+
+
+@pytest.mark.parametrize(("name", "cells"), [("resnet18-cifar10", 7), ("photographs", 6)])
+def test_figures_of_the_bracket_are_those_of_the_kept_results(name: str, cells: int) -> None:
+    page = BRACKET_PAGE.read_text(encoding="utf-8")
+    runs = runs_of(name)
+    attacked = [cell.removeprefix("flip-20 on ") for cell in runs if cell.startswith("flip-20 on ")]
+    assert len(attacked) == cells
+    for cell in attacked:
+        flip = runs[f"flip-20 on {cell}"]
+        others = [runs[f"pgd-20 {gradient} on {cell}"] for gradient in ("cubic", "tanh", "straight-through")]
+        left, kept = set.intersection(*(set(other["right"]) for other in others)), set(flip["right"])
+        figures = [len(flip["clean"]), *(len(other["right"]) for other in others), len(left), len(kept)]
+        queries, seconds = (sum(other[key] for other in others) for key in ("queries", "cpu_seconds"))
+        assert seconds >= flip["cpu_seconds"]
+        row = [
+            *cell.rsplit(" at ", 1),
+            *map(str, figures),
+            f"{len(left - kept)} / {len(kept - left)}",
+            f"{queries} / {flip['queries']}",
+            f"{seconds:.0f} / {flip['cpu_seconds']:.0f}",
+        ]
+        assert f"| {' | '.join(row)} |" in page
+
+
+def test_certificates_of_the_bracket_are_those_of_the_kept_results() -> None:
+    page = BRACKET_PAGE.read_text(encoding="utf-8")
+    runs = {cell: run for cell, run in runs_of("resnet18-cifar10").items() if cell.startswith("certificate of ")}
+    assert len(runs) == 6
+    changeable = sorted(runs["certificate of jpeg:75 at 1"]["changeable"])
     assert f"at the least {changeable[0]} of 1,536 coefficients" in page
     assert f"{changeable[len(changeable) // 2]} in the median" in page
-    for cell, run in certificates.items():
-        defence, levels = cell.removeprefix("certificate of ").removesuffix(", images from 0, 100").rsplit(" at ", 1)
-        count = {status: run["statuses"].count(status) for status in ("constant", "enumerated", "open")}
-        right = len(run["statuses"]) - run["statuses"].count("misclassified")
+    for cell, run in runs.items():
+        count = {status: run["statuses"].count(status) for status in ("constant", "enumerated", "broken", "open")}
+        wrong = sum(
+            status == "open" and unresolved > 0
+            for status, unresolved in zip(run["statuses"], run["unresolved"], strict=True)
+        )
         figures = [
-            right,
+            len(run["statuses"]) - run["statuses"].count("misclassified"),
             count["constant"],
             count["enumerated"],
-            count["constant"] + count["enumerated"],
+            certified_of(run),
+            count["broken"],
             count["open"],
+            wrong,
         ]
+        defence, levels = cell.removeprefix("certificate of ").rsplit(" at ", 1)
         assert f"| {defence} | {levels} | {' | '.join(map(str, figures))} |" in page
 
 
+def test_figures_of_fine_tuning_on_the_lattice_are_those_of_the_kept_results() -> None:
+    page = BRACKET_PAGE.read_text(encoding="utf-8")
+    runs = runs_of("lattice")
+    cells = [cell.removeprefix("certificate of ") for cell in runs if cell.startswith("certificate of ")]
+    assert cells
+    for tables in dict.fromkeys(cell.rsplit(", at ", 1)[0] for cell in cells):
+        figures = []
+        for levels in (1, 2):
+            certificate, flip = runs[f"certificate of {tables}, at {levels}"], runs[f"flip-20 of {tables}, at {levels}"]
+            figures += [certified_of(certificate), len(flip["right"])]
+        row = [tables.removesuffix(", fine-tuned"), len(flip["clean"]), *figures]
+        assert f"| {' | '.join(map(str, row))} |" in page
+
+
+def test_costs_of_the_inner_problem_are_those_of_the_kept_results() -> None:
+    page = " ".join(BRACKET_PAGE.read_text(encoding="utf-8").split())
+    found = json.loads((BRACKET / "2026-11-30-inner-problem.json").read_text(encoding="utf-8"))
+    gradient = found["network's gradient, ms"]
+    assert found["sizes"]["224"]["inner problem, ms"] <= gradient
+    assert f"the gradient of EfficientNet-Lite0 {gradient:.0f} ms" in page
+    for size, cost in found["sizes"].items():
+        assert f"{cost['inner problem, ms']:.0f} ms" in page
+        memory = f"{cost['peak, images']:.0f} times at {size} × {size} ({cost['peak, bytes'] / 1e6:.0f} MB)"
+        assert memory in page
+
+
 def test_the_table_of_certifying_steps_is_that_of_the_kept_results() -> None:
-    page = (ROOT / "docs" / "bracket.md").read_text(encoding="utf-8")
-    file = ROOT / "benchmarks" / "results" / "bracket" / "2026-11-30-lattice.json"
+    page = BRACKET_PAGE.read_text(encoding="utf-8")
+    file = BRACKET / "2026-11-30-lattice.json"
     for row in json.loads(file.read_text(encoding="utf-8"))["coverage"]:
         figures = [row["unlimited"], row["constant at 1"], row["constant at 2"]]
         name = row["tables"]
