@@ -98,20 +98,6 @@ def test_the_table_of_photographs_is_that_of_the_results() -> None:
         assert [counts([row], column) for column in columns] == cells, (defence, eps)
 
 
-def test_the_bracket_of_cifar10_is_that_of_the_results() -> None:
-    (_, *columns), lines = table_with("jpeg:75 | 170 | 34, 9, 0, 0")
-    assert columns == ["clean", "worst case, 2026-11-21", "Flip", "certified"]
-    bounds = results("cifar10-bracket", "cifar10-large-bracket", date="2026-11-30")
-    attacked = results("cifar10", "cifar10-large")
-    assert len(lines) == 9
-    for defence, clean, worst, flip, certified in lines:
-        new, old = ([row for row in rows if row["defense"] == defence] for rows in (bounds, attacked))
-        assert counts(new, "clean") == clean == counts(old, "clean")
-        assert counts(old, "worst case") == worst
-        assert counts(new, "flip") == flip
-        assert counts(new, "certified") == certified
-
-
 #: Names in docs/defenses.md, and in benchmarks/defenses.py.
 DEFENSES = {
     "none (white-box)": "none",
@@ -218,20 +204,6 @@ def test_certificates_of_the_bracket_are_those_of_the_kept_results() -> None:
         ]
         defence, levels = cell.removeprefix("certificate of ").rsplit(" at ", 1)
         assert f"| {defence} | {levels} | {' | '.join(map(str, figures))} |" in page
-
-
-def test_figures_of_fine_tuning_on_the_lattice_are_those_of_the_kept_results() -> None:
-    page = BRACKET_PAGE.read_text(encoding="utf-8")
-    runs = runs_of("lattice")
-    cells = [cell.removeprefix("certificate of ") for cell in runs if cell.startswith("certificate of ")]
-    assert cells
-    for tables in dict.fromkeys(cell.rsplit(", at ", 1)[0] for cell in cells):
-        figures = []
-        for levels in (1, 2):
-            certificate, flip = runs[f"certificate of {tables}, at {levels}"], runs[f"flip-20 of {tables}, at {levels}"]
-            figures += [certified_of(certificate), len(flip["right"])]
-        row = [tables.removesuffix(", fine-tuned"), len(flip["clean"]), *figures]
-        assert f"| {' | '.join(map(str, row))} |" in page
 
 
 def test_costs_of_the_inner_problem_are_those_of_the_kept_results() -> None:
