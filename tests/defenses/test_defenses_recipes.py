@@ -170,6 +170,18 @@ def test_a_folder_is_read_again_in_every_epoch(tmp_path: Path, monkeypatch: pyte
     assert images.digest != load_training_images(str(extra), 16).digest
 
 
+@pytest.mark.parametrize("place", [0, 2000, 9999], ids=["first", "within 4 KiB", "last"])
+def test_another_image_of_the_same_name_and_size_is_another_fingerprint(tmp_path: Path, place: int) -> None:
+    file = tmp_path / "class" / "image.bmp"
+    file.parent.mkdir()
+    content = bytearray(10_000)
+    file.write_bytes(content)
+    before = load_training_images(str(tmp_path), 16).digest
+    content[place] ^= 1
+    file.write_bytes(content)
+    assert load_training_images(str(tmp_path), 16).digest != before
+
+
 def test_a_selection_has_a_fingerprint_of_sixteen_digits() -> None:
     digests = [IMAGES.digest, *(IMAGES.select(places).digest for places in ([0, 1], [1, 0], [0]))]
     assert [len(digest) for digest in digests] == [16] * 4
