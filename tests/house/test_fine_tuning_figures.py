@@ -76,6 +76,18 @@ def test_the_table_of_watermarks_is_that_of_the_kept_results() -> None:
     assert table_under("### A watermark") == expected
 
 
+def test_the_table_of_the_sandwich_is_that_of_the_kept_results() -> None:
+    results = kept("sandwich")
+    plain = {str(row["quality"]): row for row in results["plain"]}
+    expected = [
+        [quality, *(f"{value:.2f}" for value in (
+            plain[quality]["bits"], plain[quality]["psnr"], row["bits"], row["psnr"], row["plain_psnr"])),
+         f"{row['psnr'] - row['plain_psnr']:+.2f}".replace("-", "−")]
+        for quality, row in results["sandwich"].items()
+    ]  # fmt: skip
+    assert table_under("### A sandwich") == expected
+
+
 def test_the_table_of_robustness_is_that_of_the_kept_results() -> None:
     found = {
         (one["defense"], one["gradient"], one["eps"]): str(sum(one["right"])) for one in kept("robustness")["cells"]
