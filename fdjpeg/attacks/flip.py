@@ -14,14 +14,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from fdjpeg._checks import check_flags, check_text, check_whole
-
-from .base import Attack, Counted, Exposed, Found, Norm, check_norm, draw
+from .base import Attack, Counted, Exposed, Found, Norm, draw
 from .byte_grid import on_byte_grid
 from .choice import Draws, best_of_each_unit, searched
 from .codec import Codec, codecs_of, inward, is_random
 from .losses import AWAY, LOSSES, TOWARDS, Ascent, LossFunction, margin, margin_towards
-from .pgd import AIMS, Aim, _Best, goals
+from .pgd import AIMS, Aim, _Best, check_climber, goals
 from .reachable import Ball, Box
 
 #: Share of the sensitivities so far in those that the inner problem gets.
@@ -79,16 +77,7 @@ class Flip(Attack):
     label: str | None = None
 
     def __post_init__(self) -> None:
-        check_norm(self.norm)
-        for setting in ("steps", "restarts", "draws"):
-            check_whole(setting, getattr(self, setting), 1)
-        check_whole("seed", self.seed)
-        if self.label is not None:
-            check_text("label", self.label)
-        check_flags(self, "until_fooled", "whole_bytes")
-        for setting, known in (("loss", tuple(LOSSES)), ("aim", AIMS)):
-            if getattr(self, setting) not in known:
-                raise ValueError(f"{setting} must be one of {', '.join(known)}, got {getattr(self, setting)!r}")
+        check_climber(self, ("until_fooled", "whole_bytes"), loss=tuple(LOSSES), aim=AIMS)
 
     @property
     def name(self) -> str:

@@ -76,16 +76,8 @@ class PGD(Attack):
     label: str | None = None
 
     def __post_init__(self) -> None:
-        check_norm(self.norm)
-        for setting in ("steps", "restarts", "draws"):
-            check_whole(setting, getattr(self, setting), 1)
-        check_whole("seed", self.seed)
-        if self.label is not None:
-            check_text("label", self.label)
-        check_flags(self, "until_fooled", "random_start", "whole_bytes")
-        for setting, known in (("loss", tuple(LOSSES)), ("schedule", SCHEDULES), ("aim", AIMS)):
-            if getattr(self, setting) not in known:
-                raise ValueError(f"{setting} must be one of {', '.join(known)}, got {getattr(self, setting)!r}")
+        flags = ("until_fooled", "random_start", "whole_bytes")
+        check_climber(self, flags, loss=tuple(LOSSES), schedule=SCHEDULES, aim=AIMS)
         check_positive("step", self.step)
         if not is_real(self.momentum):
             raise TypeError(f"momentum must be a number, got {self.momentum!r}")
@@ -342,6 +334,30 @@ class _Climbers:
         self.checked_value, self.gains = self.best_value, torch.zeros_like(self.gains)
         self.point = torch.where(_as_images(self.halved), self.best_point, self.point)
         return torch.where(_as_images(self.halved), self.best_gradient, gradient)
+
+
+def check_climber(attack: Attack, flags: tuple[str, ...], **choices: tuple[str, ...]) -> None:
+    """Refuses settings that no attack by steps can have: those that `PGD` and ``Flip`` share.
+
+    Args:
+        attack: with "steps", "restarts", "draws", "norm", "seed" and "label".
+        flags: names of the settings that are True or False.
+        choices: the names that a setting may have.
+
+    Raises:
+        TypeError, ValueError: with the setting's name, what it must be, and its value.
+    """
+    check_norm(attack.norm)
+    for setting in ("steps", "restarts", "draws"):
+        check_whole(setting, getattr(attack, setting), 1)
+    check_whole("seed", attack.seed)
+    label = getattr(attack, "label", None)
+    if label is not None:
+        check_text("label", label)
+    check_flags(attack, *flags)
+    for setting, known in choices.items():
+        if getattr(attack, setting) not in known:
+            raise ValueError(f"{setting} must be one of {', '.join(known)}, got {getattr(attack, setting)!r}")
 
 
 def goals(model: nn.Module, x: Tensor, y: Tensor, aim: Aim, restarts: int) -> list[Tensor]:
