@@ -36,9 +36,9 @@ from setuptools.modified import newer_group
 from build_backend import TORCH_REQUIREMENT, find_torch
 
 ROOT = Path(__file__).resolve().parent
-CPP_SOURCES = sorted(ROOT.glob("csrc/**/*.cpp"))
-# Kernels before the ops that launch them: they take longest, so they are compiled first.
-CUDA_SOURCES = sorted(ROOT.glob("csrc/**/*.cu"), key=lambda source: (not source.name.startswith("kernels_"), source))
+# The ops on a GPU are C++ alone. Kernels come before them: they take longest, so they are compiled first.
+CUDA_SOURCES = [*sorted(ROOT.glob("csrc/**/*.cu")), *sorted(ROOT.glob("csrc/**/*_cuda.cpp"))]
+CPP_SOURCES = sorted({*ROOT.glob("csrc/**/*.cpp")} - {*CUDA_SOURCES})
 HEADERS = sorted([*ROOT.glob("csrc/**/*.h"), *ROOT.glob("csrc/**/*.cuh")])
 
 LIBRARY, CUDA_LIBRARY = "fdjpeg._C", "fdjpeg._C_cuda"

@@ -26,7 +26,14 @@ COMMIT = "FDJPEG_GPU_COMMIT"
 KERNELS = (
     *sorted(
         path.relative_to(ROOT).as_posix()
-        for pattern in ("csrc/codec/*", "csrc/cuda/*", "csrc/ops/*.cu", "csrc/ops/*.h", "fdjpeg/_triton/*.py")
+        for pattern in (
+            "csrc/codec/*",
+            "csrc/cuda/*",
+            "csrc/ops/*.cu",
+            "csrc/ops/*_cuda.cpp",
+            "csrc/ops/*.h",
+            "fdjpeg/_triton/*.py",
+        )
         for path in ROOT.glob(pattern)
     ),
 )

@@ -339,6 +339,7 @@ FDJPEG_INLINE void with_surrogate(Surrogate surrogate, Body&& body) {
     case Surrogate::softmax:
       return body.template operator()<Surrogate::softmax>();
   }
+  __builtin_unreachable();  // these are all
 }
 
 // The number that forward uses for c.

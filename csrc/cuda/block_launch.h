@@ -3,11 +3,9 @@
 
 #include "cuda/block_transform.cuh"
 #include "cuda/exact_launch.h"
+#include "cuda/gpu_jobs.h"
 
 namespace fdjpeg {
-
-// Blocks of one call; a thread numbers them in 32 bits.
-constexpr int64_t kMaxBlocks = std::numeric_limits<int>::max();
 
 template <bool inverse, class Launcher>
 void launch_block_transform(const BlockTransform& op, Launcher& launch) {

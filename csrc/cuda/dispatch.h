@@ -2,10 +2,6 @@
 // of it.
 #pragma once
 
-#include <algorithm>
-#include <limits>
-#include <utility>
-
 #include "cuda/samples.cuh"
 
 namespace fdjpeg {
@@ -26,7 +22,7 @@ void with_float_type(SampleType type, Body&& body) {
 
 // Whether `count` neighbours in a row are contiguous and start at a multiple of their bytes, or of 16.
 inline bool allows_vectors(const Image& image, int count) {
-  const int64_t size = bytes_of(image.type), word = std::min<int64_t>(16, count * size);
+  const int64_t size = bytes_of(image.type), word = smaller<int64_t>(16, count * size);
   bool aligned = image.stride[3] == 1 && reinterpret_cast<uintptr_t>(image.data) % word == 0;
   for (int i = 0; i < 3; ++i) aligned = aligned && image.stride[i] * size % word == 0;
   return aligned;
@@ -40,7 +36,7 @@ inline unsigned blocks_for(int64_t work, int64_t of_block) {
 template <class Body>
 void for_images(const Geometry& g, Body&& body, int64_t most = kMaxImages) {
   for (int64_t first = 0; first < g.images; first += most) {
-    body(static_cast<int>(first), static_cast<unsigned>(std::min(most, g.images - first)));
+    body(static_cast<int>(first), static_cast<unsigned>(smaller(most, g.images - first)));
   }
 }
 

@@ -350,6 +350,11 @@ struct SharedSlopes {
   }
 };
 
+// Of these types the kernel of a surrogate serves the tables' gradient straight through as well, without slopes;
+// float32 and float16 have a kernel for each, which is shorter.
+template <SampleType type>
+constexpr bool kServesBoth = type == SampleType::bfloat16 || type == SampleType::float64;
+
 template <class L, class U, SampleType type, bool by_surrogate>
 __global__ void __launch_bounds__(kThroughThreads, kResident<type, kThroughBlocksPerProcessor<L>>)
     differentiate_blocks(const __grid_constant__ DifferentiateBlocks job) {
@@ -368,11 +373,14 @@ __global__ void __launch_bounds__(kThroughThreads, kResident<type, kThroughBlock
   const int64_t n = common.first_image + static_cast<int>(blockIdx.y);
   const Place<L> place(lane);
   const uint8_t* planes = processor::keep(common.planes + n * sizes.plane_bytes);
+  const bool surrogate = by_surrogate && (!kServesBoth<type> || job.slopes != nullptr);
   int* coefficients = memory.tiles.coefficients[warp];
   float* gradients = memory.tiles.gradients[warp];
 
   steps.fill<L::kGrey ? 1 : 3, kThroughThreads>(job.steps, n);
-  if constexpr (by_surrogate) slopes.template fill<kThroughThreads>(job.slopes, job.slope_intervals);
+  if constexpr (by_surrogate) {
+    if (surrogate) slopes.template fill<kThroughThreads>(job.slopes, job.slope_intervals);
+  }
   float sum[kSlots<L>][kBlock] = {};
   for (int work = static_cast<int>(blockIdx.x); work < job.tiles; work += static_cast<int>(gridDim.x)) {
     const ThroughPlace<L, kThroughWarps> at(common.tiles_across, work, warp, place);
@@ -384,7 +392,7 @@ __global__ void __launch_bounds__(kThroughThreads, kResident<type, kThroughBlock
     gather_chroma<U>(sizes, memory, at, inside, pixel, cell, [&](int y, int x) {
       return chroma_gradient_at<U, type>(common, planes, n, y, x);
     });
-    if (!by_surrogate && inside) {
+    if (!surrogate && inside) {
       const ChromaGradient<Real>* none = nullptr;
       write_patch<U, type>(common, planes, n, at.y0, at.x0, pixel, cell, none);
     }
@@ -409,19 +417,21 @@ __global__ void __launch_bounds__(kThroughThreads, kResident<type, kThroughBlock
         const int error = kBlock * k[i] * step[i].step - c[i];  // exact: k - c / (8 q) would cancel
         const float missing = static_cast<float>(error) * step[i].reciprocal;
         if constexpr (by_surrogate) {
-          const float slope = slopes.at(-missing, job.slope_intervals);
-          sums[i] += g[i] * (static_cast<float>(k[i]) * (1.0f - slope) + missing * slope);
-          g[i] *= slope;
-        } else {
-          sums[i] += g[i] * missing;
+          if (surrogate) {
+            const float slope = slopes.at(-missing, job.slope_intervals);
+            sums[i] += g[i] * (static_cast<float>(k[i]) * (1.0f - slope) + missing * slope);
+            g[i] *= slope;
+            continue;
+          }
         }
+        sums[i] += g[i] * missing;
       }
-      if constexpr (by_surrogate) {
+      if (surrogate) {
         restore_gradient_column<L>(sizes, at.mcu_row, pass, block, g);
         write_tile<kTileRow>(gradients + start, g);
       }
     }
-    if constexpr (by_surrogate) {
+    if (surrogate) {
       __syncwarp();
       const ChromaGradient<Real> replicas = restore_gradient_rows(sizes, place, at.mcu_column, gradients, pixel, cell);
       if (inside) write_patch<U, type>(common, planes, n, at.y0, at.x0, pixel, cell, &replicas);

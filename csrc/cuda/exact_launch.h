@@ -2,8 +2,6 @@
 // CPU that runs the kernels in tests. It is called as launch(kernel, grid, threads, job).
 #pragma once
 
-#include <algorithm>
-
 #include "cuda/dispatch.h"
 #include "cuda/exact_backward_blocks.cuh"
 #include "cuda/exact_forward.cuh"
@@ -67,7 +65,7 @@ void launch_encode(const Encode& op, Launcher& launch) {
   CodeBlocks job{};
   job.steps = op.steps;
   job.input = op.input;
-  std::copy(op.coefficients, op.coefficients + 3, job.coefficients);
+  for (int c = 0; c < 3; ++c) job.coefficients[c] = op.coefficients[c];
   launch_code_blocks<Make::coefficients>(op.geometry, job, launch);
 }
 
@@ -113,7 +111,7 @@ int parts_of(const Geometry& g) {
     tiles = tiles_across<L, warps>(g) * tiles_down<L, warps>(g);
   });
   return static_cast<int>(
-      std::clamp<int64_t>(tiles / kTurns, 1, std::max<int64_t>(1, kBlocks / std::max<int64_t>(1, g.images))));
+      smaller(larger<int64_t>(1, tiles / kTurns), larger<int64_t>(1, kBlocks / larger<int64_t>(1, g.images))));
 }
 
 // Numbers of scratch memory for the gradient of the tables, [images][parts][3][8][8]: none where an image is one part,
@@ -148,21 +146,19 @@ void launch_differentiate(const Geometry& g, Differentiate job, Launcher& launch
   });
 }
 
-template <bool by_surrogate, class Launcher>
+template <SampleType type, bool by_surrogate, class Launcher>
 void launch_differentiate_blocks(const Geometry& g, DifferentiateBlocks job, Launcher& launch) {
   job.common.read_vectors = allows_vectors(job.common.grad_output, kBlock);
   job.common.write_vectors = allows_vectors(job.common.grad_input, kBlock);
   job.input_vectors = allows_vectors(job.common.input, kBlock);
-  with_float_type(job.common.input.type, [&]<SampleType type>() {
-    with_upsampling(g, [&]<class U>() {
-      using L = Layout<U::kHorizontal, U::kVertical, U::kGrey>;
-      job.common.tiles_across = Divider::by(tiles_across<L, kThroughWarps>(g));
-      job.tiles = static_cast<int>(tiles_across<L, kThroughWarps>(g) * tiles_down<L, kThroughWarps>(g));
-      const Grid grid{static_cast<unsigned>(parts_of(g)), 0};
-      for_images(g, [&](int first, unsigned images) {
-        job.common.first_image = first;
-        launch(differentiate_blocks<L, U, type, by_surrogate>, Grid{grid.x, images}, kThroughThreads, job);
-      });
+  with_upsampling(g, [&]<class U>() {
+    using L = Layout<U::kHorizontal, U::kVertical, U::kGrey>;
+    job.common.tiles_across = Divider::by(tiles_across<L, kThroughWarps>(g));
+    job.tiles = static_cast<int>(tiles_across<L, kThroughWarps>(g) * tiles_down<L, kThroughWarps>(g));
+    const Grid grid{static_cast<unsigned>(parts_of(g)), 0};
+    for_images(g, [&](int first, unsigned images) {
+      job.common.first_image = first;
+      launch(differentiate_blocks<L, U, type, by_surrogate>, Grid{grid.x, images}, kThroughThreads, job);
     });
   });
 }
@@ -191,12 +187,16 @@ void launch_round_trip_backward(const RoundTripBackward& op, float* scratch, flo
   job.slopes = op.slopes;
   job.slope_intervals = op.slope_intervals;
   job.partials = partials;
-  if (op.slopes != nullptr) {
-    launch_differentiate_blocks<true>(g, job, launch);
-  } else if (partials != nullptr) {
-    launch_differentiate_blocks<false>(g, job, launch);
-  } else {
+  if (op.slopes == nullptr && partials == nullptr) {
     launch_differentiate(g, job.common, launch);
+  } else {
+    with_float_type(op.input.type, [&]<SampleType type>() {
+      if (kServesBoth<type> || op.slopes != nullptr) {
+        launch_differentiate_blocks<type, true>(g, job, launch);
+      } else {
+        launch_differentiate_blocks<type, kServesBoth<type>>(g, job, launch);
+      }
+    });
   }
   if (table_sums != nullptr) launch_add_partials(g, partials, parts, table_sums, launch);
 }

@@ -139,15 +139,32 @@ __global__ void __launch_bounds__(kRealBackwardWarps<type>* kWarp, type == Sampl
       real_dct_pass(c);
       read_tile<kTileRow>(gradients + start, g);
       real_dct_pass(g);
-      with_surrogate(job.rounding.surrogate, [&]<Surrogate surrogate>() {
+      // A coefficient and its gradient become the step's share and the gradient before rounding.
+      const auto differentiate_rounding = [&]<Surrogate surrogate>(Real& coefficient, Real& gradient, int i) {
+        const Derivatives<Real> derivatives =
+            derivatives_of_rounding<surrogate>(coefficient * step[i * kBlock].reciprocal, job.rounding);
+        coefficient = gradient * derivatives.of_step;
+        gradient *= derivatives.of_coefficient;
+      };
+      if (job.rounding.surrogate == Surrogate::straight_through) {
         FDJPEG_UNROLL
         for (int i = 0; i < kBlock; ++i) {
-          const Derivatives<Real> derivatives =
-              derivatives_of_rounding<surrogate>(c[i] * step[i * kBlock].reciprocal, job.rounding);
-          c[i] = g[i] * derivatives.of_step;
-          g[i] *= derivatives.of_coefficient;
+          differentiate_rounding.template operator()<Surrogate::straight_through>(c[i], g[i], i);
         }
-      });
+      } else {
+        // The code of the others is long: once each, by way of the thread's own place in memory.
+        write_tile<kTileRow>(coefficients + start, c);
+        write_tile<kTileRow>(gradients + start, g);
+        with_surrogate(job.rounding.surrogate, [&]<Surrogate surrogate>() {
+          FDJPEG_ROLLED
+          for (int i = 0; i < kBlock; ++i) {
+            const int at = start + i * kTileRow;
+            differentiate_rounding.template operator()<surrogate>(coefficients[at], gradients[at], i);
+          }
+        });
+        read_tile<kTileRow>(coefficients + start, c);
+        read_tile<kTileRow>(gradients + start, g);
+      }
       write_tile<kTileRow>(coefficients + start, c);  // the steps' shares, from here on
       restore_gradient_column<L>(sizes, at.mcu_row, pass, block, g);
       write_tile<kTileRow>(gradients + start, g);

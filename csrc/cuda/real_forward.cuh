@@ -5,19 +5,11 @@
 #pragma once
 
 #include "codec/real_math.h"
+#include "cuda/gpu_jobs.h"
 #include "cuda/upsampling.cuh"
 #include "cuda/warp_blocks.cuh"
 
 namespace fdjpeg {
-
-// The quantization steps of a batch, as they are.
-struct RealStepTables {
-  const void* tables;    // [1 or images][3][8][8], or null: the standard tables
-  bool in_double;        // how the tables are stored
-  int64_t image_stride;  // 192, or 0 where one set serves all images
-  double percentage;     // libjpeg's, of the standard tables, unrounded
-  bool whole;            // whether the standard tables' steps are libjpeg's whole numbers, else at least 1
-};
 
 struct RealCodeBlocks {
   Sizes sizes;
@@ -180,13 +172,17 @@ __global__ void __launch_bounds__(kRealThreads, kResident<type, kRealBlocksPerPr
     read_tile<kTileRow>(samples, x);
     real_dct_pass(x);
     if (job.rounding.soft) {
+      // The code of a surrogate is long: once each, by way of the thread's own place in memory.
+      write_tile<kTileRow>(samples, x);
       with_surrogate(job.rounding.surrogate, [&]<Surrogate surrogate>() {
-        FDJPEG_UNROLL
+        FDJPEG_ROLLED
         for (int i = 0; i < kBlock; ++i) {
           const auto [reciprocal, q] = step[i * kBlock];
-          x[i] = q * rounded_or_soft<surrogate>(x[i] * reciprocal, job.rounding);
+          Real& coefficient = samples[i * kTileRow];
+          coefficient = q * rounded_or_soft<surrogate>(coefficient * reciprocal, job.rounding);
         }
       });
+      read_tile<kTileRow>(samples, x);
     } else {
       FDJPEG_UNROLL
       for (int i = 0; i < kBlock; ++i) {

@@ -6,21 +6,6 @@
 
 namespace fdjpeg {
 
-// The ops as a launch takes them; see real_jobs.h.
-struct RealOp {
-  Geometry geometry;
-  RealStepTables steps;
-  Rounding rounding;
-  Image input;
-  Image output;  // or its gradient
-  uint8_t* mask;
-};
-
-// Describes the standard tables; the caller checks the numbers.
-inline RealStepTables real_standard_tables(double quality, bool soft) {
-  return {nullptr, false, 0, soft ? quality_percentage(quality) : quality_scale(quality), !soft};
-}
-
 // Whether `count` neighbours in a row of both may be accessed as words.
 inline bool allow_vectors(const Image& image, const Image& mask, int count) {
   return allows_vectors(image, count) && allows_vectors(mask, count);
@@ -37,8 +22,8 @@ inline Image mask_of(const Geometry& g, uint8_t* mask) {
 inline int64_t real_images_at_once(const Geometry& g, SampleType type) {
   constexpr int64_t kBytes = 25'000'000;
   const int64_t of_image = g.flag_offset * (type == SampleType::float64 ? 8 : 4);
-  const int64_t most = std::clamp<int64_t>(kBytes / of_image, 1, kMaxImages);
-  const int64_t turns = std::max<int64_t>(1, (g.images + most - 1) / most);
+  const int64_t most = clamp<int64_t>(kBytes / of_image, 1, kMaxImages);
+  const int64_t turns = larger<int64_t>(1, (g.images + most - 1) / most);
   return (g.images + turns - 1) / turns;  // alike, so that the last turn is not a small one
 }
 

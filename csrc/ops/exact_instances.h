@@ -11,7 +11,17 @@ extern template void launch_code_blocks<Make::planes_by_block>(const Geometry&, 
 extern template void launch_code_blocks<Make::coefficients>(const Geometry&, CodeBlocks, StreamLauncher&);
 extern template void launch_emit_image(const Geometry&, const uint8_t*, const Image&, StreamLauncher&);
 extern template void launch_differentiate(const Geometry&, Differentiate, StreamLauncher&);
-extern template void launch_differentiate_blocks<false>(const Geometry&, DifferentiateBlocks, StreamLauncher&);
-extern template void launch_differentiate_blocks<true>(const Geometry&, DifferentiateBlocks, StreamLauncher&);
+extern template void launch_differentiate_blocks<SampleType::float16, false>(
+    const Geometry&, DifferentiateBlocks, StreamLauncher&);
+extern template void launch_differentiate_blocks<SampleType::float16, true>(
+    const Geometry&, DifferentiateBlocks, StreamLauncher&);
+extern template void launch_differentiate_blocks<SampleType::bfloat16, true>(
+    const Geometry&, DifferentiateBlocks, StreamLauncher&);
+extern template void launch_differentiate_blocks<SampleType::float32, false>(
+    const Geometry&, DifferentiateBlocks, StreamLauncher&);
+extern template void launch_differentiate_blocks<SampleType::float32, true>(
+    const Geometry&, DifferentiateBlocks, StreamLauncher&);
+extern template void launch_differentiate_blocks<SampleType::float64, true>(
+    const Geometry&, DifferentiateBlocks, StreamLauncher&);
 
 }  // namespace fdjpeg

@@ -19,6 +19,9 @@ _MEMORY = re.compile(r"^(?:LD|ST)[GS]\b(?:\S*\.(64|128)(?:\.|$))?")
 #: Those that only the path of an ordinary thread has: whole words of the image, and shared memory's wide stores.
 _WIDE = re.compile(r"^(LDG|STG|STS)\S*\.(64|128)(\.|$)")
 
+#: Turns of a loop within another one, for the choice of a path: a row or a column of a block has eight samples.
+_TURNS = 8
+
 
 @dataclass(frozen=True)
 class Instruction:
@@ -81,25 +84,30 @@ def cost_of(instructions: Sequence[Instruction], passes: int = 1) -> Cost:
 
 def _longest_loop(instructions: Sequence[Instruction], path: Sequence[int]) -> range:
     """Returns the innermost loop, from a backward branch's target to the branch, with the most of the path in it."""
-    place = {instruction.address: i for i, instruction in enumerate(instructions)}
-    loops = [
-        range(target, i + 1)
-        for i in path
-        if instructions[i].opcode.split(".")[0] == "BRA"
-        and (target := place.get(instructions[i].target, i + 1)) <= i
-        and target in path
-    ]
-    innermost = [one for one in loops if not any(other != one and other[-1] in one for other in loops)]
+    on_path = [one for one in _loops(instructions) if one[-1] in path and one[0] in path]
+    innermost = [one for one in on_path if not any(other != one and other[-1] in one for other in on_path)]
     return max(innermost, key=lambda one: sum(i in one for i in path))
+
+
+def _loops(instructions: Sequence[Instruction]) -> list[range]:
+    """Returns all loops, each from a backward branch's target to the branch."""
+    place = {instruction.address: i for i, instruction in enumerate(instructions)}
+    return [
+        range(target, i + 1)
+        for i, instruction in enumerate(instructions)
+        if instruction.opcode.split(".")[0] == "BRA" and (target := place.get(instruction.target, i + 1)) <= i
+    ]
 
 
 def _path(instructions: Sequence[Instruction]) -> list[int]:
     """Returns, of all paths from the entry to an exit, the shortest of those with the most wide accesses.
 
     A thread at the image's edge, or one whose samples are not contiguous, takes narrow ones. A loop counts once, a
-    call as never taken.
+    loop within another one as eight turns, for the choice of the path; a call as never taken.
     """
     place = {instruction.address: i for i, instruction in enumerate(instructions)}
+    loops = _loops(instructions)
+    within = {i for one in loops if any(other != one and {*one} < {*other} for other in loops) for i in one}
 
     # Backwards, so that the rest of the path is known, without recursion; branches back are left out.
     best: list[_Step | None] = [None] * (len(instructions) + 1)
@@ -130,7 +138,7 @@ def _path(instructions: Sequence[Instruction]) -> list[int]:
         if reachable:
             after = max(reachable, key=lambda one: (one.wide, -one.length))
             wide = after.wide + bool(_WIDE.match(instruction.opcode))
-            best[i] = _Step(i, after.place, wide, after.length + 1)
+            best[i] = _Step(i, after.place, wide, after.length + (_TURNS if i in within else 1))
     path, step = [], best[0]
     if step is None:
         raise ValueError("the kernel has no path to an exit")

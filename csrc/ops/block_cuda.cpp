@@ -1,7 +1,6 @@
 // The block transforms on a GPU. The schemas are in schemas.cpp.
-#include "cuda/block_launch.h"
 #include "ops/arguments.h"
-#include "ops/launcher.h"
+#include "ops/on_device.h"
 
 namespace fdjpeg {
 namespace {
@@ -16,7 +15,7 @@ void transform(const Tensor& input, const Tensor& output, const Tensor& blocks) 
       job.rows * job.columns <= kMaxBlocks, inverse ? "blocks" : "samples", " must have up to ", kMaxBlocks,
       " blocks on a GPU, got ", job.rows * job.columns);
   OnDevice on(input);
-  launch_block_transform<inverse>(job, on.launch);
+  (inverse ? gpu::block_idct : gpu::block_dct)(job, on.stream);
 }
 
 Tensor block_dct(const Tensor& samples) {

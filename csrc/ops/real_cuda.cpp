@@ -4,8 +4,7 @@
 #include <tuple>
 
 #include "ops/arguments.h"
-#include "ops/launcher.h"
-#include "ops/real_instances.h"
+#include "ops/on_device.h"
 
 namespace fdjpeg {
 namespace {
@@ -45,10 +44,10 @@ std::tuple<Tensor, Tensor> real_round_trip(
   op.output = image_view(output, "output");
   op.mask = static_cast<uint8_t*>(mask.data_ptr());
   if (image.numel() > 0) {
-    const int64_t at_once = real_images_at_once(g, op.input.type);
+    const int64_t at_once = gpu::real_images_at_once(g, op.input.type);
     Tensor planes = allocate(image, {at_once, g.flag_offset}, real_type_of(op.input));
     OnDevice on(image);
-    launch_real_round_trip(op, planes.data_ptr(), at_once, on.launch);
+    gpu::real_round_trip(op, planes.data_ptr(), at_once, on.stream);
   }
   return {output, mask};
 }
@@ -71,11 +70,11 @@ std::tuple<Tensor, Tensor> real_round_trip_backward(
   const ScalarType real = real_type_of(op.input);
   Tensor grad_tables = table_gradient ? allocate(image, {g.images, 3, 8, 8}, real) : allocate(image, {0}, real);
   if (image.numel() == 0) return {grad_image, torch::stable::zero_(grad_tables)};
-  Tensor partials = allocate(image, {table_gradient ? real_partials_of(g, op.input.type) : 0}, real);
+  Tensor partials = allocate(image, {table_gradient ? gpu::real_partials_of(g, op.input.type) : 0}, real);
   OnDevice on(image);
-  launch_real_backward(
+  gpu::real_backward(
       op, image_view(grad_image, "grad_image"), partials.data_ptr(), table_gradient ? grad_tables.data_ptr() : nullptr,
-      on.launch);
+      on.stream);
   return {grad_image, grad_tables};
 }
 

@@ -4,8 +4,7 @@
 #include <vector>
 
 #include "ops/arguments.h"
-#include "ops/exact_instances.h"
-#include "ops/launcher.h"
+#include "ops/on_device.h"
 
 namespace fdjpeg {
 namespace {
@@ -22,7 +21,7 @@ std::tuple<Tensor, Tensor> round_trip_with(const Tensor& image, const Geometry& 
   op.planes = static_cast<uint8_t*>(planes.data_ptr());
   if (image.numel() > 0) {
     OnDevice on(image);
-    launch_round_trip(op, on.launch);
+    gpu::round_trip(op, on.stream);
   }
   return {output, planes};
 }
@@ -62,10 +61,10 @@ std::tuple<Tensor, Tensor> backward(
   Tensor grad_tables = table_gradient ? allocate(image, {g.images, 3, 8, 8}, ScalarType::Float)
                                       : allocate(image, {0}, ScalarType::Float);
   if (image.numel() == 0) return {grad_image, torch::stable::zero_(grad_tables)};
-  Tensor partials = allocate(image, {table_gradient ? partials_of(g) : 0}, ScalarType::Float);
+  Tensor partials = allocate(image, {table_gradient ? gpu::partials_of(g) : 0}, ScalarType::Float);
   float* sums = table_gradient ? static_cast<float*>(grad_tables.data_ptr()) : nullptr;
   OnDevice on(image);
-  launch_round_trip_backward(op, static_cast<float*>(partials.data_ptr()), sums, on.launch);
+  gpu::round_trip_backward(op, static_cast<float*>(partials.data_ptr()), sums, on.stream);
   return {grad_image, grad_tables};
 }
 
@@ -89,7 +88,7 @@ std::tuple<Tensor, Tensor, Tensor> encode(
   auto coefficients = new_coefficients(image, op);
   if (image.numel() > 0) {
     OnDevice on(image);
-    launch_encode(op, on.launch);
+    gpu::encode(op, on.stream);
   }
   return coefficients;
 }
@@ -107,7 +106,7 @@ Tensor decode(
   op.output = image_view(output, "dtype");
   if (output.numel() > 0) {
     OnDevice on(y);
-    launch_decode(op, on.launch);
+    gpu::decode(op, on.stream);
   }
   return output;
 }

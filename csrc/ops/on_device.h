@@ -1,4 +1,4 @@
-// The parts that the ops on a GPU share: allocation, launches on the current stream, limits.
+// The parts that the ops on a GPU share: allocation, the current stream, limits.
 #pragma once
 
 #include <torch/csrc/stable/accelerator.h>
@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "ops/arguments.h"
-#include "ops/stream_launcher.h"
+#include "ops/gpu_launches.h"
 
 // In a CUDA build of torch only, hence weak: with a CPU build of torch the library loads, and no tensor comes here.
 extern "C" __attribute__((weak)) AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device, void** stream);
@@ -17,16 +17,14 @@ extern "C" __attribute__((weak)) AOTITorchError aoti_torch_get_current_cuda_stre
 namespace fdjpeg {
 namespace {
 
-// Makes the image's device the current one, for launches on its current stream.
+// Makes the image's device the current one, and finds its current stream.
 struct OnDevice {
   explicit OnDevice(const Tensor& image) : guard(image.get_device_index()) {
-    void* stream = nullptr;
     STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(image.get_device_index(), &stream));
-    launch.stream = static_cast<cudaStream_t>(stream);
   }
 
   torch::stable::accelerator::DeviceGuard guard;
-  StreamLauncher launch{};
+  gpu::Stream stream = nullptr;
 };
 
 // The same numbers, contiguous and at an address that wide accesses may use.
