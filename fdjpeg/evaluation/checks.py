@@ -134,7 +134,7 @@ def _noise(results: Results) -> Check:
     harmed = [
         f"{row.defense} at {row.eps}: {number(row.noise)} after noise, {number(row.worst)} after attacks"
         for row in results.rows
-        if row.noise is not None and row.complete and row.noise < row.worst
+        if row.attacks and row.noise is not None and row.complete and row.noise < row.worst
     ]
     return Check("Random noise does less harm than the attacks", not harmed, _named(harmed, "every row"))
 

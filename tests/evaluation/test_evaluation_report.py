@@ -100,6 +100,19 @@ FAILURES = {
 }
 
 
+def test_noise_is_compared_with_attacks_where_there_are_some() -> None:
+    """Flip alone attacks no bare network, which noise may harm all the same."""
+    made_of = made(
+        cell("none", "noise", [1, 1, 1, 1], attack="noise"),
+        attacks={"Flip-20": {}},
+        on_coefficients=["Flip-20"],
+    )
+    report = replace(made_of, cells=[found for found in made_of.cells if found.threat in ("clean", "noise")])
+    (check,) = (check for check in report.checks if check.name.startswith("Random noise"))
+    assert check.passed
+    assert report.rows[0].complete
+
+
 @pytest.mark.parametrize("name", list(FAILURES))
 def test_every_check_can_fail(name: str) -> None:
     cells, settings = FAILURES[name]

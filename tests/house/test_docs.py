@@ -98,6 +98,20 @@ def test_the_table_of_photographs_is_that_of_the_results() -> None:
         assert [counts([row], column) for column in columns] == cells, (defence, eps)
 
 
+def test_the_bracket_of_cifar10_is_that_of_the_results() -> None:
+    (_, *columns), lines = table_with("jpeg:75 | 170 | 34, 9, 0")
+    assert columns == ["clean", "worst case, 2026-11-21", "Flip", "certified"]
+    bounds, attacked = results("cifar10-bracket", date="2026-11-30"), results("cifar10")
+    proofs = results("cifar10-certified", date="2026-11-30")
+    assert len(lines) == 9
+    for defence, clean, worst, flip, certified in lines:
+        new, old = ([row for row in rows if row["defense"] == defence] for rows in (bounds, attacked))
+        assert counts(new, "clean") == clean == counts(old, "clean")
+        assert counts(old, "worst case") == worst
+        assert counts(new, "flip") == flip
+        assert counts([row for row in proofs if row["defense"] == defence], "certified") == certified
+
+
 #: Names in docs/defenses.md, and in benchmarks/defenses.py.
 DEFENSES = {
     "none (white-box)": "none",
@@ -141,6 +155,28 @@ def test_the_tables_of_defenses_are_those_of_the_results(place: int, network: st
             large["PGD-margin-20"],
         ]
         assert cells == expected, (name, gradient)
+
+
+#: Kept results of docs/defenses.md: those of all attacks, and those of Flip and certificates.
+DATES_OF_DEFENSES = ("2026-11-21-resnet18-cifar10", "2026-11-30-resnet18-cifar10-bracket")
+
+
+def test_the_bracket_of_defenses_is_that_of_the_results() -> None:
+    (table,) = tables_of_defenses("| defence | clean | worst case, 2026-11-21 |")
+    folder = ROOT / "benchmarks" / "results" / "defenses"
+    read = {date: json.loads((folder / f"{date}.json").read_text(encoding="utf-8")) for date in DATES_OF_DEFENSES}
+    before, later = ({tuple(row[:2]): row[2:] for row in found["rows"]} for found in read.values())
+    evaluated = {row["defense"]: row for row in results("cifar10-bracket", date="2026-11-30") if row["eps"] == "2/255"}
+    assert len(table) == 5
+    for name, clean, worst, flip, certified in table:
+        known = DEFENSES[name]
+        row = before[known, "2/255"]
+        assert [clean, worst] == [row[0], row[-2]]
+        if (known, "2/255") in later:
+            assert [clean, flip, certified] == later[known, "2/255"]
+        else:
+            same = evaluated[known.replace(", two passes", ",passes=2,entry=after")]
+            assert [clean, flip] == [counts([same], "clean"), counts([same], "flip")]
 
 
 BRACKET = ROOT / "benchmarks" / "results" / "bracket"
@@ -204,6 +240,20 @@ def test_certificates_of_the_bracket_are_those_of_the_kept_results() -> None:
         ]
         defence, levels = cell.removeprefix("certificate of ").rsplit(" at ", 1)
         assert f"| {defence} | {levels} | {' | '.join(map(str, figures))} |" in page
+
+
+def test_figures_of_fine_tuning_on_the_lattice_are_those_of_the_kept_results() -> None:
+    page = BRACKET_PAGE.read_text(encoding="utf-8")
+    runs = runs_of("lattice")
+    cells = [cell.removeprefix("certificate of ") for cell in runs if cell.startswith("certificate of ")]
+    assert cells
+    for tables in dict.fromkeys(cell.rsplit(", at ", 1)[0] for cell in cells):
+        figures = []
+        for levels in (1, 2):
+            certificate, flip = runs[f"certificate of {tables}, at {levels}"], runs[f"flip-20 of {tables}, at {levels}"]
+            figures += [certified_of(certificate), len(flip["right"])]
+        row = [tables.removesuffix(", fine-tuned"), len(flip["clean"]), *figures]
+        assert f"| {' | '.join(map(str, row))} |" in page
 
 
 def test_costs_of_the_inner_problem_are_those_of_the_kept_results() -> None:
