@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fdjpeg import surrogates
+from fdjpeg import _onnx, ops, surrogates
 from fdjpeg._geometry import SAMPLING_FACTORS, Geometry, Sampling
 from fdjpeg._numbers import is_real, plain
 from fdjpeg.surrogates import Surrogate
@@ -22,6 +22,12 @@ HALF_A_BYTE = 0.5 / 255
 
 _UPSAMPLING = {"fancy": True, "nearest": False}
 _ARITHMETICS = ("libjpeg", "real")
+
+
+def exporting() -> bool:
+    """Whether a graph is made for programs without Python, in which the ops that only Python defines are missing."""
+    return _onnx.exporting() or torch.compiler.is_exporting()
+
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Names
@@ -135,6 +141,9 @@ def steps_of(
         check_one_of(quality, tables)
     elif isinstance(quality, Tensor):
         check_quality_tensor(quality, batch)
+        if not exporting():
+            each = quality.reshape(-1, 1).expand(-1, 3)
+            return ops.standard_steps(each, 1, False, soft).to(batch.device), 0.0
         tables = QuantTables.standard(quality, soft=soft)
     else:
         return None, check_quality_number(quality)

@@ -47,7 +47,7 @@ def _why_no_cuda() -> str | None:
 
 
 def _why_no_triton() -> str | None:
-    if not _HAS_TRITON:
+    if not HAS_TRITON:
         return "the package triton is not installed"
     if not torch.cuda.is_available():
         return "torch sees no GPU"
@@ -65,7 +65,8 @@ LOADED: bool = _FAILURE is None
 # It needs the schemas of the other.
 _CUDA_FAILURE: str | None = _FAILURE or _cuda_library.why_not_here() or _why_not_loaded(_cuda_library.PATH)
 
-_HAS_TRITON: bool = importlib.util.find_spec("triton") is not None
+#: Whether Triton is installed.
+HAS_TRITON: bool = importlib.util.find_spec("triton") is not None
 
 
 class Served(NamedTuple):
@@ -81,14 +82,14 @@ def _served_on_gpus() -> Served:
         return Served(BACKEND, f"FDJPEG_BACKEND={BACKEND} was set")
     if _CUDA_FAILURE is None:
         return Served("cuda", "the compiled kernels are loaded")
-    if not _HAS_TRITON:
+    if not HAS_TRITON:
         return Served("reference", f"{_CUDA_FAILURE}; and the package triton is not installed")
     return Served("triton", _CUDA_FAILURE)
 
 
 def _served_on_xpus() -> Served:
     """Returns the backend of Intel's GPUs."""
-    if _HAS_TRITON and BACKEND in (None, "triton"):
+    if HAS_TRITON and BACKEND in (None, "triton"):
         return Served("triton", "no other backend has kernels for it; no such device has been tried")
     return Served("reference", f"FDJPEG_BACKEND={BACKEND} was set" if BACKEND else "the package triton is missing")
 

@@ -20,6 +20,7 @@ from fdjpeg._arguments import (
     check_quality_number,
     check_quality_tensor,
     expanded_map,
+    exporting,
     flattened,
     resolve_gradient,
     sampling_of,
@@ -56,7 +57,7 @@ def jpeg(
         image: ``(..., 3, H, W)`` RGB or ``(..., 1, H, W)`` grey, H and W ≥ 1; uint8 in 0…255, or float16, bfloat16,
             float32 or float64 in [0, 1]; any strides, any number of images. A floating sample x acts as the byte
             rint(255 x), saturating, NaN as 0. Under "libjpeg" a floating image above 1 draws a `UserWarning` from an
-            eager call on a CPU, unless the reference pieces serve the call, its bytes need no limiting, or a tracer
+            eager call on a CPU, unless no single op serves the call, its bytes need no limiting, or a tracer
             or a mode is active.
         quality: libjpeg's quality, 1…100: a number, or a tensor, 0-dim or ``(N,)``, one for each image of the flattened
             batch; one of shape ``(1,)`` serves all. A tensor is never read back: its values act clamped to 1…100. A
@@ -102,7 +103,7 @@ def jpeg(
     call = _Call(batch, qualities, steps, number, sampling, surrogate, arithmetic == "real", soft)
     _check_carries_gradients(call)
     served = _by_an_op(call)
-    result, planes = (_by_the_reference(call), None) if served is None else served
+    result, planes = (_by_pieces(call), None) if served is None else served
     _warn_above_one(batch, planes, sampling)
     return as_empty_like(result, image)
 
@@ -309,24 +310,62 @@ def _by_block(call: _Call, qualities: Tensor) -> tuple[Tensor, Tensor] | None:
     return ops.round_trip_by_block(call.image, whole, call.sampling, isinstance(call.surrogate, Identity))
 
 
-def _by_the_reference(call: _Call) -> Tensor:
-    """Serves the call by the reference pieces, with every gradient that there is."""
+def _by_pieces(call: _Call) -> Tensor:
+    """Serves the call by the codec's parts, with every gradient that there is."""
     identity = isinstance(call.surrogate, Identity) and call.image.is_floating_point()
     image = call.image.detach() if identity else call.image
-    # ONNX has no name for fdjpeg's ops.
-    transforms = reference.PLAIN if _onnx.exporting() else reference.Transforms(ops.block_dct, ops.block_idct)
     with without_autocast(image.device):
-        tables = _reference_tables(call)
-        if call.real:
-            rounding = call.surrogate.forward if call.soft else surrogates.hard_rounding(call.surrogate)
-            result = reference.real_pipeline(image, tables, *call.sampling, rounding, transforms)
+        if exporting():
+            result = _by_the_reference(call, image)
+        elif call.real:
+            result = _real_by_pieces(call, image)
         else:
-            result = reference.exact_with_surrogate(image, tables, *call.sampling, call.surrogate, transforms)
-        if _is_differentiable_once(call):
-            result = ops.once_differentiable(
-                result, call.image, call.steps if call.qualities is None else call.qualities
-            )
+            result = _exact_by_pieces(call, image)
         return result + reference.differential(call.image) if identity else result
+
+
+def _exact_by_pieces(call: _Call, image: Tensor) -> Tensor:
+    """Serves a call of the exact codec."""
+    slopes = derivative = None
+    if not isinstance(call.surrogate, StraightThrough):
+        slopes = slopes_for(image, call.surrogate)
+        derivative = call.surrogate.derivative
+    return ops.exact_by_steps(image, _packed_steps(call), call.sampling, slopes, derivative)[0]
+
+
+def _real_by_pieces(call: _Call, image: Tensor) -> Tensor:
+    """Serves a call in real numbers."""
+    blocks = ops.image_blocks(image, call.sampling)
+    steps = _packed_steps(call).to(blocks.dtype)
+    if call.soft:
+        return ops.blocks_image(call.surrogate.forward(blocks / steps) * steps, image, call.sampling)
+    c = blocks.detach() / steps.detach()
+    slope = None if isinstance(call.surrogate, StraightThrough) else call.surrogate.derivative(c)
+    result = ops.blocks_image(ops.rounded(blocks, steps, c, slope), image, call.sampling)
+    if slope is None:
+        return result
+    return ops.once_differentiable(result, call.image, call.steps if call.qualities is None else call.qualities)
+
+
+def _packed_steps(call: _Call) -> Tensor:
+    """Returns the steps of each block."""
+    if call.qualities is not None:
+        qualities = call.qualities.to(call.image.device)
+        return ops.steps_of_map(qualities, call.image, call.sampling, call.soft)
+    tables = call.steps
+    if tables is None:
+        return ops.steps_of_number(call.number, call.image, call.sampling, call.soft)
+    return ops.steps_of_tables(tables, call.image, call.sampling)
+
+
+def _by_the_reference(call: _Call, image: Tensor) -> Tensor:
+    """Serves the call by plain torch, and the blocks' DCT by its ops, except in ONNX, which has no name for them."""
+    tables = _reference_tables(call)
+    transforms = reference.PLAIN if _onnx.exporting() else reference.Transforms(ops.block_dct, ops.block_idct)
+    if not call.real:
+        return reference.exact_with_surrogate(image, tables, *call.sampling, call.surrogate, transforms)
+    rounding = call.surrogate.forward if call.soft else surrogates.hard_rounding(call.surrogate)
+    return reference.real_pipeline(image, tables, *call.sampling, rounding, transforms)
 
 
 def _reference_tables(call: _Call) -> Tensor | list[Tensor]:
@@ -344,13 +383,6 @@ def _tables_by_block(call: _Call, qualities: Tensor) -> list[Tensor]:
     tables = QuantTables.standard(qualities.flatten(), soft=call.soft).stacked().unflatten(0, qualities.shape)
     geometry = geometry_of(call.image, call.sampling.horizontal, call.sampling.vertical)
     return reference.tables_by_block(tables.to(call.image.device), geometry)
-
-
-def _is_differentiable_once(call: _Call) -> bool:
-    """Whether a second derivative of the reference pieces would be a false zero."""
-    if isinstance(call.surrogate, StraightThrough) or (call.real and call.soft):
-        return False
-    return any(_may_want_gradient(one) for one in (call.image, call.steps, call.qualities) if one is not None)
 
 
 def _whole(quality: Tensor) -> Tensor:

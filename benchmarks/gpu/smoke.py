@@ -59,6 +59,8 @@ def _inputs(dtype: str, factors: tuple[int, int]) -> dict[str, Any]:
         "coefficients": ops.encode(image, *setting[:-1]),
         "samples": samples,
         "blocks": ops.block_dct(samples),
+        "packed": ops.image_blocks(image, *factors),
+        "steps": ops.standard_steps(torch.rand(SHAPE[0], ops.image_blocks(image, *factors).size(1)), 1, False, True),
     }
 
 
@@ -84,6 +86,10 @@ _EXACT: dict[str, Call] = {
     ),
     "encode": lambda ops, i: tuple(ops.encode(i["image"], *i["setting"][:-1])),
     "decode": _decode,
+    "standard_steps": lambda ops, i: (ops.standard_steps(i["qualities"].flatten(1), 99, True, False),),
+    "round_trip_by_steps": lambda ops, i: tuple(
+        ops.round_trip_by_steps(i["image"], i["steps"], None, *i["factors"], True)[:2]
+    ),
 }
 _CLOSE: dict[str, Call] = {
     "round_trip_backward": lambda ops, i: tuple(
@@ -101,9 +107,20 @@ _CLOSE: dict[str, Call] = {
     ),
     "block_dct": lambda ops, i: (ops.block_dct(i["samples"]),),
     "block_idct": lambda ops, i: (ops.block_idct(i["blocks"]),),
+    "standard_steps_backward": lambda ops, i: (
+        ops.standard_steps_backward(i["steps"], i["steps"][..., 0, 0], 99, True, False),
+    ),
+    "image_blocks": lambda ops, i: (ops.image_blocks(i["image"], *i["factors"]),),
+    "image_blocks_backward": lambda ops, i: (
+        ops.image_blocks_backward(i["packed"], i["image"], i["planes"], *i["factors"]),
+    ),
+    "blocks_image": lambda ops, i: tuple(ops.blocks_image(i["packed"], i["image"], *i["factors"], True)[:1]),
+    "blocks_image_backward": lambda ops, i: (
+        ops.blocks_image_backward(i["grad"], i["planes"], i["image"], *i["factors"], True),
+    ),
 }
 #: Ops that take floats alone.
-_FLOATS = ("backward", "block_dct", "block_idct", "real_round_trip")
+_FLOATS = ("backward", "block_dct", "block_idct", "real_round_trip", "blocks_image")
 
 
 def names() -> list[str]:

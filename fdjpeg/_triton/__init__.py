@@ -1,1 +1,1 @@
-"""GPU kernels in Triton, for devices without kernels in the compiled library."""
+"""GPU kernels in Triton, for devices and ops without kernels in the compiled library."""

@@ -8,8 +8,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .arithmetic import orthonormal, quantize, to_rgb, transform
-from .forward import load_rows, load_steps
+from .arithmetic import to_rgb
 from .upsampling import Components, Samples, beside, place, upsample
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -344,23 +343,6 @@ def store_share(shares, n, each, inside):
     frequency = tl.arange(0, 8)[:, None] * 8 + tl.arange(0, 8)[None, :]
     target = shares + (n.to(tl.int64) * tl.num_programs(0) + tl.program_id(0)) * 64
     tl.store(target + frequency, tl.sum(each, 0) / 255.0)  # the output is a byte / 255
-
-
-@triton.jit
-def share_of_blocks(planes: Components, gradients, steps, tables, shares, size: tl.constexpr):
-    """Sums, in program (i, n), over `size` blocks of a component of image n: those of Y first, then of Cb, then of Cr.
-
-    `planes` holds the components' samples before the codec, `gradients` their gradients. `shares` is
-    (images, programs, 64), each table transposed.
-    """
-    n, component, columns, _, _, inside, start = place_component(planes, size)
-    g = orthonormal(load_rows(gradients + n.to(tl.int64) * planes.flags + start, 8 * columns).to(tl.float32))
-    coefficients = transform(
-        load_rows(planes.address + n.to(tl.int64) * planes.bytes + start, 8 * columns).to(tl.int32)
-    )
-    q, reciprocal, half = load_steps(steps, n % tables * 3 + component + tl.zeros((size,), tl.int32))
-    error = 8 * quantize(coefficients, reciprocal, half) * q - coefficients  # exact: k - c / (8 q) would cancel
-    store_share(shares, n, g * (error.to(tl.float32) * reciprocal), inside)
 
 
 @triton.jit

@@ -13,6 +13,7 @@ from .arithmetic import (
     orthonormal_inverse,
     quantize,
     restore_any,
+    stack,
     store_real,
     transform,
     transpose,
@@ -71,7 +72,7 @@ def restore_component(samples, bytes, columns, blocks, component, steps, tables,
 
 
 @triton.jit
-def _folded(x, rows, columns, luma):
+def _folded(x, rows, columns, is_luma):
     """Adds up the gradient of samples beyond a component's last row and column, in these, whose replicas they are.
 
     What is right of the last column of chroma goes into the first column there instead: all of it is a replica of the
@@ -83,12 +84,12 @@ def _folded(x, rows, columns, luma):
     beyond = tl.sum(tl.where(i >= rows, x, 0.0), 1)[:, None, :]
     x = tl.where(i >= rows, 0.0, x) + tl.where(i == rows - 1, beyond, 0.0)
     beyond = tl.sum(tl.where(j >= columns, x, 0.0), 2)[:, :, None]
-    place = tl.where(luma, columns - 1, columns)
+    place = tl.where(is_luma, columns - 1, columns)
     return tl.where(j >= columns, 0.0, x) + tl.where(j == place, beyond, 0.0)
 
 
 @triton.jit
-def _store_gradients(
+def store_gradients(
     at, stride, of_coefficients, planes: Components, component, row, column, inside, whole: tl.constexpr
 ):
     """Stores the gradients of samples from those of transposed coefficients."""
@@ -96,7 +97,8 @@ def _store_gradients(
     if not whole:
         height = tl.where(component == 0, planes.height, planes.chroma_height)
         width = tl.where(component == 0, planes.width, planes.chroma_width)
-        x = _folded(x, tl.minimum(height - 8 * row, 8), tl.minimum(width - 8 * column, 8), component == 0)
+        is_luma = ((component == 0) & (row >= 0))[:, None, None]  # (n, 1, 1), of one component or of several
+        x = _folded(x, tl.minimum(height - 8 * row, 8), tl.minimum(width - 8 * column, 8), is_luma)
     store_rows(at, stride, x, inside[:, None])
 
 
@@ -106,7 +108,20 @@ def _interpolated(slopes, remainder):
     position = (remainder + 0.5) * 8192.0
     below = tl.minimum(tl.maximum(position.to(tl.int32), 0), 8191)
     first = tl.load(slopes + below).to(remainder.dtype)
-    return first + (position - below) * (tl.load(slopes + below + 1).to(remainder.dtype) - first)
+    slope = first + (position - below) * (tl.load(slopes + below + 1).to(remainder.dtype) - first)
+    tl.debug_barrier()  # no load of the next numbers may come before: a thread has no room for those of all
+    return slope
+
+
+@triton.jit
+def slopes_of(slopes, remainder):
+    """Reads a surrogate's derivative at the remainders (blocks, 8, 8), eight of a block at a time."""
+    r0, r1, r2, r3, r4, r5, r6, r7 = unstack(remainder)
+    s0, s1 = _interpolated(slopes, r0), _interpolated(slopes, r1)
+    s2, s3 = _interpolated(slopes, r2), _interpolated(slopes, r3)
+    s4, s5 = _interpolated(slopes, r4), _interpolated(slopes, r5)
+    s6, s7 = _interpolated(slopes, r6), _interpolated(slopes, r7)
+    return stack(s0, s1, s2, s3, s4, s5, s6, s7)
 
 
 @triton.jit
@@ -124,22 +139,27 @@ def differentiate_blocks(
     """Takes the gradients of a component's decoded samples through its coefficients, in place.
 
     Works on the blocks of `place_component`. `planes` holds the components' samples before the codec, `slopes` a
-    surrogate's derivative. If `of_tables`, it also stores `shares` of the tables' gradient.
+    surrogate's derivative, None that of straight-through. If `of_tables`, it leaves the gradients alone and stores
+    `shares` of the tables' gradient: a thread has no room for both.
     """
     n, component, columns, row, column, inside, start = place_component(planes, size)
-    at = gradients + n.to(tl.int64) * planes.flags + start
-    g = orthonormal(load_rows(at, 8 * columns))
-    real: tl.constexpr = g.dtype
+    real: tl.constexpr = gradients.dtype.element_ty
     coefficients = transform(
         load_rows(planes.address + n.to(tl.int64) * planes.bytes + start, 8 * columns).to(tl.int32)
     )
-    q, reciprocal, half = load_steps(steps, n % tables * 3 + component + tl.zeros((size,), tl.int32))
-    k = quantize(coefficients, reciprocal, half)
-    remainder = (coefficients - 8 * q * k).to(real) / (8 * q).to(real)  # subtracted as integers
-    slope = _interpolated(slopes, remainder)
+    q, reciprocal, _ = load_steps(steps, n % tables * 3 + component + tl.zeros((size,), tl.int32))
+    k = quantize(coefficients, reciprocal, reciprocal * 0.5 + 0.5)  # computed again: a thread has no room for all
+    remainder = (coefficients - 8 * q * k).to(real)  # subtracted as integers
+    remainder = remainder / (8 * q).to(real) if real == tl.float64 else remainder * reciprocal
+    slope = remainder * 0.0 + 1.0 if slopes is None else slopes_of(slopes, remainder)
+    # The gradients come last: beside them a thread has no room for the steps.
+    by_step = k.to(real) * (1.0 - slope) - remainder * slope
+    at = gradients + n.to(tl.int64) * planes.flags + start
+    g = orthonormal(load_rows(at, 8 * columns))
     if of_tables:
-        store_share(shares, n, g * (k.to(real) * (1.0 - slope) - remainder * slope), inside)
-    _store_gradients(at, 8 * columns, g * slope, planes, component, row, column, inside, whole)
+        store_share(shares, n, g * by_step, inside)
+    else:
+        store_gradients(at, 8 * columns, g * slope, planes, component, row, column, inside, whole)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -148,12 +168,30 @@ def differentiate_blocks(
 
 @triton.jit
 def _real_steps(steps, table, real: tl.constexpr):
-    """Loads the steps of blocks, transposed: those of `prepare_steps`, which are integers, or real ones as given."""
-    if steps.dtype.element_ty == tl.int32:
-        q = load_rows(steps + table.to(tl.int64) * 192, 8).to(real)
-    else:
-        q = transpose(load_rows(steps + table.to(tl.int64) * 64, 8).to(real))
-    return q
+    """Loads the steps of blocks, transposed."""
+    return transpose(load_rows(steps + table.to(tl.int64) * 64, 8).to(real))
+
+
+@triton.jit
+def _of_a_row(c, name: tl.constexpr, parameter, rest, floor, floor_rest, soft: tl.constexpr):
+    value, slope = surrogate(c, name, parameter, rest, floor, floor_rest, soft)
+    tl.debug_barrier()  # as in `_interpolated`
+    return value, slope
+
+
+@triton.jit
+def _surrogate_of_blocks(c, name: tl.constexpr, parameter, rest, floor, floor_rest, soft: tl.constexpr):
+    """Returns `surrogate` of coefficients (blocks, 8, 8), eight of a block at a time."""
+    c0, c1, c2, c3, c4, c5, c6, c7 = unstack(c)
+    v0, s0 = _of_a_row(c0, name, parameter, rest, floor, floor_rest, soft)
+    v1, s1 = _of_a_row(c1, name, parameter, rest, floor, floor_rest, soft)
+    v2, s2 = _of_a_row(c2, name, parameter, rest, floor, floor_rest, soft)
+    v3, s3 = _of_a_row(c3, name, parameter, rest, floor, floor_rest, soft)
+    v4, s4 = _of_a_row(c4, name, parameter, rest, floor, floor_rest, soft)
+    v5, s5 = _of_a_row(c5, name, parameter, rest, floor, floor_rest, soft)
+    v6, s6 = _of_a_row(c6, name, parameter, rest, floor, floor_rest, soft)
+    v7, s7 = _of_a_row(c7, name, parameter, rest, floor, floor_rest, soft)
+    return stack(v0, v1, v2, v3, v4, v5, v6, v7), stack(s0, s1, s2, s3, s4, s5, s6, s7)
 
 
 @triton.jit
@@ -178,7 +216,7 @@ def code_real_planes(
     at, stride = planes.address + n.to(tl.int64) * planes.bytes + start, 8 * columns[:, None]
     coefficients = orthonormal(load_rows(at, stride))
     q = _real_steps(steps, n % tables * 3 + component, coefficients.dtype)
-    levels, _ = surrogate(coefficients / q, name, parameter, rest, floor, floor_rest, soft)
+    levels, _ = _surrogate_of_blocks(coefficients / q, name, parameter, rest, floor, floor_rest, soft)
     store_rows(at, stride, orthonormal_inverse(levels * q), inside[:, None])
 
 
@@ -201,15 +239,18 @@ def differentiate_real_blocks(
 ):
     """Does in real numbers what `differentiate_blocks` does; `planes` holds real components before the codec."""
     n, component, columns, row, column, inside, start = place_component(planes, size)
+    samples = planes.address + n.to(tl.int64) * planes.bytes + start
+    real: tl.constexpr = gradients.dtype.element_ty
+    table = n % tables * 3 + component + tl.zeros((size,), tl.int32)
+    c = orthonormal(load_rows(samples, 8 * columns)) / _real_steps(steps, table, real)
+    value, slope = _surrogate_of_blocks(c, name, parameter, rest, floor, floor_rest, soft)
+    by_step = value - c * slope
     at = gradients + n.to(tl.int64) * planes.flags + start
     g = orthonormal(load_rows(at, 8 * columns))
-    samples = planes.address + n.to(tl.int64) * planes.bytes + start
-    table = n % tables * 3 + component + tl.zeros((size,), tl.int32)
-    c = orthonormal(load_rows(samples, 8 * columns)) / _real_steps(steps, table, g.dtype)
-    value, slope = surrogate(c, name, parameter, rest, floor, floor_rest, soft)
     if of_tables:
-        store_share(shares, n, g * (value - c * slope), inside)
-    _store_gradients(at, 8 * columns, g * slope, planes, component, row, column, inside, whole)
+        store_share(shares, n, g * by_step, inside)
+    else:
+        store_gradients(at, 8 * columns, g * slope, planes, component, row, column, inside, whole)
 
 
 @triton.jit

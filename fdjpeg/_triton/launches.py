@@ -7,13 +7,14 @@ Forward is four launches: one that prepares the steps, then colour and subsampli
 Triton gives no control over the numbers that a thread holds. Blocks and pixels in one kernel would therefore pass
 through shared memory between the steps; here only 8-bit components pass, through the L2 cache. Backward is one launch.
 The gradient of the tables takes four more: three compute the coefficients again, and one sums the programs' shares.
-A surrogate's gradient is five: the gradients of the components, their samples before the codec, the blocks, the image.
+A surrogate's gradient is five: the gradients of the components, their samples before the codec, the blocks, the image;
+with that of the tables seven.
 """
 
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -21,10 +22,10 @@ import triton.language as tl
 from torch import Tensor
 
 from fdjpeg._constants import constant
-from fdjpeg._geometry import Geometry, geometry_of
+from fdjpeg._geometry import Geometry, Sampling, geometry_of
 from fdjpeg._standard_tables import STANDARD_CHROMA, STANDARD_LUMA, percentage
 
-from .backward import add_shares, differentiate, emit_gradient, share_of_blocks
+from .backward import add_shares, differentiate, emit_gradient
 from .blocks import differentiate_blocks
 from .forward import code_planes, emit_image, make_components, prepare_steps
 from .upsampling import Components, Samples
@@ -46,6 +47,11 @@ _MOST = 2**31 - 2048
 def device_of(tensor: Tensor) -> AbstractContextManager[Any]:
     """Makes a tensor's device the current one, on which Triton launches."""
     return torch.xpu.device_of(tensor) if tensor.is_xpu else torch.cuda.device_of(tensor)
+
+
+def half_of_doubles(dtype: torch.dtype) -> int:
+    """Returns the blocks of a program: doubles take twice the registers."""
+    return SIZE // (2 if dtype == torch.float64 else 1)
 
 
 def upsampling_of(geometry: Geometry, fancy: bool) -> dict[str, Any]:
@@ -195,12 +201,13 @@ def emit(planes: Tensor, geometry: Geometry, fancy: bool, out: Tensor, passed: T
     """Writes the images of decoded components; of real ones also the bits of the colours that ``passed`` the clamp."""
     runs = len(out) * runs_of(geometry)
     marks: dict[str, Any] = {} if passed is None else {"passed": passed}
-    emit_image[(triton.cdiv(runs, SIZE),)](
+    size = half_of_doubles(planes.dtype)
+    emit_image[(triton.cdiv(runs, size),)](
         components_of(planes, geometry),
         samples_of(out),
         runs,
         **upsampling_of(geometry, fancy),
-        size=SIZE,
+        size=size,
         **marks,
         **OPTIONS,
     )
@@ -235,18 +242,8 @@ def round_trip_backward(
     table_gradient: bool,
 ) -> tuple[Tensor, Tensor]:
     """Implements ``fdjpeg::round_trip_backward``; as `fdjpeg.reference.round_trip_backward`, to rounding."""
-    geometry = checked_geometry(image, horizontal, vertical)
-    out = torch.empty_like(image)
-    of_tables = image.new_zeros((len(image), 3, 8, 8) if table_gradient else 0, dtype=torch.float32)
-    real = torch.float64 if image.dtype == torch.float64 else torch.float32
-    with device_of(image):
-        for part in parts_of(image, geometry):
-            gradients = image.new_zeros((len(image[part]), geometry.flag_offset) if table_gradient else 0, dtype=real)
-            differentiate_samples(grad[part], planes[part], image[part], geometry, fancy, out[part], gradients)
-            if table_gradient:
-                steps = prepared_steps(image, tables_of(tables, part), quality)
-                _differentiate_tables(image[part], gradients, steps, geometry, of_tables[part])
-    return out, of_tables
+    sampling = Sampling(horizontal, vertical, fancy)
+    return _backward(grad, planes, image, tables, quality, sampling, table_gradient, None)
 
 
 def surrogate_backward(
@@ -262,34 +259,89 @@ def surrogate_backward(
     slopes: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """Implements ``fdjpeg::surrogate_backward``; as `fdjpeg.reference.surrogate_backward`, to rounding."""
-    geometry = checked_geometry(image, horizontal, vertical)
+    sampling = Sampling(horizontal, vertical, fancy)
+    return _backward(grad, planes, image, tables, quality, sampling, table_gradient, slopes.contiguous())
+
+
+def _backward(
+    grad: Tensor,
+    planes: Tensor,
+    image: Tensor,
+    tables: Tensor | None,
+    quality: float,
+    sampling: Sampling,
+    table_gradient: bool,
+    slopes: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Launches the kernels of both gradients: straight through without ``slopes``."""
+    geometry = checked_geometry(image, sampling.horizontal, sampling.vertical)
     out = torch.empty_like(image)
     of_tables = image.new_zeros((len(image), 3, 8, 8) if table_gradient else 0, dtype=torch.float32)
     real = torch.float64 if image.dtype == torch.float64 else torch.float32
+    straight = slopes is None  # The inverse transform then undoes the transform.
+    keep = table_gradient or not straight
     with device_of(image):
         for part in parts_of(image, geometry):
-            steps = prepared_steps(image, tables_of(tables, part), quality)
-            gradients = image.new_zeros((len(image[part]), geometry.flag_offset), dtype=real)
-            differentiate_samples(grad[part], planes[part], image[part], geometry, fancy, None, gradients)
-            before = torch.empty_like(planes[part])
-            make_samples(image[part], geometry, before)
-            shares = make_shares(gradients, geometry, table_gradient)
-            programs = (sum(programs_of(geometry)), len(gradients))
-            differentiate_blocks[programs](
-                components_of(before, geometry),
-                gradients,
-                *steps,
-                slopes.contiguous(),
-                shares,
-                whole=is_whole(geometry),
-                of_tables=table_gradient,
-                size=SIZE,
-                **OPTIONS,
-            )
-            emit_gradients(gradients, image[part], geometry, out[part], planes[part])
-            if table_gradient:
-                sum_shares(shares, geometry, of_tables[part])
+            gradients = gradients_of(image[part], geometry) if keep else image.new_empty(0, dtype=real)
+            given = (grad[part], planes[part], image[part], geometry, sampling.fancy)
+            differentiate_samples(*given, out[part] if straight else None, gradients)
+            if keep:
+                before = torch.empty_like(planes[part])
+                make_samples(image[part], geometry, before)
+                steps = prepared_steps(image, tables_of(tables, part), quality)
+                wanted = Wanted(not straight, of_tables[part] if table_gradient else None)
+                through_blocks(differentiate_blocks, before, gradients, (*steps, slopes), geometry, wanted, OPTIONS)
+            if not straight:
+                emit_gradients(gradients, image[part], geometry, out[part], planes[part])
     return out, of_tables
+
+
+def gradients_of(image: Tensor, geometry: Geometry) -> Tensor:
+    """Returns memory for the gradients of components' samples, 0 at those beyond the components' edges."""
+    real = torch.float64 if image.dtype == torch.float64 else torch.float32
+    make = image.new_empty if is_whole(geometry) else image.new_zeros
+    return make((len(image), geometry.flag_offset), dtype=real)
+
+
+class Wanted(NamedTuple):
+    """The gradients that `through_blocks` is to write."""
+
+    samples: bool  #: those of the samples before the codec, in the place of those after it
+    of_tables: Tensor | None  #: ``(N, 3, 8, 8)``
+
+
+def through_blocks(
+    kernel: Any,
+    before: Tensor,
+    gradients: Tensor,
+    arguments: tuple[Any, ...],
+    geometry: Geometry,
+    wanted: Wanted,
+    options: dict[str, Any],
+) -> None:
+    """Takes the gradients of decoded samples through the coefficients by a kernel, once for each that is wanted.
+
+    ``before`` holds the components before the codec. The kernel has no registers for both at once, and of doubles for
+    a block a thread.
+    """
+    if gradients.dtype == torch.float64:
+        options = options | {"num_warps": 2 * _WARPS}
+    of_luma, of_chroma, _ = of_components = programs_of(geometry)
+    programs = sum(of_components)
+    shares = gradients.new_empty((len(gradients), programs, 64) if wanted.of_tables is not None else 0)
+    for of_tables in [True] * (wanted.of_tables is not None) + [False] * wanted.samples:
+        kernel[(programs, len(gradients))](
+            components_of(before, geometry),
+            gradients,
+            *arguments,
+            shares,
+            whole=is_whole(geometry),
+            of_tables=of_tables,
+            size=SIZE,
+            **options,
+        )
+    if wanted.of_tables is not None:  # sums the shares in one order
+        add_shares[(3, len(gradients))](shares, wanted.of_tables, of_luma, of_chroma, **OPTIONS)
 
 
 def differentiate_samples(
@@ -350,27 +402,3 @@ def emit_gradients(
 def programs_of(geometry: Geometry) -> list[int]:
     """Counts for each component the programs that `place_component` places in it."""
     return [triton.cdiv(plane.coded_samples // 64, SIZE) for plane in (geometry.luma, *2 * [geometry.chroma])]
-
-
-def make_shares(gradients: Tensor, geometry: Geometry, wanted: bool) -> Tensor:
-    """Returns memory for the programs' shares of the tables' gradients."""
-    return gradients.new_empty((len(gradients), sum(programs_of(geometry)), 64) if wanted else 0)
-
-
-def sum_shares(shares: Tensor, geometry: Geometry, of_tables: Tensor) -> None:
-    """Writes the tables' gradients ``(N, 3, 8, 8)``: the sums of shares, in one order."""
-    of_luma, of_chroma, _ = programs_of(geometry)
-    add_shares[(3, len(of_tables))](shares, of_tables, of_luma, of_chroma, **OPTIONS)
-
-
-def _differentiate_tables(
-    image: Tensor, gradients: Tensor, steps: tuple[Tensor, int], geometry: Geometry, of_tables: Tensor
-) -> None:
-    """Writes the tables' gradient ``(N, 3, 8, 8)`` of straight-through."""
-    planes = image.new_empty((len(image), geometry.plane_bytes), dtype=torch.uint8)
-    make_samples(image, geometry, planes)
-    shares = make_shares(of_tables, geometry, True)
-    share_of_blocks[(sum(programs_of(geometry)), len(image))](
-        components_of(planes, geometry), gradients, *steps, shares, size=SIZE, **OPTIONS
-    )
-    sum_shares(shares, geometry, of_tables)

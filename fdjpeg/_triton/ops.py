@@ -2,17 +2,33 @@
 
 from .coefficient_launches import decode, encode
 from .launches import round_trip, round_trip_backward, round_trip_by_block, surrogate_backward
+from .piece_launches import (
+    blocks_image,
+    blocks_image_backward,
+    image_blocks,
+    image_blocks_backward,
+    round_trip_by_steps,
+    standard_steps,
+    standard_steps_backward,
+)
 from .real_launches import block_dct, block_idct, real_round_trip, real_round_trip_backward
 
 __all__ = [
     "block_dct",
     "block_idct",
+    "blocks_image",
+    "blocks_image_backward",
     "decode",
     "encode",
+    "image_blocks",
+    "image_blocks_backward",
     "real_round_trip",
     "real_round_trip_backward",
     "round_trip",
     "round_trip_backward",
     "round_trip_by_block",
+    "round_trip_by_steps",
+    "standard_steps",
+    "standard_steps_backward",
     "surrogate_backward",
 ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-from typing import Any
 
 import torch
 import triton
@@ -16,30 +15,24 @@ from fdjpeg._geometry import BLOCK, Geometry
 from .blocks import code_real_planes, differentiate_real_blocks, transform_blocks
 from .launches import (
     OPTIONS,
-    SIZE,
+    Wanted,
     checked_geometry,
     components_of,
     device_of,
     differentiate_samples,
     emit,
     emit_gradients,
-    is_whole,
+    gradients_of,
+    half_of_doubles,
     make_samples,
-    make_shares,
     parts_of,
-    prepared_steps,
-    programs_of,
-    sum_shares,
     tables_of,
+    through_blocks,
 )
+from .piece_launches import standard_steps
 
 #: Real numbers promise no bits, so multiplications and additions may be fused.
 _OPTIONS = OPTIONS | {"enable_fp_fusion": True}
-
-
-def _half(dtype: torch.dtype) -> int:
-    """Returns the blocks of a program: doubles take twice the registers."""
-    return SIZE // (2 if dtype == torch.float64 else 1)
 
 
 def _two_floats(number: float) -> tuple[float, float]:
@@ -50,9 +43,11 @@ def _two_floats(number: float) -> tuple[float, float]:
 
 def _steps(image: Tensor, tables: Tensor | None, quality: float, soft: bool) -> tuple[Tensor, int]:
     """Returns the tables as the kernels of real numbers take them, and their number."""
-    if tables is None and not soft:
-        return prepared_steps(image, None, quality)
-    steps = reference.real_tables(tables, quality, soft, image).contiguous()
+    if tables is None:
+        qualities = image.new_full((1, 3), quality, dtype=torch.float64)
+        steps = standard_steps(qualities, 1, False, soft)
+    else:
+        steps = tables.to(reference.real_dtype(image)).contiguous()
     return steps, len(steps)
 
 
@@ -79,7 +74,7 @@ def real_round_trip(
             steps = _steps(image, tables_of(tables, part), quality, soft)
             components = _real_components(image[part], geometry)
             blocks = len(components) * (geometry.flag_offset // 64)
-            size = _half(dtype)
+            size = half_of_doubles(dtype)
             code_real_planes[(triton.cdiv(blocks, size),)](
                 components_of(components, geometry),
                 *steps,
@@ -129,31 +124,22 @@ def real_round_trip_backward(
             if straight:  # the inverse transform undoes the transform
                 differentiate_samples(*given, out[part], image.new_empty(0, dtype=dtype), masked=True)
                 continue
-            gradients = image.new_zeros((len(image[part]), geometry.flag_offset), dtype=dtype)
+            gradients = gradients_of(image[part], geometry)
             differentiate_samples(*given, None, gradients, masked=True)
-            shares = make_shares(gradients, geometry, table_gradient)
-            differentiate_real_blocks[(sum(programs_of(geometry)), len(gradients))](
-                components_of(_real_components(image[part], geometry), geometry),
+            steps = _steps(image, tables_of(tables, part), quality, soft)
+            wanted = Wanted(True, of_tables[part] if table_gradient else None)
+            before = _real_components(image[part], geometry)
+            through_blocks(
+                differentiate_real_blocks,
+                before,
                 gradients,
-                *_steps(image, tables_of(tables, part), quality, soft),
-                *parameters,
-                shares,
-                whole=is_whole(geometry),
-                of_tables=table_gradient,
-                name=surrogate,
-                soft=soft,
-                size=SIZE,  # that of `programs_of`
-                **_wide(dtype),
+                (*steps, *parameters),
+                geometry,
+                wanted,
+                _OPTIONS | {"name": surrogate, "soft": soft},
             )
             emit_gradients(gradients, image[part], geometry, out[part])
-            if table_gradient:
-                sum_shares(shares, geometry, of_tables[part])
     return out, of_tables
-
-
-def _wide(dtype: torch.dtype) -> dict[str, Any]:
-    """Returns the options of a kernel that holds two blocks at once: doubles share them among more threads."""
-    return _OPTIONS | {"num_warps": _OPTIONS["num_warps"] * (2 if dtype == torch.float64 else 1)}
 
 
 def block_dct(samples: Tensor) -> Tensor:
@@ -175,7 +161,7 @@ def block_idct(blocks: Tensor) -> Tensor:
 def _transform(samples: Tensor, blocks: Tensor, columns: int, inverse: bool) -> None:
     """Launches the kernel between samples and the coefficients of their blocks."""
     dtype = reference.real_dtype(samples)
-    count, size = samples.numel() // 64, _half(dtype)
+    count, size = samples.numel() // 64, half_of_doubles(dtype)
     with device_of(samples):
         if count:
             transform_blocks[(triton.cdiv(count, size),)](

@@ -42,31 +42,43 @@ SCHEMAS: dict[str, str] = {}
 
 _definitions = torch.library.Library("fdjpeg", "FRAGMENT")
 _fallbacks = torch.library.Library("fdjpeg", "IMPL", "CompositeExplicitAutograd")
-#: By the kind of device whose tensors Triton serves.
-_on_gpus = {
+#: By the kind of device, where kernels in Triton may serve.
+_by_triton = {
     device: torch.library.Library("fdjpeg", "IMPL", device.upper())
     for device, served in _library.SERVED.items()
-    if served.backend == "triton"
+    if served.backend == "triton" or (served.backend == "cuda" and _library.HAS_TRITON)
 }
 
 
-def register(name: str, schema: str, *, fake: Callable[..., Any], vmap: Callable[..., Any]) -> None:
+def register(
+    name: str,
+    schema: str,
+    *,
+    fake: Callable[..., Any],
+    vmap: Callable[..., Any],
+    fallback: Callable[..., Any] | None = None,
+) -> None:
     """Registers an op: its schema, unless the library has it, its fallback, its fake kernel and its vmap rule.
 
-    On devices that `_library.SERVED` gives to Triton, `fdjpeg._triton.ops` serves it.
+    On devices that `_library.SERVED` gives to Triton, `fdjpeg._triton.ops` serves it; with CUDA's library those that
+    the library lacks, if Triton is installed.
 
     Args:
-        name: of the op, and of the function in `fdjpeg.reference` that serves it if the library holds no kernel.
+        name: of the op.
         schema: of the op, without its name.
         fake: makes empty results of the right shapes and dtypes, without computing them.
         vmap: ``vmap(op, info, in_dims, *arguments)``, the signature of ``torch.library.register_vmap`` after ``op``.
+        fallback: what serves the op if the library holds no kernel; None is the function of its name in
+            `fdjpeg.reference`.
     """
     SCHEMAS[name] = schema
     if not hasattr(torch.ops.fdjpeg, name):
         _definitions.define(name + schema)
-    _fallbacks.impl(name, getattr(reference, name))
-    for library in _on_gpus.values():
-        library.impl(name, _triton_op(name), allow_override=True)
+    _fallbacks.impl(name, fallback or getattr(reference, name))
+    for device, library in _by_triton.items():
+        compiled = torch._C._dispatch_has_kernel_for_dispatch_key(f"fdjpeg::{name}", device.upper())
+        if _library.SERVED[device].backend == "triton" or not compiled:
+            library.impl(name, _triton_op(name), allow_override=True)
     torch.library.register_fake(f"fdjpeg::{name}", fake)
     torch.library.register_vmap(f"fdjpeg::{name}", partial(vmap, getattr(torch.ops.fdjpeg, name)))
 

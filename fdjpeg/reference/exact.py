@@ -203,7 +203,7 @@ def unlimited_rgb(decoded: Sequence[Tensor], geometry: Geometry, fancy: bool) ->
     )
 
 
-def _flags(image: Tensor, geometry: Geometry) -> Tensor:
+def raised_flags(image: Tensor, geometry: Geometry) -> Tensor:
     """Returns whether any sample in an MCU is NaN or above 1: bool ``(N, MCU rows, MCU columns)``."""
     odd = torch.zeros_like(image, dtype=torch.bool) if image.dtype == torch.uint8 else ~(image <= 1)
     height, width = BLOCK * geometry.vertical, BLOCK * geometry.horizontal
@@ -213,7 +213,7 @@ def _flags(image: Tensor, geometry: Geometry) -> Tensor:
     return padded.reshape(-1, geometry.mcu_rows, height, geometry.mcu_columns, width).any(4).any(2)
 
 
-def _pack_planes(decoded: Sequence[Tensor], flags: Tensor, geometry: Geometry) -> Tensor:
+def pack_planes(decoded: Sequence[Tensor], flags: Tensor, geometry: Geometry) -> Tensor:
     """Packs components and flags as `Geometry.plane_bytes` describes: uint8 ``(N, plane_bytes)``."""
     parts = [part.to(torch.uint8).flatten(1) for part in [*decoded, flags]]
     padding = geometry.plane_bytes - sum(part.size(1) for part in parts)
@@ -221,7 +221,7 @@ def _pack_planes(decoded: Sequence[Tensor], flags: Tensor, geometry: Geometry) -
 
 
 def unpack_planes(planes: Tensor, geometry: Geometry) -> list[Tensor]:
-    """Returns the decoded components in `_pack_planes`'s output."""
+    """Returns the decoded components in `pack_planes`'s output."""
     decoded, start = [], 0
     for plane, _, _ in component_planes(geometry):
         samples = planes[:, start : start + plane.coded_samples].to(torch.int32)
@@ -276,7 +276,7 @@ def _round_trip(
     decoded = decode_components(_quantized(image, steps, geometry), steps)
     samples = unlimited_rgb(decoded, geometry, fancy).clamp(0, 255)
     out = torch.empty_like(image).copy_(from_bytes(samples, image.dtype))
-    return out, _pack_planes(decoded, _flags(image, geometry), geometry)
+    return out, pack_planes(decoded, raised_flags(image, geometry), geometry)
 
 
 def encode(

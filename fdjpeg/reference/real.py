@@ -260,13 +260,13 @@ def real_pipeline(
     """
     geometry = geometry_of(image, horizontal, vertical)
     decoded = []
-    for i, coefficients in enumerate(_real_transformed(image, geometry, transforms)):
+    for i, coefficients in enumerate(real_transformed(image, geometry, transforms)):
         step = table_of(tables, i).to(coefficients.dtype)
         decoded.append(transforms.idct(rounding(coefficients / step) * step))
-    return _limited(image, _real_samples(decoded, geometry, fancy))
+    return limited(image, real_samples(decoded, geometry, fancy))
 
 
-def _real_transformed(image: Tensor, geometry: Geometry, transforms: Transforms = PLAIN) -> list[Tensor]:
+def real_transformed(image: Tensor, geometry: Geometry, transforms: Transforms = PLAIN) -> list[Tensor]:
     """Returns each component's coefficients, in units of samples of 0…255; Y less its level shift."""
     real = image.to(real_dtype(image))
     samples = real if image.dtype == torch.uint8 else 255 * real
@@ -274,12 +274,12 @@ def _real_transformed(image: Tensor, geometry: Geometry, transforms: Transforms 
     return [transforms.dct(component - level[i]) for i, component in enumerate(components_of(samples, geometry))]
 
 
-def _real_samples(decoded: Sequence[Tensor], geometry: Geometry, fancy: bool) -> Tensor:
+def real_samples(decoded: Sequence[Tensor], geometry: Geometry, fancy: bool) -> Tensor:
     """Converts decoded components, Y less its level shift, to samples of 0…255 before the last limiting."""
     return samples_of([decoded[0] + 128, *decoded[1:]], geometry, fancy)
 
 
-def _limited(image: Tensor, samples: Tensor) -> Tensor:
+def limited(image: Tensor, samples: Tensor) -> Tensor:
     """Limits samples of 0…255 to an image of ``image``'s dtype and layout; bytes are rounded half to even."""
     samples = laid_out_like(image, samples.clamp(0, 255))
     return samples.round().to(torch.uint8) if image.dtype == torch.uint8 else (samples / 255).to(image.dtype)
@@ -320,12 +320,12 @@ def real_round_trip(
     steps = real_tables(tables, quality, soft, image)
     decoded = [
         from_blocks(real_idct(rounding(coefficients / table_of(steps, i)) * table_of(steps, i)))
-        for i, coefficients in enumerate(_real_transformed(image, geometry))
+        for i, coefficients in enumerate(real_transformed(image, geometry))
     ]
-    samples = _real_samples(decoded, geometry, fancy)
+    samples = real_samples(decoded, geometry, fancy)
     inside = (samples >= 0) & (samples <= 255)
     mask = reduce(add, [passed.to(torch.uint8) << c for c, passed in enumerate(inside.unbind(1))])
-    return torch.empty_like(image).copy_(_limited(image, samples)), mask
+    return torch.empty_like(image).copy_(limited(image, samples)), mask
 
 
 def real_round_trip_backward(
@@ -372,7 +372,7 @@ def real_round_trip_backward(
     gradients = samples_of_adjoint(torch.where(inside, grad.to(dtype), 0), geometry, fancy)
     of_tables = torch.zeros(image.size(0), 3, BLOCK, BLOCK, device=image.device, dtype=dtype)
     components = []
-    for i, (coefficients, gradient) in enumerate(zip(_real_transformed(image, geometry), gradients, strict=True)):
+    for i, (coefficients, gradient) in enumerate(zip(real_transformed(image, geometry), gradients, strict=True)):
         step = table_of(steps, i)
         c = coefficients / step
         slope = stands_in.derivative(c)
@@ -426,7 +426,7 @@ def real_tangent(
     inside = torch.stack([(mask >> c) & 1 for c in range(geometry.channels)], 1) > 0
     components = []
     changes = components_of(v.to(real_dtype(image)), geometry)
-    for i, (coefficients, change) in enumerate(zip(_real_transformed(image, geometry), changes, strict=True)):
+    for i, (coefficients, change) in enumerate(zip(real_transformed(image, geometry), changes, strict=True)):
         c = coefficients / table_of(steps, i)
         slope = stands_in.derivative(c)
         changed = slope * real_dct(to_blocks(change))

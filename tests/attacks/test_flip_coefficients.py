@@ -436,8 +436,10 @@ def test_the_inner_problem_asks_the_device_for_nothing(norm: str) -> None:
         draws = [[[codecs_of(LAYERS[name], x, torch.arange(2), 0, "test")[0] for name in names]]]
         other = box.at(images(*x.shape))
         best_of_each_unit(box, draws, [gradient] * len(names), box.origin, other)  # constants are made once
-        with NoCopying():
-            best_of_each_unit(box, draws, [gradient] * len(names), box.origin, other)
+        with NoCopying() as asked:
+            found = best_of_each_unit(box, draws, [gradient] * len(names), box.origin, other)
+        assert asked.seen > 0
+        assert found.shape == x.shape
 
 
 def test_choice_in_a_ball_is_within_reach_and_gains_more_than_any_start() -> None:

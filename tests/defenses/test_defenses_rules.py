@@ -233,17 +233,18 @@ def test_values_just_out_of_range_are_refused(make: Any, message: str) -> None:
 
 
 def test_values_at_the_ends_of_their_ranges_are_taken() -> None:
-    Schedule(epochs=1, batch_size=1, learning_rate=1e-9, weight_decay=0, patience=1)
-    purifier.Config(widths=(1, 1, 1), attack_steps=1, eps=1, classification=0, normal_lesson=0, quality=(1, 1))
-    purifier.Config(quality=(100, 100))
+    assert Schedule(epochs=1, batch_size=1, learning_rate=1e-9, weight_decay=0, patience=1).patience == 1
+    least = purifier.Config(widths=(1, 1, 1), attack_steps=1, eps=1, classification=0, normal_lesson=0, quality=(1, 1))
+    assert (least.eps, least.classification, least.quality) == (1, 0, (1, 1))
+    assert purifier.Config(quality=(100, 100)).quality == (100, 100)
     for n, step in ((0, 1), (64, 255)):
-        feature_distillation.Config(n=n, fine=step, coarse=step, passes=2, batch_size=1)
-        defenses.FeatureDistillation(steps=[[step] * 8] * 8)
+        assert feature_distillation.Config(n=n, fine=step, coarse=step, passes=2, batch_size=1).n == n
+        assert defenses.FeatureDistillation(steps=[[step] * 8] * 8).steps.unique().tolist() == [step]
     for quality in (1, 100):
-        jpeg_ensemble.Config(quality=quality, analysed=1, levels=(1e-3,))
-    jpeg_ensemble.Config(analysed=None, importance="deviation")
-    defensive_distillation.Config(temperature=1, dropout=0, widths=(1, 1, 1))
-    DistillationNet((1, 1, 1), size=16)
+        assert jpeg_ensemble.Config(quality=quality, analysed=1, levels=(1e-3,)).quality == quality
+    assert jpeg_ensemble.Config(analysed=None, importance="deviation").analysed is None
+    assert defensive_distillation.Config(temperature=1, dropout=0, widths=(1, 1, 1)).dropout == 0
+    assert DistillationNet((1, 1, 1), size=16)(torch.rand(1, 3, 16, 16)).shape[0] == 1
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------

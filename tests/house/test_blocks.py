@@ -141,8 +141,8 @@ FOREIGN = r"albumentations|efficientnet|foolbox|kornia|lightning|onnx|pyautoatta
 COMPILED = "aoti_compile_and_package"
 
 
-def run(block: Block, names: dict[str, Any]) -> None:
-    """Runs a block with these names, as far as the packages that it needs are installed."""
+def run(block: Block, names: dict[str, Any]) -> bool:
+    """Runs a block with these names, as far as the packages that it needs are installed; True at its end."""
     code = block.code
     for long, short in SHORTER.items():
         code = code.replace(long, short)
@@ -156,14 +156,15 @@ def run(block: Block, names: dict[str, Any]) -> None:
         except (ImportError, RuntimeError) as error:
             if not re.search(FOREIGN, str(error)):
                 raise
+    return True
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_python_blocks_of_a_page_run(page: Path, folder: Path) -> None:
     shared = {} if page.name in PASTED else prepared()
-    for block in blocks(page, "python"):
-        if COMPILED not in block.code:
-            run(block, {} if page.name == QUESTIONS else shared)
+    expected = [block for block in blocks(page, "python") if COMPILED not in block.code]
+    ran = [run(block, {} if page.name == QUESTIONS else shared) for block in expected]
+    assert ran == [True] * len(expected)
 
 
 def test_every_question_has_an_answer_that_runs_alone() -> None:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import pytest
@@ -72,9 +73,50 @@ class Case(NamedTuple):
             return (uniform(2, 3, 8, 16).to(self.dtype),)
         if self.op == "block_idct":
             return (uniform(2, 3, 1, 2, 8, 8).to(self.dtype),)
+        if self.op in _OF_PARTS:
+            return self._arguments_of_parts(image, grad, uniform)
         return (image, *exact)  # encode
 
+    def _arguments_of_parts(self, image: Tensor, grad: Tensor, uniform: Callable[..., Tensor]) -> tuple[Any, ...]:
+        """Draws the arguments of the ops of the codec's parts; ``tables`` chooses between their two forms."""
+        real = torch.float64 if self.dtype == torch.float64 else torch.float32
+        if self.op.startswith("standard_steps"):
+            qualities = (130 * uniform(2, 7) - 10).to(self.dtype)
+            qualities[0, :2] = torch.tensor([50.5, torch.nan])
+            given = (qualities, 3, self.tables, self.soft)
+            return given if self.op == "standard_steps" else (uniform(2, 7, 8, 8).to(real) - 0.5, *given)
+        ops = torch.ops.fdjpeg
+        blocks = ops.image_blocks(image, *self.factors)
+        if self.op == "round_trip_by_steps":
+            steps = 300 * uniform(*blocks.shape) - 10
+            if not self.tables:
+                steps = steps[:1]
+            slopes = _slopes.slope_table(surrogates.resolve(self.surrogate), image.device) if self.soft else None
+            return image, steps.to(real), slopes, *self.factors, True
+        if self.op == "blocks_image":
+            return blocks + 40 * (uniform(*blocks.shape).to(real) - 0.5), image, *self.factors, True
+        if self.op == "blocks_image_backward":
+            kept = ops.blocks_image(blocks, image, *self.factors, True)[1]
+            if self.tables:
+                kept = ops.round_trip(image, None, 30.0, *self.factors, True)[1]
+            return grad, kept, image, *self.factors, True
+        if self.op == "image_blocks_backward":
+            image[0, 0, 2, 2] = torch.nan
+            planes = ops.round_trip(image, None, 30.0, *self.factors, True)[1] if self.tables else None
+            return uniform(*blocks.shape).to(real) - 0.5, image, planes, *self.factors
+        return image, *self.factors  # image_blocks
 
+
+#: The ops of `fdjpeg.ops.pieces`.
+_OF_PARTS = (
+    "standard_steps",
+    "standard_steps_backward",
+    "round_trip_by_steps",
+    "image_blocks",
+    "image_blocks_backward",
+    "blocks_image",
+    "blocks_image_backward",
+)
 _420, _422, _440, _444, _411 = (2, 2), (2, 1), (1, 2), (1, 1), (4, 1)
 _F16, _BF16, _F32, _F64 = torch.float16, torch.bfloat16, torch.float32, torch.float64
 _CASES = [
@@ -100,6 +142,21 @@ _CASES = [
     Case("surrogate_backward", 3, _422, _F32, "cubic", size=(5, 6)),
     Case("surrogate_backward", 3, _411, _F32, size=(9, 16)),
     Case("real_round_trip_backward", 3, _411, _F32, "tanh", size=(9, 18)),
+    Case("standard_steps", 3, _444, _F32, soft=False),
+    Case("standard_steps", 3, _444, _F64, soft=True, tables=False),
+    Case("standard_steps_backward", 3, _444, _F32, soft=False),
+    Case("standard_steps_backward", 3, _444, _F64, soft=True, tables=False),
+    Case("round_trip_by_steps", 3, _420, _F32, soft=False),
+    Case("round_trip_by_steps", 3, _411, _F16, "cubic", tables=False),
+    Case("round_trip_by_steps", 1, _444, _F64, "tanh"),
+    Case("image_blocks", 3, _420, _F32),
+    Case("image_blocks", 1, _444, torch.uint8),
+    Case("image_blocks_backward", 3, _420, _F32),
+    Case("image_blocks_backward", 3, _422, _F64, tables=False, size=(5, 6)),
+    Case("blocks_image", 3, _420, _F32),
+    Case("blocks_image", 3, _440, _F16),
+    Case("blocks_image_backward", 3, _420, _F32),
+    Case("blocks_image_backward", 3, _422, _BF16, tables=False),
 ]
 
 
@@ -128,14 +185,25 @@ def _bound(case: Case) -> float:
     """Returns the largest error that is allowed: none of bits."""
     if case.op in _EXACT:
         return 0.0
+    of_dtype = TOLERANCE.get(case.dtype, TOLERANCE[torch.float32] if case.op == "image_blocks" else 0.0)
     # A slope depends on a coefficient, and so on its rounding error.
-    return max(TOLERANCE.get(case.dtype, 0.0), 1e-4 if case.op.endswith("backward") and case.dtype != _F64 else 1e-12)
+    return max(of_dtype, 1e-4 if case.op.endswith("backward") and case.dtype != _F64 else 1e-12)
 
 
 def _expected(case: Case, arguments: tuple[Any, ...]) -> tuple[Tensor, ...]:
     results = _as_tuple(getattr(torch.ops.fdjpeg, case.op)(*arguments))
     # The flags may be set where the CPU's rows of vectors cover more than one MCU.
     return results[:1] if case.op == "round_trip_by_block" else results
+
+
+@pytest.mark.parametrize("case", [one for one in _CASES if one.op == "round_trip_by_steps"], ids=str)
+def test_the_image_at_given_steps_has_the_bits_of_the_cpu(case: Case) -> None:
+    arguments = case.arguments()
+    (expected, planes, *_), (out, own_planes, *_) = (
+        ops.round_trip_by_steps(*arguments) for ops in (torch.ops.fdjpeg, interpreted)
+    )
+    assert torch.equal(out, expected)
+    assert torch.equal(own_planes, planes)
 
 
 @pytest.mark.parametrize("case", _CASES, ids=lambda case: f"{case.op}-{case.channels}-{case.factors}-{case.dtype}")
@@ -165,21 +233,39 @@ class Bug(NamedTuple):
     case: Case
 
 
+def _case(op: str, **settings: Any) -> Case:
+    """Returns the first case of an op with these settings."""
+    wanted = settings.items()
+    return next(one for one in _CASES if one.op == op and all(getattr(one, name) == value for name, value in wanted))
+
+
 _BUGS = [
     Bug("forward", "tl.where(is_luma, row, row * vertical)", "row", _CASES[0]._replace(size=(19, 13))),
     Bug("blocks", "transpose(quantized).to", "quantized.to", _CASES[3]),
     Bug("blocks", "tl.minimum(tl.maximum(products, -32767), 32767)", "products", _CASES[5]),
     Bug("blocks", "tl.where(i >= rows, x, 0.0)", "tl.where(i > rows, x, 0.0)", _CASES[6]),
-    Bug("blocks", "- remainder * slope), inside", "+ remainder * slope), inside", _CASES[6]),
+    Bug("blocks", "- remainder * slope", "+ remainder * slope", _CASES[6]),
     Bug("blocks", "(remainder + 0.5) * 8192.0", "(remainder + 0.5) * 8000.0", _CASES[8]),
-    Bug("blocks", "tl.where(luma, columns - 1, columns)", "columns - 1", _CASES[18]),
+    Bug("blocks", "tl.where(is_luma, columns - 1, columns)", "columns - 1", _CASES[18]),
     Bug("backward", "horizontal / (1 + planes.chroma_width * horizontal - planes.width)", "1.0", _CASES[19]),
     Bug("backward", "(there & 2) - 2", "(there & 1) - 1", _CASES[15]),
     Bug("forward", "bits += 4 * _store", "bits += 2 * _store", _CASES[9]),
     Bug("blocks", "n % tables * 3 + component, coefficients.dtype", "n % tables * 3, coefficients.dtype", _CASES[9]),
-    Bug("blocks", "g * (value - c * slope)", "g * (value - slope)", _CASES[13]),
+    Bug("blocks", "value - c * slope", "value - slope", _CASES[13]),
     Bug("blocks", "8, transpose(coefficients), inside", "8, coefficients, inside", _CASES[16]),
     Bug("arithmetic", "0.41573480615127262 * x3 + 0.2", "0.41573480615127262 * x3 - 0.2", _CASES[17]),
+    Bug("pieces", "where(item % kinds < luma", "where(item % kinds <= luma", _case("standard_steps")),
+    Bug("pieces", "[:, None] > 1, g", "[:, None] > 0, g", _case("standard_steps_backward", soft=True)),
+    Bug("pieces", "n % sets * of_image + index", "index", _case("round_trip_by_steps", soft=False)),
+    Bug(
+        "pieces",
+        "tl.minimum(tl.maximum(q, 1.0), 255.0)",
+        "tl.maximum(q, 1.0)",
+        _case("round_trip_by_steps", soft=False),
+    ),
+    Bug("pieces", "columns[:, None])) * scale", "columns[:, None]))", _case("blocks_image_backward")),
+    Bug("pieces", "orthonormal_inverse(coefficients), inside", "coefficients, inside", _case("blocks_image")),
+    Bug("pieces", "    if gradients:", "    if False:", _case("image_blocks_backward")),
 ]
 
 

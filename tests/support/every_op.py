@@ -11,7 +11,7 @@ from fdjpeg import _slopes, surrogates
 
 
 def results_of(
-    ops: Any, images: int, channels: int, factors: tuple[int, int], device: str = "cpu"
+    ops: Any, images: int, channels: int, factors: tuple[int, int], device: str = "cpu", parts: bool = True
 ) -> dict[str, tuple[Tensor, ...]]:
     """Calls each op on noise of shape (images, channels, 21, 37).
 
@@ -21,6 +21,7 @@ def results_of(
         channels: 1 or 3.
         factors: the sampling factors of luma.
         device: where the tensors are.
+        parts: whether to call the ops of the codec's parts too, if ``ops`` has them; the compiled libraries do not.
 
     Returns:
         By the op's name its results, each of them with the images along the first dimension.
@@ -56,6 +57,31 @@ def results_of(
         "real_round_trip_backward": tuple(ops.real_round_trip_backward(grad, mask, image, *real, True)),
         "block_dct": (blocks,),
         "block_idct": (ops.block_idct(blocks),),
+    } | (_of_parts(ops, image, grad, planes, slopes, factors) if parts and hasattr(ops, "image_blocks") else {})
+
+
+def _of_parts(
+    ops: Any, image: Tensor, grad: Tensor, planes: Tensor, slopes: Tensor | None, factors: tuple[int, int]
+) -> dict[str, tuple[Tensor, ...]]:
+    """Calls the ops of `fdjpeg.ops.pieces`, which CUDA's library leaves to Triton."""
+    blocks = ops.image_blocks(image, *factors)
+    out, mask = ops.blocks_image(blocks, image, *factors, True)
+    qualities, of_steps = (torch.rand(len(image), 7, *shape, device=image.device) for shape in ((), (8, 8)))
+    qualities = 100 * qualities
+    steps = torch.full_like(blocks, 9.0)
+    by_steps = [ops.round_trip_by_steps(image, steps, given, *factors, True) for given in (None, slopes)]
+    return {
+        "standard_steps": tuple(ops.standard_steps(qualities, 3, not soft, soft) for soft in (False, True)),
+        "standard_steps_backward": (ops.standard_steps_backward(of_steps, qualities, 3, True, False),),
+        "round_trip_by_steps": tuple(one for results in by_steps for one in results),
+        "image_blocks": (blocks,),
+        "image_blocks_backward": tuple(
+            ops.image_blocks_backward(steps, image, kept, *factors) for kept in (None, planes)
+        ),
+        "blocks_image": (out, mask),
+        "blocks_image_backward": tuple(
+            ops.blocks_image_backward(grad, kept, image, *factors, True) for kept in (mask, planes)
+        ),
     }
 
 

@@ -9,12 +9,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 
 class NoReading(TorchDispatchMode):
-    """Fails where the value of a tensor, or a shape that depends on it, is read."""
+    """Fails where the value of a tensor, or a shape that depends on it, is read; counts the operators that it saw."""
 
     READS = (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default, torch.ops.aten.equal.default)
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = 0
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         assert func not in self.READS, f"{func} reads a tensor"
+        self.seen += 1
         return func(*args, **(kwargs or {}))
 
 
