@@ -193,7 +193,7 @@ def certified_of(run: dict[str, Any]) -> int:
     return sum(status in ("constant", "enumerated") for status in run["statuses"])
 
 
-@pytest.mark.parametrize(("name", "cells"), [("resnet18-cifar10", 7), ("photographs", 6)])
+@pytest.mark.parametrize(("name", "cells"), [("resnet18-cifar10", 7), ("other-images", 1), ("photographs", 6)])
 def test_figures_of_the_bracket_are_those_of_the_kept_results(name: str, cells: int) -> None:
     page = BRACKET_PAGE.read_text(encoding="utf-8")
     runs = runs_of(name)
