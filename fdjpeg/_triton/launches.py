@@ -383,7 +383,8 @@ def emit_gradients(
 ) -> None:
     """Writes the image's gradient from those of its components; 0 for NaN samples, if there are ``planes``."""
     runs = len(image) * runs_of(geometry)
-    emit_gradient[(triton.cdiv(runs, SIZE),)](
+    size = half_of_doubles(gradients.dtype)
+    emit_gradient[(triton.cdiv(runs, size),)](
         components_of(gradients, geometry),
         samples_of(image),
         samples_of(out),
@@ -394,7 +395,7 @@ def emit_gradients(
         vertical=geometry.vertical,
         grey=geometry.channels == 1,
         whole=is_whole(geometry),
-        size=SIZE,
+        size=size,
         **WIDE_OPTIONS,
     )
 
