@@ -76,6 +76,13 @@ def test_the_table_of_watermarks_is_that_of_the_kept_results() -> None:
     assert table_under("### A watermark") == expected
 
 
+def test_the_table_of_speed_is_that_of_the_kept_results() -> None:
+    rows: dict[str, list[str]] = {}
+    for one in kept("speed")["rates"]:
+        rows.setdefault(one["way"], []).append(f"{one['images_per_second']:,.0f} ({one['of_pillow']:.1f} ×)")
+    assert table_under("## What it costs") == [[way, *cells] for way, cells in rows.items()]
+
+
 def test_the_table_of_the_sandwich_is_that_of_the_kept_results() -> None:
     results = kept("sandwich")
     plain = {str(row["quality"]): row for row in results["plain"]}
