@@ -118,7 +118,7 @@ def merge_tables(tables: Tensor | None, dim: int | None, size: int, images: int)
     if tables is None or (dim is None and tables.size(0) == 1):
         return tables
     mapped = tables.unsqueeze(0) if dim is None else tables.movedim(dim, 0)
-    return mapped.expand(size, images, 3, BLOCK, BLOCK).flatten(0, 1)
+    return mapped.expand(size, images, *mapped.shape[2:]).flatten(0, 1)
 
 
 def split(result: Tensor, size: int) -> Tensor:
@@ -129,6 +129,18 @@ def split(result: Tensor, size: int) -> Tensor:
 def images_in(image: Tensor, dim: int | None) -> int:
     """Returns the batch size N of an image that may be mapped along ``dim``."""
     return image.size(0) if dim is None else image.movedim(dim, 0).size(1)
+
+
+def images_vmap(op: Callable[..., Any], info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> Any:
+    """Maps an op all of whose tensors have the images along their first dimension."""
+    size = info.batch_size
+    merged = [
+        merge(one, dim, size) if isinstance(one, Tensor) else one for one, dim in zip(arguments, in_dims, strict=True)
+    ]
+    results = op(*merged)
+    if isinstance(results, Tensor):
+        return split(results, size), 0
+    return tuple(split(result, size) for result in results), (0,) * len(results)
 
 
 def forward_vmap(

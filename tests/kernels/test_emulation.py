@@ -372,16 +372,17 @@ class _Run(NamedTuple):
 @pytest.mark.parametrize("ops", PLANTED)
 def test_some_planted_bugs_are_found(ops: str, tmp_path: Path) -> None:
     bugs = planted_bugs.found_by(ops)
-    _find_planted_bugs(ops, [bugs[0], bugs[-1]], tmp_path)
+    assert _unnoticed(ops, [bugs[0], bugs[-1]], tmp_path) == []
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("ops", PLANTED)
 def test_all_planted_bugs_are_found(ops: str, tmp_path: Path) -> None:
-    _find_planted_bugs(ops, planted_bugs.found_by(ops), tmp_path)
+    assert _unnoticed(ops, planted_bugs.found_by(ops), tmp_path) == []
 
 
-def _find_planted_bugs(ops: str, mutants: Sequence[Mutant], tmp_path: Path) -> None:
+def _unnoticed(ops: str, mutants: Sequence[Mutant], tmp_path: Path) -> list[str]:
+    """Returns the bugs that no case notices, of those which must each fit the kernels in one place."""
     runner = emulation.Runner(tmp_path, "-O0", "-w")
     runs = {}
     for subsampling in sorted({mutant.subsampling for mutant in mutants}):
@@ -395,5 +396,4 @@ def _find_planted_bugs(ops: str, mutants: Sequence[Mutant], tmp_path: Path) -> N
         assert (name, status) == ("none", 0), said
     unfit = [f"{name}: {said}" for name, status, said in results[len(runs) :] if status is None]
     assert not unfit, "\n".join(unfit)
-    survivors = [name for name, status, _ in results[len(runs) :] if status == 0]
-    assert not survivors, f"bugs that no case noticed: {survivors}"
+    return [name for name, status, _ in results[len(runs) :] if status == 0]

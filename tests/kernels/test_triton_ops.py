@@ -107,7 +107,7 @@ class Case(NamedTuple):
         return image, *self.factors  # image_blocks
 
 
-#: The ops of `fdjpeg.ops.pieces`.
+#: The ops of `fdjpeg.ops.pieces`, `packed_steps` and `by_steps`.
 _OF_PARTS = (
     "standard_steps",
     "standard_steps_backward",

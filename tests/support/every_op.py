@@ -63,7 +63,7 @@ def results_of(
 def _of_parts(
     ops: Any, image: Tensor, grad: Tensor, planes: Tensor, slopes: Tensor | None, factors: tuple[int, int]
 ) -> dict[str, tuple[Tensor, ...]]:
-    """Calls the ops of `fdjpeg.ops.pieces`, which CUDA's library leaves to Triton."""
+    """Calls the ops of the codec's parts, which CUDA's library leaves to Triton."""
     blocks = ops.image_blocks(image, *factors)
     out, mask = ops.blocks_image(blocks, image, *factors, True)
     qualities, of_steps = (torch.rand(len(image), 7, *shape, device=image.device) for shape in ((), (8, 8)))

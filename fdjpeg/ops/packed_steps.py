@@ -1,0 +1,205 @@
+"""The ops of packed steps: those of maps of qualities, of one quality and of tables, a set of 64 for each block.
+
+`fdjpeg.reference.pieces` says how they are packed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fdjpeg import reference
+from fdjpeg._geometry import BLOCK, Geometry, Sampling, geometry_of
+from fdjpeg._tangents import TwoWayFunction, apply_function, save_for_both, tangent_or_zeros
+from fdjpeg.ops.registration import images_vmap, register, wants_autograd
+
+
+def blocks_of(geometry: Geometry) -> int:
+    """Returns the number of an image's blocks."""
+    return geometry.flag_offset // (BLOCK * BLOCK)
+
+
+def _steps_fake(qualities: Tensor, luma: int, whole: bool, soft: bool) -> Tensor:
+    dtype = torch.float64 if qualities.dtype == torch.float64 else torch.float32
+    return qualities.new_empty((*qualities.shape, BLOCK, BLOCK), dtype=dtype)
+
+
+def _steps_backward_fake(grad: Tensor, qualities: Tensor, luma: int, whole: bool, soft: bool) -> Tensor:
+    return qualities.new_empty(qualities.shape)
+
+
+# The standard tables at qualities (N, B): (N, B, 8, 8), the first `luma` of the B of luma; and their gradient.
+register(
+    "standard_steps",
+    "(Tensor qualities, SymInt luma, bool whole, bool soft) -> Tensor",
+    fake=_steps_fake,
+    vmap=images_vmap,
+)
+register(
+    "standard_steps_backward",
+    "(Tensor grad, Tensor qualities, SymInt luma, bool whole, bool soft) -> Tensor",
+    fake=_steps_backward_fake,
+    vmap=images_vmap,
+)
+
+
+def standard_steps(qualities: Tensor, luma: int, whole: bool, soft: bool) -> Tensor:
+    """Computes the standard tables at qualities ``(N, B)``, differentiable any number of times by floating ones."""
+    if not qualities.is_floating_point() or not wants_autograd(qualities):
+        made: Tensor = torch.ops.fdjpeg.standard_steps(qualities, luma, whole, soft)
+        return made
+    steps: Tensor = apply_function(_StandardSteps, qualities, luma, whole, soft)
+    return steps
+
+
+class _StandardSteps(TwoWayFunction):
+    @staticmethod
+    def forward(qualities: Tensor, luma: int, whole: bool, soft: bool) -> Tensor:
+        steps: Tensor = torch.ops.fdjpeg.standard_steps(qualities, luma, whole, soft)
+        return steps
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        qualities, *ctx.rest = inputs
+        save_for_both(ctx, qualities)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (qualities,) = ctx.saved_tensors
+        return apply_function(_StandardStepsBackward, grads[0], qualities, *ctx.rest), None, None, None
+
+
+class _StandardStepsInBothModes(_StandardSteps):
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Tensor:
+        (qualities,) = ctx.saved_tensors
+        return tangents[0][..., None, None] * reference.standard_slopes(qualities, *ctx.rest)
+
+
+_StandardSteps.in_both_modes = _StandardStepsInBothModes
+
+
+class _StandardStepsBackward(TwoWayFunction):
+    @staticmethod
+    def forward(grad: Tensor, qualities: Tensor, luma: int, whole: bool, soft: bool) -> Tensor:
+        of_qualities: Tensor = torch.ops.fdjpeg.standard_steps_backward(grad, qualities, luma, whole, soft)
+        return of_qualities
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        grad, qualities, *ctx.rest = inputs
+        save_for_both(ctx, grad, qualities)
+
+    @staticmethod
+    def backward(ctx: Any, *tangents: Tensor) -> tuple[Tensor | None, ...]:
+        grad, qualities = ctx.saved_tensors
+        v = tangents[0]
+        of_grad = v[..., None, None] * reference.standard_slopes(qualities, *ctx.rest)
+        curved = (grad * reference.standard_curvatures(qualities, *ctx.rest)).sum((-1, -2))
+        return of_grad.to(grad.dtype), (v * curved).to(qualities.dtype), None, None, None
+
+
+class _StandardStepsBackwardInBothModes(_StandardStepsBackward):
+    @staticmethod
+    def jvp(ctx: Any, of_grad: Tensor | None, of_qualities: Tensor | None, *_: Any) -> Tensor:
+        grad, qualities = ctx.saved_tensors
+        linear = (tangent_or_zeros(of_grad, grad) * reference.standard_slopes(qualities, *ctx.rest)).sum((-1, -2))
+        curved = (grad * reference.standard_curvatures(qualities, *ctx.rest)).sum((-1, -2))
+        return (linear + tangent_or_zeros(of_qualities, qualities) * curved).to(qualities.dtype)
+
+
+_StandardStepsBackward.in_both_modes = _StandardStepsBackwardInBothModes
+
+
+def steps_of_map(qualities: Tensor, image: Tensor, sampling: Sampling, soft: bool) -> Tensor:
+    """Returns the packed steps of a map of qualities ``(N, rows, columns)``, differentiable as `standard_steps`."""
+    geometry = geometry_of(image, sampling.horizontal, sampling.vertical)
+    luma = geometry.luma.rows * geometry.luma.columns
+    steps: Tensor = standard_steps(apply_function(_OfBlocks, qualities, geometry), luma, not soft, soft)
+    return steps
+
+
+def steps_of_number(number: float, image: Tensor, sampling: Sampling, soft: bool) -> Tensor:
+    """Returns the packed steps ``(1, blocks, 8, 8)`` of one quality, in the dtype of computations."""
+    geometry = geometry_of(image, sampling.horizontal, sampling.vertical)
+    luma = geometry.luma.rows * geometry.luma.columns
+    # In double, by which libjpeg's percentage is computed.
+    qualities = torch.full((1, blocks_of(geometry)), number, dtype=torch.float64, device=image.device)
+    steps: Tensor = torch.ops.fdjpeg.standard_steps(qualities, luma, False, soft)
+    return steps.to(reference.real_dtype(image))
+
+
+class _OfBlocks(TwoWayFunction):
+    """The qualities of blocks, packed, from those of luma's: chroma's are those of its top-left block of luma."""
+
+    @staticmethod
+    def forward(qualities: Tensor, geometry: Geometry) -> Tensor:
+        luma = qualities.flatten(1)
+        if geometry.channels == 1:
+            return luma.clone()
+        chroma = qualities[:, :: geometry.vertical, :: geometry.horizontal].flatten(1)
+        return torch.cat([luma, chroma, chroma], 1)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _, ctx.geometry = inputs
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        return apply_function(_OfMap, grads[0], ctx.geometry), None
+
+
+class _OfBlocksInBothModes(_OfBlocks):
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Tensor:
+        of_blocks: Tensor = apply_function(_OfBlocks, tangents[0], ctx.geometry)
+        return of_blocks
+
+
+_OfBlocks.in_both_modes = _OfBlocksInBothModes
+
+
+class _OfMap(TwoWayFunction):
+    """The transposed map of `_OfBlocks`."""
+
+    @staticmethod
+    def forward(of_blocks: Tensor, geometry: Geometry) -> Tensor:
+        size = (geometry.luma.rows, geometry.luma.columns)
+        luma, cb, cr = of_blocks.tensor_split([size[0] * size[1], (of_blocks.size(1) + size[0] * size[1]) // 2], 1)
+        of_map = luma.unflatten(1, size).clone()
+        if geometry.channels == 3:
+            size = (geometry.chroma.rows, geometry.chroma.columns)
+            covered = of_map[:, :: geometry.vertical, :: geometry.horizontal]
+            covered += (cb + cr).unflatten(1, size)
+        return of_map
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _, ctx.geometry = inputs
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        return apply_function(_OfBlocks, grads[0], ctx.geometry), None
+
+
+class _OfMapInBothModes(_OfMap):
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Tensor:
+        of_map: Tensor = apply_function(_OfMap, tangents[0], ctx.geometry)
+        return of_map
+
+
+_OfMap.in_both_modes = _OfMapInBothModes
+
+
+def steps_of_tables(tables: Tensor, image: Tensor, sampling: Sampling) -> Tensor:
+    """Returns the packed steps of tables ``(1 or N, 3, 8, 8)``."""
+    geometry = geometry_of(image, sampling.horizontal, sampling.vertical)
+    planes = (geometry.luma, geometry.chroma, geometry.chroma)[: geometry.channels]
+    parts = [
+        table[:, None].expand(-1, plane.rows * plane.columns, -1, -1)
+        for table, plane in zip(tables.unbind(1), planes, strict=False)
+    ]
+    return torch.cat(parts, 1)
