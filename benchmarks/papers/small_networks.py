@@ -117,7 +117,7 @@ def papernot() -> nn.Module:
 
 
 #: The schedule of defensive distillation, and of the network that it starts from.
-PAPERNOT = Schedule(epochs=3, batch_size=128, learning_rate=1e-3, augment="none")
+PAPERNOT = Schedule(epochs=8, batch_size=128, learning_rate=1e-3, augment="none")
 
 #: Networks that are trained alike, and learn to lie to each other.
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
