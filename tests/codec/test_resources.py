@@ -22,7 +22,7 @@ def _run(*arguments: str) -> str:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is counted in /proc")
-def test_resident_memory_stays_flat() -> None:
+def test_memory_stays_flat() -> None:
     lines = _run("flat", "300").splitlines()
     assert [line.split(":")[0] for line in lines] == [f"300 calls of each op, {n} channels" for n in (3, 1)]
     assert all(float(line.split()[-3]) <= 4 for line in lines), lines
