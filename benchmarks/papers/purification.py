@@ -24,14 +24,14 @@ from fdjpeg.defenses.training.images import Images
 from fdjpeg.defenses.training.run import Run
 from fdjpeg.sources import Network
 
-SHORT = Schedule(epochs=2, batch_size=128, learning_rate=1e-3, augment="none")
+SHORT = Schedule(batch_size=128, learning_rate=1e-3, augment="none")
 SETTINGS = purifier.Config(
     widths=(16, 32, 32),
     attack_steps=3,
     classification=0.01,
-    normal=replace(SHORT, epochs=6, learning_rate=3e-3),
-    adversarial=SHORT,
-    student=SHORT,
+    normal=replace(SHORT, epochs=12, learning_rate=3e-3),
+    adversarial=replace(SHORT, epochs=3),
+    student=replace(SHORT, epochs=5),
 )
 
 #: The ablation: the weights of the normal and the adversarial teacher's lesson.
@@ -41,7 +41,7 @@ EPS = 8 / 255
 ATTACKS = ("fgsm", "bim-10", "pgd-20")
 
 #: Images of the trainings that attack their network in each step.
-ATTACKED = 10_000
+ATTACKED = 20_000
 
 
 def students(network: Network, images: Images, work: Path, seed: int) -> dict[str, Purifier]:
