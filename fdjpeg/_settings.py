@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import types
 import typing
@@ -59,7 +60,7 @@ def build(cls: type[Config], values: Any, where: str = "") -> Config:
         MissingPackage: pydantic is not installed.
     """
     pydantic = required("pydantic", "pydantic", "train")
-    checked = pydantic.TypeAdapter(cls)
+    checked = _adapter(cls)
     plain = json.loads(json.dumps(values, default=str))  # a copy, whose texts may become numbers
     for _ in range(2):
         try:
@@ -72,6 +73,12 @@ def build(cls: type[Config], values: Any, where: str = "") -> Config:
         else:
             return built
     raise AssertionError("the second time no text is left that could be a number")
+
+
+@functools.cache
+def _adapter(cls: type[Config]) -> Any:
+    """Returns what checks values against a dataclass; making it takes longer than a check."""
+    return required("pydantic", "pydantic", "train").TypeAdapter(cls)
 
 
 def _made_number(values: Any, error: Mapping[str, Any]) -> bool:
