@@ -1,7 +1,8 @@
 """The large conformance fuzz: tens of thousands of images through a backend, none of whose samples may differ.
 
-    python tests/fuzz.py                      # the compiled CPU kernels, at least 300 images a cell
-    python tests/fuzz.py --backend reference --images 300 --seed 7
+    python tests/fuzz.py                                    # the compiled CPU kernels, 500 images a cell
+    python tests/fuzz.py --images 10000 --out fuzz.jsonl    # 10⁶ images; a stopped run resumes
+    python tests/fuzz.py --backend reference --seed 7
 
 For each cell (subsampling, RGB or grey, dtype, upsampling) it draws images of all contents and sizes, more than half of
 them over 32×32, with qualities or tables, and compares three things with the oracles: the samples of `round_trip`, the
@@ -13,9 +14,12 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,8 +30,12 @@ from support import cases, oracles
 from support.backends import BACKENDS, Backend
 from support.settings import FACTORS
 
-#: Images of one size go through the ops together.
-BATCH = 5
+#: Images of one cell that are drawn from one seed and recorded together.
+PIECE = 500
+
+#: Images of one size go through the ops together; two of each piece are large.
+BATCH = 25
+LARGE = 2
 
 
 @dataclass(frozen=True)
@@ -64,27 +72,45 @@ class Tally:
     def failed(self) -> bool:
         return self.round_trip + self.encode + self.decode > 0
 
+    def __iadd__(self, other: Tally) -> Tally:
+        for part in fields(self):
+            setattr(self, part.name, getattr(self, part.name) + getattr(other, part.name))
+        return self
+
 
 CELLS = [Cell(*cell) for cell in itertools.product(FACTORS, (3, 1), cases.DTYPES, ("fancy", "nearest"))]
 
 
-def sizes(rng: np.random.Generator, images: int) -> list[tuple[int, int]]:
-    """A size for each batch: one large, and of the others two thirds over 32×32."""
-    drawn = [(int(rng.integers(200, 700)), int(rng.integers(200, 700)))]
-    for i in range(1, -(-images // BATCH)):
+def batches(rng: np.random.Generator) -> list[tuple[tuple[int, int], int]]:
+    """Returns the size and the number of images of each batch of a piece: two thirds over 32×32, after a large one."""
+    drawn = [((int(rng.integers(200, 700)), int(rng.integers(200, 700))), LARGE)]
+    left = PIECE - LARGE
+    while left:
+        i, images = len(drawn), min(BATCH, left)
         if i % 3 != 0:
-            size = (int(rng.integers(33, 101)), int(rng.integers(33, 101)))
+            size = (int(rng.integers(33, 65)), int(rng.integers(33, 65)))
         elif i % 2 == 0:
             size = cases.SIZES[rng.integers(len(cases.SIZES))]
         else:
-            size = (int(rng.integers(1, 101)), int(rng.integers(1, 101)))
-        drawn.append(size)
+            size = (int(rng.integers(1, 65)), int(rng.integers(1, 65)))
+        drawn.append((size, images))
+        left -= images
     return drawn
 
 
-def try_batch(backend: Backend, cell: Cell, size: tuple[int, int], rng: np.random.Generator, tally: Tally) -> None:
-    """One batch of a cell, counted into its tally."""
-    batch = cases.draw(rng, cell.channels, *size, images=BATCH)
+def try_piece(backend: Backend, cell: Cell, seed: tuple[int, int, int]) -> Tally:
+    """Tries a piece of a cell."""
+    rng, tally = np.random.default_rng(seed), Tally()
+    for size, images in batches(rng):
+        try_batch(backend, cell, size, images, rng, tally)
+    return tally
+
+
+def try_batch(
+    backend: Backend, cell: Cell, size: tuple[int, int], images: int, rng: np.random.Generator, tally: Tally
+) -> None:
+    """Tries one batch of a cell, and counts it into its tally."""
+    batch = cases.draw(rng, cell.channels, *size, images=images)
     image = cases.samples(rng, batch.pixels, cell.dtype)
     files = [
         oracles.encode(pixels, batch.strength(i), cell.subsampling) for i, pixels in enumerate(oracles.to_bytes(image))
@@ -95,7 +121,7 @@ def try_batch(backend: Backend, cell: Cell, size: tuple[int, int], rng: np.rando
         torch.from_numpy(np.stack(component)) for component in zip(*(h.components for h in held), strict=True)
     ]
     if cell.channels == 1:
-        components += [torch.empty(BATCH, 0, 0, 8, 8, dtype=torch.int16)] * 2
+        components += [torch.empty(images, 0, 0, 8, 8, dtype=torch.int16)] * 2
     tables = torch.from_numpy(np.stack([h.tables for h in held])).float()
 
     factors, fancy = FACTORS[cell.subsampling], cell.upsampling == "fancy"
@@ -111,8 +137,8 @@ def try_batch(backend: Backend, cell: Cell, size: tuple[int, int], rng: np.rando
         "encode": sum((a.cpu() != b).flatten(1).sum(1) for a, b in zip(encoded, components, strict=True)),
         "decode": (decoded.cpu() != expected).flatten(1).sum(1),
     }
-    tally.images += BATCH
-    tally.over_32 += BATCH * (min(size) > 32)
+    tally.images += images
+    tally.over_32 += images * (min(size) > 32)
     tally.samples += expected.numel()
     for op, differing in wrong.items():
         setattr(tally, op, getattr(tally, op) + int(differing.sum()))
@@ -131,27 +157,54 @@ def table_of(tallies: dict[Cell, Tally]) -> Table:
     return table
 
 
+class Records:
+    """Finished pieces in a file, by backend, seed, cell and number."""
+
+    def __init__(self, file: Path | None) -> None:
+        self.file = file
+        lines = file.read_text(encoding="utf-8").split("\n")[:-1] if file is not None and file.exists() else []
+        self.found: dict[tuple[Any, ...], Tally] = {}
+        for record in map(json.loads, lines):  # a torn last line is left out
+            self.found[tuple(record["piece"])] = Tally(**record["tally"])
+
+    @property
+    def seed(self) -> int | None:
+        """Returns the seed of the last piece."""
+        return next(reversed(self.found))[1] if self.found else None
+
+    def add(self, piece: tuple[Any, ...], tally: Tally) -> None:
+        self.found[piece] = tally
+        if self.file is not None:
+            with self.file.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"piece": piece, "tally": asdict(tally)}) + "\n")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backend", choices=list(BACKENDS), default="cpu")
-    parser.add_argument("--images", type=int, default=300, help="at least so many for each cell (default 300)")
-    parser.add_argument("--seed", type=int, default=None, help="default: a new one, printed")
+    parser.add_argument("--images", type=int, default=PIECE, help=f"for each cell, a multiple of {PIECE}")
+    parser.add_argument("--seed", type=int, default=None, help="default: that of the file, or a new one; printed")
+    parser.add_argument("--out", type=Path, default=None, help="file of finished pieces, which are not tried again")
     arguments = parser.parse_args()
 
     backend = BACKENDS[arguments.backend]
     if backend.missing is not None:
         print(f"backend {backend.name} is {backend.missing}", file=sys.stderr)
         return 2
-    seed = arguments.seed if arguments.seed is not None else int(np.random.SeedSequence().generate_state(1)[0])
+    records = Records(arguments.out)
+    seed = arguments.seed if arguments.seed is not None else records.seed
+    seed = seed if seed is not None else int(np.random.SeedSequence().generate_state(1)[0])
     console = Console(width=130)
     console.print(f"backend {backend.name}, seed {seed}, contents {', '.join(cases.CONTENTS)}", highlight=False)
 
     start = time.perf_counter()
     tallies = {cell: Tally() for cell in CELLS}
-    for index, cell in enumerate(track(CELLS, console=console, description="cells")):
-        rng = np.random.default_rng([seed, index])
-        for size in sizes(rng, arguments.images):
-            try_batch(backend, cell, size, rng, tallies[cell])
+    pieces = list(itertools.product(range(-(-arguments.images // PIECE)), enumerate(CELLS)))
+    for number, (index, cell) in track(pieces, console=console, description="pieces of cells"):
+        piece = (backend.name, seed, str(cell), number)
+        if piece not in records.found:
+            records.add(piece, try_piece(backend, cell, (seed, index, number)))
+        tallies[cell] += records.found[piece]
 
     console.print(table_of(tallies))
     for cell, tally in tallies.items():

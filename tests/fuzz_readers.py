@@ -1,9 +1,9 @@
 """The long fuzzing of all readers of strangers' files, and of the ops' C++ entry, by atheris (libFuzzer).
 
     pip install atheris
-    python tests/fuzz_readers.py tables                      # a reader of `support.fuzz_readers.READERS`, 10⁶ executions
+    python tests/fuzz_readers.py tables      # one of `support.fuzz_readers.READERS`, a million executions
     python tests/fuzz_readers.py ops --executions 50000 --folder fuzz-readers
-    python tests/fuzz_readers.py --report                    # executions and faults of each reader
+    python tests/fuzz_readers.py --report    # executions and faults of each reader
 
 A stopped run resumes: the folder keeps the inputs that reached something new, and the number of executions. An error
 that is no refusal is kept with its input and its traceback, each place once, and the run continues. A crash of the

@@ -11,6 +11,7 @@ Cr, row-major by [vertical, horizontal] frequency.
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import io
 import os
@@ -24,6 +25,7 @@ import jpeglib
 import numpy as np
 import simplejpeg
 import torch
+from jpeglib._bind import CJpegLib
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -33,6 +35,9 @@ Bytes = NDArray[np.uint8]
 Steps = NDArray[np.int64]
 
 jpeglib.version.set("turbo210")
+
+#: A folder in memory, where the system has one; the usual one for temporary files elsewhere.
+_MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 
 class Coefficients(NamedTuple):
@@ -127,14 +132,29 @@ def decode(file: bytes, upsampling: str = "fancy") -> Bytes:
 
 
 def coefficients(file: bytes) -> Coefficients:
-    """Reads the quantized coefficients of a file."""
+    """Reads the quantized coefficients of a file, by the C function that jpeglib wraps in much Python."""
+    components = [np.empty((*blocks, 8, 8), np.int16) for blocks in _blocks(file)]
+    tables, numbers = np.empty((4, 8, 8), np.uint16), np.empty(4, np.int16)
+    targets = [*components, *[None] * (4 - len(components)), tables, numbers]
     with _scratch_file() as path:
         path.write_bytes(file)
-        content = jpeglib.read_dct(str(path))
-        y, cb, cr = content.Y, content.Cb, content.Cr
-        numbers = content.quant_tbl_no if cb is not None else [content.quant_tbl_no[0]] * 3
-        tables = np.stack([content.qt[number] for number in numbers])
-    return Coefficients(y, cb, cr, tables.astype(np.int64))
+        pointers = [None if target is None else ctypes.c_void_p(target.ctypes.data) for target in targets]
+        if CJpegLib.get().read_jpeg_dct(str(path).encode(), *pointers) == 0:
+            raise OSError("libjpeg cannot read the file")
+    of_components = numbers[: len(components)] if len(components) == 3 else [numbers[0]] * 3
+    y, cb, cr = components if len(components) == 3 else (components[0], None, None)
+    return Coefficients(y, cb, cr, tables[of_components].astype(np.int64))
+
+
+def _blocks(file: bytes) -> list[tuple[int, int]]:
+    """Returns the rows and columns of blocks of each component, from the frame header (T.81, B.2.2)."""
+    at = 2
+    while not 0xC0 <= file[at + 1] <= 0xC2:
+        at += 2 + int.from_bytes(file[at + 2 : at + 4])
+    height, width, count = int.from_bytes(file[at + 5 : at + 7]), int.from_bytes(file[at + 7 : at + 9]), file[at + 9]
+    factors = [divmod(file[at + 11 + 3 * i], 16) for i in range(count)]
+    widest, tallest = max(h for h, _ in factors), max(v for _, v in factors)
+    return [(-(-height * v // (8 * tallest)), -(-width * h // (8 * widest))) for h, v in factors]
 
 
 def with_coefficients(file: bytes, components: list[NDArray[np.int16]]) -> bytes:
@@ -157,7 +177,7 @@ def round_trip(pixels: Bytes, tables: Steps | int, subsampling: str, upsampling:
 @contextmanager
 def _scratch_file() -> Iterator[Path]:
     """Yields the name of a file for one use: jpeglib reads and writes named files only."""
-    handle, name = tempfile.mkstemp(suffix=".jpg")
+    handle, name = tempfile.mkstemp(suffix=".jpg", dir=_MEMORY)
     os.close(handle)
     try:
         yield Path(name)
