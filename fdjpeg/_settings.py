@@ -60,7 +60,7 @@ def build(cls: type[Config], values: Any, where: str = "") -> Config:
         MissingPackage: pydantic is not installed.
     """
     pydantic = required("pydantic", "pydantic", "train")
-    checked = _adapter(cls)
+    checked = _adapter(cls)  # type: ignore[arg-type]  # mypy takes a class for not hashable
     plain = json.loads(json.dumps(values, default=str))  # a copy, whose texts may become numbers
     for _ in range(2):
         try:
