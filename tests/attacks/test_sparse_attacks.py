@@ -11,7 +11,16 @@ import torch
 from support.classifiers import SEED, Linear
 from torch import Tensor, nn
 
-from fdjpeg.attacks import JSMA, CarliniWagnerL0, CarliniWagnerLinf, distances, from_name, margin, project
+from fdjpeg.attacks import (
+    JSMA,
+    CarliniWagner,
+    CarliniWagnerL0,
+    CarliniWagnerLinf,
+    distances,
+    from_name,
+    margin,
+    project,
+)
 
 
 class Dense(nn.Module):
@@ -184,15 +193,23 @@ def test_settings_out_of_range(make: Any, message: str) -> None:
         make()
 
 
-def test_jsma_equals_arts() -> None:
+@pytest.fixture
+def art() -> Any:
+    """ART's estimators; its attacks are ``art.attacks``."""
+    estimators = pytest.importorskip("art.estimators.classification", reason="needs adversarial-robustness-toolbox")
+    pytest.importorskip("art.attacks.evasion")
+    return estimators
+
+
+def test_jsma_equals_arts(art: Any) -> None:
     """ART moves one pair a round by the same map; it keeps pairs that lower α or raise β, so successes are compared."""
-    art = pytest.importorskip("art.estimators.classification", reason="needs adversarial-robustness-toolbox")
-    attacks = pytest.importorskip("art.attacks.evasion")
+    from art.attacks.evasion import SaliencyMapMethod
+
     model = nn.Sequential(Dense().float(), nn.Softmax(dim=1)).eval()
     images, y = IMAGES.float(), classes(Dense().float().eval(), IMAGES.float())
     target = (y + 1) % 3
     wrapped = art.PyTorchClassifier(model, nn.CrossEntropyLoss(), (1, 4, 4), 3, clip_values=(0.0, 1.0))
-    theirs = attacks.SaliencyMapMethod(wrapped, theta=1.0, gamma=0.75, batch_size=1, verbose=False)
+    theirs = SaliencyMapMethod(wrapped, theta=1.0, gamma=0.75, batch_size=1, verbose=False)
     made = torch.from_numpy(theirs.generate(images.numpy(), np.eye(3, dtype=np.float32)[target.numpy()]))
     found = JSMA(target="given").run(Dense().float().eval(), images, target, eps=12)
     assert found.distance is not None
@@ -200,3 +217,30 @@ def test_jsma_equals_arts() -> None:
     assert bool(both.any())
     assert torch.equal(classes(Dense().float().eval(), made) == target, found.distance.isfinite())
     torch.testing.assert_close(distances(made, images, "l0")[both], found.distance[both])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "settings", "ours"),
+    [
+        ("CarliniL2Method", {"binary_search_steps": 8, "learning_rate": 0.05, "initial_const": 0.1},
+         CarliniWagner(steps=200, searches=8, step=0.05)),
+        ("CarliniLInfMethod", {"learning_rate": 0.02, "initial_const": 1e-3}, CarliniWagnerLinf(step=0.02)),
+        ("CarliniL0Method", {"binary_search_steps": 5, "learning_rate": 0.05, "initial_const": 0.1},
+         CarliniWagnerL0(steps=100, rounds=40, step=0.1)),
+    ],
+)  # fmt: skip
+def test_carlini_and_wagners_attacks_are_as_strong_as_arts(art: Any, name: str, settings: Any, ours: Any) -> None:
+    from art.attacks import evasion
+
+    model = Dense().float().eval()
+    images = 0.2 + 0.6 * torch.rand(8, 1, 4, 4, generator=torch.Generator().manual_seed(SEED))
+    y = classes(model, images)
+    wrapped = art.PyTorchClassifier(model, nn.CrossEntropyLoss(), (1, 4, 4), 3, clip_values=(0.0, 1.0))
+    theirs = getattr(evasion, name)(wrapped, max_iter=50, batch_size=8, verbose=False, **settings)
+    made = torch.from_numpy(theirs.generate(images.numpy(), np.eye(3, dtype=np.float32)[y.numpy()]))
+    found = ours.run(model, images, y, eps=16)
+    assert bool((found.margin > 0).all())
+    fooled = classes(model, made) != y
+    assert bool(fooled.any())
+    assert float(found.distance[fooled].mean()) <= 1.05 * float(distances(made, images, ours.norm)[fooled].mean())
