@@ -19,7 +19,7 @@ from experiment import Experiment, logits, number, options, percent, right, shar
 from torch import Tensor, nn
 
 from fdjpeg import QuantTables, sources
-from fdjpeg.attacks import PGD, CarliniWagner, CarliniWagnerL0, CarliniWagnerLinf, DeepFool, from_name
+from fdjpeg.attacks import PGD, CarliniWagner, CarliniWagnerL0, CarliniWagnerLinf, DeepFool, Flip, from_name
 from fdjpeg.defenses import BitDepth, Defended, FeatureDistillation, FeatureSqueezing, Median, parse_defense
 from fdjpeg.defenses.checkpoint import read_tensors, write_tensors
 from fdjpeg.defenses.feature_distillation import BandStatistics
@@ -36,6 +36,10 @@ TWO_PASSES = (
     "feature-distillation:paper,passes=2,entry=after",
     "feature-distillation:uniform(30),passes=2,entry=after",
 )
+
+
+#: The gradients through which an attacker who knows the defence climbs, besides the search of coefficients.
+AWARE = ("straight-through", "cubic")
 
 
 def attack(name: str) -> Callable[[nn.Module, Tensor, Tensor], Tensor]:
@@ -121,6 +125,19 @@ def adaptive(made: FeatureSqueezing, levels: int, x: Tensor, y: Tensor) -> dict[
     return detected(made, torch.cat([attack(made, *part, levels / 255) for part in parts]), y, x)
 
 
+def aware(network: nn.Module, defended: Defended, levels: int, x: Tensor, y: Tensor) -> dict[str, Any]:
+    """Attacks network and defence together: PGD through each gradient, and the quantized coefficients."""
+    placed, deployed, eps = defended.entered(x), defended.deployed(network), levels / 255
+    found = {"clean": share(right(deployed, placed, y))}
+    worst = right(deployed, placed, y)
+    for gradient in AWARE:
+        model = defended.attacked(network, gradient)
+        left = right(deployed, from_name("pgd-20").run(model, placed, y, eps, judge=deployed).x_adv, y)
+        found[f"PGD-20, {gradient}"], worst = share(left), worst & left
+    left = right(deployed, Flip(steps=20).run(defended.exposed(network), placed, y, eps, judge=deployed).x_adv, y)
+    return found | {"Flip-20": share(left), "worst": share(worst & left)}
+
+
 def mean(found: list[dict[str, Any] | None]) -> float | None:
     """Returns the mean share, or None where one is missing."""
     return None if None in found or not found else sum(one["percent"] for one in found if one) / len(found)
@@ -148,8 +165,15 @@ def report(run: Experiment) -> None:
         [name, *(percent(run.get(f"detector, {name}", kind)) for kind in ("detected", "through", "false alarms"))]
         for name in ("FGSM 8", "BIM 8", "DeepFool", "adaptive 2", "adaptive 8")
     ]
+    shown = (*(f"PGD-20, {gradient}" for gradient in AWARE), "Flip-20", "worst")
+    known = [
+        [f"{name}, {levels}/255", *(percent(run.get(f"aware {levels}, {name}", one)) for one in ("clean", *shown))]
+        for name in (*ONE_PASS[-2:], *TWO_PASSES)
+        for levels in (2, 8)
+    ]
     run.write(
         [
+            ("Right against an attacker who knows the defence", ["defence", "clean", *shown], known),
             (
                 "Feature squeezing's detector (5 bits, median 2 × 2)",
                 ["attack", "refused of those that fool", "fool and pass", "clean refused"],
@@ -246,6 +270,10 @@ def experiment(
                 f"attack {name} on {two}",
                 lambda name=name, count=count, d=defended: judged_after(network, name, d, *first(count), work),
             )
+    for name in (*ONE_PASS[-2:], *TWO_PASSES):
+        for levels in (2, 8):
+            known = parse_defense(name)
+            run.cell(f"aware {levels}, {name}", lambda d=known, levels=levels: aware(network, d, levels, *first(50)))
 
 
 def clean(network: nn.Module, defended: Defended, images: Tensor, labels: Tensor) -> dict[str, Any]:
