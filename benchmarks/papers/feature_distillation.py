@@ -161,6 +161,10 @@ def report(run: Experiment) -> None:
         for n in FINE
     ]
     bands = run.get("bands", "largest") or []
+    deviations = [
+        [f"row {down}", *(f"{value:.1f}" for value in row)]
+        for down, row in enumerate(run.get("deviations", "rows") or [])
+    ]
     alarms = [
         [name, *(percent(run.get(f"detector, {name}", kind)) for kind in ("detected", "through", "false alarms"))]
         for name in ("FGSM 8", "BIM 8", "DeepFool", "adaptive 2", "adaptive 8")
@@ -182,6 +186,7 @@ def report(run: Experiment) -> None:
             ("Right on attacked images, gray-box", ["defence", "clean", *ATTACKS, "mean, %"], rows),
             ("Against the step of a uniform table", ["step", "clean", "BIM 2/255", "BIM 8/255", "DeepFool"], steps),
             ("Against the number of fine bands (step 1; 40 elsewhere)", ["n", "clean", "BIM 2/255"], fine),
+            ("Deviation of each band", ["", *(f"column {across}" for across in range(8))], deviations),
             ("The 15 bands of largest deviation", ["row, column", "deviation"],
              [[f"{down}, {across}", f"{value:.1f}"] for down, across, value in bands]),
         ]
@@ -229,6 +234,9 @@ def experiment(
 ) -> None:
     """Computes all cells; ``held_out`` are clean images for the detector's threshold."""
     run.cell("bands", lambda: {"largest": largest(statistics)})
+    run.cell(
+        "deviations", lambda: {"rows": [[round(float(value), 2) for value in row] for row in statistics.deviation]}
+    )
     rows = right(network, images, labels).nonzero().flatten()
     run.cell("network", lambda: {"right": share(right(network, images, labels))})
 
