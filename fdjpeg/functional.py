@@ -337,14 +337,7 @@ def _real_by_pieces(call: _Call, image: Tensor) -> Tensor:
     """Serves a call in real numbers."""
     blocks = ops.image_blocks(image, call.sampling)
     steps = _packed_steps(call).to(blocks.dtype)
-    if call.soft:
-        return ops.blocks_image(call.surrogate.forward(blocks / steps) * steps, image, call.sampling)
-    c = blocks.detach() / steps.detach()
-    slope = None if isinstance(call.surrogate, StraightThrough) else call.surrogate.derivative(c)
-    result = ops.blocks_image(ops.rounded(blocks, steps, c, slope), image, call.sampling)
-    if slope is None:
-        return result
-    return ops.once_differentiable(result, call.image, call.steps if call.qualities is None else call.qualities)
+    return ops.blocks_image(ops.rounded(blocks, steps, call.surrogate, call.soft), image, call.sampling)
 
 
 def _packed_steps(call: _Call) -> Tensor:

@@ -390,9 +390,13 @@ class Noise:
 
     def forward(self, c: Tensor) -> Tensor:
         """Returns the coefficient with noise."""
-        device = c.device if self.generator is None else self.generator.device
-        draw = torch.rand(c.shape, generator=self.generator, device=device, dtype=c.dtype)
-        return c + (draw.to(c.device) - 0.5)
+        return c + self.drawn(c)
+
+    def drawn(self, like: Tensor) -> Tensor:
+        """Draws the noise of coefficients, which depends on their number alone."""
+        device = like.device if self.generator is None else self.generator.device
+        draw = torch.rand(like.shape, generator=self.generator, device=device, dtype=like.dtype)
+        return draw.to(like.device) - 0.5
 
     def derivative(self, c: Tensor) -> Tensor:
         """Returns 1 everywhere."""

@@ -126,7 +126,8 @@ class QuantTables:
         dtype = torch.float64 if any(table.dtype == torch.float64 for table in self._tables) else torch.float32
         batch_size = self.batch_size
         shape = (1 if batch_size is None else batch_size, 8, 8)
-        return torch.stack([table.to(dtype).expand(shape) for table in (self.y, self.cb, self.cr)], dim=1)
+        sets = [table if table.ndim == 3 else table.unsqueeze(0) for table in (self.y, self.cb, self.cr)]
+        return torch.stack([table.to(dtype).expand(shape) for table in sets], dim=1)
 
     def integer(self) -> QuantTables:
         """Returns the int64 steps as which these act under "libjpeg": clamp(round(q), 1, 255), NaN as 1."""

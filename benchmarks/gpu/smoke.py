@@ -110,6 +110,9 @@ _CLOSE: dict[str, Call] = {
     "standard_steps_backward": lambda ops, i: (
         ops.standard_steps_backward(i["steps"], i["steps"][..., 0, 0], 99, True, False),
     ),
+    "sum_blocks": lambda ops, i: (ops.sum_blocks(i["steps"], i["steps"].size(1) * 2 // 3),),
+    "surrogate": lambda ops, i: tuple(ops.surrogate(i["packed"] / 9, "tanh", 4.0, 0.0, True)),
+    "rounded_backward": lambda ops, i: tuple(ops.rounded_backward(i["packed"], i["steps"], i["packed"], i["steps"])),
     "image_blocks": lambda ops, i: (ops.image_blocks(i["image"], *i["factors"]),),
     "image_blocks_backward": lambda ops, i: (
         ops.image_blocks_backward(i["packed"], i["image"], i["planes"], *i["factors"]),

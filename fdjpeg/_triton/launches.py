@@ -13,6 +13,7 @@ with that of the tables seven.
 
 from __future__ import annotations
 
+import struct
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
@@ -117,6 +118,12 @@ def parts_of(image: Tensor, geometry: Geometry) -> list[slice]:
     """Returns the images of each launch: a grid's second extent is below 2¹⁶."""
     most = min(_MOST // max(geometry.flag_offset // 8, 1), 2**16 - 1)
     return [slice(first, first + most) for first in range(0, len(image), most)] if image.numel() else []
+
+
+def two_floats(number: float) -> tuple[float, float]:
+    """Returns float32 numbers whose sum is a number, to 48 bits."""
+    (first,) = struct.unpack("f", struct.pack("f", number))
+    return first, number - first
 
 
 def tables_of(tables: Tensor | None, part: slice) -> Tensor | None:

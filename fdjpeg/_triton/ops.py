@@ -8,8 +8,11 @@ from .piece_launches import (
     image_blocks,
     image_blocks_backward,
     round_trip_by_steps,
+    rounded_backward,
     standard_steps,
     standard_steps_backward,
+    sum_blocks,
+    surrogate,
 )
 from .real_launches import block_dct, block_idct, real_round_trip, real_round_trip_backward
 
@@ -28,7 +31,10 @@ __all__ = [
     "round_trip_backward",
     "round_trip_by_block",
     "round_trip_by_steps",
+    "rounded_backward",
     "standard_steps",
     "standard_steps_backward",
+    "sum_blocks",
+    "surrogate",
     "surrogate_backward",
 ]

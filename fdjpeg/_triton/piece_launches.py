@@ -14,6 +14,7 @@ from fdjpeg._constants import constant
 from fdjpeg._geometry import BLOCK, Geometry
 from fdjpeg._standard_tables import STANDARD_CHROMA, STANDARD_LUMA
 
+from .backward import add_shares
 from .launches import (
     OPTIONS,
     SIZE,
@@ -29,11 +30,24 @@ from .launches import (
     is_whole,
     make_samples,
     parts_of,
+    two_floats,
 )
-from .pieces import code_by_steps, differentiate_steps, judge_by_steps, make_steps, pack_blocks, unpack_blocks
+from .pieces import (
+    code_by_steps,
+    differentiate_rounding,
+    differentiate_steps,
+    judge_by_steps,
+    make_steps,
+    pack_blocks,
+    replace_rounding,
+    share_blocks,
+    unpack_blocks,
+)
 
 #: Qualities of a program that sums 64 numbers for each.
 _QUALITIES = 64
+#: Numbers of a program that takes them one by one: eight for each thread.
+_NUMBERS = 8 * SIZE
 
 
 def _base(like: Tensor) -> Tensor:
@@ -83,6 +97,49 @@ def standard_steps_backward(grad: Tensor, qualities: Tensor, luma: int, whole: b
                 **OPTIONS,
             )
     return out
+
+
+def sum_blocks(grad: Tensor, luma: int) -> Tensor:
+    """Implements ``fdjpeg::sum_blocks``; as `fdjpeg.reference.sum_blocks`, to rounding and in one order."""
+    out = grad.new_empty((len(grad), 3, BLOCK, BLOCK))
+    chroma = (grad.size(1) - luma) // 2
+    of_luma, of_chroma = triton.cdiv(luma, SIZE), triton.cdiv(chroma, SIZE)
+    grad = grad.contiguous()
+    with device_of(grad):
+        for first in range(0, len(grad), 2**16 - 1):  # a grid's second extent is below 2¹⁶
+            part = grad[first : first + 2**16 - 1]
+            shares = grad.new_empty((len(part), of_luma + 2 * of_chroma, BLOCK**2))
+            counts = (grad.size(1), luma, chroma, of_luma, of_chroma)
+            share_blocks[(shares.size(1), len(part))](part, shares, *counts, size=SIZE, **WIDE_OPTIONS)
+            add_shares[(3, len(part))](shares, out[first : first + len(part)], of_luma, of_chroma, **OPTIONS)
+    return out
+
+
+def surrogate(c: Tensor, surrogate: str, parameter: float, floor: float, soft: bool) -> tuple[Tensor, Tensor]:
+    """Implements ``fdjpeg::surrogate``; as `fdjpeg.reference.surrogate`, to rounding."""
+    c = c.contiguous()
+    used, slopes = torch.empty_like(c), torch.empty_like(c)
+    parameters = (*two_floats(parameter), *two_floats(floor))
+    _for_numbers(replace_rounding, (c, used, slopes, *parameters), c, name=surrogate, soft=soft)
+    return used, slopes
+
+
+def rounded_backward(grad: Tensor, used: Tensor, c: Tensor | None, slope: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Implements ``fdjpeg::rounded_backward``; as `fdjpeg.reference.rounded_backward`, to rounding."""
+    grad, used = grad.contiguous(), used.contiguous()
+    c, slope = (None if one is None else one.contiguous() for one in (c, slope))
+    of_blocks = grad.new_empty(0) if slope is None else torch.empty_like(grad)
+    of_steps = torch.empty_like(grad)
+    _for_numbers(differentiate_rounding, (grad, used, c, slope, of_blocks, of_steps), grad)
+    return of_blocks, of_steps
+
+
+def _for_numbers(kernel: Any, arguments: tuple[Any, ...], like: Tensor, **options: Any) -> None:
+    """Launches a kernel for each number of a tensor."""
+    count = like.numel()
+    if count:
+        with device_of(like):
+            kernel[(triton.cdiv(count, _NUMBERS),)](*arguments, count, size=_NUMBERS, **OPTIONS | options)
 
 
 def round_trip_by_steps(

@@ -14,6 +14,7 @@ import triton.language as tl
 from .arithmetic import nearest, orthonormal, orthonormal_inverse, quantize, restore, transform, transpose
 from .blocks import slopes_of, store_gradients
 from .forward import load_rows, place_block, store_rows
+from .surrogates import surrogate
 from .upsampling import Components
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -69,6 +70,74 @@ def differentiate_steps(
     slope = tl.where(quality < 50, -5000.0 / (quality * quality), -2.0) / 100.0
     total = tl.where(passed, slope * tl.sum(entry * g, 1), 0.0)
     tl.store(out + index, total.to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def share_blocks(grad, shares, blocks, luma, chroma, of_luma, of_chroma, size: tl.constexpr):
+    """Stores in program (i, n) the sum of `grad` over up to `size` blocks of one component of image n.
+
+    `grad` is (images, blocks, 64), of which the first `luma` are of luma, `chroma` of each of the others; the programs
+    are `of_luma` and `of_chroma` likewise. The shares are transposed, as `add_shares` takes them.
+    """
+    program, n = tl.program_id(0), tl.program_id(1)
+    other = tl.maximum(program - of_luma, 0)
+    component = tl.where(program < of_luma, 0, 1 + other // tl.maximum(of_chroma, 1))
+    chunk = tl.where(program < of_luma, program, other % tl.maximum(of_chroma, 1))
+    first = tl.where(component == 0, 0, luma + (component - 1) * chroma)
+    count = tl.where(component == 0, luma, chroma)
+    row, place = chunk * size + tl.arange(0, size), tl.arange(0, 64)
+    at = grad + (n.to(tl.int64) * blocks + first + row)[:, None] * 64 + place[None, :]
+    total = tl.sum(tl.load(at, mask=(row < count)[:, None], other=0.0), 0)
+    own = n.to(tl.int64) * (of_luma + 2 * of_chroma) + program
+    tl.store(shares + own * 64 + place % 8 * 8 + place // 8, total)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Rounding
+
+
+@triton.jit
+def replace_rounding(
+    c,
+    used,
+    slopes,
+    parameter,
+    rest,
+    floor,
+    floor_rest,
+    count,
+    name: tl.constexpr,
+    soft: tl.constexpr,
+    size: tl.constexpr,
+):
+    """Stores for `size` of the `count` numbers `c` those that take their places, and the derivatives there."""
+    index = tl.program_id(0).to(tl.int64) * size + tl.arange(0, size)
+    inside = index < count
+    number = tl.load(c + index, mask=inside, other=0.0)
+    value, slope = surrogate(number, name, parameter, rest, floor, floor_rest, soft)
+    tl.store(used + index, value, mask=inside)
+    tl.store(slopes + index, slope, mask=inside)
+
+
+@triton.jit
+def differentiate_rounding(grad, used, c, slopes, of_blocks, of_steps, count, size: tl.constexpr):
+    """Stores the gradients of `size` of the `count` coefficients, and those of their steps.
+
+    Without `slopes` the first are those given, which are not stored. Without `c`, `used` are the derivatives by steps.
+    """
+    index = tl.program_id(0).to(tl.int64) * size + tl.arange(0, size)
+    inside = index < count
+    g = tl.load(grad + index, mask=inside, other=0.0)
+    by_step = tl.load(used + index, mask=inside, other=0.0)
+    if slopes is None:
+        if c is not None:
+            by_step -= tl.load(c + index, mask=inside, other=0.0)
+    else:
+        slope = tl.load(slopes + index, mask=inside, other=0.0)
+        if c is not None:
+            by_step -= tl.load(c + index, mask=inside, other=0.0) * slope
+        tl.store(of_blocks + index, g * slope, mask=inside)
+    tl.store(of_steps + index, g * by_step, mask=inside)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import struct
-
 import torch
 import triton
 import triton.language as tl
@@ -28,17 +26,12 @@ from .launches import (
     parts_of,
     tables_of,
     through_blocks,
+    two_floats,
 )
 from .piece_launches import standard_steps
 
 #: Real numbers promise no bits, so multiplications and additions may be fused.
 _OPTIONS = OPTIONS | {"enable_fp_fusion": True}
-
-
-def _two_floats(number: float) -> tuple[float, float]:
-    """Returns float32 numbers whose sum is a number, to 48 bits."""
-    (first,) = struct.unpack("f", struct.pack("f", number))
-    return first, number - first
 
 
 def _steps(image: Tensor, tables: Tensor | None, quality: float, soft: bool) -> tuple[Tensor, int]:
@@ -68,7 +61,7 @@ def real_round_trip(
     out = torch.empty_like(image)
     mask = image.new_empty((len(image), *image.shape[2:]), dtype=torch.uint8)
     dtype = reference.real_dtype(image)
-    parameters = (*_two_floats(parameter), *_two_floats(floor))
+    parameters = (*two_floats(parameter), *two_floats(floor))
     with device_of(image):
         for part in parts_of(image, geometry):
             steps = _steps(image, tables_of(tables, part), quality, soft)
@@ -117,7 +110,7 @@ def real_round_trip_backward(
     of_tables = image.new_zeros((len(image), 3, BLOCK, BLOCK) if table_gradient else 0, dtype=dtype)
     mask = mask.contiguous()
     straight = surrogate == "straight-through" and not table_gradient
-    parameters = (*_two_floats(parameter), *_two_floats(floor))
+    parameters = (*two_floats(parameter), *two_floats(floor))
     with device_of(image):
         for part in parts_of(image, geometry):
             given = (grad[part], mask[part], image[part], geometry, fancy)

@@ -45,6 +45,14 @@ register(
 )
 
 
+def _sum_fake(grad: Tensor, luma: int) -> Tensor:
+    return grad.new_empty((grad.size(0), 3, BLOCK, BLOCK))
+
+
+# The gradients of tables (N, 3, 8, 8) from those of packed steps, of which the first `luma` are of luma.
+register("sum_blocks", "(Tensor grad, SymInt luma) -> Tensor", fake=_sum_fake, vmap=images_vmap)
+
+
 def standard_steps(qualities: Tensor, luma: int, whole: bool, soft: bool) -> Tensor:
     """Computes the standard tables at qualities ``(N, B)``, differentiable any number of times by floating ones."""
     if not qualities.is_floating_point() or not wants_autograd(qualities):
@@ -195,11 +203,65 @@ _OfMap.in_both_modes = _OfMapInBothModes
 
 
 def steps_of_tables(tables: Tensor, image: Tensor, sampling: Sampling) -> Tensor:
-    """Returns the packed steps of tables ``(1 or N, 3, 8, 8)``."""
+    """Returns the packed steps of tables ``(1 or N, 3, 8, 8)``, differentiable any number of times."""
     geometry = geometry_of(image, sampling.horizontal, sampling.vertical)
-    planes = (geometry.luma, geometry.chroma, geometry.chroma)[: geometry.channels]
-    parts = [
-        table[:, None].expand(-1, plane.rows * plane.columns, -1, -1)
-        for table, plane in zip(tables.unbind(1), planes, strict=False)
-    ]
-    return torch.cat(parts, 1)
+    steps: Tensor = apply_function(_OfTables, tables, geometry)
+    return steps
+
+
+class _OfTables(TwoWayFunction):
+    """The packed steps of tables."""
+
+    @staticmethod
+    def forward(tables: Tensor, geometry: Geometry) -> Tensor:
+        planes = (geometry.luma, geometry.chroma, geometry.chroma)[: geometry.channels]
+        parts = [
+            table[:, None].expand(-1, plane.rows * plane.columns, -1, -1)
+            for table, plane in zip(tables.unbind(1), planes, strict=False)
+        ]
+        return torch.cat(parts, 1)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _, ctx.geometry = inputs
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        return apply_function(_SumBlocks, grads[0], ctx.geometry), None
+
+
+class _OfTablesInBothModes(_OfTables):
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Tensor:
+        steps: Tensor = apply_function(_OfTables, tangents[0], ctx.geometry)
+        return steps
+
+
+_OfTables.in_both_modes = _OfTablesInBothModes
+
+
+class _SumBlocks(TwoWayFunction):
+    """The transposed map of `_OfTables`."""
+
+    @staticmethod
+    def forward(of_steps: Tensor, geometry: Geometry) -> Tensor:
+        of_tables: Tensor = torch.ops.fdjpeg.sum_blocks(of_steps, geometry.luma.rows * geometry.luma.columns)
+        return of_tables
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _, ctx.geometry = inputs
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        return apply_function(_OfTables, grads[0], ctx.geometry), None
+
+
+class _SumBlocksInBothModes(_SumBlocks):
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Tensor:
+        of_tables: Tensor = apply_function(_SumBlocks, tangents[0], ctx.geometry)
+        return of_tables
+
+
+_SumBlocks.in_both_modes = _SumBlocksInBothModes

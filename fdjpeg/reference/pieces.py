@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fdjpeg._constants import constant
 from fdjpeg._geometry import BLOCK, Geometry, geometry_of
-from fdjpeg._slopes import interpolate_slopes
+from fdjpeg._slopes import Formula, interpolate_slopes, surrogate_of
 from fdjpeg._standard_tables import (
     SMALLEST_STEP,
     STANDARD_CHROMA,
@@ -142,6 +142,20 @@ def standard_steps_backward(grad: Tensor, qualities: Tensor, luma: int, whole: b
     return (grad.to(slopes.dtype) * slopes).sum((-1, -2)).to(qualities.dtype)
 
 
+def sum_blocks(grad: Tensor, luma: int) -> Tensor:
+    """Implements ``fdjpeg::sum_blocks``: the gradients of tables from those of the packed steps that they became.
+
+    Args:
+        grad: of the steps, ``(N, B, 8, 8)``.
+        luma: the first of the B that are of luma; half of the others are of Cb.
+
+    Returns:
+        ``(N, 3, 8, 8)``.
+    """
+    chroma = (grad.size(1) - luma) // 2
+    return torch.stack([part.sum(1) for part in grad.split([luma, chroma, chroma], 1)], 1)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # The exact codec
 # ---------------------------------------------------------------------------------------------------------------------
@@ -184,6 +198,44 @@ def round_trip_by_steps(
     out = torch.empty_like(image).copy_(from_bytes(samples, image.dtype))
     planes = pack_planes(decoded, raised_flags(image, geometry), geometry)
     return out, planes, pack(first), pack(second)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Rounding
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def surrogate(c: Tensor, surrogate: str, parameter: float, floor: float, soft: bool) -> tuple[Tensor, Tensor]:
+    """Implements ``fdjpeg::surrogate``: a built-in surrogate of rounding.
+
+    Args:
+        c: coefficients in steps, of any shape, floating.
+        surrogate: its name; the next two are the rest of its `fdjpeg._slopes.Formula`.
+        parameter: of the surrogate.
+        floor: the floor of its derivative.
+        soft: whether the surrogate takes rounding's place.
+
+    Returns:
+        The number that takes the place of c, and the derivative there.
+    """
+    stands_in = surrogate_of(Formula(surrogate, parameter, floor))
+    return stands_in.forward(c) if soft else c.round(), stands_in.derivative(c)
+
+
+def rounded_backward(grad: Tensor, used: Tensor, c: Tensor | None, slope: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Implements ``fdjpeg::rounded_backward``: the gradients of coefficients and of their steps.
+
+    Args:
+        grad: of the multiples ``used · steps``, ``(N, B, 8, 8)``.
+        used: the number that took the place of c; without c, a coefficient's derivative by its step.
+        c: the coefficients in steps, or None.
+        slope: the derivative of ``used`` by c; None is 1.
+
+    Returns:
+        The gradient of the coefficients, ``(0,)`` without a slope, where it is ``grad``; and that of the steps of each.
+    """
+    by_step = used if c is None else used - c if slope is None else torch.addcmul(used, c, slope, value=-1)
+    return grad.new_empty(0) if slope is None else grad * slope, grad * by_step
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -196,15 +196,37 @@ def test_gradient_of_the_image_alone_is_that_of_the_reference_pieces(
     torch.testing.assert_close(actual, expected, rtol=1e-6, atol=1e-6)
 
 
-def test_gradcheck_where_rounding_is_soft() -> None:
+@pytest.mark.parametrize("gradient", ["sine", "tanh"])
+def test_gradcheck_where_rounding_is_soft(gradient: str) -> None:
     generator = torch.Generator().manual_seed(5)
     image = (0.3 + 0.4 * torch.rand(1, 3, 9, 17, dtype=torch.float64, generator=generator)).requires_grad_()
     by_block = (20 + 70 * torch.rand(1, 2, 3, dtype=torch.float64, generator=generator)).requires_grad_()
 
     def soft(image: Tensor, by_block: Tensor) -> Tensor:
-        return fdjpeg.jpeg(image, by_block, arithmetic="real", soft=True, gradient="sine")
+        return fdjpeg.jpeg(image, by_block, arithmetic="real", soft=True, gradient=gradient)
 
-    assert torch.autograd.gradcheck(soft, (image, by_block), fast_mode=True)
+    inputs = (image, by_block)
+    assert torch.autograd.gradcheck(soft, inputs, fast_mode=True)
+    assert torch.autograd.gradgradcheck(soft, inputs, fast_mode=True, check_undefined_grad=False)
+
+
+def test_soft_second_derivatives_agree_in_both_modes() -> None:
+    generator = torch.Generator().manual_seed(5)
+    inputs = (
+        0.3 + 0.4 * torch.rand(1, 3, 9, 17, dtype=torch.float64, generator=generator),
+        20 + 70 * torch.rand(1, 2, 3, dtype=torch.float64, generator=generator),
+    )
+
+    def loss(image: Tensor, by_block: Tensor) -> Tensor:
+        return fdjpeg.jpeg(image, by_block, arithmetic="real", soft=True, gradient="tanh").pow(3).sum()
+
+    tangents = tuple(torch.randn_like(one) for one in inputs)
+    leaves = tuple(one.clone().requires_grad_() for one in inputs)
+    first = torch.autograd.grad(loss(*leaves), leaves, create_graph=True)
+    wanted = torch.autograd.grad(first, leaves, tangents)
+    found = torch.func.jvp(torch.func.grad(loss, (0, 1)), inputs, tangents)[1]
+    for one, expected in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, expected, rtol=1e-6, atol=1e-6)
 
 
 def test_surrogates_refuse_a_second_derivative_and_straight_through_has_one() -> None:

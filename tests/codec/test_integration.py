@@ -78,6 +78,12 @@ def _op_arguments(name: str, image: Tensor, tables: Tensor | None, quality: floa
     if name == "standard_steps_backward":
         return torch.rand(image.size(0), 5, 8, 8), qualities, 2, False, True
     blocks = torch.ops.fdjpeg.image_blocks(image, *factors)
+    if name == "sum_blocks":
+        return blocks, blocks.size(1) if image.size(1) == 1 else blocks.size(1) * 2 // 3
+    if name == "surrogate":
+        return blocks, "tanh", 4.0, 0.1, tables is None
+    if name == "rounded_backward":
+        return blocks, blocks, None if tables is None else blocks, blocks if quality else None
     if name == "round_trip_by_steps":
         return image, torch.full_like(blocks[:1], 9.0), None if tables is None else slopes, *factors, True
     if name == "image_blocks":
@@ -92,7 +98,10 @@ def _op_arguments(name: str, image: Tensor, tables: Tensor | None, quality: floa
 
 
 #: The ops that only Python defines, for which one subsampling must do.
-_OF_PARTS = [name for name in ops.SCHEMAS if name.endswith("steps") or "steps_" in name or "image" in name]
+_OF_PARTS = [
+    *(name for name in ops.SCHEMAS if name.endswith("steps") or "steps_" in name or "image" in name),
+    *("sum_blocks", "surrogate", "rounded_backward"),
+]
 
 
 @pytest.mark.parametrize(

@@ -86,7 +86,15 @@ class Case(NamedTuple):
             given = (qualities, 3, self.tables, self.soft)
             return given if self.op == "standard_steps" else (uniform(2, 7, 8, 8).to(real) - 0.5, *given)
         ops = torch.ops.fdjpeg
+        if self.op == "sum_blocks":
+            return uniform(2, 650, 8, 8).to(real) - 0.5, 650 if self.channels == 1 else 390
         blocks = ops.image_blocks(image, *self.factors)
+        if self.op == "surrogate":
+            parameter = {"tanh": 4.0, "softmax": 3.3, "fourier": 3.0}.get(self.surrogate, 0.0)
+            return blocks / 9, self.surrogate, parameter, 0.1 if self.surrogate == "cubic" else 0.0, self.soft
+        if self.op == "rounded_backward":
+            used, c, slope = ((uniform(*blocks.shape) - 0.5).to(real) for _ in range(3))
+            return blocks, used, c if self.soft else None, slope if self.tables else None
         if self.op == "round_trip_by_steps":
             steps = 300 * uniform(*blocks.shape) - 10
             if not self.tables:
@@ -111,6 +119,9 @@ class Case(NamedTuple):
 _OF_PARTS = (
     "standard_steps",
     "standard_steps_backward",
+    "sum_blocks",
+    "surrogate",
+    "rounded_backward",
     "round_trip_by_steps",
     "image_blocks",
     "image_blocks_backward",
@@ -146,6 +157,13 @@ _CASES = [
     Case("standard_steps", 3, _444, _F64, soft=True, tables=False),
     Case("standard_steps_backward", 3, _444, _F32, soft=False),
     Case("standard_steps_backward", 3, _444, _F64, soft=True, tables=False),
+    Case("sum_blocks", 3, _444, _F32),
+    Case("sum_blocks", 1, _444, _F64),
+    *(Case("surrogate", 3, _420, _F32, name) for name in ("cubic", "fourier", "tanh")),
+    *(Case("surrogate", 3, _420, _F64, name, soft=False) for name in ("sine", "softmax", "zero")),
+    Case("rounded_backward", 3, _420, _F32),
+    Case("rounded_backward", 3, _420, _F32, soft=False),
+    Case("rounded_backward", 3, _420, _F64, tables=False),
     Case("round_trip_by_steps", 3, _420, _F32, soft=False),
     Case("round_trip_by_steps", 3, _411, _F16, "cubic", tables=False),
     Case("round_trip_by_steps", 1, _444, _F64, "tanh"),
@@ -256,6 +274,14 @@ _BUGS = [
     Bug("arithmetic", "0.41573480615127262 * x3 + 0.2", "0.41573480615127262 * x3 - 0.2", _CASES[17]),
     Bug("pieces", "where(item % kinds < luma", "where(item % kinds <= luma", _case("standard_steps")),
     Bug("pieces", "[:, None] > 1, g", "[:, None] > 0, g", _case("standard_steps_backward", soft=True)),
+    Bug("pieces", "(component - 1) * chroma)", "component * chroma)", _case("sum_blocks")),
+    Bug("pieces", "place % 8 * 8 + place // 8, total", "place, total", _case("sum_blocks")),
+    Bug("pieces", "row < count", "row < size", _case("sum_blocks")),
+    Bug("pieces", "(used + index, value,", "(used + index, number,", _case("surrogate")),
+    Bug("pieces", "other=0.0) * slope", "other=0.0)", _case("rounded_backward")),
+    Bug(
+        "pieces", "-= tl.load(c + index, mask=inside, other=0.0)\n", "-= 0.0\n", _case("rounded_backward", tables=False)
+    ),
     Bug("pieces", "n % sets * of_image + index", "index", _case("round_trip_by_steps", soft=False)),
     Bug(
         "pieces",

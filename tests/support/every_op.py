@@ -73,6 +73,13 @@ def _of_parts(
     return {
         "standard_steps": tuple(ops.standard_steps(qualities, 3, not soft, soft) for soft in (False, True)),
         "standard_steps_backward": (ops.standard_steps_backward(of_steps, qualities, 3, True, False),),
+        "sum_blocks": (ops.sum_blocks(of_steps, 3),),
+        "surrogate": tuple(ops.surrogate(blocks, "tanh", 4.0, 0.0, True)),
+        "rounded_backward": tuple(
+            one
+            for given in ((None, blocks), (blocks, blocks), (blocks, None))
+            for one in ops.rounded_backward(blocks, steps, *given)[given[1] is None :]
+        ),
         "round_trip_by_steps": tuple(one for results in by_steps for one in results),
         "image_blocks": (blocks,),
         "image_blocks_backward": tuple(

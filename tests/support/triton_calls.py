@@ -130,6 +130,9 @@ OPS: dict[str, Callable[[Call], Callable[[], Any]]] = {
     "soft softmax backward with tables": _real_backward("softmax", 4.0, True, True),
     "forward by steps": _by_steps(False),
     "forward by steps with slopes": _by_steps(True),
+    "sum of blocks": lambda one: lambda: ops.sum_blocks(one.blocks(), one.geometry.luma.coded_samples // 64),
+    "surrogate": lambda one: lambda: ops.surrogate(one.blocks(), "tanh", 4.0, 0.0, True),
+    "backward, rounding": lambda one: lambda: ops.rounded_backward(*4 * [one.blocks()]),
     "blocks of an image": lambda one: lambda: ops.image_blocks(one.image, *one.factors),
     "backward, blocks of an image": lambda one: (
         lambda: ops.image_blocks_backward(one.blocks(), one.image, one.planes(), *one.factors)
