@@ -294,6 +294,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the sample")
     parser.add_argument("--out", type=Path, default=Path("mutation.jsonl"), help="file of the outcomes")
     parser.add_argument("--longest", type=float, default=10.0, help="seconds of the longest test that is run")
+    parser.add_argument("--tests", nargs="+", help="test files or folders, instead of the folders of each module")
     parser.add_argument("--retry", action="store_true", help="try those again that survived")
     parser.add_argument("--report", action="store_true", help="only report what is in the file")
     arguments = parser.parse_args()
@@ -328,7 +329,7 @@ def try_all(
     with tempfile.TemporaryDirectory() as folder:
         tree, baselines = Tree(Path(folder).resolve()), {}
         for number, (module, mutant, record) in enumerate(todo, 1):
-            folders = tests_of(module)
+            folders = tuple(arguments.tests or tests_of(module))
             if folders not in baselines:
                 baselines[folders] = tree.baseline(folders)
             begun = time.monotonic()
