@@ -61,9 +61,13 @@ def check_flags(owner: object, *names: str) -> None:
         TypeError: with the attribute's name and value.
     """
     for name in names:
-        value = getattr(owner, name)
-        if not isinstance(value, bool):
-            raise TypeError(f"{name} must be True or False, got {value!r}")
+        check_flag(name, getattr(owner, name))
+
+
+def check_flag(name: str, value: object) -> None:
+    """Refuses an argument that is neither True nor False. The arguments are those of `check_whole`."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
 
 
 def check_path(name: str, value: object) -> None:

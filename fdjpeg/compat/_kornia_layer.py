@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from fdjpeg._checks import check_flag
+from fdjpeg._numbers import is_real
 from fdjpeg.augmentations import JPEGParameters
 from fdjpeg.augmentations import kornia as adapters
+from fdjpeg.augmentations.base import check_probability
 
 
 class RandomJPEG(adapters.RandomJPEG):
@@ -29,7 +32,8 @@ class RandomJPEG(adapters.RandomJPEG):
         ``(C, H, W)`` or ``(N, C, H, W)``, C 1 or 3, to ``(N, C, H, W)``.
 
     Raises:
-        ValueError: ``jpeg_quality`` is out of range.
+        TypeError: ``same_on_batch`` or ``keepdim`` is neither True nor False.
+        ValueError: ``jpeg_quality`` is not a range within 1…100, or ``p`` not a probability.
         MissingPackage: kornia is not installed.
 
     Example:
@@ -47,9 +51,13 @@ class RandomJPEG(adapters.RandomJPEG):
         p: float = 1.0,
         keepdim: bool = False,
     ) -> None:
+        check_probability(p)
+        check_flag("same_on_batch", same_on_batch)
+        check_flag("keepdim", keepdim)
+        limits = _range_of(jpeg_quality)
         super().__init__(p=p, same_on_batch=same_on_batch, keepdim=keepdim, gradient="cubic")
         self.jpeg_quality = jpeg_quality
-        self._range = _range_of(jpeg_quality)
+        self._range = limits
 
     def generate_parameters(self, batch_shape: torch.Size) -> dict[str, Tensor]:
         """Draws a quality for each image, or one for all; a real number, as the original's."""
@@ -67,12 +75,12 @@ class RandomJPEG(adapters.RandomJPEG):
 
 def _range_of(quality: Any) -> tuple[float, float]:
     """The least and the greatest quality."""
-    if isinstance(quality, Tensor):
-        quality = quality.tolist()
-    if isinstance(quality, (int, float)):
-        if not 0 <= quality <= 50:
+    given: Any = quality.tolist() if isinstance(quality, Tensor) else quality
+    if is_real(given):
+        if not 0 <= given <= 50:
             raise ValueError(f"jpeg_quality must be a range, or a number x of 0…50 for 50 ± x, got {quality!r}")
-        return max(1.0, 50.0 - quality), 50.0 + quality
-    if len(quality) != 2 or not 1 <= quality[0] <= quality[1] <= 100:
+        return max(1.0, 50.0 - float(given)), 50.0 + float(given)
+    ends: list[Any] = list(given) if isinstance(given, Iterable) and not isinstance(given, str) else []
+    if len(ends) != 2 or not all(map(is_real, ends)) or not 1 <= ends[0] <= ends[1] <= 100:
         raise ValueError(f"jpeg_quality must be two numbers, 1 ≤ least ≤ greatest ≤ 100, got {quality!r}")
-    return float(quality[0]), float(quality[1])
+    return float(ends[0]), float(ends[1])

@@ -5,6 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 import fdjpeg
+from fdjpeg._arguments import flattened
+from fdjpeg._checks import check_flag
 
 __all__ = ["DiffJPEG"]
 
@@ -26,6 +28,9 @@ class DiffJPEG(nn.Module):
     Shape:
         ``(N, 3, H, W)`` in [0, 1] to the same.
 
+    Raises:
+        TypeError: ``differentiable`` is neither True nor False.
+
     Example:
         >>> jpeg = DiffJPEG(differentiable=False)
         >>> out = jpeg(torch.rand(2, 3, 30, 40), quality=torch.tensor([20.0, 40.0]))
@@ -33,6 +38,7 @@ class DiffJPEG(nn.Module):
 
     def __init__(self, differentiable: bool = True) -> None:
         super().__init__()
+        check_flag("differentiable", differentiable)
         self.differentiable = differentiable
 
     def forward(self, x: Tensor, quality: float | Tensor) -> Tensor:
@@ -48,4 +54,5 @@ class DiffJPEG(nn.Module):
         Raises:
             TypeError, ValueError: an argument is of the wrong type, shape or range.
         """
+        flattened(x, "x")
         return fdjpeg.jpeg(x, quality, gradient="cubic" if self.differentiable else "zero")

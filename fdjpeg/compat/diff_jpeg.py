@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 import fdjpeg
-from fdjpeg.compat._quality import tables_at
+from fdjpeg._checks import check_flag, check_tensor
+from fdjpeg.compat._quality import tables_for
 
 __all__ = ["DiffJPEGCoding", "diff_jpeg_coding"]
 
@@ -47,11 +48,11 @@ def diff_jpeg_coding(
         >>> image = 255 * torch.rand(1, 3, 32, 32)
         >>> coded = diff_jpeg_coding(image_rgb=image, jpeg_quality=torch.tensor([2.0]), ste=True)
     """
+    check_tensor("image_rgb", image_rgb)
     if not image_rgb.is_floating_point():
         raise TypeError(f"image_rgb must be floating, in [0, 255], got {image_rgb.dtype}")
-    if not isinstance(jpeg_quality, Tensor) or jpeg_quality.ndim != 1:
-        raise TypeError(f"jpeg_quality must be a tensor of shape (N,), got {jpeg_quality!r}")
-    tables = tables_at(jpeg_quality.to(image_rgb.device), quantization_table_y, quantization_table_c)
+    tables = tables_for(image_rgb, "image_rgb", jpeg_quality, quantization_table_y, quantization_table_c)
+    check_flag("ste", ste)
     arithmetic = "libjpeg" if ste else "real"
     return 255 * fdjpeg.jpeg(image_rgb / 255, tables=tables, gradient="cubic", arithmetic=arithmetic, soft=not ste)
 
@@ -62,6 +63,9 @@ class DiffJPEGCoding(nn.Module):
     Args:
         ste: as for `diff_jpeg_coding`.
 
+    Raises:
+        TypeError: ``ste`` is neither True nor False.
+
     Example:
         >>> coding = DiffJPEGCoding(ste=True)
         >>> coded = coding(image_rgb=255 * torch.rand(1, 3, 32, 32), jpeg_quality=torch.tensor([19.04]))
@@ -69,6 +73,7 @@ class DiffJPEGCoding(nn.Module):
 
     def __init__(self, ste: bool = False) -> None:
         super().__init__()
+        check_flag("ste", ste)
         self.ste = ste
 
     def forward(

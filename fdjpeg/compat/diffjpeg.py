@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fdjpeg
+from fdjpeg._checks import check_flag
 
 __all__ = ["DiffJPEG"]
 
@@ -27,7 +28,7 @@ class DiffJPEG(fdjpeg.JPEG):
         ``(..., 3, H, W)`` in [0, 1] to the same.
 
     Raises:
-        TypeError, ValueError: ``quality`` is not a number in 1…100.
+        TypeError, ValueError: ``quality`` is not a number in 1…100, or ``differentiable`` not True or False.
 
     Example:
         >>> jpeg = DiffJPEG(height=224, width=224, differentiable=True, quality=80)
@@ -35,4 +36,5 @@ class DiffJPEG(fdjpeg.JPEG):
     """
 
     def __init__(self, height: int, width: int, differentiable: bool = True, quality: float = 80) -> None:
+        check_flag("differentiable", differentiable)
         super().__init__(quality, gradient="cubic" if differentiable else "zero")

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import fdjpeg
 from fdjpeg._standard_tables import STANDARD_CHROMA, STANDARD_LUMA
-from fdjpeg.compat._quality import tables_at
+from fdjpeg.compat._quality import check_base_table, tables_for
 
 __all__ = ["JPEGCodecDifferentiable", "RandomJPEG", "jpeg_codec_differentiable"]  # noqa: F822  (see `__getattr__`)
 
@@ -50,9 +50,7 @@ def jpeg_codec_differentiable(
         >>> image = torch.rand(2, 3, 32, 32, requires_grad=True)
         >>> jpeg_codec_differentiable(image, torch.tensor([99.0, 25.0])).sum().backward()
     """
-    if not isinstance(jpeg_quality, Tensor) or jpeg_quality.ndim != 1:
-        raise TypeError(f"jpeg_quality must be a tensor of shape (1,) or (N,), got {jpeg_quality!r}")
-    tables = tables_at(jpeg_quality.to(input.device), quantization_table_y, quantization_table_c)
+    tables = tables_for(input, "input", jpeg_quality, quantization_table_y, quantization_table_c)
     return fdjpeg.jpeg(input, tables=tables, gradient="cubic")
 
 
@@ -63,6 +61,9 @@ class JPEGCodecDifferentiable(nn.Module):
         quantization_table_y: base table of Y, ``(8, 8)`` or ``(N, 8, 8)``: a buffer, or a parameter if it is an
             ``nn.Parameter``. None for T.81's.
         quantization_table_c: that of Cb and Cr, likewise.
+
+    Raises:
+        TypeError, ValueError: a table is of the wrong type or shape; in a call, as for `jpeg_codec_differentiable`.
 
     Example:
         >>> codec = JPEGCodecDifferentiable()
@@ -82,6 +83,8 @@ class JPEGCodecDifferentiable(nn.Module):
             ("quantization_table_y", quantization_table_y, STANDARD_LUMA),
             ("quantization_table_c", quantization_table_c, STANDARD_CHROMA),
         ):
+            if table is not None:
+                check_base_table(table, name)
             if isinstance(table, nn.Parameter):
                 self.register_parameter(name, table)
             else:
@@ -89,7 +92,8 @@ class JPEGCodecDifferentiable(nn.Module):
 
     def forward(self, image_rgb: Tensor, jpeg_quality: Tensor) -> Tensor:
         """Compresses and decompresses; arguments as for `jpeg_codec_differentiable`."""
-        return jpeg_codec_differentiable(image_rgb, jpeg_quality, self.quantization_table_y, self.quantization_table_c)
+        tables = tables_for(image_rgb, "image_rgb", jpeg_quality, self.quantization_table_y, self.quantization_table_c)
+        return fdjpeg.jpeg(image_rgb, tables=tables, gradient="cubic")
 
 
 def __getattr__(name: str) -> Any:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from fdjpeg._numbers import is_whole, whole_numbers
 from fdjpeg.augmentations import JPEGParameters
 from fdjpeg.augmentations import torchvision as adapters
 
@@ -33,10 +34,10 @@ class JPEG(adapters.RandomJPEG):
     """
 
     def __init__(self, quality: int | Sequence[int]) -> None:
-        if isinstance(quality, bool) or not isinstance(quality, (int, Sequence)):
+        if not is_whole(quality) and not isinstance(quality, Sequence):
             raise TypeError(f"quality must be an integer or two of them, got {quality!r}")
-        ends = (quality, quality) if isinstance(quality, int) else tuple(quality)
-        if not (len(ends) == 2 and all(type(end) is int for end in ends) and 1 <= ends[0] <= ends[1] <= 100):
+        ends = whole_numbers([quality, quality] if is_whole(quality) else quality)
+        if ends is None or len(ends) != 2 or not 1 <= ends[0] <= ends[1] <= 100:
             raise ValueError(f"quality must hold integers, 1 ≤ least ≤ greatest ≤ 100, got {quality!r}")
         super().__init__(quality=ends)
         self.quality = ends

@@ -89,3 +89,8 @@ def test_torchvision_gives_the_original_s_samples(pixels: Tensor) -> None:
 
 def test_torchvision_signature() -> None:
     assert list(inspect.signature(torchvision.JPEG).parameters) == list(inspect.signature(v2.JPEG).parameters)
+
+
+def test_torchvision_takes_the_integers_of_numpy() -> None:
+    assert torchvision.JPEG(np.int64(70)).quality == (70, 70)
+    assert torchvision.JPEG((np.int64(10), np.uint8(12))).quality == (10, 12)

@@ -15,6 +15,7 @@ import pytest
 import torch
 from support import (
     bad_input_attacks,
+    bad_input_compat,
     bad_input_core,
     bad_input_data,
     bad_input_defenses,
@@ -40,9 +41,17 @@ ROOMS = (
     "fdjpeg.sources",
     "fdjpeg.defenses",
     "fdjpeg.evaluation",
+    *bad_input_compat.MODULES,
 )
 
-TABLES_OF_ROOMS = (bad_input_core, bad_input_data, bad_input_sources, bad_input_attacks, bad_input_defenses)
+TABLES_OF_ROOMS = (
+    bad_input_core,
+    bad_input_data,
+    bad_input_sources,
+    bad_input_attacks,
+    bad_input_defenses,
+    bad_input_compat,
+)
 
 ROWS = [row for table in TABLES_OF_ROOMS for row in table.ROWS]
 
@@ -84,7 +93,7 @@ def public_names() -> set[str]:
         prefix = "" if room == "fdjpeg" else room.removeprefix("fdjpeg.") + "."
         for name in module.__all__:
             found.add(prefix + name)
-            thing = getattr(module, name)
+            thing = getattr(module, name, None)
             if inspect.isclass(thing) and prefix == "":
                 found |= {f"{name}.{method}" for method in _methods(thing)}
     return found
