@@ -33,8 +33,8 @@ from fdjpeg.attacks.reachable import Box
 from fdjpeg.attacks.transform import to_planes
 from fdjpeg.certificates import reach as reach_module
 from fdjpeg.certificates.reach import CHANNELS_ERROR, reach_of
-from fdjpeg.certificates.realise import attained, excluded
-from fdjpeg.certificates.units import BITS, ColourBall, Entry, HalfSpace
+from fdjpeg.certificates.realise import _approached, attained, excluded
+from fdjpeg.certificates.units import BITS, AnyBall, ColourBall, Entry, HalfSpace, unit_of
 from fdjpeg.reference.exact import _ISLOW, fdct, linear_map, quantize, rgb_to_ycbcr
 
 
@@ -227,6 +227,28 @@ def test_impossible_outcomes_are_excluded() -> None:
             everything = tuple(entry.highest for entry in unit.entries)
             if len(unit.entries) > 3:
                 assert excluded(unit, everything)
+
+
+def test_a_unit_lists_no_more_outcomes_than_were_asked_for() -> None:
+    entries = [Entry(0, 0, 0, 0, k, value=0, lowest=-1, highest=1, step=16) for k in range(2)]
+    assert unit_of(AnyBall(), entries, 9).outcomes == [(a, b) for a in (0, -1, 1) for b in (0, -1, 1)]
+    assert unit_of(AnyBall(), entries, 8).outcomes is None
+
+
+@pytest.mark.parametrize("preset", ["uniform(16)", "code"])
+def test_samples_outside_of_a_unit_stay_as_they_are(preset: str) -> None:
+    """Whatever the search starts from: two blocks side by side, of which the left one is the unit."""
+    layer = fdjpeg.FeatureDistillation(preset)
+    x = image(layer, 3, (8, 16), True)
+    codec = codec_of(layer, x)
+    outcomes = listed(codec, x, 1.6)
+    box = Box.of(x, 1.6 / 255, codec.arithmetic == "libjpeg", whole_bytes=False)
+    place = next(place for place in outcomes.units if place[2] == 0)
+    unit = outcomes.units[place]
+    tried = _approached(codec, box, unit, tuple(entry.highest for entry in unit.entries), box.most)
+    assert torch.equal(tried[..., 8:], box.origin[..., 8:].expand(len(tried), -1, -1, -1))
+    assert not torch.equal(tried[..., :8], box.origin[..., :8].expand(len(tried), -1, -1, -1))
+    assert bool((tried >= box.least).all() & (tried <= box.most).all())
 
 
 # --- planted: unsound certificates, which the run of `soundness.py` must catch ---------------------------------------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+from dataclasses import FrozenInstanceError
 from typing import Any
 
 import pytest
@@ -64,6 +66,7 @@ def test_no_certified_image_is_broken(preset: str, levels: float, network: nn.Mo
         assert (status == "constant") == (changeable == 0)
         assert outcomes == 1 if status == "constant" else outcomes != 1
         assert status != "enumerated" or 1 < outcomes <= 500
+        assert status == "open" or int(certificate.unresolved[image]) == 0
 
 
 def test_broken_images_are_attacks_in_the_ball(network: nn.Module) -> None:
@@ -133,6 +136,54 @@ def test_misclassified_and_open_images(network: nn.Module) -> None:
     assert "open" in certificate.statuses
     assert bool((certificate.outcomes <= 1).all())
     assert certificate.certified.tolist() == [status == "constant" for status in certificate.statuses]
+
+
+class Undecided(nn.Module):
+    """Gives four classes the same logit."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.flatten(1).sum(dim=1, keepdim=True).expand(-1, 4) * 0
+
+
+def test_an_image_of_equal_logits_is_not_right() -> None:
+    """Not even with logits of 0, whose lead over each other is 0 as well."""
+    x = images(2)
+    certificate = certify(lattice("uniform(31)"), Undecided().eval(), x, torch.zeros(2, dtype=torch.int64), 0.0)
+    assert certificate.statuses == ("misclassified",) * 2
+
+
+class Mean(nn.Module):
+    """Two classes, by a threshold of the image's mean."""
+
+    def __init__(self, threshold: float) -> None:
+        super().__init__()
+        self.threshold = threshold
+
+    def forward(self, images: Tensor) -> Tensor:
+        score = images.flatten(1).mean(dim=1) - self.threshold
+        return torch.stack([-score, score], dim=1)
+
+
+@pytest.mark.parametrize("proof", [True, False])
+def test_wrong_outcomes_are_excluded_or_stay_unresolved(proof: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    defended, x = lattice("uniform(16)"), images(1)
+    with torch.no_grad():
+        entered = defended.entered(x)
+        mean = Mean(float(defended.layer(entered).mean()) + 1e-4).eval()  # type: ignore[misc]
+    module = importlib.import_module("fdjpeg.certificates.certify")
+    monkeypatch.setattr(module, "attained", lambda *_: None)
+    monkeypatch.setattr(module, "excluded", lambda *_: proof)
+    certificate = certify(defended, mean, x, torch.zeros(1, dtype=torch.int64), 1 / 255, most_outcomes=3000)
+    assert int(certificate.outcomes) > 8
+    assert certificate.statuses == (("enumerated",) if proof else ("open",))
+    assert certificate.count("broken") == 0
+    assert (int(certificate.unresolved) == 0) == proof
+
+
+def test_a_certificate_cannot_be_changed() -> None:
+    certificate = certify(lattice("uniform(31)"), Mean(0.5).eval(), images(1), torch.zeros(1, dtype=torch.int64), 0.0)
+    with pytest.raises(FrozenInstanceError):
+        certificate.statuses = ("constant",)  # type: ignore[misc]
 
 
 def test_one_pass_is_never_constant(network: nn.Module) -> None:
