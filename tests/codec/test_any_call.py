@@ -1,55 +1,24 @@
 """Any call of `jpeg`: it returns the images of a plain call, or raises by name; shapes alone give the same shape.
 
-A run of many more cases: ``FDJPEG_EXAMPLES=100000 python -m pytest tests/codec/test_any_call.py``.
+A run of many more cases, 10,000 for each test here and in ``test_any_function.py``:
+``FDJPEG_EXAMPLES=10000 python -m pytest tests/codec/test_any_call.py tests/codec/test_any_function.py``.
 """
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from support.drawn import ANY, called, images
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
 
 import fdjpeg
 from fdjpeg import QuantTables
 
-EXAMPLES = int(os.environ.get("FDJPEG_EXAMPLES", "60"))
-ANY = settings(
-    max_examples=EXAMPLES,
-    deadline=None,
-    derandomize=EXAMPLES < 1000,
-    suppress_health_check=list(HealthCheck),
-)
-
-DTYPES = (torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64)
 GRADIENTS = ("straight-through", "identity", "cubic", "sine", "fourier", "tanh", "softmax", "zero", "none", 3)
-LAYOUTS = ("contiguous", "channels last", "transposed", "expanded", "every second", "reversed channels")
-
-
-@st.composite
-def images(draw: st.DrawFn) -> Tensor:
-    """An image of any shape, dtype and strides that `jpeg` takes."""
-    batch = draw(st.lists(st.integers(0, 3), max_size=2))
-    channels, height, width = draw(st.sampled_from((1, 3))), draw(st.integers(1, 21)), draw(st.integers(1, 21))
-    layout = draw(st.sampled_from(LAYOUTS))
-    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
-    samples = torch.rand(*batch, channels, height, width, generator=generator)
-    if layout == "channels last":
-        samples = samples.movedim(-3, -1).contiguous().movedim(-1, -3)
-    elif layout == "transposed":
-        samples = samples.mT.contiguous().mT
-    elif layout == "expanded":
-        samples = samples[..., :1].expand(samples.shape)
-    elif layout == "every second":
-        samples = samples.repeat_interleave(2, -1)[..., ::2]
-    elif layout == "reversed channels":
-        samples = samples.flip(-3)
-    dtype = draw(st.sampled_from(DTYPES))
-    return (255 * samples).to(dtype) if dtype == torch.uint8 else samples.to(dtype)
 
 
 @st.composite
@@ -78,24 +47,14 @@ def calls(draw: st.DrawFn) -> tuple[Tensor, dict[str, Any]]:
     }
 
 
-def _called(image: Tensor, arguments: dict[str, Any]) -> Tensor | None:
-    """What a call returns; None where it refuses its arguments by name."""
-    try:
-        return fdjpeg.jpeg(image, **arguments)
-    except (TypeError, ValueError) as error:
-        if not any(word in str(error) for word in (" must ", " needs ", " take the place ")):
-            raise
-        return None
-
-
 @ANY
 @given(calls())
 def test_a_call_gives_what_a_plain_one_gives(call: tuple[Tensor, dict[str, Any]]) -> None:
     image, arguments = call
     before = image.clone()
-    found = _called(image, arguments)
+    found = called(image, arguments)
     assert torch.equal(image, before)
-    plain = _called(image.clone(memory_format=torch.contiguous_format), arguments)
+    plain = called(image.clone(memory_format=torch.contiguous_format), arguments)
     if found is None or plain is None:
         assert found is plain
         return
@@ -113,7 +72,7 @@ def test_gradients_have_the_images_shape(call: tuple[Tensor, dict[str, Any]]) ->
     if not image.is_floating_point():
         return
     points = image.clone().requires_grad_()
-    found = _called(points, arguments)
+    found = called(points, arguments)
     if found is None or not found.requires_grad:
         return
     (gradient,) = torch.autograd.grad(found.sum(), points)
@@ -125,7 +84,7 @@ def test_gradients_have_the_images_shape(call: tuple[Tensor, dict[str, Any]]) ->
 @given(calls())
 def test_shapes_alone_give_the_same_shape(call: tuple[Tensor, dict[str, Any]]) -> None:
     image, arguments = call
-    found = _called(image, arguments)
+    found = called(image, arguments)
     if found is None or any(isinstance(value, (Tensor, QuantTables)) for value in arguments.values()):
         return
     with FakeTensorMode() as mode:
