@@ -139,8 +139,10 @@ def steps_of(
     """Returns the tables as the ops take them; or None, and the quality whose standard tables are meant."""
     if tables is not None:
         check_one_of(quality, tables)
+        check_there(tables.y, "tables", batch)
     elif isinstance(quality, Tensor):
         check_quality_tensor(quality, batch)
+        check_there(quality, "quality", batch)
         if not exporting():
             each = quality.reshape(-1, 1).expand(-1, 3)
             return ops.standard_steps(each, 1, False, soft).to(batch.device), 0.0
@@ -163,10 +165,10 @@ def check_quality_number(quality: Any) -> float:
     """Returns a quality that is not a tensor as a float; raises unless it is a number in 1…100."""
     if not is_real(quality):
         raise TypeError(f"quality must be a number or a tensor, got {quality!r} ({type(quality).__name__})")
-    number = float(plain(quality))
+    number = plain(quality)
     if not 1 <= number <= 100:  # also raises for NaN
         raise ValueError(f"quality must be in 1…100, got {quality!r}")
-    return number
+    return float(number)
 
 
 def check_quality_tensor(quality: Tensor, batch: Tensor) -> None:
@@ -179,6 +181,12 @@ def check_quality_tensor(quality: Tensor, batch: Tensor) -> None:
         )
 
 
+def check_there(tensor: Tensor, name: str, image: Tensor) -> None:
+    """Raises if a tensor is a meta tensor, which holds no values, and the image is not."""
+    if tensor.is_meta and not image.is_meta:
+        raise ValueError(f"{name} must hold values where the image does, got meta tensors")
+
+
 def map_shape(image: Tensor) -> tuple[int, int, int]:
     """Returns the shape of a map of qualities for ``image``: one for each 8×8 block of luma of the flattened batch."""
     batch = flattened(image)
@@ -189,6 +197,7 @@ def map_shape(image: Tensor) -> tuple[int, int, int]:
 def expanded_map(quality: Tensor, batch: Tensor) -> Tensor:
     """Returns a map of qualities in the shape of `map_shape`; raises unless it is real, and for one image or each."""
     check_real(quality, "quality")
+    check_there(quality, "quality", batch)
     shape = map_shape(batch)
     if quality.size(0) not in (1, shape[0]) or quality.shape[1:] != shape[1:]:
         raise ValueError(f"quality, a map, must have a value for each block, {shape}, got shape {tuple(quality.shape)}")

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence, Set
 import torch
 from torch import Tensor
 
-from fdjpeg._numbers import is_real, is_whole
+from fdjpeg._numbers import is_finite, is_real, is_whole
 
 
 def check_whole(name: str, value: object, least: int | None = None) -> None:
@@ -32,7 +32,7 @@ def check_positive(name: str, value: object) -> None:
     """Refuses an argument that is no number above 0, or not finite. The arguments are those of `check_whole`."""
     if not is_real(value):
         raise TypeError(f"{name} must be a number, got {value!r}")
-    if not 0 < value < float("inf"):  # type: ignore[operator]
+    if not (value > 0 and is_finite(value)):  # type: ignore[operator, arg-type]
         raise ValueError(f"{name} must be positive and finite, got {value}")
 
 

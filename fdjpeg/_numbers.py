@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numbers
+import sys
 from collections.abc import Callable, Iterable, Mapping, Set
 
 import torch
@@ -18,6 +19,11 @@ def is_whole(value: object) -> bool:
 def is_real(value: object) -> bool:
     """Returns whether ``value`` is a real number, of NumPy's types too, and not a bool."""
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def is_finite(value: float) -> bool:
+    """Returns whether a real number is neither NaN nor infinite, nor an integer beyond the floating numbers."""
+    return -sys.float_info.max <= value <= sys.float_info.max
 
 
 def plain(value: numbers.Real | float) -> int | float:

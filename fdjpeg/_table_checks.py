@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence, Sized
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 from torch import Tensor
 
-from fdjpeg._numbers import is_real, is_whole, plain, values_can_be_read
+from fdjpeg._numbers import is_finite, is_real, is_whole, plain, values_can_be_read
 from fdjpeg._standard_tables import (
     LARGEST_STEP,
     SMALLEST_STEP,
@@ -213,6 +212,6 @@ def _number(value: object, name: str, wanted: str = "a number") -> int | float:
 def positive(step: object, name: str, wanted: str = "a number") -> int | float:
     """Returns ``step``, if it is a positive finite number; a whole one stays an int."""
     number = _number(step, name, wanted)
-    if not (number > 0 and math.isfinite(number)):
+    if not (number > 0 and is_finite(number)):
         raise ValueError(f"{name} must be above 0 and finite, got {step}")
     return number

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import torch
@@ -30,7 +31,29 @@ def apply_function(function: type[TwoWayFunction], *arguments: Any) -> Any:
         if forward_ad._current_level < 0:
             return function.apply(*arguments)
         torch._dynamo.graph_break(msg="fdjpeg has no forward-mode derivatives inside of torch.compile")
-    return function.in_both_modes.apply(*arguments)
+    return function.in_both_modes.apply(*(_Whole(one) if isinstance(one, tuple) else one for one in arguments))
+
+
+class _Whole:
+    """A tuple that torch.func does not take apart.
+
+    Forward mode of a vmapped Function counts each entry of a tuple as an argument, but one tangent for all of them
+    (torch 2.13, ``get_tangents_in_dims``), so that `torch.func.hessian` fails.
+    """
+
+    __slots__ = ("_entries",)
+
+    def __init__(self, entries: tuple[Any, ...]) -> None:
+        self._entries = entries
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._entries)
+
+    def __getitem__(self, place: int) -> Any:
+        return self._entries[place]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._entries, name)
 
 
 def save_for_both(ctx: Any, *tensors: Tensor | None) -> None:
@@ -44,8 +67,10 @@ def carries_tangent(tensor: Tensor) -> bool:
     """Returns whether a tensor is differentiated in forward mode by ``torch.autograd.forward_ad``."""
     if forward_ad._current_level < 0:  # as a rule, so that the question costs nothing
         return False
-    # The batched tensors of torch.autograd.functional cannot be asked.
-    if torch.compiler.is_compiling() or torch._C._functorch.is_legacy_batchedtensor(tensor):
+    if torch.compiler.is_compiling():
+        return True
+    # The batched tensors of torch.autograd.functional and of vmap cannot be asked.
+    if torch._C._functorch.is_legacy_batchedtensor(tensor) or torch._C._functorch.is_batchedtensor(tensor):
         return True
     return forward_ad.unpack_dual(tensor).tangent is not None
 

@@ -19,6 +19,7 @@ from fdjpeg._arguments import (
     check_one_of,
     check_quality_number,
     check_quality_tensor,
+    check_there,
     expanded_map,
     exporting,
     flattened,
@@ -206,6 +207,7 @@ def check(image: Tensor, quality: float | Tensor = DEFAULT_QUALITY, tables: Quan
     _check_samples(batch)
     if tables is not None:
         check_one_of(quality, tables)
+        check_there(tables.y, "tables", batch)
         check_tables(tables)
         check_count(tables, batch.size(0))
     elif isinstance(quality, Tensor):
@@ -213,6 +215,7 @@ def check(image: Tensor, quality: float | Tensor = DEFAULT_QUALITY, tables: Quan
             expanded_map(quality, batch)
         else:
             check_quality_tensor(quality, batch)
+            check_there(quality, "quality", batch)
         _check_quality_values(quality)
     else:
         check_quality_number(quality)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from fdjpeg._descriptions import described
-from fdjpeg._numbers import is_real, is_whole, plain
+from fdjpeg._numbers import is_finite, is_real, is_whole, plain
 
 __all__ = [
     "Cubic",
@@ -483,7 +483,7 @@ def _set_number(surrogate: Floored, name: str, wanted: str, holds: Callable[[flo
     value = getattr(surrogate, name)
     if not is_real(value):
         raise TypeError(f"{name} must be {wanted}, got {value!r}")
-    if not (math.isfinite(value) and holds(value)):
+    if not (is_finite(value) and holds(value)):
         raise ValueError(f"{name} must be {wanted}, got {value!r}")
     object.__setattr__(surrogate, name, plain(value))
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from fdjpeg._arguments import HALF_A_BYTE
 from fdjpeg._checks import check_list, check_module, check_tensor
 from fdjpeg._lattice import SLACK
-from fdjpeg._numbers import is_real, plain
+from fdjpeg._numbers import is_finite, is_real, plain
 from fdjpeg._packages import EXTRA, MissingPackage
 
 from .calls import checked_logits, logits_of
@@ -311,7 +311,7 @@ def check_input(x: Tensor, y: Tensor, eps: float, names: tuple[str, str] = ("x",
         raise ValueError(f"{classes} must be classes 0, 1, …, got {int(y.min())}")
     if not is_real(eps):
         raise TypeError(f"eps must be a number, got {eps!r}")
-    if not 0 <= eps < float("inf"):
+    if not (eps >= 0 and is_finite(eps)):
         raise ValueError(f"eps must be 0 or more, in units of the images' range [0, 1], got {eps}")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -14,7 +13,7 @@ from torch import Tensor
 from fdjpeg import functional, surrogates
 from fdjpeg._arguments import DEFAULT_QUALITY, check_arguments
 from fdjpeg._constants import constant
-from fdjpeg._numbers import is_real, whole_numbers
+from fdjpeg._numbers import is_finite, is_real, whole_numbers
 from fdjpeg.surrogates import Surrogate
 from fdjpeg.tables import QuantTables, check_tables
 
@@ -206,7 +205,8 @@ def _checked_weights(weights: Any, count: int) -> tuple[float, ...]:
         raise TypeError(f"weights must be a list of numbers, got {weights!r}")
     if len(weights) != count:
         raise ValueError(f"weights must be {count} numbers, one for each choice, got {len(weights)}")
-    if not all(is_real(weight) and math.isfinite(weight) and weight >= 0 for weight in weights) or not sum(weights) > 0:
+    right = all(is_real(weight) and is_finite(weight) and weight >= 0 for weight in weights)
+    if not right or sum(weights) == 0 or not is_finite(sum(weights)):
         raise ValueError(f"weights must be finite, at least 0 and not all 0, got {weights!r}")
     return tuple(float(weight) for weight in weights)
 

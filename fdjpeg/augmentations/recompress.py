@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fdjpeg import reference
-from fdjpeg._numbers import is_real, is_whole
+from fdjpeg._numbers import is_finite, is_real, is_whole
 
 from .base import Augmentation, Compression, Draws, in_groups
 from .random_jpeg import DEFAULT_RANGE, JPEGParameters, RandomJPEG
@@ -242,6 +242,6 @@ def _rounded(levels: Tensor) -> Tensor:
 def _checked_scale(scale: object) -> tuple[float, float]:
     ends = scale if isinstance(scale, (tuple, list)) else (scale, scale)
     right = len(ends) == 2 and all(map(is_real, ends))
-    if not right or not 0 < ends[0] <= ends[1] < float("inf"):
+    if not right or not (0 < ends[0] <= ends[1] and is_finite(ends[1])):
         raise ValueError(f"scale must be a number above 0, or the least and the greatest, got {scale!r}")
     return float(ends[0]), float(ends[1])

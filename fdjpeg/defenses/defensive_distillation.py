@@ -12,7 +12,6 @@ vanish. Attack logits / T, or a margin.
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +19,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from fdjpeg._numbers import is_finite
 
 from .base import Defense, Weights, copied, device_of, load_state
 from .training.config import Schedule, Settings, at_least
@@ -150,7 +151,7 @@ def check_temperature(temperature: float) -> None:
     Raises:
         ValueError: naming the argument and its value.
     """
-    if not (math.isfinite(temperature) and temperature >= 1):
+    if not (is_finite(temperature) and temperature >= 1):
         raise ValueError(f"temperature must be at least 1, got {temperature!r}")
 
 

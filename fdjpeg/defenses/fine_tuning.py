@@ -26,6 +26,7 @@ import fdjpeg
 from fdjpeg import QuantTables
 from fdjpeg._arguments import sampling_of
 from fdjpeg._checks import check_list
+from fdjpeg._numbers import is_finite
 from fdjpeg._settings import build
 from fdjpeg.attacks.base import Exposed
 from fdjpeg.augmentations import Augmentation, DoubleJPEG, RandomJPEG, Recompress
@@ -303,7 +304,7 @@ class Config(Settings):
         ):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
-        if not 0 <= self.divergence < float("inf"):
+        if not (self.divergence >= 0 and is_finite(self.divergence)):
             raise ValueError(f"divergence must be at least 0 and finite, got {self.divergence}")
         if not 0 < self.interpolation <= 1:
             raise ValueError(f"interpolation must be above 0 and at most 1, got {self.interpolation}")

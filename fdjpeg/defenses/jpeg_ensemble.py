@@ -12,7 +12,6 @@ votes are equal, the class with the higher summed softmax wins.
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 
 import fdjpeg
 from fdjpeg import QuantTables
+from fdjpeg._numbers import is_finite
 from fdjpeg.attacks.base import Exposed
 from fdjpeg.sources.images import sample
 
@@ -69,7 +69,7 @@ class JPEGEnsemble(JPEGDefense):
         for name, table in (("luma", self.luma), ("chroma", self.chroma)):
             if table.shape != (8, 8):
                 raise ValueError(f"{name} must have shape (8, 8), got {tuple(table.shape)}")
-        if not levels or not all(math.isfinite(level) and level > 0 for level in levels):
+        if not levels or not all(is_finite(level) and level > 0 for level in levels):
             raise ValueError(f"levels must be positive numbers, at least one, got {levels!r}")
         if members is not None and len(members) != len(levels):
             raise ValueError(f"members must be {len(levels)} state dicts, one for each level, got {len(members)}")

@@ -138,6 +138,34 @@ def test_every_way_to_a_jacobian(settings: dict[str, Any]) -> None:
         torch.testing.assert_close(one, torch.func.jvp(function, (image,), (v,))[1])
 
 
+_QUALITY = torch.tensor(60.0, dtype=torch.float64)
+
+_MAPPED: dict[str, Callable[[Tensor], Tensor]] = {
+    "exact": lambda x: fdjpeg.jpeg(x, 60),
+    "surrogate": lambda x: fdjpeg.jpeg(x, 60, gradient="sine"),
+    "real": lambda x: fdjpeg.jpeg(x, 60, arithmetic="real"),
+    "soft": lambda x: fdjpeg.jpeg(x, 60, gradient="cubic", arithmetic="real", soft=True),
+    "own": lambda x: fdjpeg.jpeg(x, 60, gradient=Own()),
+    "quality": lambda x: fdjpeg.jpeg(x, _QUALITY + x.mean()),
+    "map": lambda x: fdjpeg.jpeg(x, (_QUALITY + x.mean()).expand(1, 2, 2)),
+    "soft map": lambda x: fdjpeg.jpeg(x, (_QUALITY + x.mean()).expand(1, 2, 2), gradient="cubic", arithmetic="real"),
+    "rate": fdjpeg.rate,
+    "blocks": lambda x: fdjpeg.block_dct(x[..., :8, :8]),
+    "channels": fdjpeg.FeatureDistillation("code"),
+    "learnable": fdjpeg.LearnableJPEG(fdjpeg.QuantTables.standard(60)),
+}
+
+
+@pytest.mark.parametrize("function", _MAPPED.values(), ids=list(_MAPPED))
+def test_vmap_within_forward_mode(function: Callable[[Tensor], Tensor]) -> None:
+    """As in `torch.func.hessian`. torch counts a tuple's entries as arguments there (see `_tangents._Whole`)."""
+    images = torch.rand(2, 1, 3, 11, 13, dtype=torch.float64)
+    tangents = torch.randn_like(images)
+    _, mapped = torch.func.jvp(torch.func.vmap(function), (images,), (tangents,))
+    for image, tangent, one in zip(images, tangents, mapped, strict=True):
+        torch.testing.assert_close(one, torch.func.jvp(function, (image,), (tangent,))[1])
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Second derivatives
 
@@ -159,7 +187,9 @@ def test_hessians_agree(settings: dict[str, Any]) -> None:
     wanted = torch.autograd.grad(first, leaves, tangents)
     forward_over_reverse = torch.func.jvp(gradients, inputs, tangents)[1]
     reverse_over_forward = torch.func.grad(lambda *both: torch.func.jvp(loss, both, tangents)[1], (0, 1))(*inputs)
-    for found in (forward_over_reverse, reverse_over_forward):
+    rows = torch.func.hessian(loss, (0, 1))(*inputs)  # vmap within forward mode
+    contracted = [sum((h * v).flatten(-v.ndim).sum(-1) for h, v in zip(row, tangents, strict=True)) for row in rows]
+    for found in (forward_over_reverse, reverse_over_forward, contracted):
         for one, expected in zip(found, wanted, strict=True):
             torch.testing.assert_close(one, expected, rtol=1e-4, atol=1e-4)
 

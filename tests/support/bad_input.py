@@ -86,6 +86,7 @@ def of_strengths(name: str, call: Callable[..., object], one_for_each: bool = Tr
         (lambda: call(quality=100.5), ValueError, "quality must be in 1…100, got 100.5"),
         (lambda: call(quality=math.nan), ValueError, "quality must be in 1…100, got nan"),
         (lambda: call(quality=-math.inf), ValueError, "quality must be in 1…100, got -inf"),
+        (lambda: call(quality=10**400), ValueError, "quality must be in 1…100, got 1000"),
         (lambda: call(quality="75"), TypeError, "quality must be a number or a tensor, got '75' (str)"),
         (lambda: call(quality=None), TypeError, "quality must be a number or a tensor, got None (NoneType)"),
         (lambda: call(quality=True), TypeError, "quality must be a number or a tensor, got True (bool)"),
@@ -107,6 +108,16 @@ def of_strengths(name: str, call: Callable[..., object], one_for_each: bool = Tr
                 lambda: call(quality=torch.ones(3)),
                 ValueError,
                 "quality must be a number, a 0-dim tensor or one of shape ",
+            ),
+            (
+                lambda: call(quality=torch.ones((), device="meta")),
+                ValueError,
+                "quality must hold values where the image does, got meta tensors",
+            ),
+            (
+                lambda: call(tables=QuantTables.flat(torch.ones((), device="meta"))),
+                ValueError,
+                "tables must hold values where the image does, got meta tensors",
             ),
             (
                 lambda: call(tables=QuantTables.flat(torch.ones(3))),

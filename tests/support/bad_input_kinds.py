@@ -39,6 +39,7 @@ def of_positive(name: str, argument: str, call: Call) -> list[Row]:
         (lambda: call(**{argument: -1}), ValueError, f"{wanted} -1"),
         (lambda: call(**{argument: math.nan}), ValueError, f"{wanted} nan"),
         (lambda: call(**{argument: math.inf}), ValueError, f"{wanted} inf"),
+        (lambda: call(**{argument: 10**400}), ValueError, f"{wanted} 1000"),
     )
 
 

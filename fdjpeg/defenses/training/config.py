@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import importlib.resources
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from fdjpeg._numbers import is_finite
 from fdjpeg._settings import build, from_yaml
 
 Config = TypeVar("Config")
@@ -78,7 +78,7 @@ def at_least(bound: int, **values: int) -> None:
 def positive(**values: float) -> None:
     """Refuses numbers that are not above 0 and finite, by their names."""
     for name, value in values.items():
-        if not (value > 0 and math.isfinite(value)):
+        if not (value > 0 and is_finite(value)):
             raise ValueError(f"{name} must be positive and finite, got {value}")
 
 
