@@ -1,0 +1,171 @@
+"""Sentences of the attacks' docstrings that results alone do not show: budgets, starts, settings and who is blamed."""
+
+from __future__ import annotations
+
+from dataclasses import FrozenInstanceError
+from typing import Any
+
+import pytest
+import torch
+from support.classifiers import Tiny
+from torch import Tensor, nn
+
+from fdjpeg.attacks import (
+    APGD,
+    DDN,
+    PGD,
+    CarliniWagner,
+    CarliniWagnerL0,
+    CarliniWagnerLinf,
+    Flip,
+    Square,
+    autoattack,
+    carlini_wagner,
+)
+from fdjpeg.attacks.byte_grid import to_byte_grid
+from fdjpeg.attacks.calls import Flat, checked_logits, logits_of
+from fdjpeg.attacks.codec import DrawsByImage
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Settings
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        (APGD, "APGD-CE-100"),
+        (CarliniWagner, "CW-200×6"),
+        (CarliniWagnerL0, "CW-L0-40×30"),
+        (CarliniWagnerLinf, "CW-Linf-40×30"),
+        (DDN, "DDN-100"),
+        (Flip, "Flip-20"),
+    ],
+)
+def test_names_without_settings_show_the_default_budget(kind: Any, name: str) -> None:
+    assert kind().name == name
+
+
+@pytest.mark.parametrize("attack", [PGD(2), APGD(), CarliniWagner(), CarliniWagnerLinf(), DDN(), Flip(), Square()])
+def test_settings_cannot_be_changed(attack: Any) -> None:
+    with pytest.raises(FrozenInstanceError):
+        attack.seed = 3
+
+
+def test_settings_reach_foolbox() -> None:
+    pytest.importorskip("foolbox")
+    theirs = CarliniWagner(steps=3, searches=2, step=0.5).theirs()
+    assert (theirs.steps, theirs.binary_search_steps, theirs.stepsize, theirs.abort_early) == (3, 2, 0.5, False)
+    assert DDN(steps=7).theirs().steps == 7
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The caller's network
+
+
+class Failing(nn.Module):
+    def __init__(self, words: str) -> None:
+        super().__init__()
+        self.words = words
+
+    def forward(self, images: Tensor) -> Tensor:
+        raise RuntimeError(self.words)
+
+
+@pytest.mark.parametrize(("words", "reason"), [("first\nsecond", "first"), ("  \n", "no message")])
+def test_a_networks_own_error_is_shown_by_its_first_line(words: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=rf"^model must take .* got RuntimeError from it: {reason}$"):
+        logits_of(Failing(words), torch.zeros(1, 3, 8, 8))
+
+
+def test_half_logits_become_float32_and_others_stay() -> None:
+    for dtype in (torch.float16, torch.bfloat16):
+        assert checked_logits(torch.zeros(2, 3, dtype=dtype), 2).dtype == torch.float32
+    for dtype in (torch.float32, torch.float64):
+        assert checked_logits(torch.zeros(2, 3, dtype=dtype), 2).dtype == dtype
+
+
+@pytest.mark.parametrize("mode", [True, False])
+def test_a_module_without_derivative_keeps_its_mode(mode: bool) -> None:
+    module = nn.Sequential(nn.Dropout(), nn.Flatten()).train(mode)
+    assert Flat(module).training == mode
+    assert module.training == mode
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Points
+
+
+def test_whole_bytes_in_l2_are_the_nearest_ones_in_the_ball() -> None:
+    """At the radius itself they are in the ball; beyond it samples are rounded towards the image."""
+    x, x_adv = torch.full((1, 1, 1, 2), 10 / 255, dtype=torch.float64), torch.tensor([[[[10.6, 10.0]]]]) / 255
+    for eps, level in ((1.0, 11), (1.2, 11), (0.9, 10)):
+        moved = to_byte_grid(x_adv.double(), x, eps / 255, "l2")
+        assert (moved * 255).round().tolist() == [[[[level, 10]]]]
+
+
+def test_draws_of_one_step_differ() -> None:
+    draws = DrawsByImage(torch.arange(4), seed=0, purpose="quality")
+    first, second = draws.uniform(), draws.uniform()
+    assert not bool((first == second).any())
+    assert not torch.equal(draws.on_host(), draws.on_host())
+    assert torch.equal(DrawsByImage(torch.arange(4), seed=0, purpose="quality").uniform(), first)
+
+
+def test_square_starts_from_stripes_of_both_signs(monkeypatch: pytest.MonkeyPatch, x: Tensor, y: Tensor) -> None:
+    pytest.importorskip("pyautoattack")
+    given: list[Tensor] = []
+    make = autoattack._first_then
+    monkeypatch.setattr(autoattack, "_first_then", lambda first, other: given.append(first) or make(first, other))
+    Square(queries=2)(Tiny().eval(), x, y, 8 / 255)
+    (stripes,) = given
+    assert set(stripes.unique().tolist()) == {-1.0, 1.0}
+    assert 0.3 < float((stripes > 0).float().mean()) < 0.7
+    assert len({tuple(one.flatten().tolist()) for one in stripes}) == len(stripes)
+
+
+def test_the_first_choice_is_given_and_the_others_are_made() -> None:
+    choice = autoattack._first_then(torch.ones(2, 3), lambda shape: torch.zeros(shape))
+    assert torch.equal(choice([2, 3]), torch.ones(2, 3))
+    assert torch.equal(choice([4]), torch.zeros(4))
+    with pytest.raises(RuntimeError, match=r"asked for \(3,\) first, not \(2, 3\)"):
+        autoattack._first_then(torch.ones(2, 3), torch.zeros)([3])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Rounds of Carlini and Wagner's attacks
+
+
+class Calls(nn.Module):
+    """Counts its calls; its class is always 1, or never where ``robust``."""
+
+    def __init__(self, robust: bool) -> None:
+        super().__init__()
+        self.robust, self.calls = robust, 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.calls += 1
+        score = images.flatten(1).mean(dim=1) * 0.1 + (-5 if self.robust else 5)
+        return torch.stack([-score, score], dim=1)
+
+
+@pytest.mark.parametrize("attack", [CarliniWagnerLinf, CarliniWagnerL0])
+def test_a_wrong_image_takes_no_steps(attack: Any) -> None:
+    calls = []
+    for steps in (3, 9):
+        model = Calls(robust=False).eval()
+        found = attack(steps=steps, rounds=2).run(model, torch.full((2, 3, 4, 4), 0.5), torch.zeros(2).long(), 0.1)
+        assert torch.equal(found.x_adv, torch.full((2, 3, 4, 4), 0.5))
+        calls.append(model.calls)
+    assert calls[0] == calls[1]
+
+
+def test_a_failed_round_weighs_four_times_and_the_next_starts_where_it_ended() -> None:
+    x = torch.full((2, 3, 4, 4), 0.5)
+    attack, state = CarliniWagnerLinf(steps=3, rounds=1), carlini_wagner._State.at(x)
+    assert state.weight.tolist() == [1, 1]
+    assert bool(state.distance.isinf().all())
+    attack._round(Calls(robust=True), state, torch.tensor([0]), torch.zeros(2).long())  # type: ignore[arg-type]
+    assert state.weight.tolist() == [4, 1]
+    assert not torch.equal(state.here[0], x[0])
+    assert torch.equal(state.here[1], x[1])
+    assert torch.equal(state.best, x)
