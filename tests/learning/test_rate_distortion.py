@@ -103,6 +103,10 @@ def test_a_ratio_that_is_known_is_found_with_its_interval(rng: np.random.Generat
     # A deviation of 6 over √300 images: 0.35 of a point's 6, or a factor of 2^(0.35 / 6) each way, twice.
     assert noisy.low < noisy.value < noisy.high
     assert 1.05 < noisy.high / noisy.low < 1.35
+    kept = 45 + images + torch.from_numpy(np.random.default_rng(4).normal(0, 6, 300))
+    drawn = [bits_ratio(images, kept, curve_bits, curve_kept, seed=seed) for seed in range(3)]
+    assert len({one.value for one in drawn}) == 1, "draws make the interval, not the value"
+    assert len({one.low for one in drawn}) == 3
     assert str(found) == "80.0% [80.0%, 80.0%]"
 
 
