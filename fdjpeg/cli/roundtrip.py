@@ -11,6 +11,7 @@ from rich.table import Table
 from torch import Tensor
 
 import fdjpeg
+from fdjpeg._coefficient_files import LARGEST_SIDE
 from fdjpeg._geometry import PILLOW_SUBSAMPLINGS
 from fdjpeg._whole_files import whole_file
 from fdjpeg.learning.metrics import WINDOW, ssim
@@ -79,6 +80,12 @@ def _measured(original: Tensor, decoded: Tensor, quality: int, subsampling: str)
 def _open(source: Path) -> Tensor:
     """Reads an image file as uint8 ``(3, H, W)`` or ``(1, H, W)``, upright, without its transparency."""
     picture = read_picture(source, "source")
+    width, height = picture.image.size
+    if max(width, height) > LARGEST_SIDE:
+        raise ValueError(
+            f"source must be an image of at most {LARGEST_SIDE} × {LARGEST_SIDE} pixels, which JPEG files hold, "
+            f"got {source.name!r} of {width} × {height}"
+        )
     if picture.transparent:
         complaints.print("Transparency is left out: JPEG has none.")
     return to_tensor(picture.image)

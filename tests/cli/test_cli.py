@@ -78,11 +78,13 @@ def test_roundtrip_refuses_with_a_sentence(tmp_path, capsys: pytest.CaptureFixtu
     Image.fromarray(noise(12, 12)).save(tmp_path / "photo.png")
     Image.fromarray(np.zeros((12, 12), np.float32)).save(tmp_path / "deep.tif")
     (tmp_path / "text.png").write_text("no image")
+    Image.new("L", (65501, 1)).save(tmp_path / "long.png")
     photo, out = tmp_path / "photo.png", tmp_path / "out.png"
     for arguments, message in (
         ((tmp_path / "nowhere.png", out), "source must be an image that Pillow reads"),
         ((tmp_path / "text.png", out), "source must be an image that Pillow reads"),
         ((tmp_path / "deep.tif", out), "samples of mode F have no agreed range"),
+        ((tmp_path / "long.png", out), "source must be an image of at most 65500 × 65500 pixels"),
         ((photo, tmp_path / "out.jpg"), "target must end in one of .png"),
         ((photo, tmp_path / "no" / "out.png"), "target must be a file that can be written"),
         ((photo, out, "--subsampling", "4:1:0"), "subsampling"),
@@ -90,6 +92,7 @@ def test_roundtrip_refuses_with_a_sentence(tmp_path, capsys: pytest.CaptureFixtu
     ):
         assert run("roundtrip", *arguments) == 2
         assert message in capsys.readouterr().err
+        assert not out.exists()
 
 
 def test_doctor_passes_here(capsys: pytest.CaptureFixture[str]) -> None:

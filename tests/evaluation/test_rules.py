@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 from dataclasses import replace
 from fractions import Fraction
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,10 +19,12 @@ from fdjpeg import evaluation
 from fdjpeg.attacks import PGD, Attack
 from fdjpeg.defenses import SeedFixed, of_module, parse_defense
 from fdjpeg.evaluation import Cell, Plan
-from fdjpeg.evaluation.controls import control_jobs, twice_cells
+from fdjpeg.evaluation.cells import wilson
+from fdjpeg.evaluation.controls import best_first, control_jobs, twice_cells
 from fdjpeg.evaluation.judging import Evaluation
+from fdjpeg.evaluation.results import _PACKAGES, versions
 from fdjpeg.evaluation.store import Store
-from fdjpeg.evaluation.threats import clean_cells, threat_jobs
+from fdjpeg.evaluation.threats import clean_cells, threat_jobs, transfer_cells
 from fdjpeg.sources import ImageSet, Network
 
 
@@ -38,6 +42,45 @@ def run(network: Network, photographs: ImageSet) -> Evaluation:
     plan = Plan(attacks=["pgd-3", "fgsm"], eps=["2/255", "8/255"], batch_size=3, draws=5, gradients=["cubic"])
     layers = [parse_defense(name, ["cubic"]) for name in ("jpeg:75", "stochastic-jpeg:5+95")]
     return Evaluation(network, photographs, layers, plan)
+
+
+# --- counts and their intervals ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("right", "count"), [(0, 0), (6, 5), (-1, 5), (float("nan"), 5), ("1", 5), (1, None)])
+def test_an_interval_is_of_a_share_of_some_images(right: Any, count: Any) -> None:
+    with pytest.raises(ValueError, match=r"^right must be a number of the count, 0 ≤ right ≤ count and count > 0"):
+        wilson(right, count)
+
+
+def test_versions_are_those_that_are_installed() -> None:
+    found = versions()
+    assert found["torch"] == importlib.metadata.version("torch")
+    assert found["pillow"] == importlib.metadata.version("pillow")
+    assert set(found) <= {"python", "fdjpeg", *_PACKAGES}
+
+
+def test_the_gradient_that_left_the_fewest_images_right_comes_first(run: Evaluation) -> None:
+    batch, (_, defense, _) = run.batch(0), run.defenses
+    cells = [
+        Cell(defense.name, "adaptive", gradient="sine", right=[1, 0, 1]),
+        Cell(defense.name, "adaptive", gradient="cubic", right=[1, 1, 1]),
+        Cell(defense.name, "adaptive", gradient="cubic", right=[0, 1, 0]),  # another attack through the same gradient
+        Cell(defense.name, "adaptive", gradient=None, right=[0, 0, 0]),  # on coefficients
+    ]
+    watched = SimpleNamespace(select=lambda *_, **__: cells)
+    three = replace(defense, gradients=("identity", "sine", "cubic"))
+    assert best_first(watched, batch, three, "8/255") == ["cubic", "sine", "identity"]  # type: ignore[arg-type]
+
+
+def test_the_cost_of_a_transferred_attack_is_counted_once(run: Evaluation) -> None:
+    other = Network(Tiny().eval(), "another")
+    cells = transfer_cells(run, PGD(3), other, Fraction(8, 255), run.batch(0))
+    assert [cell.defense for cell in cells] == [defense.name for defense in run.defenses]
+    assert cells[0].queries > 0
+    assert cells[0].loss != []
+    for cell in cells[1:]:
+        assert (cell.queries, cell.loss, cell.seconds, cell.attacked) == (0, [], 0, 0)
 
 
 # --- verdicts ---------------------------------------------------------------------------------------------------------
