@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 #: The number of steps in a table.
 STEPS = 64
 
+#: The steps that are taken as numbers for real arithmetic. Beyond, float32 cannot divide by them.
+SMALLEST_REAL_STEP, LARGEST_REAL_STEP = 1e-30, 1e30
+
 
 def check_real(tensor: Tensor, name: str) -> None:
     """Raises unless the dtype is of integers or of floating numbers."""
@@ -214,4 +217,6 @@ def positive(step: object, name: str, wanted: str = "a number") -> int | float:
     number = _number(step, name, wanted)
     if not (number > 0 and is_finite(number)):
         raise ValueError(f"{name} must be above 0 and finite, got {step}")
+    if not SMALLEST_REAL_STEP <= number <= LARGEST_REAL_STEP:
+        raise ValueError(f"{name} must be in {SMALLEST_REAL_STEP:g}…{LARGEST_REAL_STEP:g}, got {step}")
     return number

@@ -279,11 +279,11 @@ class Tanh(Floored):
 
     Args:
         floor: the least value of the derivative; 0 leaves it as it is.
-        alpha: α, positive; 4 by default, our choice.
+        alpha: α, in 0.001…1000; 4 by default, our choice.
 
     Raises:
         TypeError: ``alpha`` is not a number.
-        ValueError: ``alpha`` is not positive and finite.
+        ValueError: ``alpha`` is not in 0.001…1000.
 
     Source: Agustsson and Theis, "Universally quantized neural compression", NeurIPS 2020, arXiv 2006.09952, section
     4.1.
@@ -319,11 +319,11 @@ class Softmax(Floored):
 
     Args:
         floor: the least value of the derivative; 0 leaves it as it is.
-        alpha: α, positive, for c in steps; 4 by default, our choice. At the same α it is close to `Tanh`.
+        alpha: α, in 0.001…1000, for c in steps; 4 by default, our choice. At the same α it is close to `Tanh`.
 
     Raises:
         TypeError: ``alpha`` is not a number.
-        ValueError: ``alpha`` is not positive and finite.
+        ValueError: ``alpha`` is not in 0.001…1000.
 
     Source: "JPEG inspired deep learning" (JPEG-DL), ICLR 2025, arXiv 2410.07081; there α is learned.
 
@@ -494,5 +494,11 @@ def check_generator(generator: torch.Generator | None) -> None:
         raise TypeError(f"generator must be a torch.Generator or None, got {generator!r}")
 
 
+#: The sharpness of a surrogate. Beyond, float32 loses it: the result or the derivative would be NaN.
+SMALLEST_ALPHA, LARGEST_ALPHA = 1e-3, 1e3
+
+
 def _check_alpha(surrogate: Tanh | Softmax) -> None:
     _set_number(surrogate, "alpha", "a positive finite number", lambda x: x > 0)
+    if not SMALLEST_ALPHA <= surrogate.alpha <= LARGEST_ALPHA:
+        raise ValueError(f"alpha must be in {SMALLEST_ALPHA:g}…{LARGEST_ALPHA:g}, got {surrogate.alpha!r}")

@@ -175,11 +175,12 @@ class QuantTables:
         """Makes tables with the same step at every frequency of every component.
 
         Args:
-            step: a positive number; or a tensor, 0-dim or ``(N,)`` for one step for each image (values are not read).
+            step: a number in 10⁻³⁰…10³⁰; or a tensor, 0-dim or ``(N,)`` for one step for each image, whose values are
+                not read.
 
         Raises:
             TypeError: ``step`` is neither a number nor a tensor of a real dtype.
-            ValueError: a number that is not positive and finite, or a tensor of other shapes.
+            ValueError: a number outside of that, or a tensor of other shapes.
 
         Example::
 

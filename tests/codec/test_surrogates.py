@@ -324,3 +324,20 @@ def test_surrogates_under_the_exact_forward_are_once_differentiable() -> None:
         assert first.isfinite().all()
         with pytest.raises(RuntimeError, match="cannot be differentiated again"):
             torch.autograd.grad(first.sum(), image)
+
+
+@pytest.mark.parametrize("alpha", [1e-3, 1e3])
+@pytest.mark.parametrize("kind", [Tanh, Softmax])
+def test_the_ends_of_alpha_give_numbers(kind: type[Tanh | Softmax], alpha: float) -> None:
+    surrogate = kind(alpha)
+    image = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    for settings in ({}, {"arithmetic": "real"}, {"arithmetic": "real", "soft": True}):
+        points = image.clone().requires_grad_()
+        out = fdjpeg.jpeg(points, 50, gradient=surrogate, **settings)
+        (gradient,) = torch.autograd.grad(out.sum(), points)
+        assert not out.isnan().any()
+        assert not gradient.isnan().any()
+    c = torch.linspace(-3, 3, 201)
+    for dtype in (torch.float32, torch.float64):
+        assert not surrogate.forward(c.to(dtype)).isnan().any()
+        assert not surrogate.derivative(c.to(dtype)).isnan().any()

@@ -262,6 +262,9 @@ def _surrogates() -> list[Row]:
         for value, error in (*wrong, (0, ValueError)):
             message = f"alpha must be a positive finite number, got {value!r}"
             found += rows(f"surrogates.{name}", (lambda k=kind, v=value: k(v), error, message))
+        for value in (1e-4, 1e4, 10**300):  # of which float32 would make NaN, in the end
+            message = f"alpha must be in 0.001…1000, got {value!r}"
+            found += rows(f"surrogates.{name}", (lambda k=kind, v=value: k(v), ValueError, message))
     for value in (0, -3):
         message = f"terms must be at least 1, got {value}"
         found += rows("surrogates.Fourier", (lambda v=value: surrogates.Fourier(v), ValueError, message))

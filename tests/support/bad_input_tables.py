@@ -89,6 +89,8 @@ def _tables() -> list[Row]:
             (lambda: QuantTables.flat(-3.5), ValueError, "step must be above 0 and finite, got -3.5"),
             (lambda: QuantTables.flat(math.nan), ValueError, "step must be above 0 and finite, got nan"),
             (lambda: QuantTables.flat(math.inf), ValueError, "step must be above 0 and finite, got inf"),
+            (lambda: QuantTables.flat(1e-31), ValueError, "step must be in 1e-30…1e+30, got 1e-31"),
+            (lambda: QuantTables.flat(1e300), ValueError, "step must be in 1e-30…1e+30, got 1e+300"),
             (lambda: QuantTables.flat("3"), TypeError, "step must be a number or a tensor, got str"),
             (lambda: QuantTables.flat(None), TypeError, "step must be a number or a tensor, got NoneType"),
             (
