@@ -344,3 +344,24 @@ def test_maps_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
     for call in (fdjpeg.jpeg, fdjpeg.check):
         with pytest.raises(ValueError, match=re.escape(message)):
             call(FOUR, torch.full(shape, 50))
+
+
+def test_a_map_is_for_one_image_or_for_each() -> None:
+    """Not for as many as there are rows of blocks."""
+    with pytest.raises(ValueError, match=r"^quality, a map, must have a value for each block, \(3, 2, 3\), got shape"):
+        fdjpeg.jpeg(torch.rand(3, 3, 16, 24), torch.full((2, 2, 3), 50))
+
+
+def test_values_of_meta_tensors_and_subclasses_cannot_be_read() -> None:
+    class Own(Tensor):
+        """A user's kind of tensor."""
+
+    assert values_can_be_read(torch.zeros(2), torch.nn.Parameter(torch.zeros(2)))
+    assert not values_can_be_read(torch.zeros(2), torch.zeros(2, device="meta"))
+    assert not values_can_be_read(torch.zeros(2).as_subclass(Own))
+
+
+def test_numbers_are_shown_with_six_digits_where_that_is_enough() -> None:
+    assert shown(0.123456789, lambda value: value < 1) == "0.123457"
+    assert shown(1.00000012, lambda value: value <= 1) == "1.00000012"
+    assert shown(1 + 1e-12, lambda value: value <= 1) == "1.000000000001"

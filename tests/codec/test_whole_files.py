@@ -79,3 +79,14 @@ def test_a_draft_keeps_the_suffix(tmp_path: Path) -> None:
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"missing/tables\.txt"):
         TABLES.save(tmp_path / "missing" / "tables.txt")
+
+
+def test_a_file_that_may_not_be_written_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replacing it would need only the folder's permission."""
+    target = tmp_path / "tables.txt"
+    target.write_text("before")
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write everything
+    with pytest.raises(PermissionError, match="Permission denied"), whole_file(target) as draft:
+        draft.write_text("after")
+    assert target.read_text() == "before"
+    assert [file.name for file in tmp_path.iterdir()] == ["tables.txt"]
