@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fdjpeg import reference
 from fdjpeg._geometry import BLOCK, Geometry, Sampling, geometry_of
+from fdjpeg._standard_tables import clamped_quality
 from fdjpeg._tangents import TwoWayFunction, apply_function, save_for_both, tangent_or_zeros
 from fdjpeg.ops.registration import images_vmap, register, wants_autograd
 
@@ -30,12 +31,25 @@ def _steps_backward_fake(grad: Tensor, qualities: Tensor, luma: int, whole: bool
     return qualities.new_empty(qualities.shape)
 
 
+def _looked_up_steps(qualities: Tensor, luma: int, whole: bool, soft: bool) -> Tensor:
+    """Computes `reference.standard_steps`; of many whole qualities it copies the tables of 1…100."""
+    if not whole or qualities.numel() <= 100:
+        return reference.standard_steps(qualities, luma, whole, soft)
+    every = torch.arange(1, 101, device=qualities.device)
+    tables = reference.standard_steps(every.repeat(1, 2), len(every), whole, soft)[0]
+    of_chroma = torch.arange(qualities.size(1), device=qualities.device) >= luma
+    place = clamped_quality(qualities).round().long() - 1 + len(every) * of_chroma
+    steps = tables.index_select(0, place.flatten()).unflatten(0, qualities.shape)
+    return steps.double() if qualities.dtype == torch.float64 else steps
+
+
 # The standard tables at qualities (N, B): (N, B, 8, 8), the first `luma` of the B of luma; and their gradient.
 register(
     "standard_steps",
     "(Tensor qualities, SymInt luma, bool whole, bool soft) -> Tensor",
     fake=_steps_fake,
     vmap=images_vmap,
+    fallback=_looked_up_steps,
 )
 register(
     "standard_steps_backward",
@@ -131,12 +145,10 @@ def steps_of_map(qualities: Tensor, image: Tensor, sampling: Sampling, soft: boo
 
 def steps_of_number(number: float, image: Tensor, sampling: Sampling, soft: bool) -> Tensor:
     """Returns the packed steps ``(1, blocks, 8, 8)`` of one quality, in the dtype of computations."""
-    geometry = geometry_of(image, sampling.horizontal, sampling.vertical)
-    luma = geometry.luma.rows * geometry.luma.columns
     # In double, by which libjpeg's percentage is computed.
-    qualities = torch.full((1, blocks_of(geometry)), number, dtype=torch.float64, device=image.device)
-    steps: Tensor = torch.ops.fdjpeg.standard_steps(qualities, luma, False, soft)
-    return steps.to(reference.real_dtype(image))
+    qualities = torch.full((1, 3), number, dtype=torch.float64, device=image.device)
+    tables: Tensor = torch.ops.fdjpeg.standard_steps(qualities, 1, False, soft)
+    return steps_of_tables(tables.to(reference.real_dtype(image)), image, sampling)
 
 
 class _OfBlocks(TwoWayFunction):

@@ -40,7 +40,6 @@ from fdjpeg.reference.real import (
     Transforms,
     components_of,
     components_of_adjoint,
-    limited,
     real_dct,
     real_idct,
     real_samples,
@@ -315,7 +314,9 @@ def blocks_image(
     samples = real_samples(decoded, geometry, fancy)
     inside = (samples >= 0) & (samples <= 255)
     mask = reduce(add, [passed.to(torch.uint8) << c for c, passed in enumerate(inside.unbind(1))])
-    return torch.empty_like(image).copy_(limited(image, samples)), mask
+    samples.clamp_(0, 255)  # in place: memory for another image costs more than the numbers
+    samples = samples.round_() if image.dtype == torch.uint8 else samples.div_(255)
+    return torch.empty_like(image).copy_(samples), mask
 
 
 def _passed(kept: Tensor, geometry: Geometry, fancy: bool) -> Tensor:

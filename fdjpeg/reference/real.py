@@ -70,7 +70,11 @@ _Taps = list[tuple[Tensor, float]]
 
 
 def _resample(x: Tensor, taps: _Taps, dim: int) -> Tensor:
-    return reduce(add, [weight * x.index_select(dim, index) for index, weight in taps])
+    return reduce(add, [_scaled(x.index_select(dim, index), weight) for index, weight in taps])
+
+
+def _scaled(x: Tensor, weight: float) -> Tensor:
+    return x if weight == 1 else weight * x
 
 
 def _resample_adjoint(gradient: Tensor, taps: _Taps, dim: int, size: int) -> Tensor:
@@ -79,7 +83,7 @@ def _resample_adjoint(gradient: Tensor, taps: _Taps, dim: int, size: int) -> Ten
     shape[dim] = size
     total = gradient.new_zeros(shape)
     for index, weight in taps:
-        total = total.index_add(dim, index, weight * gradient)
+        total = total.index_add(dim, index, _scaled(gradient, weight))
     return total
 
 
@@ -144,7 +148,9 @@ def samples_of(components: Sequence[Tensor], geometry: Geometry, fancy: bool) ->
     for component, (plane, horizontal, vertical) in zip(components, component_planes(geometry), strict=True):
         rows, columns = _upsampling_taps(geometry, plane, horizontal, vertical, fancy, component.device)
         component = component[:, : plane.height, : plane.width]
-        upsampled.append(_resample(_resample(component, rows, 1), columns, 2))
+        upsampled.append(
+            _resample(_resample(component, columns, 2), rows, 1)
+        )  # rows are fewer before they are repeated
     samples = torch.stack(upsampled, 1)
     return real_ycbcr_to_rgb(samples) if geometry.channels == 3 else samples
 
@@ -156,8 +162,8 @@ def samples_of_adjoint(gradient: Tensor, geometry: Geometry, fancy: bool) -> lis
     components = []
     for component, (plane, horizontal, vertical) in zip(gradient.unbind(1), component_planes(geometry), strict=True):
         rows, columns = _upsampling_taps(geometry, plane, horizontal, vertical, fancy, gradient.device)
-        component = _resample_adjoint(component, columns, 2, plane.columns * BLOCK)
-        components.append(_resample_adjoint(component, rows, 1, plane.rows * BLOCK))
+        component = _resample_adjoint(component, rows, 1, plane.rows * BLOCK)
+        components.append(_resample_adjoint(component, columns, 2, plane.columns * BLOCK))
     return components
 
 
