@@ -1,6 +1,7 @@
 """A second witness: the exact kernels' PTX, as nvcc makes it, in an interpreter written from NVIDIA's manual.
 
-Here float32 at 4:2:0 and 4:4:4 on a few odd-sized images; ``python tests/ptx.py`` runs every layout and type.
+Here float32 at 4:2:0 and 4:4:4 and the other types at 4:2:0, on a few odd-sized images; ``python tests/ptx.py`` runs
+every layout and type.
 """
 
 from __future__ import annotations
@@ -40,6 +41,26 @@ def test_ptx_gives_the_bits_of_the_cpu(
     sampling = SAMPLINGS[subsampling]
     image = ptx_cases.image_of(torch.float32, height, width, sampling)
     assert ptx_cases.check(module, sampling, _triangle(sampling), image, shift) == []
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        torch.uint8,
+        *(pytest.param(one, marks=pytest.mark.slow) for one in (torch.float16, torch.bfloat16, torch.float64)),
+    ],
+    ids=str,
+)
+def test_ptx_of_other_types_gives_the_bits_of_the_cpu(dtype: torch.dtype) -> None:
+    """Forward, and but for bytes the straight-through gradient."""
+    if ptx_kernels.NVCC is None:
+        pytest.skip("there is no nvcc")
+    sampling = SAMPLINGS["4:2:0"]
+    names = [ptx_kernels.names_of(sampling, True, dtype)]
+    module = ptx_kernels.kept_module(names, str(dtype).removeprefix("torch."))
+    for height, width, shift in ((17, 35, 0), (24, 40, 1)):
+        image = ptx_cases.image_of(dtype, height, width, sampling)
+        assert ptx_cases.check(module, sampling, True, image, shift) == [], (height, width, shift)
 
 
 #: Bugs in the PTX of 4:2:0: a part of a kernel's name, a pattern, what takes its place, and which match is changed.
@@ -230,5 +251,11 @@ def test_arithmetic_of_the_manual() -> None:
     assert computed("mul", ("wide", "u32"), [_b32(2**32 - 1), _b32(2)]).tolist() == [2**33 - 2]
     assert computed("setp", ("gtu", "f32"), [_f32(np.nan), _f32(1)]).tolist() == [True]
     assert computed("max", ("f32",), [_f32(np.nan), _f32(1)]).tolist() == [1]
+    # Halves 1 and -2 of a; bytes 3, -4, 5 and -6 of b, from the lowest.
+    a, b, c = _b32(0xFFFE0001), _b32(0xFA05FC03), _b32(100)
+    assert computed("dp2a", ("lo", "s32", "s32"), [a, b, c]).tolist() == [100 + 3 + 8]
+    assert computed("dp2a", ("hi", "s32", "s32"), [a, b, c]).tolist() == [100 + 5 + 12]
+    assert computed("dp2a", ("lo", "u32", "u32"), [a, b, c]).tolist() == [100 + 3 + 0xFFFE * 0xFC]
+    assert computed("dp4a", ("u32", "u32"), [_b32(0x04030201), b, c]).tolist() == [100 + 3 + 2 * 0xFC + 15 + 4 * 0xFA]
     with pytest.raises(NotImplementedError, match=r"sin\.approx\.f32"):
         computed("sin", ("approx", "f32"), [_f32(1)])

@@ -156,6 +156,21 @@ def inserted(a: Array, b: Array, position: Array, length: Array) -> Array:
     return (b.astype("u8") & ~mask | (a.astype("u8") << position) & mask).astype("u4")
 
 
+def dot_product(name: str, modifiers: tuple[str, ...], a: Array, b: Array, c: Array) -> Array:
+    """``dp4a``, and ``dp2a``: c plus the products of four bytes, or of two halves of a and the low or high bytes of b.
+
+    The types of a and b say whether their parts have a sign; sums wrap (PTX ISA, 9.7.1.23 and 9.7.1.24).
+    """
+    signs = [kind[0] for kind in modifiers[-2:]]
+    bytes_of_b = np.ascontiguousarray(b.astype("u4")).view("i1" if signs[1] == "s" else "u1").reshape(len(b), 4)
+    size = 1 if name == "dp4a" else 2
+    of_a = np.ascontiguousarray(a.astype("u4")).view(f"{'i' if signs[0] == 's' else 'u'}{size}").reshape(len(a), -1)
+    if name == "dp2a":
+        bytes_of_b = bytes_of_b[:, :2] if modifiers[0] == "lo" else bytes_of_b[:, 2:]
+    total = c.astype("u4").astype("i8") + (of_a.astype("i8") * bytes_of_b.astype("i8")).sum(1)
+    return (total & 0xFFFFFFFF).astype("u4")
+
+
 def multiplied(part: str, kind: str, a: Array, b: Array) -> Array:
     """``mul`` and ``mad``: the low half, the high half or the whole of a product of whole numbers."""
     if part == "lo":
@@ -197,6 +212,8 @@ def computed(name: str, modifiers: tuple[str, ...], x: list[Array]) -> Array:
         return high << np.uint32(16) | low
     if name == "cvt":
         return convert(modifiers, *x)
+    if name in ("dp2a", "dp4a"):
+        return dot_product(name, modifiers, *x)
     if name in ("shl", "shr"):
         return shifted(name, kind, *x)
     if name == "selp":
