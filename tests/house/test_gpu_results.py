@@ -184,3 +184,17 @@ def test_table_shows_every_part(kept: ModuleType) -> None:
     ):
         assert line in table, line
     assert not any(line.startswith("- peers") for line in table)
+
+
+@pytest.mark.slow
+def test_readme_counts_the_cases_of_each_backend() -> None:
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider"]
+    done = subprocess.run(
+        [*command, "tests/codec/test_conformance.py"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    names = re.findall(
+        r"\[(?:\S*-)?(reference|cpu|emulated|interpreted|cuda|triton)(?:-\S*)?\]$", done.stdout, re.MULTILINE
+    )
+    readme = (RESULTS / "README.md").read_text(encoding="utf-8")
+    shown = dict(re.findall(r"^\| (\w+) \| (\d+) \| (?:yes|no)", readme, re.MULTILINE))
+    assert {name: str(names.count(name)) for name in set(names)} == shown
