@@ -1,18 +1,22 @@
 """Measures the CPU targets as ratios, from calls in turns: ``python benchmarks/ratios.py [OUT.json [PART …]]``.
 
 - One thread, 1024², 4:2:0, quality 75: against Pillow behind tensors and its codec alone, OpenCV, simplejpeg, kornia.
+- The same against ``x.clone()`` of the float32 image, where memory is reused and where it is fresh: five runs each.
 - The whole ``fdjpeg.jpeg`` call on one uint8 image against fromarray + save + open + asarray, over qualities and sizes.
 - Two threads against one.
 - 512 images of 32² in one batch against a loop over Pillow.
 - Surrogates, soft and table gradients against straight-through, and the memory that they need beyond it.
 
-The parts are against_peers, against_pillow_everywhere, batches, gradients and gradient_memory; by default all run.
+The parts are against_peers, against_clone, against_pillow_everywhere, batches, gradients and gradient_memory; by
+default all run.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -86,6 +90,51 @@ def against_peers() -> dict[str, dict[str, float]]:
         if PEERS[theirs].differentiable:
             backward = [gradient_of(PEERS[n].prepare(pixels), PEERS[n].codec(75, "4:2:0")) for n in (ours, theirs)]
             found[f"{ours} forward+backward / {theirs}"] = ratio(*backward, rounds=15)
+    return found
+
+
+#: What glibc is told, so that it keeps freed memory for the next call, or returns it to the system at once.
+REGIMES = {
+    "reused": {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(1 << 32)},
+    "fresh": {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"},
+}
+
+
+def against_clone(runs: int = 5) -> dict[str, dict[str, float]]:
+    """Compares with ``clone()`` of one photograph of 1024² as float32, in each regime of memory.
+
+    The figures of a row are medians over runs, each a process of its own.
+    """
+    found = {}
+    for regime, settings in REGIMES.items():
+        command = [sys.executable, __file__, "", "against_clone_here"]
+        results = [
+            json.loads(subprocess.run(command, env=os.environ | settings, capture_output=True, check=True).stdout)
+            for _ in range(runs)
+        ]
+        for name in results[0]:
+            columns = results[0][name]
+            found[f"{name} / clone, memory {regime}"] = {
+                column: statistics.median(result[name][column] for result in results) for column in columns
+            }
+    return found
+
+
+def against_clone_here() -> dict[str, dict[str, float]]:
+    """Compares in this process: how many times the clone's time each call takes."""
+    pixels = photographs(1, 1024, 1024)
+    image = pixels.float() / 255
+    codec = partial(fdjpeg.jpeg, quality=75)
+    calls = {
+        "float32 forward": lambda: codec(image),
+        "float32 forward+backward": gradient_of(image, codec),
+        "uint8 forward": lambda: codec(pixels),
+    }
+    found = {}
+    for name, call in calls.items():
+        row = ratio(image.clone, call, rounds=101)
+        found[name] = {"ours_ms": row["theirs_ms"], "clone_ms": row["ours_ms"], "times the clone": row["ratio"]}
+        found[name] |= {"low": row["low"], "high": row["high"], "by CPU time": row["cpu_ratio"]}
     return found
 
 
@@ -188,16 +237,17 @@ def gradient_memory_here() -> dict[str, dict[str, float]]:
     return found
 
 
-PARTS = (against_peers, against_pillow_everywhere, batches, gradients, gradient_memory)
+PARTS = (against_peers, against_clone, against_pillow_everywhere, batches, gradients, gradient_memory)
 
 
 def main() -> None:
     """Measures, prints, and saves if a file is named."""
     torch.set_num_threads(1)
     file, *names = sys.argv[1:] or [""]
-    if names == ["gradient_memory_here"]:
-        print(json.dumps(gradient_memory_here()))
-        return
+    for measure in (against_clone_here, gradient_memory_here):
+        if names == [measure.__name__]:
+            print(json.dumps(measure()))
+            return
     results: dict[str, Any] = {"machine": describe_machine()}
     for part in PARTS:
         if names and part.__name__ not in names:

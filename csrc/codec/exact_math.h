@@ -27,12 +27,24 @@ struct Pair {
   I first, second;
 };
 
+template <class I>
+FDJPEG_INLINE Pair<I> operator+(Pair<I> a, Pair<I> b) {
+  return {a.first + b.first, a.second + b.second};
+}
+
+template <class I>
+FDJPEG_INLINE Pair<I> operator-(Pair<I> a, Pair<I> b) {
+  return {a.first - b.first, a.second - b.second};
+}
+
 // Operations that C++ spells differently for each lane type. `Wide` holds sums of products: 32 bits, whatever the
 // lanes' width. These are the operations of lanes that are 32 bits wide themselves; lanes.h specialises them for lanes
 // of 16 bits.
 template <class I>
 struct PlainLane {
   using Wide = I;
+  // Fraction bits that the lanes have beyond libjpeg's: what goes into a first pass, and the transforms' constants.
+  static constexpr int kInputBits = 0, kConstantBits = 0;
   static FDJPEG_INLINE I all(int x) {
     return I{} + x;
   }
@@ -55,6 +67,16 @@ struct PlainLane {
   template <int bits>
   static FDJPEG_INLINE I narrow(Wide sum) {
     return sum >> bits;
+  }
+  // (first + sign · second) / 2^bits, rounded half up.
+  template <int sign, int bits>
+  static FDJPEG_INLINE I scaled_sum(Pair<I> p) {
+    const I sum = sign > 0 ? p.first + p.second : p.first - p.second;
+    if constexpr (bits <= 0) {
+      return sum << -bits;
+    } else {
+      return (sum + (1 << (bits - 1))) >> bits;
+    }
   }
   // (c1 a + c2 b + c3 c + bias) / 2^16 of samples, rounded down.
   template <int c1, int c2, int c3, int bias>
@@ -253,64 +275,111 @@ constexpr FDJPEG_INLINE OddMatrix odd_matrix() {
   return odd;
 }
 
-// A row of the odd matrix times two pairs of its columns, added to `sum` where there is one.
+// The sums and differences that the forward DCT starts with: of samples 0 and 7, 1 and 6; of 3 and 4, 2 and 5.
+template <class I>
+struct Butterflies {
+  Pair<I> outer_sums, outer_differences, inner_sums, inner_differences;
+};
+
+template <class I>
+FDJPEG_INLINE Butterflies<I> butterflies(Pair<I> x01, Pair<I> x76, Pair<I> x32, Pair<I> x45) {
+  return {x01 + x76, x01 - x76, x32 + x45, x32 - x45};
+}
+
+// The coefficients that the inverse DCT works on together.
+template <class I>
+struct CoefficientPairs {
+  Pair<I> p04, p26, p75, p13;
+};
+
+// A row of the odd matrix times two pairs of its columns, those of 7 and 5 and of 1 and 3, added to `sum` where there
+// is one.
 template <int row, class I>
 FDJPEG_INLINE typename Lane<I>::Wide odd_sum(Pair<I> p, Pair<I> q, typename Lane<I>::Wide sum) {
   constexpr OddMatrix kOdd = odd_matrix();
-  sum = Lane<I>::template dot<kOdd.m[row][0], kOdd.m[row][1]>(p, sum);
-  return Lane<I>::template dot<kOdd.m[row][2], kOdd.m[row][3]>(q, sum);
+  constexpr int kOne = 1 << Lane<I>::kConstantBits;
+  sum = Lane<I>::template dot<kOne * kOdd.m[row][0], kOne * kOdd.m[row][1]>(p, sum);
+  return Lane<I>::template dot<kOne * kOdd.m[row][3], kOne * kOdd.m[row][2]>(q, sum);
 }
 
 template <int row, class I>
 FDJPEG_INLINE typename Lane<I>::Wide odd_sum(Pair<I> p, Pair<I> q) {
   constexpr OddMatrix kOdd = odd_matrix();
-  const typename Lane<I>::Wide sum = Lane<I>::template dot<kOdd.m[row][0], kOdd.m[row][1]>(p);
-  return Lane<I>::template dot<kOdd.m[row][2], kOdd.m[row][3]>(q, sum);
+  constexpr int kOne = 1 << Lane<I>::kConstantBits;
+  const typename Lane<I>::Wide sum = Lane<I>::template dot<kOne * kOdd.m[row][0], kOne * kOdd.m[row][1]>(p);
+  return Lane<I>::template dot<kOne * kOdd.m[row][3], kOne * kOdd.m[row][2]>(q, sum);
 }
 
-// One pass of the forward DCT along x[0] … x[7]. The first pass keeps kPass1Bits fraction bits, the second removes
-// them.
-template <bool first_pass, class I>
-FDJPEG_INLINE void fdct_pass(I x[8]) {
-  using L = Lane<I>;
-  using Wide = typename L::Wide;
-  constexpr int kShift = first_pass ? kConstBits - kPass1Bits : kConstBits + kPass1Bits;
+// A row of the even matrix times a pair.
+template <int row, class I>
+FDJPEG_INLINE typename Lane<I>::Wide even_sum(Pair<I> p, typename Lane<I>::Wide sum) {
   constexpr EvenMatrix kEven = even_matrix();
-  const I s0 = x[0] + x[7], s1 = x[1] + x[6], s2 = x[2] + x[5], s3 = x[3] + x[4];
-  const Pair<I> p = L::pair(x[3] - x[4], x[2] - x[5]), q = L::pair(x[1] - x[6], x[0] - x[7]);
-  const I sum = s0 + s3, inner_sum = s1 + s2;
-  const Pair<I> differences = L::pair(s0 - s3, s1 - s2);
-  const I dc = sum + inner_sum, c4 = sum - inner_sum;
-  const Wide half = L::template half<kShift>();
-  x[0] = first_pass ? dc << kPass1Bits : descale<kPass1Bits>(dc);
-  x[4] = first_pass ? c4 << kPass1Bits : descale<kPass1Bits>(c4);
-  x[2] = L::template narrow<kShift>(L::template dot<kEven.m[0][0], kEven.m[0][1]>(differences, half));
-  x[6] = L::template narrow<kShift>(L::template dot<kEven.m[1][0], kEven.m[1][1]>(differences, half));
+  constexpr int kOne = 1 << Lane<I>::kConstantBits;
+  return Lane<I>::template dot<kOne * kEven.m[row][0], kOne * kEven.m[row][1]>(p, sum);
+}
+
+template <int row, class I>
+FDJPEG_INLINE typename Lane<I>::Wide even_sum(Pair<I> p) {
+  constexpr EvenMatrix kEven = even_matrix();
+  constexpr int kOne = 1 << Lane<I>::kConstantBits;
+  return Lane<I>::template dot<kOne * kEven.m[row][0], kOne * kEven.m[row][1]>(p);
+}
+
+// One pass of the forward DCT, to x[0] … x[7]. The first pass keeps kPass1Bits fraction bits, the second removes them.
+template <bool first_pass, class I>
+FDJPEG_INLINE void fdct_pass(const Butterflies<I>& b, I x[8]) {
+  using L = Lane<I>;
+  constexpr int kShift =
+      (first_pass ? kConstBits - kPass1Bits + L::kInputBits : kConstBits + kPass1Bits) + L::kConstantBits;
+  const Pair<I> p = b.inner_differences, q = b.outer_differences;
+  const Pair<I> sums = b.outer_sums + b.inner_sums, differences = b.outer_sums - b.inner_sums;
+  const typename L::Wide half = L::template half<kShift>();
+  constexpr int kWholeShift = kShift - kConstBits - L::kConstantBits;
+  x[0] = L::template scaled_sum<1, kWholeShift>(sums);
+  x[4] = L::template scaled_sum<-1, kWholeShift>(sums);
+  x[2] = L::template narrow<kShift>(even_sum<0>(differences, half));
+  x[6] = L::template narrow<kShift>(even_sum<1>(differences, half));
   x[7] = L::template narrow<kShift>(odd_sum<0>(p, q, half));
   x[5] = L::template narrow<kShift>(odd_sum<1>(p, q, half));
   x[3] = L::template narrow<kShift>(odd_sum<2>(p, q, half));
   x[1] = L::template narrow<kShift>(odd_sum<3>(p, q, half));
 }
 
-// One pass of the inverse DCT along x[0] … x[7]; after the second pass the samples lack only the level shift.
+// The same along x[0] … x[7].
 template <bool first_pass, class I>
-FDJPEG_INLINE void idct_pass(I x[8]) {
+FDJPEG_INLINE void fdct_pass(I x[8]) {
+  using L = Lane<I>;
+  const I s0 = x[0] + x[7], s1 = x[1] + x[6], s2 = x[2] + x[5], s3 = x[3] + x[4];
+  const Pair<I> p = L::pair(x[3] - x[4], x[2] - x[5]), q = L::pair(x[0] - x[7], x[1] - x[6]);
+  fdct_pass<first_pass>(Butterflies<I>{L::pair(s0, s1), q, L::pair(s3, s2), p}, x);
+}
+
+// One pass of the inverse DCT, to x[0] … x[7]; after the second pass the samples lack only the level shift.
+template <bool first_pass, class I>
+FDJPEG_INLINE void idct_pass(const CoefficientPairs<I>& c, I x[8]) {
   using L = Lane<I>;
   using Wide = typename L::Wide;
-  constexpr int kShift = first_pass ? kConstBits - kPass1Bits : kConstBits + kPass1Bits + 3;
-  constexpr int kOne = 1 << kConstBits;
-  constexpr EvenMatrix kEven = even_matrix();
-  const Pair<I> p04 = L::pair(x[0], x[4]), p26 = L::pair(x[2], x[6]), p = L::pair(x[7], x[5]), q = L::pair(x[3], x[1]);
+  constexpr int kShift =
+      (first_pass ? kConstBits - kPass1Bits + L::kInputBits : kConstBits + kPass1Bits + 3) + L::kConstantBits;
+  constexpr int kOne = 1 << (kConstBits + L::kConstantBits);
   const Wide half = L::template half<kShift>();
-  const Wide sum = L::template dot<kOne, kOne>(p04, half), difference = L::template dot<kOne, -kOne>(p04, half);
-  const Wide outer = L::template dot<kEven.m[0][0], kEven.m[0][1]>(p26);
-  const Wide inner = L::template dot<kEven.m[1][0], kEven.m[1][1]>(p26);
+  const Wide sum = L::template dot<kOne, kOne>(c.p04, half), difference = L::template dot<kOne, -kOne>(c.p04, half);
+  const Wide outer = even_sum<0>(c.p26), inner = even_sum<1>(c.p26);
   const Wide even[4] = {sum + outer, difference + inner, difference - inner, sum - outer};
-  const Wide odd[4] = {odd_sum<3>(p, q), odd_sum<2>(p, q), odd_sum<1>(p, q), odd_sum<0>(p, q)};
+  const Wide odd[4] = {
+      odd_sum<3>(c.p75, c.p13), odd_sum<2>(c.p75, c.p13), odd_sum<1>(c.p75, c.p13), odd_sum<0>(c.p75, c.p13)};
   for (int i = 0; i < 4; ++i) {
     x[i] = L::template narrow<kShift>(even[i] + odd[i]);
     x[7 - i] = L::template narrow<kShift>(even[i] - odd[i]);
   }
+}
+
+// The same along x[0] … x[7].
+template <bool first_pass, class I>
+FDJPEG_INLINE void idct_pass(I x[8]) {
+  using L = Lane<I>;
+  idct_pass<first_pass>(
+      CoefficientPairs<I>{L::pair(x[0], x[4]), L::pair(x[2], x[6]), L::pair(x[7], x[5]), L::pair(x[1], x[3])}, x);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------

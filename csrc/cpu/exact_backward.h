@@ -29,11 +29,6 @@ FDJPEG_INLINE int64_t gradient_scratch(const Geometry& g) {
       6 * Scratch::bytes(g.width * real);
 }
 
-// Whether the last clamp let each pixel pass, as -1 or 0.
-FDJPEG_INLINE WideSums inside_range(Shorts before_clamp) {
-  return widen((before_clamp & ~kMaxSample) == 0);
-}
-
 // The adjoint of the last clamp and of the conversion to RGB: gradients of Y, Cb and Cr at full resolution. Beyond
 // `width` they are 0, up to a multiple of kLanes.
 template <class R>
@@ -42,13 +37,13 @@ FDJPEG_INLINE void gradients_of_ycbcr(
     const FineLine<R> chroma[2]) {
   const auto step = [&](const uint8_t* const* samples, const R* const* grad, int64_t x) FDJPEG_LAMBDA_INLINE {
     const RGB<Shorts> pixel = pixels_before_clamp(samples);
-    const WideSums r_inside = inside_range(pixel.r), g_inside = inside_range(pixel.g), b_inside = inside_range(pixel.b);
+    const LaneMasks r_passed = are_bytes(pixel.r), g_passed = are_bytes(pixel.g), b_passed = are_bytes(pixel.b);
     RealLanes<R> cb[2], cr[2];
     for (int half = 0; half < 2; ++half) {
-      const auto passed = [&](const R* from, const WideSums& inside) FDJPEG_LAMBDA_INLINE {
-        return where(half == 0 ? inside.low : inside.high, load<RealLanes<R>>(from + half * kHalf));
+      const auto passed = [&](const R* from, const LaneMasks& masks) FDJPEG_LAMBDA_INLINE {
+        return where(half == 0 ? masks.low : masks.high, load<RealLanes<R>>(from + half * kHalf));
       };
-      const RealLanes<R> r = passed(grad[0], r_inside), g = passed(grad[1], g_inside), b = passed(grad[2], b_inside);
+      const RealLanes<R> r = passed(grad[0], r_passed), g = passed(grad[1], g_passed), b = passed(grad[2], b_passed);
       store(luma + x + half * kHalf, r + g + b);
       cb[half] = R(kCbScale) * b - R(kB * kCbScale / kG) * g;
       cr[half] = R(kCrScale) * r - R(kR * kCrScale / kG) * g;
@@ -122,8 +117,7 @@ FDJPEG_INLINE void gradients_of_samples(
     } else {
       gradients_of_ycbcr(plane_line<3>(g, planes, y, scratch), grads, g.width, keeps_columns_apart(g), luma, fine);
       for (int c = 0; c < 2; ++c) {
-        gather_across(g, fine[c], coarse);
-        add_to_chroma_rows(g, mcu_row, y, coarse, chroma_width, gradients.samples[c + 1]);
+        gather_to_chroma_rows(g, mcu_row, y, fine[c], coarse, chroma_width, gradients.samples[c + 1]);
       }
     }
   }
@@ -292,24 +286,28 @@ FDJPEG_INLINE void through_transform(
   read_mcu_row(g, job.input, n, mcu_row, row, scratch);
   const SharedTables shared(tables);
   V sums[3][kBlock] = {};
-  for_each_group<kBlocks>(g, mcu_row, row, [&](const BlockGroup& group, const Component&) FDJPEG_LAMBDA_INLINE {
+  for_each_group(g, mcu_row, row, [&](const BlockGroup& group, const Component& component) FDJPEG_LAMBDA_INLINE {
     const SharedTable& table = shared.component[group.component];
-    R* gradient = gradients.samples[group.component] + (group.samples - row.samples[group.component]);
+    const int16_t* steps = tables.component[group.component].step;
+    const int64_t stride = group.component == 0 ? padded_width(g) : component.stride();
+    R* gradient = gradients.samples[group.component] + (group.row * stride + group.column) * kBlock;
     Shorts c[8], k[8];
-    load_blocks(group.samples, group.stride, c);
-    fdct(c);
-    for (int i = 0; i < kBlock; ++i) k[i] = quantize_row(c[i], table, i);
+    fdct(group.tile, c);
+    for (int i = 0; i < kBlock; ++i) {
+      k[i] = in_natural_order(quantize_row(c[i], table, i));
+      c[i] = in_natural_order(c[i]);
+    }
     const int count = static_cast<int>(least(group.count, kBlocks));
     for (int b = 0; b < count; b += kRealBlocks<float>) {
       const int blocks = count - b < kRealBlocks<float> ? count - b : kRealBlocks<float>;
       V y[8];
-      for (int i = 0; i < kBlock; ++i) y[i] = load_row(gradient + b * kBlock + i * group.stride, blocks);
+      for (int i = 0; i < kBlock; ++i) y[i] = load_row(gradient + b * kBlock + i * stride, blocks);
       real_dct_pass(y);
       transpose(y);
       real_dct_pass(y);
       transpose(y);
       for (int i = 0; i < kBlock; ++i) {
-        const V step = kBlock * as_reals(table.step(i), 0);
+        const V step = kBlock * as_reals(repeat(load<EightShorts>(steps + i * kBlock)), 0);
         const V rounded = as_reals(k[i], b);
         const V remainder = (as_reals(c[i], b) - rounded * step) / step;  // the difference is exact
         if (job.slopes == nullptr) {
@@ -325,7 +323,7 @@ FDJPEG_INLINE void through_transform(
         transpose(y);
         real_idct_pass(y);
         transpose(y);
-        for (int i = 0; i < kBlock; ++i) store_row(gradient + b * kBlock + i * group.stride, blocks, y[i]);
+        for (int i = 0; i < kBlock; ++i) store_row(gradient + b * kBlock + i * stride, blocks, y[i]);
       }
     }
   });

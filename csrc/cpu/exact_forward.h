@@ -3,6 +3,7 @@
 // Part of exact_table.h, which describes how it is compiled.
 #pragma once
 
+#include "cpu/block_lanes.h"
 #include "cpu/exact_kernels.h"
 #include "cpu/image_rows.h"
 #include "cpu/resampling.h"
@@ -25,120 +26,52 @@ FDJPEG_INLINE Component component_of(const Geometry& g, int index) {
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
-// Blocks: x[i] is row i of kBlocks blocks side by side
-
-// One table for all blocks.
-struct SharedTable {
-  Shorts steps[kBlock], halves[kBlock], reciprocals[kBlock], scales[kBlock];
-
-  explicit SharedTable(const StepTables::Table& table) {
-    for (int i = 0; i < kBlock; ++i) {
-      steps[i] = repeat(load<EightShorts>(table.step + i * kBlock));
-      halves[i] = repeat(load<EightShorts>(table.half + i * kBlock));
-      reciprocals[i] = repeat(load<EightShorts>(table.reciprocal + i * kBlock));
-      scales[i] = repeat(load<EightShorts>(table.scale + i * kBlock));
-    }
-  }
-  FDJPEG_INLINE Shorts step(int i) const {
-    return steps[i];
-  }
-  FDJPEG_INLINE Shorts half(int i) const {
-    return halves[i];
-  }
-  FDJPEG_INLINE Shorts reciprocal(int i) const {
-    return reciprocals[i];
-  }
-  FDJPEG_INLINE Shorts scale(int i) const {
-    return scales[i];
-  }
-};
-
-// An image's tables, one for each component.
-struct SharedTables {
-  SharedTable component[3];
-
-  explicit SharedTables(const StepTables& tables)
-      : component{
-            SharedTable(tables.component[0]), SharedTable(tables.component[1]), SharedTable(tables.component[2])} {}
-};
-
-// A table for each of the blocks.
-struct TableOfEachBlock {
-  const StepTables::Table* tables[kBlocks];
-
-  FDJPEG_INLINE Shorts step(int i) const {
-    return row(&StepTables::Table::step, i);
-  }
-  FDJPEG_INLINE Shorts half(int i) const {
-    return row(&StepTables::Table::half, i);
-  }
-  FDJPEG_INLINE Shorts reciprocal(int i) const {
-    return row(&StepTables::Table::reciprocal, i);
-  }
-  FDJPEG_INLINE Shorts scale(int i) const {
-    return row(&StepTables::Table::scale, i);
-  }
-
- private:
-  template <class T>
-  FDJPEG_INLINE Shorts row(T StepTables::Table::* member, int i) const {
-    EightShorts rows[kBlocks];
-    for (int b = 0; b < kBlocks; ++b) rows[b] = load<EightShorts>(tables[b]->*member + i * kBlock);
-    return load<Shorts>(rows);
-  }
-};
-
-// The level of each coefficient of row i.
-template <class Tables>
-FDJPEG_INLINE Shorts quantize_row(Shorts c, const Tables& tables, int i) {
-  const Shorts n = magnitude(c) + tables.half(i);
-  return with_sign_of(multiply_high_unsigned(multiply_high_unsigned(n, tables.reciprocal(i)), tables.scale(i)), c);
-}
-
-FDJPEG_INLINE void load_blocks(const uint8_t* samples, int64_t stride, Shorts x[8]) {
-  for (int i = 0; i < kBlock; ++i) x[i] = load_bytes(samples + i * stride) - kLevelShift;
-}
-
-FDJPEG_INLINE void store_blocks(uint8_t* samples, int64_t stride, int64_t count, const Shorts x[8]) {
-  for (int i = 0; i < kBlock; ++i) {
-    const Bytes bytes = pack_bytes_saturating(x[i] + kLevelShift);
-    if (count >= kBlocks) {
-      store(samples + i * stride, bytes);
-    } else {
-      std::memcpy(samples + i * stride, &bytes, static_cast<size_t>(count * kBlock));
-    }
-  }
-}
-
-template <class I>
-FDJPEG_INLINE void fdct(I x[8]) {
-  transpose(x);
-  fdct_pass<true>(x);
-  transpose(x);
-  fdct_pass<false>(x);
-}
-
-template <class I>
-FDJPEG_INLINE void idct(I x[8]) {
-  idct_pass<true>(x);
-  transpose(x);
-  idct_pass<false>(x);
-  transpose(x);
-}
-
-// ---------------------------------------------------------------------------------------------------------------------
 // From pixels to the samples of a row of MCUs
 
-// The components of a row of MCUs before the transform, at their coded width.
+// The components of a row of MCUs before the transform, at their coded width: rows of tiles, one below the other.
 struct McuRow {
-  uint8_t* samples[3];
+  uint8_t* tiles[3];
+  int64_t row_bytes[3];  // of a row of tiles
 };
 
-FDJPEG_INLINE int64_t mcu_row_scratch(const Geometry& g) {
-  const int64_t width = padded_width(g);
-  return Scratch::bytes(width * kBlock * g.vertical) + 2 * Scratch::bytes(g.chroma_columns * kBlockSize) +
-      4 * Scratch::bytes(width) + 3 * Scratch::bytes(g.width * 8);
+// Samples of a line of Cb or Cr at full resolution, as far as tiles reach.
+FDJPEG_INLINE int64_t chroma_line_length(const Geometry& g) {
+  return tiles_across(g.chroma_columns * kBlock) * kLanes * g.horizontal;
 }
+
+FDJPEG_INLINE int64_t mcu_row_scratch(const Geometry& g) {
+  const int64_t luma = tiles_across(padded_width(g)), chroma = tiles_across(g.chroma_columns * kBlock);
+  constexpr int64_t kShort = sizeof(int16_t), kLongest = sizeof(double);
+  return Scratch::bytes(luma * kTileBytes * g.vertical) + 2 * Scratch::bytes(chroma * kTileBytes) +
+      4 * Scratch::bytes(chroma_line_length(g) * kShort) + 2 * Scratch::bytes(chroma * kLanes * kShort) +
+      3 * kTileRows * Scratch::bytes(g.width * kLongest);
+}
+
+// Cb or Cr of two pixel rows on their way to tiles: a line of each row, or of their sums if subsampling averages rows.
+struct ChromaLines {
+  int16_t *fine[2], *kept;  // `kept` is the last row of chroma, of which a tile wants two
+
+  // Puts rows of chroma from pixel rows `row` and row + 1 of a row of MCUs into tiles. Below the last row that exists
+  // it is repeated.
+  FDJPEG_INLINE void to_tiles(const Geometry& g, int64_t mcu_row, int row, uint8_t* tiles) const {
+    const int64_t width = g.chroma_columns * kBlock;
+    if (g.vertical == 1) {
+      for (int64_t x = 0; x < width; x += kLanes) {
+        store(tile_rows(tiles, x, row), pack_rows(averaged(g, fine[0], x), averaged(g, fine[1], x)));
+      }
+      return;
+    }
+    const int line = row / 2;
+    const bool exists = mcu_row * kBlock + line < g.chroma_height;
+    for (int64_t x = 0; x < width; x += kLanes) {
+      const Shorts last = load<Shorts>(kept + x), next = exists ? averaged(g, fine[0], x) : last;
+      if (line % 2 != 0) store(tile_rows(tiles, x, line), pack_rows(last, next));
+      store(kept + x, next);
+    }
+  }
+};
+
+constexpr int64_t kCacheLine = 64;  // bytes
 
 // Reads the pixel rows of a row of MCUs into its components. Returns whether any sample is NaN or above 1.
 template <SampleType type, int channels>
@@ -148,52 +81,59 @@ FDJPEG_INLINE bool read_mcu_row(
   using T = typename S::Stored;
   const int64_t width = padded_width(g), chroma_width = g.chroma_columns * kBlock;
   const int rows = kBlock * g.vertical;
-  row.samples[0] = scratch.take<uint8_t>(width * rows);
-  row.samples[1] = scratch.take<uint8_t>(chroma_width * kBlock);
-  row.samples[2] = scratch.take<uint8_t>(chroma_width * kBlock);
-  uint8_t* full[2][2];  // Cb and Cr at full resolution: the rows that are averaged together
-  for (auto& component : full) {
-    for (uint8_t*& line : component) line = scratch.take<uint8_t>(width);
+  for (int c = 0; c < 3; ++c) row.row_bytes[c] = tiles_across(c == 0 ? width : chroma_width) * kTileBytes;
+  row.tiles[0] = scratch.take<uint8_t>(row.row_bytes[0] * g.vertical);
+  ChromaLines chroma[2];
+  for (int c = 1; c < channels; ++c) {
+    row.tiles[c] = scratch.take<uint8_t>(row.row_bytes[c]);
+    for (int16_t*& line : chroma[c - 1].fine) line = scratch.take<int16_t>(chroma_line_length(g));
+    chroma[c - 1].kept = scratch.take<int16_t>(tiles_across(chroma_width) * kLanes);
   }
-  T* gathered[channels];
-  for (T*& line : gathered) line = scratch.take<T>(g.width);
+  T* gathered[kTileRows][channels];
+  for (auto& lines : gathered) {
+    for (T*& line : lines) line = scratch.take<T>(g.width);
+  }
 
   OddSamples odd;
-  const int64_t top = mcu_row * rows;
-  for (int i = 0; i < rows; ++i) {
-    uint8_t* const luma = row.samples[0] + i * width;
-    const int64_t y = top + i;
-    const int chroma_line = i / g.vertical, part = i % g.vertical;
-    if (y < g.height) {
-      const T* pixels[channels];
-      gather_row<channels>(input, n, y, g.width, gathered, pixels);
-      uint8_t* const cb = full[0][part];
-      uint8_t* const cr = full[1][part];
-      for_each_step<channels, kLanes>(pixels, g.width, width, [&](const T* const* at, int64_t x) FDJPEG_LAMBDA_INLINE {
-        const Shorts first = S::load_bytes(at[0], odd);
-        if constexpr (channels == 1) {
-          store_bytes(luma + x, first);
-        } else {
-          const Shorts second = S::load_bytes(at[1], odd), third = S::load_bytes(at[2], odd);
-          const YCbCr<Shorts> colour = rgb_to_ycbcr(first, second, third);
-          store_bytes(luma + x, colour.y);
-          store_bytes(cb + x, colour.cb);
-          store_bytes(cr + x, colour.cr);
-        }
-      });
-    } else {
-      std::memcpy(luma, luma - width, static_cast<size_t>(width));
+  for (int i = 0; i < rows; i += kTileRows) {
+    const T* pixels[kTileRows * channels];
+    for (int j = 0; j < kTileRows; ++j) {
+      const int64_t y = least(mcu_row * rows + i + j, g.height - 1);
+      gather_row<channels>(input, n, y, g.width, gathered[j], pixels + j * channels);
     }
-    if (channels == 1 || part != g.vertical - 1) continue;
-    // A row of chroma that exists averages replicated pixel rows; one beyond the edge repeats the row above it.
-    for (int c = 0; c < 2; ++c) {
-      uint8_t* line = row.samples[c + 1] + chroma_line * chroma_width;
-      if (mcu_row * kBlock + chroma_line < g.chroma_height) {
-        average_row(g, full[c][0], full[c][y < g.height ? part : 0], line);
-      } else {
-        std::memcpy(line, line - chroma_width, static_cast<size_t>(chroma_width));
-      }
-    }
+    uint8_t* const luma = row.tiles[0] + i / kBlock * row.row_bytes[0];
+    for_each_step<kTileRows * channels, kLanes>(
+        pixels, g.width, width, [&](const T* const* at, int64_t x) FDJPEG_LAMBDA_INLINE {
+          // A row of bytes ends before the processor has seen where it leads, so the next ones are asked for.
+          if (sizeof(T) == 1 && x % kCacheLine == 0) {
+            const uintptr_t distance = static_cast<uintptr_t>(kTileRows * input.stride[2]);
+            for (int j = 0; j < kTileRows * channels; ++j) {
+              __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<uintptr_t>(at[j]) + distance));
+            }
+          }
+          uint8_t* const target = tile_rows(luma, x, i % kBlock);
+          if constexpr (channels == 1) {
+            const Shorts above = S::load_bytes(at[0], odd), below = S::load_bytes(at[1], odd);
+            store(target, pack_rows(above, below));
+          } else {
+            const auto colour = [&](const T* const* sample) FDJPEG_LAMBDA_INLINE {
+              const Shorts first = S::load_bytes(sample[0], odd), second = S::load_bytes(sample[1], odd);
+              return rgb_to_ycbcr(first, second, S::load_bytes(sample[2], odd));
+            };
+            const YCbCr<Shorts> above = colour(at), below = colour(at + channels);
+            store(target, pack_rows(above.y, below.y));
+            if (g.vertical == 2) {
+              store(chroma[0].fine[0] + x, above.cb + below.cb);
+              store(chroma[1].fine[0] + x, above.cr + below.cr);
+            } else {
+              store(chroma[0].fine[0] + x, above.cb);
+              store(chroma[0].fine[1] + x, below.cb);
+              store(chroma[1].fine[0] + x, above.cr);
+              store(chroma[1].fine[1] + x, below.cr);
+            }
+          }
+        });
+    for (int c = 1; c < channels; ++c) chroma[c - 1].to_tiles(g, mcu_row, i, row.tiles[c]);
   }
   return odd.any();
 }
@@ -210,23 +150,21 @@ bool read_mcu_row(const Geometry& g, const Image& input, int64_t n, int64_t mcu_
 struct BlockGroup {
   int component;
   int64_t block_row, column, count;  // in the component; `count` is how many of them are inside it
-  const uint8_t* samples;
-  int64_t stride;  // of the samples
+  int row;                           // the row of blocks within the row of MCUs
+  const uint8_t* tile;
 };
 
-// Calls body(group, its component) for each group of `step` blocks of a row of MCUs.
-template <int step, class Body>
+// Calls body(group, its component) for each tile of a row of MCUs.
+template <class Body>
 FDJPEG_INLINE void for_each_group(const Geometry& g, int64_t mcu_row, const McuRow& row, Body body) {
   for (int c = 0; c < g.channels; ++c) {
     const Component component = component_of(g, c);
-    const int64_t stride = c == 0 ? padded_width(g) : component.stride();
     for (int v = 0; v < component.vertical; ++v) {
       const int64_t block_row = mcu_row * component.vertical + v;
       if (block_row >= component.rows) break;
-      const uint8_t* samples = row.samples[c] + v * kBlock * stride;
-      for (int64_t column = 0; column < component.columns; column += step) {
-        body(
-            BlockGroup{c, block_row, column, component.columns - column, samples + column * kBlock, stride}, component);
+      const uint8_t* tile = row.tiles[c] + v * row.row_bytes[c];
+      for (int64_t column = 0; column < component.columns; column += kBlocks, tile += kTileBytes) {
+        body(BlockGroup{c, block_row, column, component.columns - column, v, tile}, component);
       }
     }
   }
@@ -245,17 +183,14 @@ FDJPEG_INLINE void code_row_with(
     const int64_t end = g.flag_offset + g.mcu_rows * g.mcu_columns;
     std::memset(planes + end, 0, static_cast<size_t>(g.plane_bytes - end));
   }
-  for_each_group<kBlocks>(
-      g, mcu_row, row, [&](const BlockGroup& group, const Component& component) FDJPEG_LAMBDA_INLINE {
-        const auto& tables = tables_of(group);
-        Shorts x[8];
-        load_blocks(group.samples, group.stride, x);
-        fdct(x);
-        for (int i = 0; i < kBlock; ++i) x[i] = quantize_row(x[i], tables, i) * tables.step(i);
-        idct(x);
-        uint8_t* target = planes + component.offset + (group.block_row * component.stride() + group.column) * kBlock;
-        store_blocks(target, component.stride(), group.count, x);
-      });
+  for_each_group(g, mcu_row, row, [&](const BlockGroup& group, const Component& component) FDJPEG_LAMBDA_INLINE {
+    const auto& tables = tables_of(group);
+    Shorts x[8];
+    fdct(group.tile, x);
+    for (int i = 0; i < kBlock; ++i) x[i] = quantize_row(x[i], tables, i) * tables.scaled_step(i);
+    uint8_t* target = planes + component.offset + (group.block_row * component.stride() + group.column) * kBlock;
+    idct(x, target, component.stride(), group.count);
+  });
 }
 
 void code_row(const RoundTrip& job, const StepTables& tables, int64_t n, int64_t mcu_row, void* memory) {
@@ -286,21 +221,19 @@ void encode_row(const Encode& job, const StepTables& tables, int64_t n, int64_t 
   McuRow row;
   read_mcu_row(g, job.input, n, mcu_row, row, Scratch(memory));
   const SharedTables shared(tables);
-  for_each_group<kBlocks>(
-      g, mcu_row, row, [&](const BlockGroup& group, const Component& component) FDJPEG_LAMBDA_INLINE {
-        const SharedTable& table = shared.component[group.component];
-        Shorts x[8];
-        load_blocks(group.samples, group.stride, x);
-        fdct(x);
-        for (int i = 0; i < kBlock; ++i) x[i] = quantize_row(x[i], table, i);
-        const int64_t first = (n * component.rows + group.block_row) * component.columns + group.column;
-        int16_t* target = job.coefficients[group.component] + first * kBlockSize;
-        for (int b = 0; b < least(group.count, kBlocks); ++b) {
-          for (int i = 0; i < kBlock; ++i) {
-            std::memcpy(target + b * kBlockSize + i * kBlock, reinterpret_cast<const char*>(&x[i]) + 16 * b, 16);
-          }
-        }
-      });
+  for_each_group(g, mcu_row, row, [&](const BlockGroup& group, const Component& component) FDJPEG_LAMBDA_INLINE {
+    const SharedTable& table = shared.component[group.component];
+    Shorts x[8];
+    fdct(group.tile, x);
+    for (int i = 0; i < kBlock; ++i) x[i] = in_natural_order(quantize_row(x[i], table, i));
+    const int64_t first = (n * component.rows + group.block_row) * component.columns + group.column;
+    int16_t* target = job.coefficients[group.component] + first * kBlockSize;
+    for (int b = 0; b < least(group.count, kBlocks); ++b) {
+      for (int i = 0; i < kBlock; ++i) {
+        std::memcpy(target + b * kBlockSize + i * kBlock, reinterpret_cast<const char*>(&x[i]) + 16 * b, 16);
+      }
+    }
+  });
 }
 
 void decode_row(const Decode& job, const StepTables& tables, int64_t n, int64_t mcu_row, void*) {
@@ -321,7 +254,10 @@ void decode_row(const Decode& job, const StepTables& tables, int64_t n, int64_t 
           const EightShorts step = load<EightShorts>(tables.component[c].step + i * kBlock);
           x[i] = dequantize_saturating(k, __builtin_convertvector(step, Eights));
         }
-        idct(x);
+        idct_pass<true>(x);
+        transpose(x);
+        idct_pass<false>(x);
+        transpose(x);
         for (int i = 0; i < kBlock; ++i) {
           const Eights samples = clamp(x[i] + kLevelShift, 0, kMaxSample);
           store(target + column * kBlock + i * component.stride(), __builtin_convertvector(samples, EightBytes));

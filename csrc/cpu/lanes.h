@@ -118,10 +118,16 @@ FDJPEG_INLINE V splat(double x) {
 // What a processor does in an instruction of its own
 //
 //   interleave_low<bits>, interleave_high<bits>   the elements of the lower or upper half of each 128 bits, in turns
+//   shuffle_bytes                                 the bytes at given places of the same 128 bits
+//   weigh_bytes                                   sums of two neighbouring bytes, each times a signed byte
 //   multiply_high_unsigned                        the upper 16 bits of each product
 //   multiply_rounded                              (a b + 2^14) >> 15
 //   magnitude, with_sign_of                       |x|; x where `sign` is positive, -x where negative (0 may be either)
 //   pack_bytes, pack_bytes_saturating             a byte of each 16-bit lane, which lies in 0 … 255 or is forced to
+//   pack_rows, pack_rows_signed                   the same of two registers, to a row of each in each 128 bits; forced
+//                                                 into 0 … 255, or into -128 … 127
+//   even_in_turns, odd_in_turns                   the lanes of two registers at even, or odd places, in turns
+//   adjacent_sums                                 of each two neighbours in two registers
 //   load_bytes                                    as many bytes, as 16-bit lanes
 //   repeat                                        a row of eight for each of the blocks
 //   narrow_saturating, widen                      two registers of 32-bit lanes up to 65535 to 16-bit ones, negative
@@ -154,8 +160,14 @@ FDJPEG_INTERLEAVE(interleave_low32, unpacklo_epi32)
 FDJPEG_INTERLEAVE(interleave_high32, unpackhi_epi32)
 FDJPEG_INTERLEAVE(interleave_low64, unpacklo_epi64)
 FDJPEG_INTERLEAVE(interleave_high64, unpackhi_epi64)
+FDJPEG_INTERLEAVE(interleave_low8, unpacklo_epi8)
+FDJPEG_INTERLEAVE(interleave_high8, unpackhi_epi8)
 FDJPEG_INTERLEAVE(multiply_high_unsigned, mulhi_epu16)
 FDJPEG_INTERLEAVE(multiply_rounded, mulhrs_epi16)
+FDJPEG_INTERLEAVE(pack_rows, packus_epi16)
+FDJPEG_INTERLEAVE(pack_rows_signed, packs_epi16)
+FDJPEG_INTERLEAVE(shuffle_bytes, shuffle_epi8)
+FDJPEG_INTERLEAVE(weigh_bytes, maddubs_epi16)
 
 FDJPEG_INLINE Shorts magnitude(Shorts x) {
   return reinterpret_cast<Shorts>(FDJPEG_X86(abs_epi16)(FDJPEG_X86_INT(x)));
@@ -179,6 +191,16 @@ FDJPEG_INLINE Shorts alternating() {
 #endif
 
 #if FDJPEG_VECTOR_BYTES == 64
+
+FDJPEG_INLINE Shorts even_in_turns(Shorts a, Shorts b) {
+  const __m512i shifted = _mm512_slli_epi32(FDJPEG_X86_INT(b), 16);
+  return reinterpret_cast<Shorts>(_mm512_mask_blend_epi16(0xaaaaaaaa, FDJPEG_X86_INT(a), shifted));
+}
+
+FDJPEG_INLINE Shorts odd_in_turns(Shorts a, Shorts b) {
+  const __m512i shifted = _mm512_srli_epi32(FDJPEG_X86_INT(a), 16);
+  return reinterpret_cast<Shorts>(_mm512_mask_blend_epi16(0xaaaaaaaa, shifted, FDJPEG_X86_INT(b)));
+}
 
 FDJPEG_INLINE Shorts with_sign_of(Shorts x, Shorts sign) {
   const __m512i v = FDJPEG_X86_INT(x);
@@ -219,6 +241,16 @@ FDJPEG_INLINE Ints multiply_add(Shorts a, Shorts b, Ints sum) {
 }
 
 #elif FDJPEG_VECTOR_BYTES == 32
+
+FDJPEG_INLINE Shorts even_in_turns(Shorts a, Shorts b) {
+  return reinterpret_cast<Shorts>(
+      _mm256_blend_epi16(FDJPEG_X86_INT(a), _mm256_slli_epi32(FDJPEG_X86_INT(b), 16), 0xaa));
+}
+
+FDJPEG_INLINE Shorts odd_in_turns(Shorts a, Shorts b) {
+  return reinterpret_cast<Shorts>(
+      _mm256_blend_epi16(_mm256_srli_epi32(FDJPEG_X86_INT(a), 16), FDJPEG_X86_INT(b), 0xaa));
+}
 
 FDJPEG_INLINE Shorts with_sign_of(Shorts x, Shorts sign) {
   return reinterpret_cast<Shorts>(_mm256_sign_epi16(FDJPEG_X86_INT(x), FDJPEG_X86_INT(sign)));
@@ -282,6 +314,13 @@ FDJPEG_INLINE Shorts load_bytes(const uint8_t* source) {
   return __builtin_convertvector(load<Bytes>(source), Shorts);
 }
 
+FDJPEG_INLINE Shorts pack_rows(Shorts a, Shorts b) {
+  typedef uint8_t Sixteen __attribute__((vector_size(16)));
+  return reinterpret_cast<Shorts>(FDJPEG_SHUFFLE(
+      reinterpret_cast<Sixteen>(a), reinterpret_cast<Sixteen>(b), 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28,
+      30));
+}
+
 FDJPEG_INLINE Shorts multiply_rounded(Shorts a, Shorts b) {
   const Eights product = __builtin_convertvector(a, Eights) * __builtin_convertvector(b, Eights);
   return __builtin_convertvector((product + (1 << 14)) >> 15, Shorts);
@@ -341,6 +380,13 @@ FDJPEG_INLINE Floats smaller_or_second(Floats a, Floats b) {
 
 #endif
 
+#if FDJPEG_VECTOR_BYTES > 16
+// A register that has these bytes in each 128 bits.
+FDJPEG_INLINE Shorts sixteen_bytes(const int8_t (&bytes)[16]) {
+  return repeat(load<EightShorts>(bytes));
+}
+#endif
+
 // byte / 255 of each lane, forced into 0 … 255, correctly rounded.
 //
 // Repeated three times, a byte b is the number v = 65793 b, exact in a float, and b / 255 = v / (2^24 - 1). That lies
@@ -382,12 +428,51 @@ FDJPEG_INLINE Fractions fractions_of_bytes(Shorts x) {
 #endif
 }
 
-// x where `mask` is -1, and 0 where it is 0.
+FDJPEG_INLINE Shorts adjacent_sums(Shorts a, Shorts b) {
+#if FDJPEG_VECTOR_BYTES > 16
+  const Shorts ones = alternating<1, 1>();
+  const auto sums = [&](Shorts x) FDJPEG_LAMBDA_INLINE {
+    return reinterpret_cast<Ints>(FDJPEG_X86(madd_epi16)(FDJPEG_X86_INT(x), FDJPEG_X86_INT(ones)));
+  };
+  return narrow_saturating(sums(a), sums(b));
+#else
+  return FDJPEG_SHUFFLE(a, b, 0, 2, 4, 6, 8, 10, 12, 14) + FDJPEG_SHUFFLE(a, b, 1, 3, 5, 7, 9, 11, 13, 15);
+#endif
+}
+
+// Which 32-bit lanes are meant, for the lower and the upper half of the 16-bit lanes.
+#if FDJPEG_VECTOR_BYTES == 64
+using LaneMask = __mmask16;
+#else
+using LaneMask = Ints;
+#endif
+struct LaneMasks {
+  LaneMask low, high;
+};
+
+// Where a sample before the clamp is a byte.
+FDJPEG_INLINE LaneMasks are_bytes(Shorts x) {
+#if FDJPEG_VECTOR_BYTES == 64
+  const __mmask32 all = _mm512_testn_epi16_mask(FDJPEG_X86_INT(x), _mm512_set1_epi16(~kMaxSample));
+  return {static_cast<__mmask16>(all), static_cast<__mmask16>(all >> 16)};
+#else
+  const WideSums all = widen((x & ~kMaxSample) == 0);
+  return {all.low, all.high};
+#endif
+}
+
+// x in the lanes that are meant, and 0 in the others.
 template <class V>
-FDJPEG_INLINE V where(Ints mask, V x) {
+FDJPEG_INLINE V where(LaneMask mask, V x) {
   using R = std::remove_reference_t<decltype(V{}[0])>;
   using Bits = typename LanesOf<R>::BitVector;
-  return bit_cast<V>(bit_cast<Bits>(x) & __builtin_convertvector(mask, Bits));
+#if FDJPEG_VECTOR_BYTES == 64
+  if constexpr (std::is_same_v<R, float>) return reinterpret_cast<V>(_mm512_maskz_mov_ps(mask, FDJPEG_X86_FLOAT(x)));
+  const Ints chosen = reinterpret_cast<Ints>(_mm512_movm_epi32(mask));
+#else
+  const Ints chosen = mask;
+#endif
+  return bit_cast<V>(bit_cast<Bits>(x) & __builtin_convertvector(chosen, Bits));
 }
 
 // The lanes of two registers at even, and at odd places.
@@ -422,13 +507,17 @@ struct Lane<Shorts> {
     return Shorts{} + static_cast<int16_t>(x);
   }
 #if FDJPEG_VECTOR_BYTES > 16
+  // The sums of a transform have 16 fraction bits, so that narrowing them takes their upper halves.
+  static constexpr int kInputBits = 4, kConstantBits = 1;
   using Wide = WideSums;
+  // The even lanes' pairs and those of the odd lanes, so that narrow() puts sums in their places.
   static FDJPEG_INLINE Pair<Shorts> pair(Shorts a, Shorts b) {
-    return {interleave_low16(a, b), interleave_high16(a, b)};
+    return {even_in_turns(a, b), odd_in_turns(a, b)};
   }
+  // Where a sum has more fraction bits than 16, narrow() itself rounds.
   template <int bits>
   static FDJPEG_INLINE Wide half() {
-    return {Ints{} + (1 << (bits - 1)), Ints{} + (1 << (bits - 1))};
+    return constant(bits > 16 ? 0 : 1 << (bits - 1));
   }
   template <int c1, int c2>
   static FDJPEG_INLINE Wide dot(Pair<Shorts> p) {
@@ -442,15 +531,25 @@ struct Lane<Shorts> {
     const Shorts c = alternating<c1, c2>();
     return {multiply_add(p.first, c, sum.low), multiply_add(p.second, c, sum.high)};
   }
+  template <int sign, int bits>
+  static FDJPEG_INLINE Shorts scaled_sum(Pair<Shorts> p) {
+    return narrow<16>(dot<1 << (16 - bits), sign * (1 << (16 - bits))>(p, half<16>()));
+  }
   template <int bits>
   static FDJPEG_INLINE Shorts narrow(Wide sum) {
-    return reinterpret_cast<Shorts>(
-        FDJPEG_X86(packs_epi32)(FDJPEG_X86_INT(sum.low >> bits), FDJPEG_X86_INT(sum.high >> bits)));
+    static_assert(bits >= 16 && bits < 31);
+    const Shorts upper = odd_in_turns(reinterpret_cast<Shorts>(sum.low), reinterpret_cast<Shorts>(sum.high));
+    if constexpr (bits == 16) {
+      return upper;
+    } else {
+      return multiply_rounded(upper, all(1 << (31 - bits)));
+    }
   }
   static FDJPEG_INLINE Wide constant(int x) {
     return {Ints{} + x, Ints{} + x};
   }
 #else
+  static constexpr int kInputBits = 0, kConstantBits = 0;
   using Wide = Eights;
   static FDJPEG_INLINE Pair<Shorts> pair(Shorts a, Shorts b) {
     return {a, b};
@@ -466,6 +565,10 @@ struct Lane<Shorts> {
   template <int c1, int c2>
   static FDJPEG_INLINE Wide dot(Pair<Shorts> p, Wide sum) {
     return sum + dot<c1, c2>(p);
+  }
+  template <int sign, int bits>
+  static FDJPEG_INLINE Shorts scaled_sum(Pair<Shorts> p) {
+    return PlainLane<Shorts>::scaled_sum<sign, bits>(p);
   }
   template <int bits>
   static FDJPEG_INLINE Shorts narrow(Wide sum) {
@@ -506,11 +609,11 @@ struct Lane<Shorts> {
     static_assert(scales_exactly(c));
     return multiply_rounded(a + a, all((c + 2) >> 2));
   }
-  // Half of each constant is an int16 that loses nothing.
+  // Half of each constant is an int16 that loses nothing, and the samples take the factor.
   template <int c1, int c2>
   static FDJPEG_INLINE Shorts scale(Shorts a, Shorts b) {
     static_assert(c1 % 2 == 0 && c2 % 2 == 0);
-    return narrow<15>(dot<c1 / 2, c2 / 2>(pair(a, b), constant(1 << 14)));
+    return narrow<16>(dot<c1 / 2, c2 / 2>(pair(a + a, b + b), constant(1 << 15)));
   }
 };
 

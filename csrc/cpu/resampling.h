@@ -16,12 +16,6 @@ namespace {
 // ---------------------------------------------------------------------------------------------------------------------
 // Subsampling
 
-// The sums of neighbours in a register's worth of pairs of bytes.
-FDJPEG_INLINE Shorts pair_sums(const uint8_t* pairs) {
-  const UShorts v = load<UShorts>(pairs);
-  return reinterpret_cast<Shorts>((v & 0xff) + (v >> 8));
-}
-
 // The bias of each lane: they start at an even column.
 template <int horizontal, int vertical>
 FDJPEG_INLINE Shorts average_biases() {
@@ -30,29 +24,20 @@ FDJPEG_INLINE Shorts average_biases() {
   return bias;
 }
 
-// Cb or Cr of one subsampled row, from `vertical` rows at full resolution.
-FDJPEG_INLINE void average_row(const Geometry& g, const uint8_t* above, const uint8_t* below, uint8_t* target) {
-  const int64_t width = g.chroma_columns * kBlock;
-  if (g.horizontal == 2 && g.vertical == 2) {
-    for (int64_t i = 0; i < width; i += kLanes) {
-      store_bytes(target + i, (pair_sums(above + 2 * i) + pair_sums(below + 2 * i) + average_biases<2, 2>()) >> 2);
-    }
-  } else if (g.horizontal == 2) {
-    for (int64_t i = 0; i < width; i += kLanes) {
-      store_bytes(target + i, (pair_sums(above + 2 * i) + average_biases<2, 1>()) >> 1);
-    }
-  } else if (g.horizontal == 4) {
-    for (int64_t i = 0; i < width; ++i) {
-      const uint8_t* four = above + 4 * i;
-      target[i] = static_cast<uint8_t>((four[0] + four[1] + four[2] + four[3] + average_bias(4, 1, 0)) >> 2);
-    }
-  } else if (g.vertical == 2) {
-    for (int64_t i = 0; i < width; i += kLanes) {
-      store_bytes(target + i, (load_bytes(above + i) + load_bytes(below + i) + average_biases<1, 2>()) >> 1);
-    }
-  } else {
-    std::memcpy(target, above, static_cast<size_t>(width));
+// kLanes samples of a subsampled row of Cb or Cr from column x on. `line` is a row at full resolution, or the sum of
+// the two that are averaged.
+FDJPEG_INLINE Shorts averaged(const Geometry& g, const int16_t* line, int64_t x) {
+  const int16_t* from = line + g.horizontal * x;
+  const auto part = [&](int i) FDJPEG_LAMBDA_INLINE { return load<Shorts>(from + i * kLanes); };
+  if (g.horizontal == 2) {
+    const Shorts sums = adjacent_sums(part(0), part(1));
+    return g.vertical == 2 ? (sums + average_biases<2, 2>()) >> 2 : (sums + average_biases<2, 1>()) >> 1;
   }
+  if (g.horizontal == 4) {
+    const Shorts left = adjacent_sums(part(0), part(1)), right = adjacent_sums(part(2), part(3));
+    return (adjacent_sums(left, right) + average_biases<4, 1>()) >> 2;
+  }
+  return g.vertical == 2 ? (part(0) + average_biases<1, 2>()) >> 1 : part(0);
 }
 
 // Cb or Cr of one subsampled row, from `vertical` rows at full resolution.
@@ -189,6 +174,13 @@ FDJPEG_INLINE bool keeps_columns_apart(const Geometry& g) {
   return g.horizontal == 2;
 }
 
+// At an edge a sample stands in for the neighbour that is missing.
+template <class R>
+FDJPEG_INLINE void stand_in_at_edges(const FineLine<R>& fine, int64_t width) {
+  fine.odd[-1] = fine.even[0];
+  fine.even[width] = fine.odd[width - 1];
+}
+
 // The adjoint of upsampling along a row: `fine` (written beyond its ends) onto `coarse`.
 template <class R>
 FDJPEG_INLINE void gather_across(const Geometry& g, const FineLine<R>& fine, R* __restrict coarse) {
@@ -196,9 +188,7 @@ FDJPEG_INLINE void gather_across(const Geometry& g, const FineLine<R>& fine, R* 
   R* const __restrict even = fine.even;
   R* const __restrict odd = fine.odd;
   if (g.triangle_across()) {
-    // At an edge a sample stands in for the neighbour that is missing.
-    odd[-1] = even[0];
-    even[width] = odd[width - 1];
+    stand_in_at_edges(fine, width);
     for (int64_t i = 0; i < width; ++i) coarse[i] = R(.75) * (even[i] + odd[i]) + R(.25) * (odd[i - 1] + even[i + 1]);
   } else if (g.horizontal == 1) {
     for (int64_t i = 0; i < width; ++i) coarse[i] = even[i];
@@ -245,6 +235,30 @@ FDJPEG_INLINE void add_to_chroma_rows(
   const ChromaRows rows = chroma_rows(g, y);
   add_to(rows.near, g.triangle_down() ? R(.75) : R(1));
   if (g.triangle_down()) add_to(rows.far, R(.25));
+}
+
+// Both adjoints, for pixel row y; `coarse` is scratch memory. Most rows of a row of MCUs blend two of its rows of
+// chroma, and then one loop does it all.
+template <class R>
+FDJPEG_INLINE void gather_to_chroma_rows(
+    const Geometry& g, int64_t mcu_row, int64_t y, const FineLine<R>& fine, R* coarse, int64_t stride, R* target) {
+  const int64_t width = g.chroma_width, begin = mcu_row * kBlock, end = least(begin + kBlock, g.chroma_height);
+  const ChromaRows rows = chroma_rows(g, y);
+  const auto is_inside = [&](int64_t row) { return row >= begin && row < end; };
+  if (!g.triangle_across() || !is_inside(rows.near) || !is_inside(rows.far) || rows.near == rows.far) {
+    gather_across(g, fine, coarse);
+    return add_to_chroma_rows(g, mcu_row, y, coarse, stride, target);
+  }
+  stand_in_at_edges(fine, width);
+  const R* const __restrict even = fine.even;
+  const R* const __restrict odd = fine.odd;
+  R* const __restrict near = target + (rows.near - begin) * stride;
+  R* const __restrict far = target + (rows.far - begin) * stride;
+  for (int64_t i = 0; i < width; ++i) {
+    const R gathered = R(.75) * (even[i] + odd[i]) + R(.25) * (odd[i - 1] + even[i + 1]);
+    near[i] += R(.75) * gathered;
+    far[i] += R(.25) * gathered;
+  }
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
