@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from statistics import fmean
 from types import ModuleType
 from typing import Any
 
@@ -81,3 +83,94 @@ def test_kept_results_are_named_by_their_experiments() -> None:
         assert file.stem in programs
         for cell in json.loads(file.read_text())["cells"].values():
             assert {"date", "commit", "processor"} <= cell.keys()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Figures
+
+#: The experiment of each section.
+EXPERIMENTS = {
+    "Feature distillation": "feature_distillation",
+    "NN-favoured table, noisy training, vote": "nn_favoured_table",
+    "Distillation-based purification": "purification",
+    "S2SNets": "s2snet",
+    "Defensive distillation": "defensive_distillation",
+}
+
+#: Decimals in the rows that are settings.
+SETTINGS = {"0.1"}
+
+
+def numbers(kept: Any) -> Iterator[float]:
+    """Yields all numbers of a kept JSON."""
+    if isinstance(kept, dict):
+        kept = list(kept.values())
+    if isinstance(kept, list):
+        for one in kept:
+            yield from numbers(one)
+    elif isinstance(kept, int | float):
+        yield float(kept)
+
+
+def means_over_attacks(cells: dict[str, Any]) -> Iterator[float]:
+    """Yields feature distillation's mean shares over its six attacks, and their complements."""
+    for levels in (2, 8):
+        names = [f"attack {name}" for name in (f"FGSM {levels}", f"BIM {levels}", "DeepFool", "CW2", "CW0", "CWi")]
+        found = [fmean(cells[name][kind]["percent"] for name in names) for kind in _shares(cells[names[0]])]
+        for table in ("paper", "uniform(30)"):
+            twice = [cells[f"{name} on feature-distillation:{table},passes=2,entry=after"] for name in names]
+            found += [fmean(cell[kind]["percent"] for cell in twice) for kind in ("clean", "right")]
+        yield from found
+        yield from (100 - one for one in found)
+
+
+def means_over_others(cells: dict[str, Any]) -> Iterator[float]:
+    """Yields how many images of others fool a network, and how many of its images fool others, on average."""
+    matrix = cells["how networks lie"]["matrix"]
+    for name in matrix:
+        yield fmean(matrix[other][name]["percent"] for other in matrix if other != name)
+        yield fmean(matrix[name][other]["percent"] for other in matrix if other != name)
+
+
+def gaps_by_temperature(cells: dict[str, Any]) -> Iterator[float]:
+    """Yields the median gaps of the logits, divided by the temperature."""
+    for name, cell in cells.items():
+        if name.startswith("T = ") and "gap" in cell:
+            yield cell["gap"] / int(name.removeprefix("T = ").partition(",")[0])
+
+
+DERIVED = {
+    "feature_distillation": means_over_attacks,
+    "s2snet": means_over_others,
+    "defensive_distillation": gaps_by_temperature,
+}
+
+
+def _shares(cell: dict[str, Any]) -> list[str]:
+    return [name for name, value in cell.items() if isinstance(value, dict)]
+
+
+def _cells(name: str) -> dict[str, Any]:
+    cells: dict[str, Any] = json.loads((KEPT / f"{name}.json").read_text(encoding="utf-8"))["cells"]
+    return cells
+
+
+@pytest.mark.parametrize("section", EXPERIMENTS)
+def test_every_decimal_of_a_row_is_a_kept_figure(section: str) -> None:
+    # A row may quote another experiment's figure, for comparison.
+    known = [number for name in EXPERIMENTS.values() for number in numbers(_cells(name))]
+    for name, derive in DERIVED.items():
+        known += derive(_cells(name))
+    for row in rows(section):
+        for text in set(re.findall(r"(?<![\d.])\d+\.\d+(?![\d.])", " ".join(row))) - SETTINGS:
+            digits = len(text.partition(".")[2])
+            written = {form for number in known for form in (f"{number:.{digits}f}", f"{number:.2g}")}
+            assert text in written, f"{text} of {row[0]!r} is no kept figure"
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS.values())
+def test_the_tables_are_those_of_the_kept_figures(experiment: ModuleType, name: str, tmp_path: Path) -> None:
+    (tmp_path / f"{name}.json").write_bytes((KEPT / f"{name}.json").read_bytes())
+    program = importlib.import_module(name)
+    program.report(experiment.Experiment(name, json.loads((KEPT / f"{name}.json").read_text())["title"], tmp_path))
+    assert (tmp_path / f"{name}.md").read_text() == (KEPT / f"{name}.md").read_text()
