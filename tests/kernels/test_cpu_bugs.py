@@ -1,7 +1,8 @@
 """Bugs planted in the arithmetic and in the CPU's kernels, each of which changes what the kernels make of some images.
 
-Every rounding constant, shift, bias, weight, edge rule, stride and mask of ``csrc/codec`` and ``csrc/cpu`` has one, in
-``bugs/cpu_*.txt`` (see `support.planted_bugs`): for a sample type, or for the kernels in real numbers. The program
+The rounding constants, shifts, biases, weights, edge rules, strides and masks of ``csrc/codec`` and ``csrc/cpu`` have
+theirs in ``bugs/cpu_*.txt`` (see `support.planted_bugs`): for a sample type, or for the kernels in real numbers, of
+which only a part is there. The program
 ``cpu/every_kernel.cpp`` runs all kernels over images of odd sizes, layouts and values. That the kernels without a bug
 are right is for ``codec/test_conformance.py``, whose bounds are wider than what a bug must change.
 """

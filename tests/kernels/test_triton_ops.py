@@ -13,7 +13,7 @@ import torch
 
 pytest.importorskip("triton")
 
-from support import interpreted
+from support import interpreted, triton_bugs
 from support.settings import TOLERANCE
 from torch import Tensor
 
@@ -301,3 +301,28 @@ def test_planted_bugs_are_found(bug: Bug) -> None:
     expected = _expected(bug.case, arguments)
     results = interpreted.planted(bug.file, bug.old, bug.new, bug.case.op, arguments)
     assert _worst(_as_tuple(results)[: len(expected)], expected) > 2 * _bound(bug.case)
+
+
+#: The cases of `support.triton_bugs`.
+_NAMED = {
+    "exact": _CASES[0]._replace(size=(19, 21)),
+    "exact, wide": _CASES[0]._replace(size=(11, 40)),
+    "exact across": _CASES[0]._replace(factors=_422),
+    "exact down": _CASES[0]._replace(factors=_440),
+    "hostile": _CASES[4],
+    "real": _CASES[9],
+    "transform": _CASES[16],
+    "inverse": _CASES[17],
+}
+_CONSTANTS = [
+    Bug(file, old, new, _NAMED[case])
+    for file, bugs in (("arithmetic", triton_bugs.ARITHMETIC), ("upsampling", triton_bugs.UPSAMPLING))
+    for case, changes in bugs.items()
+    for old, new in changes
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bug", _CONSTANTS, ids=lambda bug: f"{bug.file}: {bug.new}")
+def test_a_bug_in_any_constant_is_found(bug: Bug) -> None:
+    test_planted_bugs_are_found(bug)

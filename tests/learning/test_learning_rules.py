@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from fdjpeg import QuantTables
 from fdjpeg.learning import tables as learning
 from fdjpeg.learning.rate_distortion import bits_ratio
 
@@ -28,6 +29,18 @@ def multipliers(monkeypatch: pytest.MonkeyPatch, share_of_budget: float) -> list
     monkeypatch.setattr(learning, "rate", of_this_share)
     learning.learn_tables(images, budget, "psnr", iterations=4, batch_size=2)
     return found[1:]  # the first is that of the balance, which fixes λ at the start
+
+
+def test_sharing_and_subsampling_hold_from_the_first_step_to_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = torch.randint(256, (4, 3, 16, 16), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    seen: set[str | None] = set()
+    estimated = learning.rate
+    monkeypatch.setattr(learning, "rate", lambda *a, **k: seen.add(k.get("subsampling")) or estimated(*a, **k))
+    start = QuantTables(*(torch.full((8, 8), step) for step in (10.0, 12.0, 40.0)))
+    settings: dict[str, Any] = {"start": start, "subsampling": "4:4:4", "iterations": 1, "batch_size": 2}
+    apart = learning.learn_tables(images, torch.full((4,), 900.0), share="none", **settings)
+    assert seen == {"4:4:4"}
+    assert not torch.equal(apart.cb, apart.cr)
 
 
 @pytest.mark.parametrize("share", [0.5, 0.9, 1.0, 1.1, 2.0])

@@ -133,7 +133,7 @@ void round_trips(const Geometry& g, int layout, double quality) {
   std::vector<uint8_t> decoded(planes.size());
   decode.planes = decoded.data();
   rows([&](int64_t n, int64_t row) { decode_row(decode, tables, n, row, scratch.data()); });
-  write(decoded.data(), static_cast<size_t>(g.flag_offset));
+  write(decoded);
 
   if constexpr (kType == SampleType::uint8) return;
   RoundTripBackward backward{};
