@@ -1,10 +1,9 @@
 """Bugs planted in the arithmetic and in the CPU's kernels, each of which changes what the kernels make of some images.
 
-The rounding constants, shifts, biases, weights, edge rules, strides and masks of ``csrc/codec`` and ``csrc/cpu`` have
-theirs in ``bugs/cpu_*.txt`` (see `support.planted_bugs`): for a sample type, or for the kernels in real numbers, of
-which only a part is there. The program
-``cpu/every_kernel.cpp`` runs all kernels over images of odd sizes, layouts and values. That the kernels without a bug
-are right is for ``codec/test_conformance.py``, whose bounds are wider than what a bug must change.
+Rounding constants, shifts, biases, weights, edge rules, strides and masks of ``csrc/codec`` and ``csrc/cpu`` have
+theirs in ``bugs/cpu_*.txt`` (see `support.planted_bugs`): for a sample type, or for the kernels in real numbers. The
+program ``cpu/every_kernel.cpp`` runs all kernels over images of odd sizes, layouts and values. That the kernels without
+a bug are right is for ``codec/test_conformance.py``, whose bounds are wider than what a bug must change.
 """
 
 from __future__ import annotations
@@ -103,6 +102,7 @@ def test_all_planted_bugs_are_found(kind: str, tmp_path: Path) -> None:
     assert _unnoticed(kind, planted_bugs.found_by(kind), tmp_path) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_bug_fits_in_one_place(kind: str) -> None:
     sources = [path.read_text() for room in ("codec", "cpu") for path in (CSRC / room).glob("*")]
