@@ -121,6 +121,11 @@ class Experiment:
         pyplot.close(figure)
 
 
+def legend_above(axes: Any) -> None:
+    """Puts the legend above the bars, which fill the plot."""
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncol=3, fontsize=6)
+
+
 def options(description: str | None, work: bool = True, images: int | None = None) -> argparse.ArgumentParser:
     """Returns the options that all experiments have; ``images`` is the default number to attack, for each seed."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from experiment import Experiment, fashion, options, percent, right, share, to_train_on
+from experiment import Experiment, fashion, legend_above, options, percent, right, share, to_train_on
 from small_networks import trained
 from torch import Tensor, nn
 
@@ -90,7 +90,7 @@ def report(run: Experiment) -> None:
         axes.barh([at + 0.4 for at in range(len(shown))], found, 0.4, label="gray-box PGD-20")
         axes.set_yticks(range(len(shown)), shown, fontsize=5)
         axes.set(xlabel="right, %", xlim=(0, 100))
-        axes.legend(fontsize=6)
+        legend_above(axes)
 
     run.plot(draw)
 

@@ -12,7 +12,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from experiment import Experiment, clean_cell, fashion, options, percent, right, share, to_train_on
+from experiment import Experiment, clean_cell, fashion, legend_above, options, percent, right, share, to_train_on
 from small_networks import trained
 from torch import Tensor
 
@@ -127,7 +127,7 @@ def report(run: Experiment) -> None:
             axes.bar([at + 0.25 * place for at in range(len(LESSONS))], values, 0.25, label=label)
         axes.set_xticks([at + 0.25 for at in range(len(LESSONS))], list(LESSONS))
         axes.set(xlabel="student of these teachers", ylabel="right on purified images, %", ylim=(0, 100))
-        axes.legend()
+        legend_above(axes)
 
     run.plot(draw)
 
