@@ -1,9 +1,10 @@
 """Proofs about the indices of the exact kernels, by z3 for images of any size, and exhaustively within a tile.
 
-They are about the expressions in the text of ``csrc/`` (`support.index_text`). For each layout and type: accesses are
-inside of images and planes, words are aligned, and no two threads write the same place between two barriers. Each proof
-fails where an index is changed. That the compiler keeps to the text, and that threads meet at the barriers, is shown by
-the interpreter of PTX (``test_ptx.py``).
+They are about the expressions in the text of ``csrc/`` (`support.index_text`), of the forward kernels and of the tile
+of gradients. For each layout and type: accesses are inside of images and planes, words are aligned, and no two threads
+write the same place of planes or tiles between two barriers. Each proof fails where an index is changed. That the
+compiler keeps to the text, and that threads meet at the barriers, is shown by the interpreter of PTX
+(``test_ptx.py``).
 """
 
 from __future__ import annotations
