@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 
 from fdjpeg import defenses
 from fdjpeg.attacks import JSMA, CarliniWagner, from_name
-from fdjpeg.defenses import Defense, defensive_distillation
+from fdjpeg.defenses import defensive_distillation
 from fdjpeg.defenses.training.images import Images
 
 SETTINGS = defensive_distillation.Config(widths=(32, 64, 200), training=PAPERNOT)
@@ -36,11 +37,12 @@ FEATURES = 112
 EPS = 0.1
 
 
-def distilled(temperature: int, seed: int, images: Images, work: Path) -> Defense:
-    """Returns the network distilled at a temperature."""
+def distilled(temperature: int, seed: int, images: Images, work: Path) -> nn.Module:
+    """Returns the network distilled at a temperature, as it is deployed."""
     settings = replace(SETTINGS, temperature=float(temperature), seed=seed)
     out = work / f"distilled-{temperature}-{seed}"
-    return defenses.train("defensive-distillation", images, out, settings=settings, device="cpu", quiet=True)
+    defense = defenses.train("defensive-distillation", images, out, settings=settings, device="cpu", quiet=True)
+    return defense.deployed(nn.Identity())
 
 
 def chosen(model: nn.Module, images: Tensor, labels: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -189,15 +191,13 @@ def main() -> None:
     run = Experiment.of("defensive_distillation", "Defensive distillation (arXiv 1511.04508) on Fashion-MNIST", given)
     if not given.report:
         images = to_train_on(given.train)
-        bare = trained("Papernot", images, given.work).module
-        cells_of(run, "none, seed 0", lambda: bare, 1, given.images, given.few)
+        # Networks are trained for the first cell that lacks a figure, and not where none does.
+        bare = cache(lambda: trained("Papernot", images, given.work).module)
+        cells_of(run, "none, seed 0", bare, 1, given.images, given.few)
         for temperature in given.temperatures:
             for seed in SEEDS.get(temperature, (0,))[: given.seeds]:
-                defense = distilled(temperature, seed, images, given.work)
-                model = defense.deployed(nn.Identity())
-                cells_of(
-                    run, f"T = {temperature}, seed {seed}", lambda m=model: m, temperature, given.images, given.few
-                )
+                model = cache(partial(distilled, temperature, seed, images, given.work))
+                cells_of(run, f"T = {temperature}, seed {seed}", model, temperature, given.images, given.few)
     report(run)
 
 

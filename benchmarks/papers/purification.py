@@ -8,7 +8,10 @@ The purifiers: the student of both teachers, of each alone and of none, before t
 from __future__ import annotations
 
 import copy
+import itertools
+from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +25,7 @@ from fdjpeg.defenses.purifier import AdversarialTeacher, NormalTeacher, Purifier
 from fdjpeg.defenses.training.config import Schedule
 from fdjpeg.defenses.training.images import Images
 from fdjpeg.defenses.training.run import Run
-from fdjpeg.sources import Network
+from fdjpeg.sources import ImageSet, Network
 
 SHORT = Schedule(batch_size=128, learning_rate=1e-3, augment="none")
 SETTINGS = purifier.Config(
@@ -99,6 +102,18 @@ def attacked(network: Network, student: Purifier, images: Tensor, labels: Tensor
     return found | {"adaptive": share(worst)}
 
 
+def cells_of(
+    run: Experiment, key: str, network: Network, student: Callable[[], Purifier], test: ImageSet, count: int
+) -> None:
+    """Computes both cells of a student: all clean images, and some of them under attack."""
+
+    def clean() -> dict[str, Any]:
+        return {"right": share(right(student().deployed(network.module), test.images, test.labels))}
+
+    run.cell(f"{key}: clean", clean)
+    run.cell(f"{key}: attacked", lambda: attacked(network, student(), test.images[:count], test.labels[:count]))
+
+
 def report(run: Experiment) -> None:
     """Writes table and plot."""
     rows = []
@@ -140,11 +155,10 @@ def main() -> None:
         images, test = to_train_on(given.train), fashion("test", 2000)
         network = trained("ResNet-like", images, given.work)
         clean_cell(run, "bare", network.module, test)
-        x, y = test.images[: given.images], test.labels[: given.images]
-        for seed in range(given.seeds):
-            for name, student in students(network, images, given.work, seed).items():
-                clean_cell(run, f"{name}, seed {seed}: clean", student.deployed(network.module), test)
-                run.cell(f"{name}, seed {seed}: attacked", lambda student=student: attacked(network, student, x, y))
+        # Students are trained for the first cell that lacks a figure, and not where none does.
+        of_seed = cache(partial(students, network, images, given.work))
+        for seed, name in itertools.product(range(given.seeds), LESSONS):
+            cells_of(run, f"{name}, seed {seed}", network, lambda n=name, s=seed: of_seed(s)[n], test, given.images)
     report(run)
 
 
