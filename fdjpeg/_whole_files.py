@@ -39,11 +39,35 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         draft.chmod(mode)  # safetensors replaces it by a file for its owner only
         os.replace(draft, target)
     except OSError as error:
-        if error.filename == str(draft):
+        if str(error.filename) == str(draft):
             error.filename = os.fspath(path)  # the caller knows no draft
         raise
     finally:
         draft.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(argument: str, path: str | os.PathLike[str], kind: str = "file") -> Iterator[None]:
+    """Names the argument at fault where the block, which only writes, cannot: a full disk, a folder of others.
+
+    Args:
+        argument: its name.
+        path: its value.
+        kind: "file" or "folder".
+
+    Raises:
+        ValueError: the block ended in an `OSError`.
+
+    Example::
+
+        with writing("out", "tables", "folder"):
+            Path("tables").mkdir()
+    """
+    try:
+        yield
+    except OSError as error:
+        why = error.strerror or error
+        raise ValueError(f"{argument} must be a {kind} that can be written, got {os.fspath(path)!r}: {why}") from error
 
 
 def is_draft(name: str) -> bool:

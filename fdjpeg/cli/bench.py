@@ -11,6 +11,7 @@ from rich.status import Status
 from rich.table import Table
 
 from fdjpeg import bench as benchmark
+from fdjpeg._whole_files import writing
 from fdjpeg.bench.measure import BACKWARD, BATCHES, FORWARD, Measurement
 from fdjpeg.evaluation.world import device_here
 
@@ -41,7 +42,8 @@ def bench(
 ) -> None:
     """Measures time, memory and fidelity of fdjpeg and its peers on this machine, in one run."""
     device_here(device)
-    out.mkdir(parents=True, exist_ok=True)
+    with writing("out", out, "folder"):
+        out.mkdir(parents=True, exist_ok=True)
     status = Status("", console=complaints)
 
     def progress(doing: str) -> None:
@@ -67,7 +69,9 @@ def bench(
         console.print(table)
     for name, why in results.missing.items():
         console.print(f"Not measured: {name}: {why}.")
-    for file in benchmark.save(results, out):
+    with writing("out", out, "folder"):
+        files = benchmark.save(results, out)
+    for file in files:
         say_written(file)
 
 

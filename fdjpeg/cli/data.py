@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import typer
 
-from fdjpeg._whole_files import whole_file
+from fdjpeg._whole_files import whole_file, writing
 from fdjpeg.sources import ImageSet, binary_sets
 from fdjpeg.sources.image_set import to_bytes
 
@@ -49,9 +49,6 @@ def data(
         arrays[f"{split}_images"] = torch.cat([to_bytes(part) for part in images.images.split(1000)]).numpy()
         arrays[f"{split}_labels"] = images.labels.numpy()
         arrays["class_names"] = np.array(images.classes)
-    try:
-        with whole_file(target) as draft, draft.open("wb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]
-    except OSError as error:
-        raise ValueError(f"target must be a file that can be written, got {str(target)!r}: {error}") from error
+    with writing("target", target), whole_file(target) as draft, draft.open("wb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
     say_written(target)

@@ -13,7 +13,7 @@ from torch import Tensor
 import fdjpeg
 from fdjpeg._coefficient_files import LARGEST_SIDE
 from fdjpeg._geometry import PILLOW_SUBSAMPLINGS
-from fdjpeg._whole_files import whole_file
+from fdjpeg._whole_files import whole_file, writing
 from fdjpeg.learning.metrics import WINDOW, ssim
 from fdjpeg.sources.files import read_picture
 from fdjpeg.sources.image_set import pillow_codec, to_pillow, to_tensor
@@ -38,11 +38,8 @@ def roundtrip(
         )
     original = _open(source)
     decoded = fdjpeg.jpeg(original, quality, subsampling=subsampling)
-    try:
-        with whole_file(target) as draft:
-            to_pillow(decoded).save(draft)
-    except OSError as error:
-        raise ValueError(f"target must be a file that can be written, got {str(target)!r}: {error}") from error
+    with writing("target", target), whole_file(target) as draft:
+        to_pillow(decoded).save(draft)
 
     found = _measured(original, decoded, quality, subsampling)
     if as_json:

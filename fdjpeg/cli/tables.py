@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fdjpeg import reference
 from fdjpeg._geometry import BLOCK
-from fdjpeg._whole_files import whole_file
+from fdjpeg._whole_files import whole_file, writing
 from fdjpeg.sources.files import image_files
 from fdjpeg.tables import QuantTables
 
@@ -126,14 +126,12 @@ def write_tables(tables: QuantTables, target: Path) -> None:
     Raises:
         ValueError: if it cannot be written, or a step is outside 1…255.
     """
-    try:
+    with writing("target", target):
         if target.suffix.lower() == ".json":
             with whole_file(target) as draft:
                 draft.write_text(json.dumps(tables.to_pillow()) + "\n", encoding="ascii")
         else:
             tables.save(target)
-    except OSError as error:
-        raise ValueError(f"target must be a file that can be written, got {str(target)!r}: {error}") from error
     say_written(target)
 
 
@@ -152,10 +150,8 @@ def print_table(title: str, table: Tensor) -> None:
 def _save_picture(tables: QuantTables, target: Path, quiet: bool = False) -> None:
     if target.suffix.lower() != ".png":
         raise ValueError(f"picture must be a .png file, got {str(target)!r}")
-    try:
+    with writing("picture", target):
         draw(tables, target)
-    except OSError as error:
-        raise ValueError(f"picture must be a file that can be written, got {str(target)!r}: {error}") from error
     if not quiet:
         say_written(target)
 

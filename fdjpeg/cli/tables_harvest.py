@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from rich.progress import track
 
+from fdjpeg._whole_files import writing
 from fdjpeg.augmentations import TableCounts
 from fdjpeg.tables import QuantTables
 
@@ -33,10 +34,8 @@ def harvest(
     counts = count_tables(folder)
     sets = [(tables, count) for tables, count in counts.most_common()]
     found = TableCounts([_tables_of(tables) for tables, _ in sets], [count for _, count in sets])
-    try:
+    with writing("target", target):
         found.save(target)
-    except OSError as error:
-        raise ValueError(f"target must be a file that can be written, got {str(target)!r}: {error}") from error
     total = sum(found.counts)
     for tables, count in list(zip(found.tables, found.counts, strict=True))[:_SHOWN]:
         means = ", ".join(f"{float(table.double().mean()):.1f}" for table in (tables.luma, tables.chroma))

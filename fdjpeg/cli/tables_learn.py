@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from fdjpeg import sources
 from fdjpeg._geometry import PILLOW_SUBSAMPLINGS
-from fdjpeg._whole_files import whole_file
+from fdjpeg._whole_files import whole_file, writing
 from fdjpeg.attacks.calls import logits_of
 from fdjpeg.functional import encode
 from fdjpeg.learning.metrics import ms_ssim_scales
@@ -86,7 +86,8 @@ def learn(
             complain("Note:", f"images {origin}: {traces}")
     if network is not None:
         _check_network(network, learning)
-    out.mkdir(parents=True, exist_ok=True)
+    with writing("out", out, "folder"):
+        out.mkdir(parents=True, exist_ok=True)
     settings = {
         "images": images,
         "held out": held_out or "a quarter of the images",
@@ -129,7 +130,8 @@ def learn(
             advance(len(measured), len(every))
     curve, points = measured[: len(CURVE)], dict(zip(chosen, measured[len(CURVE) :], strict=True))
     ratios = {number: _ratios(point, curve) for number, point in points.items()}
-    files = _write_tables(out, chosen)
+    with writing("out", out, "folder"):
+        files = _write_tables(out, chosen)
     files.append(
         _write_json(
             out,
@@ -327,7 +329,7 @@ def _write_tables(out: Path, learned: dict[int, QuantTables]) -> list[Path]:
 
 def _write_json(out: Path, content: dict[str, object]) -> Path:
     file = out / "results.json"
-    with whole_file(file) as draft:
+    with writing("out", out, "folder"), whole_file(file) as draft:
         draft.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     return file
 
@@ -352,6 +354,6 @@ def _plot(out: Path, curve: list[Measured], points: dict[int, Measured]) -> list
         axis.grid(alpha=0.3, which="both")
         axis.legend()
     file = out / "curve.png"
-    with whole_file(file) as draft:
+    with writing("out", out, "folder"), whole_file(file) as draft:
         figure.savefig(draft)
     return [file]

@@ -32,12 +32,10 @@ def whole_file(path: Path) -> Iterator[Path]:
     Raises:
         ValueError: the folder cannot be written, or not the whole file, such as on a full disk.
     """
-    try:
+    with _whole_files.writing("out", path.parent, "folder"):
         path.parent.mkdir(parents=True, exist_ok=True)
         with _whole_files.whole_file(path) as draft:
             yield draft
-    except OSError as error:
-        raise ValueError(f"out must be a folder that can be written, got {str(path.parent)!r}: {error}") from error
 
 
 def remove_drafts(*folders: Path) -> None:

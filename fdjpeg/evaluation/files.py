@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fdjpeg._markdown import markdown_table
-from fdjpeg._whole_files import whole_file
+from fdjpeg._whole_files import whole_file, writing
 
 from .cells import number, total, wilson
 from .checks import Check
@@ -93,12 +93,10 @@ def write(folder: Path, texts: Mapping[str, str]) -> list[Path]:
     Raises:
         ValueError: if the folder cannot be written.
     """
-    try:
+    with writing("folder", folder, "folder"):
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in texts.items():
             # Names of files may hold bytes that are not UTF-8.
             with whole_file(folder / name) as draft:
                 draft.write_text(text, encoding="utf-8", errors="backslashreplace")
-    except OSError as error:
-        raise ValueError(f"folder must be a folder that can be written, got {str(folder)!r}: {error}") from error
     return [folder / name for name in texts]

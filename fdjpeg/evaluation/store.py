@@ -6,6 +6,8 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
+from fdjpeg._whole_files import writing
+
 from .cells import Cell
 
 
@@ -36,15 +38,13 @@ class Store:
         if folder is None:
             return
         self.file = folder / "work" / f"{process}.jsonl"
-        try:
+        with writing("out", folder, "folder"):
             self.file.parent.mkdir(parents=True, exist_ok=True)
             self._read(self.file.parent)
             with self.file.open("a+b") as lines:
                 # The rest of a killed run's last line would spoil the next one.
                 if lines.seek(0, 2) > 0 and (lines.seek(-1, 2), lines.read(1))[1] != b"\n":
                     lines.write(b"\n")
-        except OSError as error:
-            raise ValueError(f"out must be a folder that can be written, got {str(folder)!r}: {error}") from error
 
     def _read(self, folder: Path) -> None:
         for file in sorted(folder.glob("*.jsonl")):
@@ -75,8 +75,6 @@ class Store:
         if self.file is None:
             return
         line = f"{key}\t{json.dumps([cell.to_json() for cell in cells])}\n"
-        try:
-            with self.file.open("ab") as lines:  # buffered: all of it is written, or an error raised
-                lines.write(line.encode())
-        except OSError as error:
-            raise ValueError(f"out must be a folder that can be written, got {str(self.file)!r}: {error}") from error
+        # The file is buffered: all of it is written, or an error raised.
+        with writing("out", self.file, "folder"), self.file.open("ab") as lines:
+            lines.write(line.encode())
