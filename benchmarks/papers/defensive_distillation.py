@@ -28,6 +28,10 @@ from fdjpeg.defenses.training.images import Images
 
 SETTINGS = defensive_distillation.Config(widths=(32, 64, 200), training=PAPERNOT)
 TEMPERATURES = (1, 2, 5, 10, 20, 30, 50, 100)
+
+#: Epochs of the networks that are trained longer, to see whether the training is what costs accuracy at T = 100.
+LONGER = 15
+
 SEEDS = {1: (0, 1, 2), 20: (0, 1, 2), 100: (0, 1, 2)}
 
 #: The paper's budget of JSMA for MNIST.
@@ -37,10 +41,11 @@ FEATURES = 112
 EPS = 0.1
 
 
-def distilled(temperature: int, seed: int, images: Images, work: Path) -> nn.Module:
-    """Returns the network distilled at a temperature, as it is deployed."""
-    settings = replace(SETTINGS, temperature=float(temperature), seed=seed)
-    out = work / f"distilled-{temperature}-{seed}"
+def distilled(temperature: int, seed: int, images: Images, work: Path, epochs: int | None = None) -> nn.Module:
+    """Returns the network distilled at a temperature, as it is deployed; ``epochs`` replaces those of its schedule."""
+    schedule = replace(PAPERNOT, epochs=epochs or PAPERNOT.epochs)
+    settings = replace(SETTINGS, temperature=float(temperature), seed=seed, training=schedule)
+    out = work / f"distilled-{temperature}-{seed}{f'-{epochs}-epochs' if epochs else ''}"
     defense = defenses.train("defensive-distillation", images, out, settings=settings, device="cpu", quiet=True)
     return defense.deployed(nn.Identity())
 
@@ -135,35 +140,45 @@ def gaps(model: nn.Module, images: Tensor) -> dict[str, Any]:
     return {"gap": float((top[:, 0] - top[:, 1]).median())}
 
 
+def as_published(run: Experiment, key: str, bare: str) -> list[str]:
+    """Returns a network's row of the paper's figures; its accuracy is compared with that of the network ``bare``."""
+    accuracy, reference = run.get(f"{key}: accuracy", "right"), run.get(f"{bare}: accuracy", "right")
+    change = f"{accuracy['percent'] - reference['percent']:+.1f}" if accuracy and reference else "not run yet"
+    jsma, slopes = run.cells.get(f"{key}: JSMA", {}), run.cells.get(f"{key}: gradients", {})
+    figures = [jsma.get("least"), *(slopes.get(name) for name in ("amplitude", "zero", "gap"))]
+    return [key, percent(accuracy), change, percent(jsma.get("success")), *map(number, figures)]
+
+
+def as_broken(run: Experiment, key: str) -> list[str]:
+    """Returns a network's row of the attacks that do not follow its softmax."""
+    other = run.cells.get(f"{key}: other attacks", {})
+    distilled_hot = not key.startswith(("none", "T = 1,"))
+    undone = percent(run.get(f"{key}: JSMA on logits / T", "success")) if distilled_hot else "–"
+    names = ("cross-entropy", "tempered", "margin", "CW")
+    return [key, percent(run.get(f"{key}: JSMA", "success")), undone, *(percent(other.get(name)) for name in names)]
+
+
 def report(run: Experiment) -> None:
     """Writes tables and plot."""
-    rows, breaks = [], []
-    bare = run.get("none, seed 0: accuracy", "right")
-    for name in ("none", *map(str, TEMPERATURES)):
-        for seed in (0,) if name == "none" else SEEDS.get(int(name), (0,)):
-            key = f"{'none' if name == 'none' else f'T = {name}'}, seed {seed}"
-            right_, jsma = run.get(f"{key}: accuracy", "right"), run.cells.get(f"{key}: JSMA", {})
-            slopes, broken = run.cells.get(f"{key}: gradients", {}), run.cells.get(f"{key}: JSMA on logits / T", {})
-            change = f"{right_['percent'] - bare['percent']:+.1f}" if right_ and bare else "not run yet"
-            rows.append(
-                [key, percent(right_), change, percent(jsma.get("success")), number(jsma.get("least")),
-                 number(slopes.get("amplitude")), number(slopes.get("zero")), number(slopes.get("gap"))]
-            )  # fmt: skip
-            other = run.cells.get(f"{key}: other attacks", {})
-            undone = percent(broken.get("success") if broken else None) if name not in ("none", "1") else "–"
-            breaks.append(
-                [key, percent(jsma.get("success")), undone]
-                + [percent(other.get(attack)) for attack in ("cross-entropy", "tempered", "margin", "CW")]
-            )
-    head = ["network", "accuracy", "change, points", "JSMA success", "least features", "mean gradient", "zero, %"]
+    keys = [f"T = {t}, seed {seed}" for t in TEMPERATURES for seed in SEEDS.get(t, (0,))]
+    bare, longer = "none, seed 0", f"none, {LONGER} epochs"
+    head = [
+        *("network", "accuracy", "change, points", "JSMA success", "least features", "mean gradient", "zero, %"),
+        "median gap of logits",
+    ]
     run.write(
         [
-            ("As published", [*head, "median gap of logits"], rows),
+            ("As published", head, [as_published(run, key, bare) for key in (bare, *keys)]),
             (
                 f"The break: share of attacks that succeed (L∞ of {EPS}, CW within L2 of 2)",
                 ["network", "JSMA, T = 1", "JSMA, logits / T", "cross-entropy, T = 1", "cross-entropy, logits / T",
                  "margin", "CW L2"],
-                breaks,
+                [as_broken(run, key) for key in (bare, *keys)],
+            ),
+            (
+                f"Trained for {LONGER} epochs instead of {PAPERNOT.epochs}",
+                head,
+                [as_published(run, key, longer) for key in (longer, f"T = 100, {LONGER} epochs")],
             ),
         ]
     )  # fmt: skip
@@ -198,6 +213,10 @@ def main() -> None:
             for seed in SEEDS.get(temperature, (0,))[: given.seeds]:
                 model = cache(partial(distilled, temperature, seed, images, given.work))
                 cells_of(run, f"T = {temperature}, seed {seed}", model, temperature, given.images, given.few)
+        longer = cache(lambda: trained("Papernot", images, given.work, epochs=LONGER).module)
+        cells_of(run, f"none, {LONGER} epochs", longer, 1, given.images, few=True)
+        longest = cache(partial(distilled, 100, 0, images, given.work, LONGER))
+        cells_of(run, f"T = 100, {LONGER} epochs", longest, 100, given.images, few=True)
     report(run)
 
 

@@ -8,6 +8,7 @@ shortcut (ResNet), filters of several sizes next to each other (Inception).
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -128,10 +129,14 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-def trained(name: str, images: Images, folder: Path, seed: int = 0) -> Network:
-    """Returns one of ``NETWORKS`` or "Papernot", trained on all images; a training that was stopped resumes."""
-    out = folder / f"{name}-{seed}"
+def trained(name: str, images: Images, folder: Path, seed: int = 0, epochs: int | None = None) -> Network:
+    """Returns one of ``NETWORKS`` or "Papernot", trained on all images; a training that was stopped resumes.
+
+    ``epochs`` replaces those of its schedule.
+    """
+    out = folder / f"{name}-{seed}{f'-{epochs}-epochs' if epochs else ''}"
     file, schedule = out / "network.safetensors", PAPERNOT if name == "Papernot" else SCHEDULE
+    schedule = replace(schedule, epochs=epochs or schedule.epochs)
     if not file.exists():
         settings = {"network": name, "images": images.digest, "seed": seed}
         run = Run(out, settings, seed=seed, device="cpu", quiet=True)
