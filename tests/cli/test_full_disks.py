@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -55,12 +56,8 @@ def test_a_place_that_cannot_be_written_is_named(
     arguments, wanted = WRITING[command]
     Path("full").mkdir()
     given = [argument.replace("PLACE", place) for argument in arguments]
-    with pytest.raises(SystemExit) as caught:
-        if place == "full":
-            with full_disk():
-                main(given)
-        else:
-            main(given)
+    with full_disk() if place == "full" else nullcontext(), pytest.raises(SystemExit) as caught:
+        main(given)
     printed = capsys.readouterr().err
     assert caught.value.code == 2
     assert f"Error: {wanted} that can be written, got '{place}/out" in printed
