@@ -1,16 +1,19 @@
 """Mutation testing: plants small faults in the Python code, one at a time, and counts those that the tests find.
 
-    nice -n 19 python tests/mutation.py fdjpeg/defenses --mutants 150 --out mutation.jsonl
-    python tests/mutation.py fdjpeg/defenses --mutants 150 --out mutation.jsonl --report
+    nice -n 19 python tests/mutation.py evaluation --mutants 8
+    python tests/mutation.py --report
 
-It takes hours, and a run that was stopped resumes: a mutant whose outcome is in the file is not tried again, unless its
-module has changed since. `--retry` tries those again that survived, after tests were added.
+Outcomes are kept in `benchmarks/results/mutation/AREA.jsonl`, a line for each mutant, and a run that was stopped
+resumes: a mutant whose outcome is there is not tried again, unless its module has changed since. `--retry` tries those
+again that survived, after tests were added. `--page` writes the tables to the folder's README and to docs/trust.md.
 
-Each module gives a sample of its mutants, drawn from `--seed` (see `support/mutants.py` for the kinds). First the test
-files of the module's folder run once without a change, and it is noted which functions each test calls. A mutant in a
-function is then tried by the tests that call it, the shortest first, until one fails; a mutant at the top of a module
-by all tests of the folder. Tests that fail or take longer than `--longest` seconds without a change are left out, and
-so are calls in other processes. Everything happens in a copy of the tree; no file of the tree itself changes.
+Each module gives a sample of its mutants, drawn from `--seed` (see `support/mutants.py` for the kinds); a larger sample
+has the mutants of a smaller one. First the test files of the area run once without a change, and it is noted which
+functions each test calls. A mutant in a function is then tried by the tests that call it, the shortest first, until one
+fails, or until `--budget` seconds of tests have passed. A mutant at the top of a module is tried by the tests that call
+anything in it. Tests that fail or take longer than `--longest` seconds without a change are left out, and so are calls
+in other processes. A test that finds a mutant must pass alone without it. All times are those of a processor without a
+change. Everything happens in a copy of the tree.
 
 A mutant that no test can find because it behaves alike is listed in `equivalent_mutants.jsonl`, with the reason.
 """
@@ -20,40 +23,46 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from hashlib import sha256
 from importlib import import_module
 from pathlib import Path
 from py_compile import PycInvalidationMode, compile
 from typing import Any
 
-import pytest
 from support.mutants import Mutant, sample
+from support.mutation_runs import Baseline, Trials, collected, forked, tried_by_import
 
 ROOT = Path(__file__).parents[1]
 
-#: The test files of each part of the package; the longest name that a module begins with counts.
+#: The outcomes, a file for each area.
+KEPT = ROOT / "benchmarks" / "results" / "mutation"
+
+#: The page of the documentation that has the table of areas.
+TRUST = ROOT / "docs" / "trust.md"
+
+#: The test files of each area, which is a room of the package or its core.
 TESTS = {
-    "fdjpeg/": ("tests/codec", "tests/learning"),
-    "fdjpeg/attacks/": ("tests/attacks", "tests/evaluation"),
-    "fdjpeg/bench/": ("tests/cli",),
-    "fdjpeg/certificates/": ("tests/certificates",),
-    "fdjpeg/cli/": ("tests/cli",),
-    "fdjpeg/defenses/": ("tests/defenses",),
-    "fdjpeg/evaluation/": ("tests/evaluation",),
-    "fdjpeg/learning/": ("tests/learning",),
-    "fdjpeg/sources/": ("tests/evaluation", "tests/attacks"),
+    "core": ("tests/codec", "tests/learning", "tests/house/test_bad_input_table.py"),
+    "attacks": ("tests/attacks", "tests/evaluation/test_evaluation_flip.py", "tests/house/test_bad_input_table.py"),
+    "certificates": ("tests/certificates", "tests/house/test_bad_input_table.py"),
+    "defenses": ("tests/defenses", "tests/house/test_bad_input_table.py"),
+    "evaluation": ("tests/evaluation", "tests/house/test_bad_input_table.py"),
+    "learning": ("tests/learning", "tests/house/test_bad_input_table.py"),
 }
 
-#: Imported before each mutant's process is forked, because they take longer than most tests.
+#: The folders of the core below the package; its own modules belong to it too.
+CORE = ("ops", "reference")
+
+#: Imported before the processes are forked, because they take longer than most tests.
 PACKAGES = (
     "hypothesis",
     "lightning_fabric.strategies",
@@ -73,173 +82,76 @@ FOUND = ("caught", "timeout")
 
 EQUIVALENT = Path(__file__).with_name("equivalent_mutants.jsonl")
 
+#: What identifies a mutant.
+KEY = ("module", "line", "kind", "before", "after", "source")
 
-@dataclass
-class Baseline:
-    """The tests of a folder without a change.
 
-    Attributes:
-        seconds: of each test that passed.
-        calls: the functions of the package that each test calls, or its fixtures, as "file:first line".
+def copy_tree(root: Path) -> None:
+    """Copies the repository, without kept results, to a folder in which mutants are planted."""
+    listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\n")
+    libraries = [str(file.relative_to(ROOT)) for file in (ROOT / "fdjpeg").glob("*.so")]
+    for name in filter(None, (*names, *libraries)):
+        if (ROOT / name).is_file() and not name.startswith("benchmarks/results"):
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, root / name)
+    for file in (root / "fdjpeg").rglob("*.py"):
+        # Valid by content, not by time, because a mutant may come within the same second.
+        compile(str(file), invalidation_mode=PycInvalidationMode.CHECKED_HASH)
+
+
+class Measured:
+    """The baselines of earlier runs, in the folder of builds; valid while package, helpers and test file are the same.
+
+    Args:
+        area: its name.
+        longest: seconds of the longest test.
     """
 
-    seconds: dict[str, float] = field(default_factory=dict)
-    calls: dict[str, list[str]] = field(default_factory=dict)
+    def __init__(self, area: str, longest: float) -> None:
+        self.file = ROOT / "build" / "mutation" / f"{area}.json"
+        support = [file for file in (ROOT / "tests" / "support").glob("*.py") if not file.name.startswith("muta")]
+        shared = [*(ROOT / "fdjpeg").rglob("*.py"), *support]
+        self.shared = _hash([*shared, *(ROOT / "tests").rglob("conftest.py"), *(ROOT / "fdjpeg").glob("*.so")])
+        self.shared += f" {longest:g}"
+        self.baseline, self.files = Baseline(), {}
+        if self.file.exists() and (kept := json.loads(self.file.read_text()))["shared"] == self.shared:
+            same = {name for name, found in kept["files"].items() if self.of(name) == found}
+            self.baseline = Baseline(**kept["baseline"])
+            for values in (self.baseline.seconds, self.baseline.calls, self.baseline.uses):
+                for test in [test for test in values if test.partition("::")[0] not in same]:
+                    del values[test]
+            self.files = {name: self.of(name) for name in same}
 
-    def tests(self, module: str, mutant: Mutant, longest: float) -> list[str]:
-        """Returns the tests that can find a mutant, the shortest first."""
-        within = [test for test, seconds in self.seconds.items() if seconds <= longest]
-        if mutant.function:
-            within = [test for test in within if f"{module}:{mutant.function}" in self.calls[test]]
-        return sorted(within, key=lambda test: self.seconds[test])
+    @staticmethod
+    def of(name: str) -> str:
+        return _hash([ROOT / name]) if (ROOT / name).exists() else ""
 
-
-class Watch:
-    """A plugin of pytest that notes how long each test takes and which functions of the package it calls."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = str(root / "fdjpeg") + os.sep
-        self.cut = len(str(root)) + 1
-        self.called: set[str] = set()
-        self.of_fixtures: dict[str, set[str]] = {}
-        self.found = Baseline()
-
-    def _profile(self, frame: Any, event: str, _: Any) -> None:
-        if event == "call" and frame.f_code.co_filename.startswith(self.root):
-            self.called.add(f"{frame.f_code.co_filename[self.cut :]}:{frame.f_code.co_firstlineno}")
-
-    @pytest.hookimpl(wrapper=True)
-    def pytest_fixture_setup(self, fixturedef: Any) -> Any:
-        before, self.called = self.called, set()
-        result = yield
-        self.of_fixtures.setdefault(fixturedef.argname, set()).update(self.called)
-        self.called |= before
-        return result
-
-    @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_protocol(self, item: pytest.Item) -> Any:
-        self.called, begun = set(), time.monotonic()
-        sys.setprofile(self._profile)
-        try:
-            result = yield
-        finally:
-            sys.setprofile(None)
-        if item.nodeid in self.found.seconds:
-            of_fixtures = [self.of_fixtures.get(name, set()) for name in getattr(item, "fixturenames", ())]
-            self.found.calls[item.nodeid] = sorted(self.called.union(*of_fixtures))
-            self.found.seconds[item.nodeid] = time.monotonic() - begun
-        return result
-
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if report.when == "call" and report.passed:
-            self.found.seconds[report.nodeid] = report.duration
-        if report.failed:
-            self.found.seconds.pop(report.nodeid, None)
+    def keep(self, baseline: Baseline) -> None:
+        files = {test.partition("::")[0] for test in baseline.seconds}
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        found = {"shared": self.shared, "files": {name: self.of(name) for name in files}, "baseline": asdict(baseline)}
+        self.file.write_text(json.dumps(found))
 
 
-class Only:
-    """A plugin of pytest that runs the given tests, in their order."""
-
-    def __init__(self, tests: Sequence[str]) -> None:
-        self.place = {test: place for place, test in enumerate(tests)}
-
-    @pytest.hookimpl(trylast=True)
-    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        items[:] = sorted(
-            (item for item in items if item.nodeid in self.place), key=lambda item: self.place[item.nodeid]
-        )
+def _hash(files: Sequence[Path]) -> str:
+    total = sha256()
+    for file in sorted(files):
+        total.update(file.read_bytes())
+    return total.hexdigest()[:16]
 
 
-class Tree:
-    """A copy of the repository in which mutants are planted."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
-        names = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\n")
-        libraries = [str(file.relative_to(ROOT)) for file in (ROOT / "fdjpeg").glob("*.so")]
-        for name in filter(None, (*names, *libraries)):
-            if (ROOT / name).is_file() and not name.startswith("benchmarks/results"):
-                (root / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(ROOT / name, root / name)
-        for file in (root / "fdjpeg").rglob("*.py"):
-            # Valid by content, not by time, because a mutant may come within the same second.
-            compile(str(file), invalidation_mode=PycInvalidationMode.CHECKED_HASH)
-
-    def pytest(self, folders: Sequence[str], plugin: object, seconds: float, result: Path | None = None) -> str:
-        """Runs tests in a process of their own. Returns "passed", "failed" or "timeout"."""
-        child = os.fork()
-        if child == 0:
-            self._run(folders, plugin, result)
-        limit = time.monotonic() + seconds
-        while time.monotonic() < limit:
-            ended, status = os.waitpid(child, os.WNOHANG)
-            if ended:
-                return "passed" if status == 0 else "failed"
-            time.sleep(0.05)
-        os.killpg(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-        return "timeout"
-
-    def _run(self, folders: Sequence[str], plugin: object, result: Path | None) -> None:
-        """Runs pytest in the forked process, which ends here."""
-        status = 1
-        try:
-            os.setsid()
-            os.chdir(self.root)
-            sys.path[:0] = [str(self.root), str(self.root / "tests")]
-            for name in [name for name in sys.modules if name.partition(".")[0] == "support"]:
-                del sys.modules[name]  # the copy's is to be imported
-            output = os.open(self.root / "pytest.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-            os.dup2(output, 1)
-            os.dup2(output, 2)
-            sys.dont_write_bytecode = result is None
-            temporary = tempfile.mkdtemp(dir=self.root)
-            options = ["-q", "-x", "-p", "no:cacheprovider", "-p", "no:benchmark", "--basetemp", temporary]
-            if result is not None:
-                options.remove("-x")
-            status = int(pytest.main([*options, *folders], plugins=[plugin]))
-            shutil.rmtree(temporary, ignore_errors=True)
-            if result is not None:
-                result.write_text(json.dumps(asdict(plugin.found)))  # type: ignore[attr-defined]
-                status = 0
-        finally:
-            os._exit(status)
-
-    def baseline(self, folders: Sequence[str]) -> Baseline:
-        """Runs tests without a change."""
-        result = self.root / "baseline.json"
-        ended = self.pytest(folders, Watch(self.root), 7200, result)
-        found = Baseline(**json.loads(result.read_text())) if ended == "passed" else Baseline()
-        if not found.seconds:
-            raise SystemExit(f"no test passes: {(self.root / 'pytest.log').read_text()[-2000:]}")
-        return found
-
-    def outcome(self, module: str, mutant: Mutant, folders: Sequence[str], baseline: Baseline, longest: float) -> str:
-        """Plants a mutant and runs its tests. Returns "caught", "timeout", "survived" or "not called"."""
-        tests = baseline.tests(module, mutant, longest)
-        if not tests:
-            return "not called"
-        file = self.root / module
-        source = file.read_bytes()
-        file.write_bytes(mutant.apply(source))
-        try:
-            limit = 60 + 5 * sum(baseline.seconds[test] for test in tests)
-            ended = self.pytest(sorted({test.split("::")[0] for test in tests}), Only(tests), limit)
-        finally:
-            file.write_bytes(source)
-        return {"passed": "survived", "failed": "caught"}.get(ended, ended)
+def area_of(module: str) -> str:
+    """Returns the area of a module, "" for one of no area."""
+    _, *folders, _ = module.split("/")
+    room = folders[0] if folders else "core"
+    return "core" if room in CORE else room if room in TESTS else ""
 
 
-def modules(paths: Sequence[str]) -> list[str]:
-    """Returns the modules in folders, or the files given."""
-    found = [file for path in paths for file in (sorted(Path(path).rglob("*.py")) if Path(path).is_dir() else [path])]
-    return [str(Path(file).resolve().relative_to(ROOT)) for file in found]
-
-
-def tests_of(module: str) -> tuple[str, ...]:
-    """Returns the folders of a module's tests."""
-    return TESTS[max((part for part in TESTS if module.startswith(part)), key=len)]
+def modules(names: Sequence[str]) -> list[str]:
+    """Returns the modules of areas, or the files given."""
+    every = [str(file.relative_to(ROOT)) for file in sorted((ROOT / "fdjpeg").rglob("*.py"))]
+    return [module for module in every if area_of(module) and (module in names or area_of(module) in names)]
 
 
 def described(module: str, mutant: Mutant, source: bytes) -> dict[str, Any]:
@@ -264,59 +176,114 @@ def read(file: Path) -> Iterator[dict[str, Any]]:
 
 
 def key(record: dict[str, Any]) -> str:
-    return json.dumps({name: record[name] for name in ("module", "line", "kind", "before", "after", "source")})
+    return json.dumps({name: record[name] for name in KEY})
+
+
+def outcomes(area: str, folder: Path = KEPT) -> dict[str, dict[str, Any]]:
+    """Returns the last outcome of each mutant of an area, of the newest source that was tried of each module."""
+    records = list(read(folder / f"{area}.jsonl"))
+    newest = {record["module"]: record["source"] for record in records}
+    return {key(record): record for record in records if record["source"] == newest[record["module"]]}
+
+
+def counted(records: Sequence[dict[str, Any]]) -> dict[str, Counter[str]]:
+    """Returns for each module how many mutants were "found", "alike" and "left"."""
+    equivalent = {(entry["module"], entry["before"], entry["after"]) for entry in read(EQUIVALENT)}
+    counts: dict[str, Counter[str]] = {}
+    for record in sorted(records, key=lambda record: record["module"]):
+        alike = (record["module"], record["before"], record["after"]) in equivalent
+        which = "found" if record["outcome"] in FOUND else "alike" if alike else "left"
+        counts.setdefault(record["module"], Counter())[which] += 1
+        record["which"] = which
+    return counts
+
+
+def row(name: str, count: Counter[str]) -> tuple[str, int, int, str, int]:
+    """Returns a line of the table: the name, mutants found, tried, the share, and those that behave alike."""
+    tried = count["found"] + count["left"]
+    return name, count["found"], tried, f"{100 * count['found'] / tried:.0f} %" if tried else "–", count["alike"]
 
 
 def report(records: Sequence[dict[str, Any]]) -> None:
-    """Prints the score of each module, and the mutants that survived."""
-    equivalent = {(entry["module"], entry["before"], entry["after"]) for entry in read(EQUIVALENT)}
-    counts: dict[str, Counter[str]] = {}
-    left = []
+    """Prints the mutants that survived, and the score of each module."""
+    counts = counted(records)
     for record in records:
-        alike = (record["module"], record["before"], record["after"]) in equivalent
-        found = record["outcome"] in FOUND
-        counts.setdefault(record["module"], Counter())["found" if found else "alike" if alike else "left"] += 1
-        if not found and not alike:
-            left.append(record)
-    for record in left:
-        print(f"{record['module']}:{record['line']}: {record['outcome']}, {record['kind']}")
-        print(f"    {record['before']}\n    {record['after']}")
+        if record["which"] == "left":
+            print(f"{record['module']}:{record['line']}: {record['outcome']}, {record['kind']}")
+            print(f"    {record['before']}\n    {record['after']}")
     for module, count in {**counts, "all": sum(counts.values(), Counter())}.items():
-        tried = count["found"] + count["left"]
-        share = f"{100 * count['found'] / tried:.0f} %" if tried else "–"
-        print(f"{module:<50} {count['found']:>4} of {tried:>4} {share:>6}, {count['alike']} equivalent")
+        name, found, tried, share, alike = row(module, count)
+        print(f"{name:<50} {found:>4} of {tried:>4} {share:>6}, {alike} equivalent")
+
+
+def tables() -> tuple[str, str]:
+    """Returns the kept outcomes as two tables in Markdown: by area, and by module."""
+    head = "| {} | found | of | share | equivalent |\n|---|---|---|---|---|\n"
+    areas, lines, total = [], [], Counter()
+    for area in TESTS:
+        counts = counted(list(outcomes(area).values()))
+        if counts:
+            areas.append(row(area, sum(counts.values(), Counter())))
+            lines += [row(f"`{module}`", count) for module, count in counts.items()]
+            total += sum(counts.values(), Counter())
+    areas.append(row("all", total))
+    by_area, by_module = ("".join(f"| {' | '.join(map(str, cells))} |\n" for cells in rows) for rows in (areas, lines))
+    return head.format("area") + by_area, head.format("module") + by_module
+
+
+def page() -> str:
+    """Returns the README of the folder of outcomes."""
+    by_area, by_module = tables()
+    return f"""# Outcomes of mutation testing
+
+`tests/mutation.py` plants one small fault at a time in the Python code and runs the tests that call it. Each file has
+one line for each mutant: the change, a hash of the module, the outcome, the test that found it, and how many tests ran.
+Outcomes are of the module's source whose hash they have, which may be older than the present one. Equivalent mutants
+([tests/equivalent_mutants.jsonl](../../../tests/equivalent_mutants.jsonl)) are counted apart and are not in "of". This
+page is made by `python tests/mutation.py --page`; [docs/trust.md](../../../docs/trust.md) explains the survivors.
+
+{by_area}
+{by_module}"""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("paths", nargs="+", help="modules, or folders of them")
-    parser.add_argument("--mutants", type=int, default=150, help="greatest number of mutants of a module")
+    parser.add_argument("names", nargs="*", default=list(TESTS), help=f"areas ({', '.join(TESTS)}) or modules")
+    parser.add_argument("--mutants", type=int, default=8, help="greatest number of mutants of a module")
     parser.add_argument("--seed", type=int, default=0, help="of the sample")
-    parser.add_argument("--out", type=Path, default=Path("mutation.jsonl"), help="file of the outcomes")
-    parser.add_argument("--longest", type=float, default=10.0, help="seconds of the longest test that is run")
-    parser.add_argument("--tests", nargs="+", help="test files or folders, instead of the folders of each module")
+    parser.add_argument("--budget", type=float, default=15.0, help="seconds of tests for each mutant")
+    parser.add_argument("--longest", type=float, default=5.0, help="seconds of the longest test that is run")
+    parser.add_argument("--out", type=Path, default=KEPT, help="folder of the outcomes, instead of the kept ones")
+    parser.add_argument("--tests", nargs="+", help="test files or folders, instead of those of each area")
     parser.add_argument("--retry", action="store_true", help="try those again that survived")
-    parser.add_argument("--report", action="store_true", help="only report what is in the file")
+    parser.add_argument("--report", action="store_true", help="only report what is kept")
+    parser.add_argument("--page", action="store_true", help="only write the page of what is kept")
     arguments = parser.parse_args()
-    known = {key(record): record for record in read(arguments.out)}
-    planned = []
-    for module in modules(arguments.paths):
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    if arguments.page:
+        (KEPT / "README.md").write_text(page())
+        text = TRUST.read_text()
+        TRUST.write_text(re.sub(r"\| area \| found \|.*\n(\|.*\n)+", lambda _: tables()[0], text))
+        return
+    planned: dict[str, list[tuple[str, Mutant, bytes]]] = {}
+    for module in modules(arguments.names):
         source = (ROOT / module).read_bytes()
-        for mutant in sample(module, source, arguments.mutants, arguments.seed):
-            planned.append((module, mutant, described(module, mutant, source)))
-    if not arguments.report:
-        try_all(planned, known, arguments)
-    report([known[key(record)] for _, _, record in planned if key(record) in known])
+        drawn = sample(module, source, arguments.mutants, arguments.seed)
+        planned.setdefault(area_of(module), []).extend((module, mutant, source) for mutant in drawn)
+    for area, entries in planned.items():
+        if not arguments.report:
+            try_all(area, entries, arguments)
+        wanted = {key(described(*entry)) for entry in entries}
+        kept = outcomes(area, arguments.out)
+        report(list(kept.values()) if arguments.report else [kept[name] for name in kept if name in wanted])
 
 
-def try_all(
-    planned: Sequence[tuple[str, Mutant, dict[str, Any]]],
-    known: dict[str, dict[str, Any]],
-    arguments: argparse.Namespace,
-) -> None:
-    """Tries the mutants without an outcome, and adds each outcome to the file."""
-    done = {name for name, record in known.items() if record["outcome"] in FOUND or not arguments.retry}
-    todo = [entry for entry in planned if key(entry[2]) not in done]
+def try_all(area: str, entries: Sequence[tuple[str, Mutant, bytes]], arguments: argparse.Namespace) -> None:
+    """Tries the mutants of an area without an outcome, and adds each outcome to its file."""
+    out = arguments.out / f"{area}.jsonl"
+    known = {key(record): record["outcome"] for record in read(out)}
+    done = {name for name, outcome in known.items() if outcome in FOUND or not arguments.retry}
+    todo = [entry for entry in entries if key(described(*entry)) not in done]
     if not todo:
         return
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -326,19 +293,60 @@ def try_all(
         except ImportError:
             continue
     assert not any(name.partition(".")[0] == "fdjpeg" for name in sys.modules)
-    with tempfile.TemporaryDirectory() as folder:
-        tree, baselines = Tree(Path(folder).resolve()), {}
-        for number, (module, mutant, record) in enumerate(todo, 1):
-            folders = tuple(arguments.tests or tests_of(module))
-            if folders not in baselines:
-                baselines[folders] = tree.baseline(folders)
-            begun = time.monotonic()
-            record["outcome"] = tree.outcome(module, mutant, folders, baselines[folders], arguments.longest)
-            record["seconds"] = round(time.monotonic() - begun, 1)
-            known[key(record)] = record
-            with arguments.out.open("a") as file:
+    begun, shown = time.monotonic(), os.fdopen(os.dup(1), "w")  # the forks' own output goes to a log
+
+    def write(number: int, outcome: str, test: str, tests: int) -> None:
+        if outcome != "import":
+            record = {**described(*todo[number]), "outcome": outcome, "test": test, "tests": tests}
+            with out.open("a") as file:
                 file.write(json.dumps(record, ensure_ascii=False) + "\n")
-            print(f"{number}/{len(todo)} {module}:{mutant.line} {record['outcome']}", flush=True)
+            minutes = (time.monotonic() - begun) / 60
+            print(f"{minutes:.1f} min, {record['module']}:{record['line']} {outcome}", file=shown, flush=True)
+            tried.write_text(tried.read_text() + f"{number}\n")
+
+    with tempfile.TemporaryDirectory() as folder:
+        root, tried = Path(folder).resolve() / "tree", Path(folder) / "tried"
+        tried.write_text("")
+        copy_tree(root)
+        measured = Measured(area, arguments.longest)
+        files = arguments.tests or TESTS[area]
+
+        result = Path(folder) / "baseline.json"
+
+        def keep(found: Baseline) -> None:
+            measured.keep(found)
+            result.write_text(json.dumps(asdict(found)))
+
+        def serve() -> int:
+            baseline, known = measured.baseline, set(measured.files)
+            trials = Trials(root, baseline, known, todo, keep, write, arguments.budget, arguments.longest)
+            return collected(root, files, [trials])
+
+        if forked(serve, 1e6) != "passed":
+            raise SystemExit(f"the tests do not run: {(root / 'pytest.log').read_text()[-3000:]}")
+        baseline = Baseline(**json.loads(result.read_text()))
+        sound: dict[str, bool] = {}
+        for number in sorted(set(range(len(todo))) - set(map(int, tried.read_text().split()))):
+            write(number, *imported(root, todo[number], baseline, arguments.budget, sound))
+
+
+def imported(
+    root: Path, entry: tuple[str, Mutant, bytes], baseline: Baseline, budget: float, sound: dict[str, bool]
+) -> tuple[str, str, int]:
+    """Tries a mutant that only a new import shows. Returns its outcome, the test and the number of tests."""
+    module, mutant, source = entry
+    while tests := baseline.chosen(baseline.able(module, mutant), budget):
+        (root / module).write_bytes(mutant.apply(source))
+        try:
+            outcome, test = tried_by_import(root, tests, baseline)
+        finally:
+            (root / module).write_bytes(source)
+        if test not in sound and test in baseline.seconds:
+            sound[test] = tried_by_import(root, [test], baseline)[0] == "survived"
+        if sound.get(test, True):
+            return outcome, test, len(tests)
+        del baseline.seconds[test]
+    return "not called", "", 0
 
 
 if __name__ == "__main__":

@@ -79,7 +79,8 @@ def _command() -> str:
     """Returns this process's command line, without the folders of Python and of its scripts."""
     program, *arguments = sys.orig_argv
     script = Path(sys.argv[0])
-    if arguments[:1] == [sys.argv[0]] and script.suffix != ".py":  # an entry point, such as fdjpeg
+    option = sys.argv[0].startswith("-")  # of Python: -c, or - for its input
+    if arguments[:1] == [sys.argv[0]] and not option and script.suffix != ".py":  # an entry point, such as fdjpeg
         return shlex.join([script.name, *arguments[1:]])
     return shlex.join([Path(program).name, *arguments])
 

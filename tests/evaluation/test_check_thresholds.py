@@ -40,8 +40,9 @@ def report(*more: Cell, **settings: Any) -> Report:
 
 
 def curve(last: float) -> list[float]:
-    """A loss that rises from 0 to 1 in twenty steps, and by ``last`` of that in the last tenth of them."""
-    return [*(place / 18 * (1 - last) for place in range(19)), 1 - last / 2, 1.0]
+    """A loss that rises from −3 to 1 in twenty steps, and by ``last`` of that in the last tenth of them."""
+    shares = [*(place / 18 * (1 - last) for place in range(19)), 1 - last / 2, 1.0]
+    return [4 * share - 3 for share in shares]
 
 
 def rising(share: float) -> Cell:
@@ -165,12 +166,44 @@ THRESHOLDS: dict[str, tuple[str, tuple[Cell, ...], tuple[Cell, ...], dict[str, A
 }
 
 
+#: What each check reports of these cells, where it passes and where it fails.
+FIGURES = {
+    "pillow": ("0 samples differ in 1 cells of 300 images", "1 samples differ in 1 cells of 300 images"),
+    "numbers": ("no NaN in 8 cells", "jpeg:75, gray-box at 1/255: 1 images"),
+    "inside": ("at most 1.00009 of it", "at most 1.00011 of it"),
+    "larger radius": ("worst case", "jpeg:75 100 at 1/255, 101 at 2/255"),
+    "noise": ("every row", "jpeg:75 at 1/255: 99 after noise, 100 after attacks"),
+    "gray-box": ("every row", "jpeg:75 at 1/255: 99 after gray-box, 100 after adaptive"),
+    "transfer": ("every row", "jpeg:75 at 1/255: 99 after transfer, 100 after adaptive"),
+    "queries": (
+        "every row",
+        "none at 1/255: 99 after queries, 100 with gradients; jpeg:75 at 1/255: 99 after queries, 100 with gradients",
+    ),
+    "zero gradients": ("at most 50.0 % of samples (jpeg:75 through cubic)", "jpeg:75 through cubic: 50 % exactly zero"),
+    "large radius": ("0 of every defence", "jpeg:75 keeps 0.1"),
+    "one step": ("1 attacks", "jpeg:75 through cubic at 1/255: 96 after one step, 100 after many"),
+    "twice the steps": ("at most 3 of 300 images", "jpeg:75 at 1/255: 3.1 fewer"),
+    "rising": ("at most 10.0 % of the gain", "PGD-20 on jpeg:75 through tanh at 1/255: 10 %"),
+    "plain rounding": ("jpeg:75 at 1/255: 100 instead of 100", "jpeg:75 at 1/255: 99 instead of 100"),
+    "seed fixed": ("jpeg:75 at 1/255: 103 with, 100 without", "jpeg:75 at 1/255: 103.1 with, 100 without"),
+    "tables of ones, above": (
+        "106 right at 1/255, 100 of the bare network",
+        "107 right at 1/255, 100 of the bare network",
+    ),
+    "tables of ones, below": (
+        "94 right at 1/255, 100 of the bare network",
+        "93 right at 1/255, 100 of the bare network",
+    ),
+    "certificates": ("0 of 100 certificates, in 1 cells", "100 behind jpeg:75 at 1/255 by PGD-20 (adaptive)"),
+}
+
+
 @pytest.mark.parametrize("name", list(THRESHOLDS))
 def test_a_check_fails_beyond_its_threshold_only(name: str) -> None:
     start, passing, failing, settings = THRESHOLDS[name]
-    for cells, passed in ((passing, True), (failing, False)):
+    for cells, passed, figure in zip((passing, failing), (True, False), FIGURES[name], strict=True):
         (check,) = (check for check in report(*cells, **settings).checks if check.name.startswith(start))
-        assert check.passed is passed, check.figure
+        assert (check.passed, check.figure) == (passed, figure)
 
 
 def test_a_decompressed_jpeg_fails_the_check_of_images() -> None:

@@ -184,3 +184,28 @@ def test_wilson_interval_is_scipys(right: int, count: int) -> None:
     stats = pytest.importorskip("scipy.stats")
     expected = stats.binomtest(right, count).proportion_ci(0.95, method="wilson")
     assert evaluation.wilson(right, count) == pytest.approx((expected.low, expected.high), abs=1e-6)
+
+
+def test_notes_tell_what_a_run_had() -> None:
+    def notes(**settings: object) -> list[str]:
+        return made(**settings).notes
+
+    plain = notes()
+    assert len(plain) == 3
+    assert plain[0].endswith("through the layer with that gradient.")
+    several = notes(attacks={"PGD-20": {}, "Flip-20": {}})
+    assert several[0].endswith("with that gradient, of several attacks the worst case image by image.")
+    assert several[1:] == plain[1:]
+    (box,) = notes(black_boxes=["codec", "jpeg:75"])[3:]
+    assert box.startswith("Black box: codec, jpeg:75. Its forward pass is a function outside of torch")
+    (flip,) = notes(on_coefficients=["Flip-20"])[3:]
+    assert flip.startswith("Flip: Flip-20 searches the quantized coefficients behind a JPEG layer")
+    assert flip.endswith("Without such a layer, and so without this column: jpeg:75.")
+    (flip,) = notes(on_coefficients=["Flip-20"], exposed=["jpeg:75"])[3:]
+    assert flip.endswith("of fdjpeg, without any surrogate.")
+    (draws,) = notes(randomised=["jpeg:75"], draws=7)[3:]
+    assert draws.startswith("Randomised: jpeg:75. Their gradients and verdicts are means of 7 draws")
+    queries = made(cell("jpeg:75", "black-box", [0, 0, 0, 0], attack="Square-5"), gradient_free=["Square-5"]).notes
+    assert queries[3:] == ["Black-box: attacks by queries alone (Square-5)."]
+    other = made(cell("jpeg:75", "transfer", [0, 0, 0, 0], source="net"), transfer={"net": "here"}).notes
+    assert other[3:] == ["Transfer: the images that fool net."]

@@ -9,14 +9,16 @@ import re
 import shutil
 import subprocess
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from support.report_cases import HOSTILE, cell, crowded, made
 
 from fdjpeg import sources
-from fdjpeg.evaluation import Report, page
+from fdjpeg.evaluation import Report, page, wilson
 from fdjpeg.evaluation.cells import Picture
 from fdjpeg.sources import classes
 
@@ -255,3 +257,74 @@ def test_nothing_is_cut_and_nothing_overlaps_in_a_browser(written: Path, width: 
     found = json.loads(html.unescape(re.findall(r'<p id="copy">(.*?)</p>', shown, re.DOTALL)[0]))
     assert 0 < width - found["wide"] < 30
     assert found["faults"] == []
+
+
+class Axes:
+    """Notes what is drawn: the first numbers of each call, and its style."""
+
+    def __init__(self) -> None:
+        self.drawn: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *where, **style: self.drawn.append((name, where, style))
+
+
+def test_each_mark_is_drawn_at_its_share_in_its_colour() -> None:
+    charts = pytest.importorskip("fdjpeg.evaluation.charts")
+    names = {colour: name for name, colour in charts._STAND_INS.items()}
+    mark = charts.Mark("1/255", 0.9, 0.8, 0.5, (0.4, 0.6), 0.3)
+
+    def drawn(**changes: Any) -> list[tuple[str, tuple[Any, ...], Any]]:
+        axes = Axes()
+        charts._draw_mark(axes, replace(mark, **changes), 7.0)
+        return [
+            (name, where, names.get(style.get("color", style.get("edgecolor")))) for name, where, style in axes.drawn
+        ]
+
+    text, line = ("text", (-0.025, 7.0, "ε = 1/255"), "ink"), ("plot", ([0, 1], [7.0, 7.0]), "line")
+    band = ("barh", (7.0, 0.3), "certified")
+    clean, gray = ("plot", ([0.9], [7.0]), "clean"), ("plot", ([0.8], [7.0]), "unknowing")
+    worst = [("plot", ((0.4, 0.6), [7.0, 7.0]), "knowing"), ("plot", ([0.5], [7.0]), "knowing")]
+    undecided = [found for found in drawn() if found[2] == "undecided"]
+    assert [name for name, *_ in undecided] == ["barh"]
+    assert undecided[0][1] == (7.0, pytest.approx(0.2))  # from what is certified to the worst case
+    assert [found for found in drawn() if found[2] != "undecided"] == [text, line, band, clean, gray, *worst]
+    # Attacks that were not finished leave no worst case, so nothing is undecided.
+    assert drawn(knowing=None, interval=None)[2:] == [band, ("barh", (7.0, 0.0), "undecided"), clean, gray]
+    assert drawn(unknowing=None, certified=None) == [text, line, clean, *worst]
+    axes = Axes()
+    charts._draw_mark(axes, mark, 7.0)
+    (left,) = (style["left"] for _, _, style in axes.drawn if "left" in style)
+    assert left == 0.3
+
+
+def test_marks_are_shares_of_all_images() -> None:
+    charts = pytest.importorskip("fdjpeg.evaluation.charts")
+    (row,) = made(eps=["1/255"]).rows[1:]
+    mark = charts.mark_of(row, 4)
+    assert (mark.eps, mark.clean, mark.unknowing, mark.knowing, mark.certified) == ("1/255", 0.75, 0.5, 0.25, None)
+    assert mark.interval == wilson(1, 4)
+    part = charts.mark_of(replace(row, complete=False, certified=1, attacks={}), 4)
+    assert (part.unknowing, part.knowing, part.interval, part.certified) == (None, None, None, 0.25)
+
+
+def test_lines_of_the_chart_follow_each_other_below_the_legend() -> None:
+    charts = pytest.importorskip("fdjpeg.evaluation.charts")
+    mark = charts.Mark("1/255", 0.9, 0.8, 0.5, (0.4, 0.6), 0.3)
+    drawn = charts.defences([("jpeg:75", [mark, mark]), (60 * "a", [mark])], "chart")
+    pattern = r'<text style="([^"]*)" x="([^"]*)" y="([^"]*)"[^>]*>([^<]*)'
+    found = [(style, float(x), float(y), text) for style, x, y, text in re.findall(pattern, drawn)]
+    names = [(x, y, text) for style, x, y, text in found if "weight: 700" in style]
+    radii = [(x, y) for _, x, y, text in found if text == "ε = 1/255"]
+    (first, second, third), (one, two, three) = names, radii
+    assert [x for x, _, _ in names] == pytest.approx([2, 2, 2])
+    assert second[2] + third[2] == 60 * "a"  # too long for one line
+    lines = [first[1], one[1], two[1], second[1], third[1], three[1]]
+    assert [b - a for a, b in pairwise(lines)] == pytest.approx([17, 17, 25, 17, 17], abs=0.01)
+    legend = [y for style, _, y, _ in found if "anchor: start" in style and "weight" not in style]
+    assert len(legend) == 5
+    assert max(legend) + 17 < first[1]
+    ticks = {text: x for _, x, _, text in found if text.endswith("%") or text == "0"}
+    assert ticks["100 %"] == pytest.approx(charts.WIDTH - 16, abs=0.1)
+    assert ticks["0"] > one[0] + 5  # the radii end before the axis begins
+    assert 'viewBox="0 0 380 242"' in drawn  # six lines, two gaps, the legend and the axis

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 import fdjpeg
 from fdjpeg import evaluation
 from fdjpeg.attacks import PGD, Attack
+from fdjpeg.attacks.base import Found
 from fdjpeg.defenses import SeedFixed, of_module, parse_defense
 from fdjpeg.evaluation import Cell, Plan
 from fdjpeg.evaluation.cells import wilson
@@ -104,6 +105,20 @@ def test_a_verdict_is_a_mean_of_different_draws(run: Evaluation) -> None:
     assert not torch.equal(run.judge(Coins(), x, y, run.batch(1), 1).predicted, again.predicted)
     other = Evaluation(run.network, run.images, [], replace(run.plan, seed=1))
     assert not torch.equal(other.judge(Coins(), x, y, batch, 1).predicted, again.predicted)
+
+
+def test_a_verdict_on_nan_is_no_class_and_never_right(run: Evaluation) -> None:
+    class Broken(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            logits = torch.tensor([[1.0, 0.0], [0.0, 3.0], [2.0, 0.0]])
+            logits[1, 0] = float("nan")
+            return logits
+
+    verdict = run.judge(Broken(), run.batch(0).x, torch.tensor([0, 1, 1]), run.batch(0), 2)
+    assert verdict.predicted.tolist() == [0, -1, 0]
+    assert verdict.right.tolist() == [1, 0, 0]
+    assert verdict.margin.tolist() == [-1, float("inf"), 2]
+    assert verdict.undefined.tolist() == [False, True, False]
 
 
 def test_only_randomised_defences_are_judged_by_draws(run: Evaluation) -> None:
@@ -241,6 +256,29 @@ def test_images_that_must_carry_over_are_attacked_beyond_the_first_success(run: 
         assert "the bare network" not in name or all(chosen)
 
 
+def test_losses_add_up_where_all_parts_took_as_many_steps(run: Evaluation) -> None:
+    class Uneven(Stub):
+        """Has a loss of 1 at each step, and one step for each image but for ``same`` steps if given."""
+
+        same = 0
+
+        def search(self, model: Any, x: Tensor, *arguments: Any) -> Found:
+            found = super().search(model, x, *arguments)
+            return replace(found, loss_curve=torch.ones(self.same or len(x), len(x)))
+
+    batch, everything = run.batch(0), torch.tensor([True, True, True])
+    run.at_once = 2  # of three images
+    attack = Uneven(0.0)
+    made = run.craft(attack, run.network.module, None, batch, batch.x, Fraction(1, 255), everything)
+    assert (made.loss, made.attacked) == ([], 0)
+    Uneven.same = 4
+    made = run.craft(attack, run.network.module, None, batch, batch.x, Fraction(1, 255), everything)
+    assert (made.loss, made.attacked) == ([3.0, 3.0, 3.0, 3.0], 3)
+    chosen = torch.tensor([True, False, True])
+    made = run.craft(attack, run.network.module, None, batch, batch.x, Fraction(1, 255), chosen)
+    assert (made.loss, made.attacked) == ([2.0, 2.0, 2.0, 2.0], 2)
+
+
 def test_twice_the_steps_keeps_what_was_broken_before(run: Evaluation) -> None:
     batch, bare = run.batch(0), run.defenses[0]
     run.found[0] = [
@@ -308,6 +346,34 @@ def test_damaged_lines_are_not_finished_work(content: bytes, tmp_path) -> None:
     assert "key" not in store
     store.save("key", CELLS)
     assert Store(tmp_path, "again").load("key") == CELLS
+
+
+def test_the_rest_of_a_killed_line_does_not_spoil_the_next(tmp_path) -> None:
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "same.jsonl").write_text('key\t[{"defense": "no')
+    Store(tmp_path, "same").save("key", CELLS)
+    assert Store(tmp_path, "same").load("key") == CELLS
+    # Shards in other folders are read, and nothing is written without a folder of one's own.
+    merged = Store(None, "same", [tmp_path])
+    merged.save("other", CELLS)
+    assert merged.load("key") == CELLS
+    assert "other" not in merged
+    with pytest.raises(ValueError, match=f"^merge must name folders of finished work, got '{tmp_path}/work'"):
+        Store(None, "same", [tmp_path, tmp_path / "work"])
+
+
+def test_jobs_are_named_by_who_is_attacked(run: Evaluation) -> None:
+    plan = Plan(attacks=["pgd-3", "square-5", "flip-2"], eps=["2/255"], batch_size=3)
+    jobs = [job.name for job in threat_jobs(Evaluation(run.network, run.images, run.defenses[1:2], plan))]
+    assert jobs == [
+        "clean accuracy",
+        "noise at 2/255",
+        "PGD-3 on the bare network at 2/255",
+        "PGD-3 on jpeg:75 through cubic at 2/255",
+        "Square-5 on none at 2/255",
+        "Square-5 on jpeg:75 at 2/255",
+        "Flip-2 on jpeg:75 through flip at 2/255",
+    ]
 
 
 def test_settings_that_are_not_plain_values_have_a_key(network: Network, photographs: ImageSet, tmp_path) -> None:

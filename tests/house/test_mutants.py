@@ -1,9 +1,14 @@
-"""The mutants that `tests/mutation.py` plants: each kind is found, and what is no behaviour is left alone."""
+"""Mutation testing: each kind of fault is found and planted, and its page is that of the kept outcomes."""
 
 from __future__ import annotations
 
+import importlib.util
+from pathlib import Path
+
+import mutation
 import pytest
 from support.mutants import mutants, sample
+from support.mutation_runs import Baseline, Planter
 
 SOURCE = '''"""A module."""
 
@@ -79,5 +84,71 @@ def test_the_sample_follows_from_seed_and_name() -> None:
     assert sample("m", source, 1000, 0) == mutants(source)
     drawn = sample("m", source, 5, 0)
     assert len(drawn) == 5
+    assert set(drawn) < set(sample("m", source, 6, 0))
     assert drawn == sample("m", source, 5, 0)
     assert drawn != sample("m", source, 5, 1) or drawn != sample("n", source, 5, 0)
+
+
+PLANTED = """class Sum:
+    @property
+    def twice(self):
+        return 2 * 4
+
+    def later(self):
+        def inner(a):
+            return a + self.twice
+
+        return inner
+
+
+def f(a):
+    return a - 1
+
+
+alias = f
+"""
+
+
+def test_code_is_exchanged_in_methods_closures_and_functions_that_others_hold(tmp_path: Path) -> None:
+    module = tmp_path / "fdjpeg" / "m.py"
+    module.parent.mkdir()
+    module.write_text(PLANTED)
+    source = PLANTED.encode()
+
+    def fresh() -> object:
+        specification = importlib.util.spec_from_file_location("m", module)
+        found = importlib.util.module_from_spec(specification)
+        specification.loader.exec_module(found)
+        return found
+
+    for before, after, expected in [
+        ("2 * 4", "2 / 4", [0.5, 1.5, 0]),
+        ("a + self", "a - self", [8, -7, 0]),
+        ("a - 1", "a + 1", [8, 9, 2]),
+    ]:
+        wanted = PLANTED.replace(before, after).encode()
+        (mutant,) = (mutant for mutant in mutants(source) if mutant.apply(source) == wanted)
+        loaded = fresh()
+        held, bound = loaded.alias, loaded.Sum()  # type: ignore[attr-defined]
+        assert Planter(tmp_path).plant("fdjpeg/m.py", mutant, source)
+        assert [bound.twice, bound.later()(1), held(1)] == expected
+
+
+def test_tests_within_the_budget_are_the_shortest_and_shared_fixtures_count_once() -> None:
+    seconds = {"a[1]": 1.0, "a[2]": 1.5, "b": 2.0, "c": 0.5, "d": 0.5}
+    calls = {test: ["m.py:7"] for test in seconds} | {"d": ["m.py:9"]}
+    uses = {test: ["shared"] if test in "bc" else [] for test in seconds}
+    baseline = Baseline(seconds, calls, uses, {"shared": 3.0}, ["m.py:1"])
+    (mutant, *_) = mutants(b"\n" * 7 + b"x = 1")
+    assert baseline.able("m.py", mutant) == list(seconds)  # of no function: what calls anything of the module
+    assert baseline.able("n.py", mutant) == []
+    tests = ["a[1]", "a[2]", "b", "c"]
+    assert baseline.chosen(tests, 100) == ["a[1]", "a[2]", "c", "b"]  # after 1, 2.5, 3.5 and 5 seconds
+    assert baseline.chosen(tests, 6) == ["a[1]", "a[2]", "c"]
+    assert baseline.chosen(tests, 8) == ["a[1]", "a[2]", "c", "b"]
+    assert baseline.chosen(tests, 0) == ["a[1]"]
+
+
+def test_the_tables_are_those_of_the_kept_outcomes() -> None:
+    assert (mutation.KEPT / "README.md").read_text() == mutation.page()
+    assert mutation.tables()[0] in (mutation.ROOT / "docs" / "trust.md").read_text()

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fdjpeg import QuantTables
+from fdjpeg import LearnableJPEG, QuantTables
 from fdjpeg.learning import tables as learning
 from fdjpeg.learning.rate_distortion import bits_ratio
 
@@ -65,3 +65,17 @@ def test_a_curve_that_falls_counts_as_its_highest_so_far_on_both_sides_of_the_fa
     # Above it: the curve goes on from that top at 400 bits, and not from the point that had fallen.
     assert ratio(0.7) == pytest.approx(100 / (400 * 2 ** (0.1 / 0.3)))
     assert ratio(0.61) == pytest.approx(100 / (400 * 2 ** (0.01 / 0.3)))
+
+
+def test_the_dc_step_is_the_cheapest_from_two_thirds_to_one_and_a_half() -> None:
+    start = QuantTables(*(torch.full((8, 8), step) for step in (10.0, 7.0, 7.0)))
+    tried: list[int] = []
+
+    def cost(tables: QuantTables) -> float:
+        tried.append(int(tables.y[0, 0]))
+        return abs(int(tables.y[0, 0]) - 14) + abs(int(tables.cb[0, 0]) - 6)
+
+    found = learning._with_best_dc(LearnableJPEG(start), cost)
+    assert tried[:10] == [10, *range(7, 16)]
+    assert (int(found.y[0, 0]), int(found.cb[0, 0])) == (14, 6)
+    assert int(found.y[0, 1]) == 10  # no other step changes

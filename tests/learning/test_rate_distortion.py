@@ -13,7 +13,7 @@ from torch import Tensor
 
 import fdjpeg
 from fdjpeg import QuantTables
-from fdjpeg.learning.metrics import HIGHEST_PSNR, ms_ssim, ms_ssim_scales, psnr
+from fdjpeg.learning.metrics import HIGHEST_PSNR, ms_ssim, ms_ssim_scales, psnr, ssim
 from fdjpeg.learning.rate_distortion import bits_ratio, measure
 
 
@@ -34,8 +34,8 @@ def test_ms_ssim_of_five_scales_is_pytorch_msssims(rng: np.random.Generator, hei
     )
 
 
-def test_ms_ssim_takes_the_scales_that_there_is_room_for(rng: np.random.Generator) -> None:
-    from pytorch_msssim import ssim
+def test_ssim_is_pytorch_msssims_and_ms_ssim_takes_the_scales_that_there_is_room_for(rng: np.random.Generator) -> None:
+    from pytorch_msssim import ssim as theirs
 
     assert [ms_ssim_scales(side, 500) for side in (11, 21, 22, 32, 44, 88, 175, 176, 500)] == [
         1,
@@ -50,7 +50,9 @@ def test_ms_ssim_takes_the_scales_that_there_is_room_for(rng: np.random.Generato
     ]
     original = torch.from_numpy(rng.uniform(0, 1, (2, 3, 20, 40)))
     decoded = (0.5 * original + 0.2).flip(0) * 0.3 + 0.7 * original
-    one = ssim(decoded, original, data_range=1, size_average=False)
+    one = theirs(decoded, original, data_range=1, size_average=False)
+    assert one.shape == (2,)
+    torch.testing.assert_close(ssim(decoded, original), one)
     torch.testing.assert_close(ms_ssim(decoded, original), one)  # one scale is SSIM
     with pytest.raises(ValueError, match="decoded and original must have at least 11 × 11 pixels, got 10 × 40"):
         ms_ssim(original[:, :, :10], original[:, :, :10])

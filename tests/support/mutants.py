@@ -84,12 +84,14 @@ def mutants(source: bytes) -> list[Mutant]:
 
 
 def sample(name: str, source: bytes, count: int, seed: int) -> list[Mutant]:
-    """Returns at most ``count`` mutants, drawn from the seed and the module's name; all where there are fewer."""
+    """Returns at most ``count`` mutants, drawn from the seed and the module's name; all where there are fewer.
+
+    A larger sample has all mutants of a smaller one.
+    """
     every = mutants(source)
-    if len(every) <= count:
-        return every
-    drawn = random.Random(hashlib.sha256(f"{seed} {name}".encode()).digest()).sample(range(len(every)), count)
-    return [every[place] for place in sorted(drawn)]
+    places = list(range(len(every)))
+    random.Random(hashlib.sha256(f"{seed} {name}".encode()).digest()).shuffle(places)
+    return [every[place] for place in sorted(places[:count])]
 
 
 def _compiles(source: bytes) -> bool:
