@@ -212,7 +212,15 @@ def in_groups(
         keys: one for each image; images of equal keys are made together.
         parameters: named tuples of tensors whose first dimension is N.
         made: returns the results of some images, their key and their parameters; all of one size.
+
+    Raises:
+        NotImplementedError: under torch.export, whose program cannot group images by what is drawn when it runs.
     """
+    if torch.compiler.is_exporting():
+        raise NotImplementedError(
+            "torch.export cannot keep draws that decide the sizes of images: "
+            "give DoubleJPEG a fixed shift, or Recompress one scale"
+        )
     places: dict[Key, list[int]] = {}
     for place, key in enumerate(keys):
         places.setdefault(key, []).append(place)
