@@ -113,6 +113,7 @@ _CLOSE: dict[str, Call] = {
     "sum_blocks": lambda ops, i: (ops.sum_blocks(i["steps"], i["steps"].size(1) * 2 // 3),),
     "surrogate": lambda ops, i: tuple(ops.surrogate(i["packed"] / 9, "tanh", 4.0, 0.0, True)),
     "rounded_backward": lambda ops, i: tuple(ops.rounded_backward(i["packed"], i["steps"], i["packed"], i["steps"])),
+    "scaled_backward": lambda ops, i: tuple(ops.scaled_backward(i["packed"], i["packed"], i["steps"], True)),
     "image_blocks": lambda ops, i: (ops.image_blocks(i["image"], *i["factors"]),),
     "image_blocks_backward": lambda ops, i: (
         ops.image_blocks_backward(i["packed"], i["image"], i["planes"], *i["factors"]),

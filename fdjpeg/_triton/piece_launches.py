@@ -35,6 +35,7 @@ from .launches import (
 from .pieces import (
     code_by_steps,
     differentiate_rounding,
+    differentiate_scaling,
     differentiate_steps,
     judge_by_steps,
     make_steps,
@@ -131,6 +132,20 @@ def rounded_backward(grad: Tensor, used: Tensor, c: Tensor | None, slope: Tensor
     of_blocks = grad.new_empty(0) if slope is None else torch.empty_like(grad)
     of_steps = torch.empty_like(grad)
     _for_numbers(differentiate_rounding, (grad, used, c, slope, of_blocks, of_steps), grad)
+    return of_blocks, of_steps
+
+
+def scaled_backward(grad: Tensor, blocks: Tensor, steps: Tensor, divided: bool) -> tuple[Tensor, Tensor]:
+    """Implements ``fdjpeg::scaled_backward``; as `fdjpeg.reference.scaled_backward`, to rounding."""
+    grad, blocks = grad.contiguous(), blocks.contiguous()
+    steps = (steps[:1] if steps.stride(0) == 0 else steps).contiguous()  # one set expanded is not copied for each image
+    of_blocks, of_steps = torch.empty_like(blocks), torch.empty_like(blocks)
+    arguments = (grad, blocks, steps, of_blocks, of_steps, steps.numel() // BLOCK**2)
+    count, size = blocks.numel() // BLOCK**2, _NUMBERS // BLOCK**2
+    if count:
+        with device_of(blocks):
+            kernel = differentiate_scaling[(triton.cdiv(count, size),)]
+            kernel(*arguments, count, divided=divided, size=size, **OPTIONS)
     return of_blocks, of_steps
 
 

@@ -140,6 +140,30 @@ def differentiate_rounding(grad, used, c, slopes, of_blocks, of_steps, count, si
     tl.store(of_steps + index, g * by_step, mask=inside)
 
 
+@triton.jit
+def differentiate_scaling(
+    grad, blocks, steps, of_blocks, of_steps, sets, count, divided: tl.constexpr, size: tl.constexpr
+):
+    """Stores the gradients of `size` of the `count` blocks, and those of their steps.
+
+    `grad` are those of the blocks `divided` by their steps, else times them. The first `sets` blocks have `steps`, the
+    following ones the same again.
+    """
+    index, place = tl.program_id(0) * size + tl.arange(0, size), tl.arange(0, 64)[None, :]
+    inside = (index < count)[:, None]
+    at = index.to(tl.int64)[:, None] * 64 + place
+    g = tl.load(grad + at, mask=inside, other=0.0)
+    x = tl.load(blocks + at, mask=inside, other=0.0)
+    q = tl.load(steps + (index % sets).to(tl.int64)[:, None] * 64 + place)
+    if divided:
+        g /= q
+        tl.store(of_blocks + at, g, mask=inside)
+        tl.store(of_steps + at, -g * (x / q), mask=inside)
+    else:
+        tl.store(of_blocks + at, g * q, mask=inside)
+        tl.store(of_steps + at, g * x, mask=inside)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Blocks
 

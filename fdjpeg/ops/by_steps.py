@@ -16,7 +16,7 @@ from fdjpeg._geometry import Sampling, geometry_of
 from fdjpeg._slopes import Formula, formula_of, surrogate_of
 from fdjpeg._tangents import TwoWayFunction, apply_function, save_for_both, tangent_or_zeros
 from fdjpeg.ops.pieces import blocks_image_backward, image_blocks_backward, packed
-from fdjpeg.ops.registration import ONCE, forward_vmap, images_vmap, not_differentiable, register
+from fdjpeg.ops.registration import ONCE, forward_vmap, images_vmap, not_differentiable, register, wants_autograd
 from fdjpeg.surrogates import Noise, StraightThrough, Surrogate
 
 
@@ -88,6 +88,19 @@ register(
 )
 
 
+def _scaled_backward_fake(grad: Tensor, blocks: Tensor, steps: Tensor, divided: bool) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(blocks), torch.empty_like(blocks)
+
+
+# The gradients of packed coefficients times their steps, or divided by them, and of the steps, for each image.
+register(
+    "scaled_backward",
+    "(Tensor grad, Tensor blocks, Tensor steps, bool divided) -> (Tensor, Tensor)",
+    fake=_scaled_backward_fake,
+    vmap=images_vmap,
+)
+
+
 def rounded(blocks: Tensor, steps: Tensor, surrogate: Surrogate, soft: bool) -> Tensor:
     """Rounds real coefficients to multiples of their steps, with the derivative of a surrogate.
 
@@ -105,7 +118,8 @@ def rounded(blocks: Tensor, steps: Tensor, surrogate: Surrogate, soft: bool) -> 
         return torch.addcmul(blocks, surrogate.drawn(blocks), steps)
     formula = formula_of(surrogate)
     if soft and formula is None:
-        return surrogate.forward(blocks / steps) * steps
+        own = steps.expand_as(blocks)  # so that the gradients of all images are summed once
+        return _scaled(surrogate.forward(_scaled(blocks, own, True)), own, False)
     c = blocks.detach() / steps.detach()
     slope: Tensor | None = None
     smooth: Formula | None = None
@@ -118,6 +132,49 @@ def rounded(blocks: Tensor, steps: Tensor, surrogate: Surrogate, soft: bool) -> 
         used, slope = torch.ops.fdjpeg.surrogate(c, *(smooth or formula), soft)
     multiples: Tensor = apply_function(_Rounded, blocks, steps, used, c, slope, smooth)
     return multiples
+
+
+def _scaled(blocks: Tensor, steps: Tensor, divided: bool) -> Tensor:
+    """Returns blocks times their steps, or ``divided`` by them, differentiable any number of times."""
+    if not wants_autograd(steps):
+        return blocks / steps if divided else blocks * steps
+    result: Tensor = apply_function(_Scaled, blocks, steps, divided)
+    return result
+
+
+class _Scaled(TwoWayFunction):
+    """A product or a quotient, both of whose gradients are one launch; autograd takes two or five."""
+
+    @staticmethod
+    def forward(blocks: Tensor, steps: Tensor, divided: bool) -> Tensor:
+        return blocks / steps if divided else blocks * steps
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        *tensors, ctx.divided = inputs
+        save_for_both(ctx, *tensors)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        blocks, steps = ctx.saved_tensors
+        given = (grads[0], blocks, steps)
+        # The plain formulas are differentiable, and torch.compile makes one kernel of them itself.
+        plain = any(wants_autograd(one) for one in given)
+        of_both = reference.scaled_backward if plain else torch.ops.fdjpeg.scaled_backward
+        return *of_both(*given, ctx.divided), None
+
+
+class _ScaledInBothModes(_Scaled):
+    @staticmethod
+    def jvp(ctx: Any, v: Tensor | None, of_steps: Tensor | None, *_: Any) -> Tensor:
+        blocks, steps = ctx.saved_tensors
+        v, of_steps = tangent_or_zeros(v, blocks), tangent_or_zeros(of_steps, steps)
+        if ctx.divided:
+            return (v - of_steps * (blocks / steps)) / steps
+        return v * steps + blocks * of_steps
+
+
+_Scaled.in_both_modes = _ScaledInBothModes
 
 
 class _Rounded(TwoWayFunction):

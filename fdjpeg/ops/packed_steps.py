@@ -188,11 +188,11 @@ class _OfMap(TwoWayFunction):
     def forward(of_blocks: Tensor, geometry: Geometry) -> Tensor:
         size = (geometry.luma.rows, geometry.luma.columns)
         luma, cb, cr = of_blocks.tensor_split([size[0] * size[1], (of_blocks.size(1) + size[0] * size[1]) // 2], 1)
-        of_map = luma.unflatten(1, size).clone()
+        of_map = luma.reshape(-1, *size).clone()
         if geometry.channels == 3:
             size = (geometry.chroma.rows, geometry.chroma.columns)
             covered = of_map[:, :: geometry.vertical, :: geometry.horizontal]
-            covered += (cb + cr).unflatten(1, size)
+            covered += (cb + cr).reshape(-1, *size)
         return of_map
 
     @staticmethod

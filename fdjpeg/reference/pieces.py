@@ -237,6 +237,24 @@ def rounded_backward(grad: Tensor, used: Tensor, c: Tensor | None, slope: Tensor
     return grad.new_empty(0) if slope is None else grad * slope, grad * by_step
 
 
+def scaled_backward(grad: Tensor, blocks: Tensor, steps: Tensor, divided: bool) -> tuple[Tensor, Tensor]:
+    """Implements ``fdjpeg::scaled_backward``: the gradients of blocks and of their steps, differentiable by all.
+
+    Args:
+        grad: of ``blocks / steps`` if ``divided``, else of ``blocks · steps``; ``(N, B, 8, 8)``.
+        blocks: packed.
+        steps: packed, a set for each image.
+        divided: as above.
+
+    Returns:
+        The gradient of the blocks, and that of the steps.
+    """
+    if not divided:
+        return grad * steps, grad * blocks
+    of_blocks = grad / steps
+    return of_blocks, -of_blocks * (blocks / steps)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Real numbers
 # ---------------------------------------------------------------------------------------------------------------------

@@ -84,6 +84,9 @@ def _op_arguments(name: str, image: Tensor, tables: Tensor | None, quality: floa
         return blocks, "tanh", 4.0, 0.1, tables is None
     if name == "rounded_backward":
         return blocks, blocks, None if tables is None else blocks, blocks if quality else None
+    if name == "scaled_backward":
+        steps = torch.full_like(blocks[:1], 9.0).expand_as(blocks)
+        return blocks, blocks, steps if quality else steps.contiguous(), tables is None
     if name == "round_trip_by_steps":
         return image, torch.full_like(blocks[:1], 9.0), None if tables is None else slopes, *factors, True
     if name == "image_blocks":
@@ -100,7 +103,7 @@ def _op_arguments(name: str, image: Tensor, tables: Tensor | None, quality: floa
 #: The ops that only Python defines, for which one subsampling must do.
 _OF_PARTS = [
     *(name for name in ops.SCHEMAS if name.endswith("steps") or "steps_" in name or "image" in name),
-    *("sum_blocks", "surrogate", "rounded_backward"),
+    *("sum_blocks", "surrogate", "rounded_backward", "scaled_backward"),
 ]
 
 

@@ -95,6 +95,10 @@ class Case(NamedTuple):
         if self.op == "rounded_backward":
             used, c, slope = ((uniform(*blocks.shape) - 0.5).to(real) for _ in range(3))
             return blocks, used, c if self.soft else None, slope if self.tables else None
+        if self.op == "scaled_backward":
+            steps = (1 + 20 * uniform(*blocks.shape)).to(real)
+            shared = steps[:1].expand_as(blocks)
+            return (uniform(*blocks.shape) - 0.5).to(real), blocks, steps if self.tables else shared, self.soft
         if self.op == "round_trip_by_steps":
             steps = 300 * uniform(*blocks.shape) - 10
             if not self.tables:
@@ -122,6 +126,7 @@ _OF_PARTS = (
     "sum_blocks",
     "surrogate",
     "rounded_backward",
+    "scaled_backward",
     "round_trip_by_steps",
     "image_blocks",
     "image_blocks_backward",
@@ -164,6 +169,10 @@ _CASES = [
     Case("rounded_backward", 3, _420, _F32),
     Case("rounded_backward", 3, _420, _F32, soft=False),
     Case("rounded_backward", 3, _420, _F64, tables=False),
+    Case("scaled_backward", 3, _420, _F32),
+    Case("scaled_backward", 3, _422, _F32, tables=False),
+    Case("scaled_backward", 1, _444, _F64, soft=False),
+    Case("scaled_backward", 3, _411, _F32, soft=False, tables=False),
     Case("round_trip_by_steps", 3, _420, _F32, soft=False),
     Case("round_trip_by_steps", 3, _411, _F16, "cubic", tables=False),
     Case("round_trip_by_steps", 1, _444, _F64, "tanh"),
@@ -285,6 +294,17 @@ _BUGS = [
     Bug("pieces", "other=0.0) * slope", "other=0.0)", _case("rounded_backward")),
     Bug(
         "pieces", "-= tl.load(c + index, mask=inside, other=0.0)\n", "-= 0.0\n", _case("rounded_backward", tables=False)
+    ),
+    Bug("pieces", "(index % sets)", "index", _case("scaled_backward", tables=False)._replace(size=(40, 40))),
+    Bug("pieces", "(x / q)", "x", _case("scaled_backward", soft=True)),
+    Bug("pieces", "        g /= q\n", "", _case("scaled_backward", soft=True)),
+    Bug("pieces", "g * q, mask", "g, mask", _case("scaled_backward", soft=False)),
+    Bug("pieces", "g * x, mask", "g * q, mask", _case("scaled_backward", soft=False)),
+    Bug(
+        "pieces",
+        "inside = (index < count)[:, None]\n    at =",
+        "inside = (index < count - 1)[:, None]\n    at =",
+        _case("scaled_backward"),
     ),
     Bug("pieces", "n % sets * of_image + index", "index", _case("round_trip_by_steps", soft=False)),
     Bug(

@@ -80,6 +80,9 @@ def _of_parts(
             for given in ((None, blocks), (blocks, blocks), (blocks, None))
             for one in ops.rounded_backward(blocks, steps, *given)[given[1] is None :]
         ),
+        "scaled_backward": tuple(
+            one for divided in (False, True) for one in ops.scaled_backward(blocks, blocks, steps, divided)
+        ),
         "round_trip_by_steps": tuple(one for results in by_steps for one in results),
         "image_blocks": (blocks,),
         "image_blocks_backward": tuple(

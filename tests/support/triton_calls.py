@@ -133,6 +133,8 @@ OPS: dict[str, Callable[[Call], Callable[[], Any]]] = {
     "sum of blocks": lambda one: lambda: ops.sum_blocks(one.blocks(), one.geometry.luma.coded_samples // 64),
     "surrogate": lambda one: lambda: ops.surrogate(one.blocks(), "tanh", 4.0, 0.0, True),
     "backward, rounding": lambda one: lambda: ops.rounded_backward(*4 * [one.blocks()]),
+    "backward, division by steps": lambda one: lambda: ops.scaled_backward(*3 * [one.blocks()], True),
+    "backward, product with steps": lambda one: lambda: ops.scaled_backward(*3 * [one.blocks()], False),
     "blocks of an image": lambda one: lambda: ops.image_blocks(one.image, *one.factors),
     "backward, blocks of an image": lambda one: (
         lambda: ops.image_blocks_backward(one.blocks(), one.image, one.planes(), *one.factors)
