@@ -15,7 +15,8 @@ anything in it. Tests that fail or take longer than `--longest` seconds without 
 in other processes. A test that finds a mutant must pass alone without it. All times are those of a processor without a
 change. Everything happens in a copy of the tree.
 
-A mutant that no test can find because it behaves alike is listed in `equivalent_mutants.jsonl`, with the reason.
+A mutant that no test can find because it behaves alike is listed in `equivalent_mutants.jsonl`, with the reason, and is
+not tried.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from hashlib import sha256
 from importlib import import_module
+from importlib.util import cache_from_source
 from pathlib import Path
-from py_compile import PycInvalidationMode, compile
 from typing import Any
 
 from support.mutants import Mutant, sample
@@ -95,9 +96,6 @@ def copy_tree(root: Path) -> None:
         if (ROOT / name).is_file() and not name.startswith("benchmarks/results"):
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(ROOT / name, root / name)
-    for file in (root / "fdjpeg").rglob("*.py"):
-        # Valid by content, not by time, because a mutant may come within the same second.
-        compile(str(file), invalidation_mode=PycInvalidationMode.CHECKED_HASH)
 
 
 class Measured:
@@ -175,6 +173,12 @@ def read(file: Path) -> Iterator[dict[str, Any]]:
             continue
 
 
+def add(file: Path, record: dict[str, Any]) -> None:
+    """Adds a record to a file."""
+    with file.open("a") as lines:
+        lines.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+
 def key(record: dict[str, Any]) -> str:
     return json.dumps({name: record[name] for name in KEY})
 
@@ -186,13 +190,18 @@ def outcomes(area: str, folder: Path = KEPT) -> dict[str, dict[str, Any]]:
     return {key(record): record for record in records if record["source"] == newest[record["module"]]}
 
 
+def alike() -> set[tuple[str, str, str]]:
+    """Returns module, former and new lines of the mutants that are listed as equivalent."""
+    return {(entry["module"], entry["before"], entry["after"]) for entry in read(EQUIVALENT)}
+
+
 def counted(records: Sequence[dict[str, Any]]) -> dict[str, Counter[str]]:
     """Returns for each module how many mutants were "found", "alike" and "left"."""
-    equivalent = {(entry["module"], entry["before"], entry["after"]) for entry in read(EQUIVALENT)}
+    equivalent = alike()
     counts: dict[str, Counter[str]] = {}
     for record in sorted(records, key=lambda record: record["module"]):
-        alike = (record["module"], record["before"], record["after"]) in equivalent
-        which = "found" if record["outcome"] in FOUND else "alike" if alike else "left"
+        same = (record["module"], record["before"], record["after"]) in equivalent
+        which = "found" if record["outcome"] in FOUND else "alike" if same else "left"
         counts.setdefault(record["module"], Counter())[which] += 1
         record["which"] = which
     return counts
@@ -212,8 +221,8 @@ def report(records: Sequence[dict[str, Any]]) -> None:
             print(f"{record['module']}:{record['line']}: {record['outcome']}, {record['kind']}")
             print(f"    {record['before']}\n    {record['after']}")
     for module, count in {**counts, "all": sum(counts.values(), Counter())}.items():
-        name, found, tried, share, alike = row(module, count)
-        print(f"{name:<50} {found:>4} of {tried:>4} {share:>6}, {alike} equivalent")
+        name, found, tried, share, same = row(module, count)
+        print(f"{name:<50} {found:>4} of {tried:>4} {share:>6}, {same} equivalent")
 
 
 def tables() -> tuple[str, str]:
@@ -283,7 +292,13 @@ def try_all(area: str, entries: Sequence[tuple[str, Mutant, bytes]], arguments: 
     out = arguments.out / f"{area}.jsonl"
     known = {key(record): record["outcome"] for record in read(out)}
     done = {name for name, outcome in known.items() if outcome in FOUND or not arguments.retry}
-    todo = [entry for entry in entries if key(described(*entry)) not in done]
+    equivalent, todo = alike(), []
+    for entry in entries:
+        record = described(*entry)
+        if (record["module"], record["before"], record["after"]) not in equivalent:
+            todo += [entry] if key(record) not in done else []
+        elif key(record) not in known:
+            add(out, {**record, "outcome": "equivalent", "test": "", "tests": 0})
     if not todo:
         return
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -298,8 +313,7 @@ def try_all(area: str, entries: Sequence[tuple[str, Mutant, bytes]], arguments: 
     def write(number: int, outcome: str, test: str, tests: int) -> None:
         if outcome != "import":
             record = {**described(*todo[number]), "outcome": outcome, "test": test, "tests": tests}
-            with out.open("a") as file:
-                file.write(json.dumps(record, ensure_ascii=False) + "\n")
+            add(out, record)
             minutes = (time.monotonic() - begun) / 60
             print(f"{minutes:.1f} min, {record['module']}:{record['line']} {outcome}", file=shown, flush=True)
             tried.write_text(tried.read_text() + f"{number}\n")
@@ -337,6 +351,8 @@ def imported(
     module, mutant, source = entry
     while tests := baseline.chosen(baseline.able(module, mutant), budget):
         (root / module).write_bytes(mutant.apply(source))
+        # Its bytecode would seem valid by time where a mutant comes within the same second; these runs write none.
+        Path(cache_from_source(str(root / module))).unlink(missing_ok=True)
         try:
             outcome, test = tried_by_import(root, tests, baseline)
         finally:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import FrozenInstanceError, fields
 from datetime import timedelta
+from fractions import Fraction
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -176,6 +177,13 @@ def test_networks_of_one_name_are_numbered() -> None:
     # A name that a number would repeat is passed over.
     plan = Plan(transfer=[named("net"), named("net 2"), named("net")])
     assert [network.name for network in plan.others] == ["net", "net 2", "net 3"]
+
+
+def test_a_plan_has_these_numbers_unless_told_otherwise() -> None:
+    plan = Plan()
+    assert (plan.draws, plan.batch_size, plan.pictures, plan.seed) == (20, 5, 3, 0)
+    assert (plan.checks, plan.certify, plan.ball) == (True, False, "linf")
+    assert plan.radii == (Fraction(1, 255), Fraction(2, 255))
 
 
 def test_the_origin_of_a_network_is_in_the_settings(photographs: ImageSet) -> None:

@@ -21,8 +21,8 @@ from fdjpeg.attacks.base import Found
 from fdjpeg.defenses import SeedFixed, of_module, parse_defense
 from fdjpeg.evaluation import Cell, Plan
 from fdjpeg.evaluation.cells import wilson
-from fdjpeg.evaluation.controls import best_first, control_jobs, twice_cells
-from fdjpeg.evaluation.judging import Evaluation
+from fdjpeg.evaluation.controls import best_first, control_jobs, large_cells, twice_cells
+from fdjpeg.evaluation.judging import Crafted, Evaluation
 from fdjpeg.evaluation.results import _PACKAGES, versions
 from fdjpeg.evaluation.store import Store
 from fdjpeg.evaluation.threats import clean_cells, threat_jobs, transfer_cells
@@ -238,6 +238,22 @@ def test_controls_attack_as_they_say(run: Evaluation) -> None:
     l2 = Evaluation(run.network, run.images, [], Plan(attacks=["pgd-3"], norm="l2", eps=["1"], batch_size=3))
     (large,) = spied(l2, "a large radius").values()
     assert float(large[0][2]) == pytest.approx(size**0.5 / 2)
+
+
+@pytest.mark.parametrize(("norm", "radius"), [("linf", 0.5), ("l2", (3 * 24 * 24) ** 0.5 / 2)])
+def test_every_image_is_within_the_large_radius_of_grey(norm: str, radius: float, run: Evaluation) -> None:
+    plan = Plan(attacks=["pgd-1"], norm=norm, eps=["1/255"], batch_size=3)
+    bare = Evaluation(run.network, run.images, [], plan)
+    bare.found[0] = [Cell("none", "clean", indices=[0, 1, 2], right=[1, 1, 1])]
+    radii: list[Fraction] = []
+
+    def through(attack: Attack, defense: Any, gradient: Any, batch: Any, eps: Fraction, left: Tensor) -> Crafted:
+        radii.append(eps)
+        return Crafted(batch.x, [], 0, 0, 0.0)
+
+    bare.through = through  # type: ignore[method-assign]
+    large_cells(bare, PGD(1), bare.defenses[0], bare.batch(0))
+    assert [float(eps) for eps in radii] == pytest.approx([radius])
 
 
 def test_the_control_of_plain_rounding_takes_a_few_steps(run: Evaluation) -> None:

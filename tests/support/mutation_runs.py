@@ -107,8 +107,11 @@ class Watch:
         self.found = Baseline()
 
     def trace(self, frame: Any, event: str, _: Any) -> None:
-        if frame.f_code.co_filename.startswith(self.root):
-            self.called.add(f"{frame.f_code.co_filename[self.cut :]}:{frame.f_code.co_firstlineno}")
+        file = frame.f_code.co_filename
+        if file.startswith(self.root):
+            self.called.add(f"{file[self.cut :]}:{frame.f_code.co_firstlineno}")
+        elif file == "<string>":  # a method that a dataclass was given, at the top of its module
+            self.called.add(f"{frame.f_globals.get('__name__', '').replace('.', '/')}.py:0")
 
     @pytest.hookimpl(wrapper=True)
     def pytest_fixture_setup(self, fixturedef: Any) -> Any:
