@@ -248,6 +248,7 @@ FDJPEG_DEVICE ChromaGradient<Real> restore_gradient_rows(
 template <class L, int warps, class Real>
 FDJPEG_DEVICE void write_partial(const Real (&sum)[kSlots<L>][kBlock], Real (&tiles)[warps][L::kTile], Real* partial) {
   const int warp = static_cast<int>(threadIdx.x / kWarp), lane = static_cast<int>(threadIdx.x % kWarp);
+  __syncwarp();  // the last turn's gradients were read, of which shuffles do not make sure
   FDJPEG_UNROLL
   for (int slot = 0; slot < kSlots<L>; ++slot) {
     const bool both = L::kHorizontal > 1 && slot == 1;  // every other eight threads have Cb, the others Cr

@@ -15,6 +15,12 @@ import z3
 
 _CSRC = Path(__file__).resolve().parents[2] / "csrc"
 
+GEOMETRY, DISPATCH, TUNING = "codec/geometry.h", "cuda/dispatch.h", "cuda/tuning.h"
+SAMPLES, WARP, UPSAMPLING = "cuda/samples.cuh", "cuda/warp_blocks.cuh", "cuda/upsampling.cuh"
+FORWARD, BACKWARD, THROUGH = "cuda/exact_forward.cuh", "cuda/exact_backward.cuh", "cuda/exact_backward_blocks.cuh"
+REAL_FORWARD, REAL_BACKWARD = "cuda/real_forward.cuh", "cuda/real_backward.cuh"
+EXACT_LAUNCH, REAL_LAUNCH = "cuda/exact_launch.h", "cuda/real_launch.h"
+
 
 class Whole(int):
     """An integer of C++: its division is towards zero, here of numbers that are not negative."""
@@ -64,12 +70,19 @@ def smaller(one: Any, other: Any) -> Any:
     return choose(one < other, one, other)
 
 
+def larger(one: Any, other: Any) -> Any:
+    """The larger number."""
+    return choose(one < other, other, one)
+
+
 def clamp(value: Any, low: Any, high: Any) -> Any:
     """The number limited to a range."""
     return choose(value < low, low, choose(high < value, high, value))
 
 
-FUNCTIONS: dict[str, Any] = {"choose": choose, "both": both, "either": either, "smaller": smaller, "clamp": clamp}
+FUNCTIONS: dict[str, Any] = {
+    "choose": choose, "both": both, "either": either, "smaller": smaller, "larger": larger, "clamp": clamp,
+}  # fmt: skip
 
 
 class Text:
@@ -106,6 +119,12 @@ class Text:
         """Evaluates the expression that a pattern's group matches."""
         return evaluated(self.found(file, pattern), names)
 
+    def between(self, file: str, first: str, then: str, wanted: str) -> bool:
+        """Whether a text, such as a barrier, is between another's first place and the next place of a third."""
+        text = self.of(file)
+        start = text.index(first)
+        return wanted in text[start : text.index(then, start + len(first))]
+
 
 def evaluated(expression: str, names: dict[str, Any]) -> Any:
     """Evaluates an expression of C++ on given names; ``a::b`` and ``a.b`` are attributes."""
@@ -114,12 +133,17 @@ def evaluated(expression: str, names: dict[str, Any]) -> Any:
 
 def run(body: str, names: dict[str, Any]) -> Any:
     """Runs ``const int a = …;`` statements up to a ``return …;``, whose value it returns."""
+    before, found, result = f"; {body}".rpartition("; return ")
+    assert found, f"no return in {body!r}"
+    return evaluated(result.rstrip("; "), known(before, names))
+
+
+def known(body: str, names: dict[str, Any]) -> dict[str, Any]:
+    """Returns the names with those that ``const int a = …;`` statements declare."""
     names = dict(names)
     for statement in filter(None, (one.strip() for one in body.split(";"))):
-        if statement.startswith("return "):
-            return evaluated(statement.removeprefix("return "), names)
         names |= declared(statement, names)
-    raise AssertionError(f"no return in {body!r}")
+    return names
 
 
 def declared(statement: str, names: dict[str, Any]) -> dict[str, Any]:
@@ -140,6 +164,7 @@ def _compiled(expression: str) -> CodeType:
 def python_of(expression: str) -> str:
     """Returns an expression of C++ as Python's."""
     text = re.sub(r"static_cast<[^<>]*>", "", expression).replace("::", ".").replace("->", ".").strip()
+    text = re.sub(r"\bpass\b", "pass_", re.sub(r"u?int64_t\{([^{}]*)\}", r"(\1)", text))
     parts = _split(text, ",")
     return ", ".join(_one(part.strip()) for part in parts)
 
