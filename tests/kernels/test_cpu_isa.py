@@ -6,7 +6,6 @@ runs the conformance suite and the tests of this file.
 
 from __future__ import annotations
 
-import functools
 import os
 import subprocess
 import sys
@@ -17,46 +16,29 @@ import pytest
 import torch
 from support.cases import draw, samples
 from support.emulation import compiler
+from support.instruction_sets import VECTOR_BYTES, available, in_use
 
 from fdjpeg import reference
 from fdjpeg._geometry import SAMPLING_FACTORS, Geometry
 
 ROOT = Path(__file__).resolve().parents[2]
-VECTOR_BYTES = {"scalar": 16, "avx2": 32, "avx512": 64}
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-
-
-def _in_use(isa: str) -> subprocess.CompletedProcess[str]:
-    """A process that prints the instruction set in use."""
-    return subprocess.run(
-        [sys.executable, "-c", "import torch, fdjpeg; print(torch.ops.fdjpeg.cpu_instruction_set())"],
-        env={**os.environ, "FDJPEG_ISA": isa},
-        capture_output=True,
-        text=True,
-    )
-
-
-@functools.cache
-def _available() -> tuple[str, ...]:
-    """The instruction sets of this machine, as the message for an unknown one lists them."""
-    message = _in_use("bogus").stderr
-    return tuple(isa for isa in VECTOR_BYTES if f"{isa}," in message or f"{isa})" in message)
 
 
 @pytest.fixture(params=list(VECTOR_BYTES))
 def isa(request: pytest.FixtureRequest) -> str:
     """Each instruction set that this machine has."""
-    if request.param not in _available():
+    if request.param not in available():
         pytest.skip(f"this processor has no {request.param}")
     return str(request.param)
 
 
 def test_forced_unknown_instruction_set_is_an_error_that_names_the_known() -> None:
-    done = _in_use("bogus")
+    done = in_use("bogus")
     assert done.returncode != 0
     assert "FDJPEG_ISA must name an instruction set of this processor" in done.stderr
     assert "got bogus" in done.stderr
-    assert "scalar" in _available()
+    assert "scalar" in available()
 
 
 def test_forced_instruction_set_gives_the_bits_of_round_trips(isa: str) -> None:
@@ -70,7 +52,7 @@ def test_forced_instruction_set_passes_every_test(isa: str) -> None:
 
 def _failures_on(isa: str, chosen: str) -> str:
     """Runs the chosen tests on an instruction set, and returns what pytest prints if one fails."""
-    assert _in_use(isa).stdout.strip() == isa
+    assert in_use(isa).stdout.strip() == isa
     if isa == torch.ops.fdjpeg.cpu_instruction_set():
         return ""  # The tests of this process run on it.
     done = subprocess.run(

@@ -1,7 +1,9 @@
 // What the programs that run the CPU kernels without torch share: tables at a quality, and views of arrays.
 #pragma once
 
+#if !defined(FDJPEG_VECTOR_BYTES)
 #define FDJPEG_VECTOR_BYTES 16
+#endif
 #include "cpu/exact_table.h"
 
 #include <vector>
