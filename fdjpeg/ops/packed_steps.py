@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,6 +16,9 @@ from fdjpeg._geometry import BLOCK, Geometry, Sampling, geometry_of
 from fdjpeg._standard_tables import clamped_quality
 from fdjpeg._tangents import TwoWayFunction, apply_function, save_for_both, tangent_or_zeros
 from fdjpeg.ops.registration import images_vmap, register, wants_autograd
+
+#: A map of a tensor that depends on a geometry.
+_Map = Callable[[Tensor, Geometry], Tensor]
 
 
 def blocks_of(geometry: Geometry) -> int:
@@ -139,8 +143,8 @@ def steps_of_map(qualities: Tensor, image: Tensor, sampling: Sampling, soft: boo
     """Returns the packed steps of a map of qualities ``(N, rows, columns)``, differentiable as `standard_steps`."""
     geometry = geometry_of(image, sampling.horizontal, sampling.vertical)
     luma = geometry.luma.rows * geometry.luma.columns
-    steps: Tensor = standard_steps(apply_function(_OfBlocks, qualities, geometry), luma, not soft, soft)
-    return steps
+    of_blocks: Tensor = apply_function(_Linear, qualities, geometry, _of_blocks, _of_map)
+    return standard_steps(of_blocks, luma, not soft, soft)
 
 
 def steps_of_number(number: float, image: Tensor, sampling: Sampling, soft: bool) -> Tensor:
@@ -151,129 +155,76 @@ def steps_of_number(number: float, image: Tensor, sampling: Sampling, soft: bool
     return steps_of_tables(tables.to(reference.real_dtype(image)), image, sampling)
 
 
-class _OfBlocks(TwoWayFunction):
-    """The qualities of blocks, packed, from those of luma's: chroma's are those of its top-left block of luma."""
-
-    @staticmethod
-    def forward(qualities: Tensor, geometry: Geometry) -> Tensor:
-        luma = qualities.flatten(1)
-        if geometry.channels == 1:
-            return luma.clone()
-        chroma = qualities[:, :: geometry.vertical, :: geometry.horizontal].flatten(1)
-        return torch.cat([luma, chroma, chroma], 1)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _, ctx.geometry = inputs
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        return apply_function(_OfMap, grads[0], ctx.geometry), None
-
-
-class _OfBlocksInBothModes(_OfBlocks):
-    @staticmethod
-    def jvp(ctx: Any, *tangents: Any) -> Tensor:
-        of_blocks: Tensor = apply_function(_OfBlocks, tangents[0], ctx.geometry)
-        return of_blocks
-
-
-_OfBlocks.in_both_modes = _OfBlocksInBothModes
-
-
-class _OfMap(TwoWayFunction):
-    """The transposed map of `_OfBlocks`."""
-
-    @staticmethod
-    def forward(of_blocks: Tensor, geometry: Geometry) -> Tensor:
-        size = (geometry.luma.rows, geometry.luma.columns)
-        luma, cb, cr = of_blocks.tensor_split([size[0] * size[1], (of_blocks.size(1) + size[0] * size[1]) // 2], 1)
-        of_map = luma.reshape(-1, *size).clone()
-        if geometry.channels == 3:
-            size = (geometry.chroma.rows, geometry.chroma.columns)
-            covered = of_map[:, :: geometry.vertical, :: geometry.horizontal]
-            covered += (cb + cr).reshape(-1, *size)
-        return of_map
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _, ctx.geometry = inputs
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        return apply_function(_OfBlocks, grads[0], ctx.geometry), None
-
-
-class _OfMapInBothModes(_OfMap):
-    @staticmethod
-    def jvp(ctx: Any, *tangents: Any) -> Tensor:
-        of_map: Tensor = apply_function(_OfMap, tangents[0], ctx.geometry)
-        return of_map
-
-
-_OfMap.in_both_modes = _OfMapInBothModes
-
-
 def steps_of_tables(tables: Tensor, image: Tensor, sampling: Sampling) -> Tensor:
     """Returns the packed steps of tables ``(1 or N, 3, 8, 8)``, differentiable any number of times."""
     geometry = geometry_of(image, sampling.horizontal, sampling.vertical)
-    steps: Tensor = apply_function(_OfTables, tables, geometry)
+    steps: Tensor = apply_function(_Linear, tables, geometry, _of_tables, _sum_blocks)
     return steps
 
 
-class _OfTables(TwoWayFunction):
-    """The packed steps of tables."""
+# ---------------------------------------------------------------------------------------------------------------------
+# Linear maps, which depend on a geometry
+
+
+class _Linear(TwoWayFunction):
+    """A linear map, given with its transposed map, by which gradients go back."""
 
     @staticmethod
-    def forward(tables: Tensor, geometry: Geometry) -> Tensor:
-        planes = (geometry.luma, geometry.chroma, geometry.chroma)[: geometry.channels]
-        parts = [
-            table[:, None].expand(-1, plane.rows * plane.columns, -1, -1)
-            for table, plane in zip(tables.unbind(1), planes, strict=False)
-        ]
-        return torch.cat(parts, 1)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _, ctx.geometry = inputs
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        return apply_function(_SumBlocks, grads[0], ctx.geometry), None
-
-
-class _OfTablesInBothModes(_OfTables):
-    @staticmethod
-    def jvp(ctx: Any, *tangents: Any) -> Tensor:
-        steps: Tensor = apply_function(_OfTables, tangents[0], ctx.geometry)
-        return steps
-
-
-_OfTables.in_both_modes = _OfTablesInBothModes
-
-
-class _SumBlocks(TwoWayFunction):
-    """The transposed map of `_OfTables`."""
-
-    @staticmethod
-    def forward(of_steps: Tensor, geometry: Geometry) -> Tensor:
-        of_tables: Tensor = torch.ops.fdjpeg.sum_blocks(of_steps, geometry.luma.rows * geometry.luma.columns)
-        return of_tables
+    def forward(x: Tensor, geometry: Geometry, function: _Map, transposed: _Map) -> Tensor:
+        return function(x, geometry)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _, ctx.geometry = inputs
+        _, *ctx.maps = inputs
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        return apply_function(_OfTables, grads[0], ctx.geometry), None
+        geometry, function, transposed = ctx.maps
+        return apply_function(_Linear, grads[0], geometry, transposed, function), None, None, None
 
 
-class _SumBlocksInBothModes(_SumBlocks):
+class _LinearInBothModes(_Linear):
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Tensor:
-        of_tables: Tensor = apply_function(_SumBlocks, tangents[0], ctx.geometry)
-        return of_tables
+        tangent: Tensor = apply_function(_Linear, tangents[0], *ctx.maps)
+        return tangent
 
 
-_SumBlocks.in_both_modes = _SumBlocksInBothModes
+_Linear.in_both_modes = _LinearInBothModes
+
+
+def _of_blocks(qualities: Tensor, geometry: Geometry) -> Tensor:
+    """Returns the qualities of blocks, packed, from those of luma's: chroma's are those of its top-left of luma."""
+    luma = qualities.flatten(1)
+    if geometry.channels == 1:
+        return luma.clone()
+    chroma = qualities[:, :: geometry.vertical, :: geometry.horizontal].flatten(1)
+    return torch.cat([luma, chroma, chroma], 1)
+
+
+def _of_map(of_blocks: Tensor, geometry: Geometry) -> Tensor:
+    """Applies the transposed map of `_of_blocks`."""
+    size = (geometry.luma.rows, geometry.luma.columns)
+    luma, cb, cr = of_blocks.tensor_split([size[0] * size[1], (of_blocks.size(1) + size[0] * size[1]) // 2], 1)
+    of_map = luma.reshape(-1, *size).clone()
+    if geometry.channels == 3:
+        size = (geometry.chroma.rows, geometry.chroma.columns)
+        covered = of_map[:, :: geometry.vertical, :: geometry.horizontal]
+        covered += (cb + cr).reshape(-1, *size)
+    return of_map
+
+
+def _of_tables(tables: Tensor, geometry: Geometry) -> Tensor:
+    """Returns the packed steps of tables."""
+    planes = (geometry.luma, geometry.chroma, geometry.chroma)[: geometry.channels]
+    parts = [
+        table[:, None].expand(-1, plane.rows * plane.columns, -1, -1)
+        for table, plane in zip(tables.unbind(1), planes, strict=False)
+    ]
+    return torch.cat(parts, 1)
+
+
+def _sum_blocks(of_steps: Tensor, geometry: Geometry) -> Tensor:
+    """Applies the transposed map of `_of_tables`."""
+    of_tables: Tensor = torch.ops.fdjpeg.sum_blocks(of_steps, geometry.luma.rows * geometry.luma.columns)
+    return of_tables
