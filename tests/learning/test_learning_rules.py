@@ -67,15 +67,17 @@ def test_a_curve_that_falls_counts_as_its_highest_so_far_on_both_sides_of_the_fa
     assert ratio(0.61) == pytest.approx(100 / (400 * 2 ** (0.01 / 0.3)))
 
 
-def test_the_dc_step_is_the_cheapest_from_two_thirds_to_one_and_a_half() -> None:
+@pytest.mark.parametrize(("wanted", "found"), [(14, 14), (30, 15), (1, 7)])
+def test_the_dc_step_is_the_cheapest_from_two_thirds_to_one_and_a_half(wanted: int, found: int) -> None:
     start = QuantTables(*(torch.full((8, 8), step) for step in (10.0, 7.0, 7.0)))
     tried: list[int] = []
 
     def cost(tables: QuantTables) -> float:
         tried.append(int(tables.y[0, 0]))
-        return abs(int(tables.y[0, 0]) - 14) + abs(int(tables.cb[0, 0]) - 6)
+        return abs(int(tables.y[0, 0]) - wanted) + abs(int(tables.cb[0, 0]) - 6)
 
-    found = learning._with_best_dc(LearnableJPEG(start), cost)
+    tables = learning._with_best_dc(LearnableJPEG(start), cost)
     assert tried[:10] == [10, *range(7, 16)]
-    assert (int(found.y[0, 0]), int(found.cb[0, 0])) == (14, 6)
-    assert int(found.y[0, 1]) == 10  # no other step changes
+    assert set(tried[10:]) == {found}  # only the other table's step changes then
+    assert (int(tables.y[0, 0]), int(tables.cb[0, 0])) == (found, 6)
+    assert int(tables.y[0, 1]) == 10  # no other step changes
