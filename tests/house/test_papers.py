@@ -132,6 +132,14 @@ def means_over_others(cells: dict[str, Any]) -> Iterator[float]:
         yield fmean(matrix[name][other]["percent"] for other in matrix if other != name)
 
 
+def means_over_seeds(cells: dict[str, Any]) -> Iterator[float]:
+    """Yields the purifiers' shares, clean and attacked, as means over the seeds of each student."""
+    for lesson in ("both", "normal", "adversarial", "none"):
+        for part in ("clean", "attacked"):
+            found = [cells[f"{lesson}, seed {seed}: {part}"] for seed in (0, 1, 2)]
+            yield from (fmean(cell[share]["percent"] for cell in found) for share in _shares(found[0]))
+
+
 def gaps_by_temperature(cells: dict[str, Any]) -> Iterator[float]:
     """Yields the median gaps of the logits, divided by the temperature."""
     for name, cell in cells.items():
@@ -141,6 +149,7 @@ def gaps_by_temperature(cells: dict[str, Any]) -> Iterator[float]:
 
 DERIVED = {
     "feature_distillation": means_over_attacks,
+    "purification": means_over_seeds,
     "s2snet": means_over_others,
     "defensive_distillation": gaps_by_temperature,
 }
