@@ -22,9 +22,7 @@ class Factors(NamedTuple):
 FACTORS = [*(Factors(*one) for one in settings.FACTORS.values()), Factors(1, 1, True)]
 TRIANGLES = [one for one in FACTORS if 2 in one[:2]]  # chroma comes back by a triangle, if it is wide enough
 COLOUR = [one for one in FACTORS if not one.grey]
-GREY, F444, F422, F420, F440, F411 = (
-    Factors(1, 1, True), Factors(1, 1), Factors(2, 1), Factors(2, 2), Factors(1, 2), Factors(4, 1),
-)  # fmt: skip
+F444, F422, F420, F440, F411 = FACTORS[:5]
 
 # Steps of z3, so that the result does not depend on the machine: the longest proof takes a tenth of them.
 _CONSISTENT, _PROOF = 200_000, 10_000_000
@@ -143,7 +141,9 @@ class Place:
 
 
 class Sizes:
-    """The sizes of any image, as unknowns, and what ties them together: `facts`."""
+    """The sizes of any image, as unknowns, and what ties them together: `facts`, of which `sides` are about rows and
+    columns alone.
+    """
 
     def __init__(self, text: Text, factors: Factors) -> None:
         self.height, self.width = z3.Ints("height width")
@@ -166,3 +166,4 @@ class Sizes:
             self.facts.append(unknown == evaluated(expression, names))
             setattr(names["g"], name, unknown)
             setattr(self, name, unknown)
+        self.sides = self.facts[: 2 + len(grey) + len(blocks)]
