@@ -13,14 +13,20 @@ from torch import Tensor, nn
 from fdjpeg.attacks import (
     APGD,
     DDN,
+    FAB,
     PGD,
     CarliniWagner,
     CarliniWagnerL0,
     CarliniWagnerLinf,
     Flip,
+    HopSkipJump,
+    Noise,
     Square,
+    Transfer,
     autoattack,
     carlini_wagner,
+    first_pass,
+    from_name,
 )
 from fdjpeg.attacks.byte_grid import to_byte_grid
 from fdjpeg.attacks.calls import Flat, checked_logits, logits_of
@@ -56,6 +62,66 @@ def test_settings_reach_foolbox() -> None:
     theirs = CarliniWagner(steps=3, searches=2, step=0.5).theirs()
     assert (theirs.steps, theirs.binary_search_steps, theirs.stepsize, theirs.abort_early) == (3, 2, 0.5, False)
     assert DDN(steps=7).theirs().steps == 7
+
+
+def test_the_steps_of_older_attacks_add_up() -> None:
+    """BIM's to 2.5 radii, FGSM's to one."""
+    assert [from_name(f"bim-{steps}").step for steps in (5, 10)] == [0.5, 0.25]  # type: ignore[attr-defined]
+    assert from_name("fgsm").step == 1  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("kind", [APGD, FAB, Square])
+def test_a_seed_is_a_whole_number(kind: Any) -> None:
+    pytest.importorskip("pyautoattack")
+    with pytest.raises((TypeError, ValueError), match="seed"):
+        kind(seed=0.5)
+
+
+def test_noise_and_transfer_are_as_their_pages_say() -> None:
+    with pytest.raises(ValueError, match="norm must be"):
+        Noise(norm="l3")  # type: ignore[arg-type]
+    assert "Tiny" not in repr(Transfer(PGD(2), Tiny()))  # a network's own text is long
+    bright = first_pass(nn.Upsample(scale_factor=1), torch.full((1, 1, 2, 2), 0.5))
+    assert bright.unique().tolist() == [0.5]
+
+    class Bright(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return 3 * images - 0.5
+
+    assert first_pass(Bright(), torch.tensor([0.0, 0.3, 0.9]).view(1, 1, 1, 3)).flatten().tolist() == pytest.approx(
+        [0, 0.4, 1]
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Auto-PGD
+
+
+class Brightness(nn.Module):
+    """Two classes, tied at a mean of 1/2; the second is the larger above it."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        score = (images - 0.5).mean(dim=(1, 2, 3))
+        return torch.stack([-score, score], dim=1)
+
+
+def test_auto_pgd_needs_two_classes_for_the_entropy_and_goes_on_from_a_tie() -> None:
+    pytest.importorskip("pyautoattack")
+    x, y = torch.full((2, 1, 4, 4), 0.5), torch.zeros(2, dtype=torch.int64)
+    assert bool((APGD(steps=3).run(Brightness().eval(), x, y, 0.1).margin > 0).all())
+    with pytest.raises(ValueError, match="at least 3 classes"):
+        APGD("dlr", steps=3).run(Brightness().eval(), x, y, 0.1)
+
+
+def test_auto_pgd_starts_at_both_ends_of_the_ball() -> None:
+    pytest.importorskip("pyautoattack")
+    x = torch.full((3, 1, 24, 24), 0.5)
+    moved = APGD()._start(x, 0.1, torch.arange(3), 0) - x
+    assert float(moved.max()) == pytest.approx(0.1, rel=0.01)
+    assert float(moved.min()) == pytest.approx(-0.1, rel=0.02)
+    assert float(moved.mean().abs()) < 0.01
+    length = (APGD(norm="l2")._start(x, 0.1, torch.arange(3), 0) - x).flatten(1).norm(dim=1)
+    assert length.tolist() == pytest.approx([0.1] * 3, rel=1e-3)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -132,6 +198,24 @@ def test_the_first_choice_is_given_and_the_others_are_made() -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# foolbox
+
+
+def test_foolbox_gets_the_range_of_images_and_the_norm(monkeypatch: pytest.MonkeyPatch) -> None:
+    foolbox = pytest.importorskip("foolbox")
+    true, given = foolbox.PyTorchModel, []
+
+    def noted(*arguments: Any, **options: Any) -> Any:
+        given.append(options["bounds"])
+        return true(*arguments, **options)
+
+    monkeypatch.setattr(foolbox, "PyTorchModel", noted)
+    DDN(steps=2).run(Brightness().eval(), torch.full((1, 1, 4, 4), 0.4), torch.zeros(1).long(), 1.0)
+    assert given == [(0, 1)]
+    assert [HopSkipJump(norm=norm).theirs().constraint for norm in ("linf", "l2")] == ["linf", "l2"]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # Rounds of Carlini and Wagner's attacks
 
 
@@ -157,6 +241,17 @@ def test_a_wrong_image_takes_no_steps(attack: Any) -> None:
         assert torch.equal(found.x_adv, torch.full((2, 3, 4, 4), 0.5))
         calls.append(model.calls)
     assert calls[0] == calls[1]
+
+
+def test_later_rounds_look_for_nearer_images_than_the_first_found() -> None:
+    """It is found at less than 1 from the image, and the second round takes as many steps again."""
+    x, y = torch.full((1, 1, 4, 4), 0.45), torch.zeros(1, dtype=torch.int64)
+    queries = []
+    for rounds in (1, 2):
+        result = CarliniWagnerLinf(steps=20, rounds=rounds).run(Brightness().eval(), x, y, 0.5)
+        assert float(result.distance) < 0.5
+        queries.append(result.queries)
+    assert queries[1] >= queries[0] + 20
 
 
 def test_a_failed_round_weighs_four_times_and_the_next_starts_where_it_ended() -> None:

@@ -91,10 +91,33 @@ def test_units_that_share_a_radius_are_served_by_gain_for_its_price(square: floa
     assert _priced(gains, [None] * 3, units, box).flatten().tolist() == [2, 1]  # samples of a box share nothing
 
 
+def test_units_at_the_edges_are_filled_with_nothing() -> None:
+    """Sums of 8 × 12 and of 12 × 8 samples, which one more block would complete."""
+    assert Units(8, 12, 1, 1, 1).of_samples(torch.ones(1, 3, 8, 12)).tolist() == [[[[192, 96]]]]
+    assert Units(12, 8, 1, 1, 3).of_samples(torch.ones(1, 3, 12, 8)).tolist() == [[[[64], [32]]] * 3]
+    # A unit of 4:2:0 has two by two blocks; the fourth has none here.
+    values = Units(16, 24, 2, 2, 1)._pooled(torch.ones(1, 1, 2, 3), (1, 1), torch.sum, 0.0)
+    assert values.tolist() == [[[[4, 2]]]]
+
+
 def test_a_tie_is_half_a_step_from_a_multiple_on_the_side_of_the_direction() -> None:
     coefficients, steps = torch.tensor([6.4, 6.4, -7.0]), torch.tensor([2.0, 2.0, 3.0])
     found = _to_tie(coefficients, steps, torch.tensor([1.0, -1.0, 1.0]))
     assert found.tolist() == pytest.approx([0.6, 1.4, 2.5])
+
+
+def test_an_ascent_narrows_its_window_geometrically_and_its_step_linearly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sixteen steps: windows from 1/2 to 0.06, lengths from 1 to 0.08."""
+    windows, lengths = [], []
+    box = SimpleNamespace(moved=lambda point, _, length, *rest: (lengths.append(length), point)[1], settled=lambda x: x)
+    monkeypatch.setattr(Problem, "_shifted", (box, 0.0))
+    monkeypatch.setattr(Problem, "_gradient", lambda _, point, window: windows.append(window))
+    Problem(box, [], Units(1, 4, 1, 1, 1)).ascend(levels(0))  # type: ignore[arg-type]
+    assert len(windows) == 16
+    assert windows[:2] == pytest.approx([0.5, 0.5 * 0.12 ** (1 / 15)])
+    assert windows[-1] == pytest.approx(0.06)
+    assert lengths[:2] == pytest.approx([1, 1 - 0.92 / 15])
+    assert lengths[-1] == pytest.approx(0.08)
 
 
 def test_of_equal_passes_the_last_is_searched() -> None:

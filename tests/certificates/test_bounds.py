@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import FrozenInstanceError, replace
 from fractions import Fraction
 
 import pytest
@@ -33,9 +33,10 @@ from fdjpeg.attacks.codec import Codec
 from fdjpeg.attacks.reachable import Box
 from fdjpeg.attacks.transform import to_planes
 from fdjpeg.certificates import reach as reach_module
-from fdjpeg.certificates.reach import CHANNELS_ERROR, reach_of
+from fdjpeg.certificates.outcomes import Outcomes
+from fdjpeg.certificates.reach import CHANNELS_ERROR, Reach, reach_of
 from fdjpeg.certificates.realise import _approached, attained, excluded
-from fdjpeg.certificates.units import BITS, AnyBall, ColourBall, Entry, HalfSpace, unit_of
+from fdjpeg.certificates.units import BITS, AnyBall, ChannelBall, ColourBall, Entry, HalfSpace, Unit, unit_of
 from fdjpeg.reference.exact import _ISLOW, fdct, linear_map, quantize, rgb_to_ycbcr
 
 
@@ -152,6 +153,55 @@ def test_float_dct_is_within_its_bound(rng: object) -> None:
     # In fractions: γ₁₉ of the largest coefficient of absolute values, and the rounding of the division by a step.
     u = Fraction(1, 2**24)
     assert pytest.approx(float(19 * u / (1 - 19 * u) * 8 * 255 + u * 2040), rel=1e-12) == CHANNELS_ERROR
+
+
+def test_ties_of_real_numbers_leave_room_for_rounding() -> None:
+    """A value k of step q is at least q (k - 1/2) and at most q (k + 1/2), less the bound of the DCT and 10⁻⁹."""
+    ball = ChannelBall(torch.zeros(8, 8, dtype=torch.float64), torch.ones(8, 8, dtype=torch.float64))
+    least, most = ball.half_spaces(Entry(0, 0, 0, 0, 0, value=3, lowest=2, highest=4, step=10), 3)
+    room = 0.0024319 + 1e-9  # γ₁₉ · 2040 + 2⁻²⁴ · 2040
+    assert [least.tie, most.tie] == pytest.approx([25 - room, -35 - room], abs=1e-7)
+    assert least.tie + most.tie == pytest.approx(-10 - 2 * CHANNELS_ERROR - 2e-9, abs=1e-13)
+    assert least.normal.tolist() == [pytest.approx([1 / 8] * 64)]
+    assert torch.equal(most.normal, -least.normal)
+
+
+@pytest.mark.parametrize(("value", "signs"), [(2, [-1]), (3, [1, -1]), (4, [1])])
+def test_ends_of_an_interval_need_no_half_space(value: int, signs: list[int]) -> None:
+    """Their other side is the interval's own bound."""
+    entry = Entry(0, 0, 0, 0, 0, value=3, lowest=2, highest=4, step=10)
+    real = ChannelBall(torch.zeros(8, 8, dtype=torch.float64), torch.ones(8, 8, dtype=torch.float64))
+    whole = ColourBall(torch.zeros(1, 8, 8, dtype=torch.int64), torch.ones(1, 8, 8, dtype=torch.int64))
+    for ball in (real, whole):
+        assert [int(space.normal[0, 0].sign()) for space in ball.half_spaces(entry, value)] == signs
+
+
+def test_the_best_samples_of_a_ball_reach_its_support() -> None:
+    """The upper end where the normal is positive, the lower one where it is negative."""
+    normal = torch.ones(1, 1, 64)
+    normal[..., 32:] = -1
+    low, high = torch.full((1, 8, 8), 100), torch.full((1, 8, 8), 103)
+    real = ChannelBall(low[0].double(), high[0].double())
+    assert torch.equal(real.best(normal.double())[0].view(64), torch.tensor([103.0] * 32 + [100.0] * 32).double())
+    assert real.support(normal.double()).tolist() == [32 * 103 - 32 * 100]
+    whole = ColourBall(low, high)  # of grey: level-shifted by 128
+    assert whole.best(normal.long()).tolist() == [[-25] * 32 + [-28] * 32]
+    assert whole.support(normal.long()).tolist() == [32 * 3]
+
+
+def test_units_cannot_be_changed() -> None:
+    """What a certificate was made of stays as it was."""
+    entry = Entry(0, 0, 0, 0, 0, value=3, lowest=2, highest=4, step=10)
+    with pytest.raises(FrozenInstanceError):
+        entry.highest = 5  # type: ignore[misc]
+    with pytest.raises(FrozenInstanceError):
+        HalfSpace(0, torch.zeros(1, 64), 1).tie = 2  # type: ignore[misc]
+    with pytest.raises(FrozenInstanceError):
+        Unit(AnyBall(), [entry], None).outcomes = []  # type: ignore[misc]
+    with pytest.raises(FrozenInstanceError):
+        Outcomes({}, [], None).total = 1  # type: ignore[misc]
+    with pytest.raises(FrozenInstanceError):
+        Reach(torch.zeros(1), torch.zeros(1), [], []).most = torch.ones(1)  # type: ignore[misc]
 
 
 # --- outcomes --------------------------------------------------------------------------------------------------------

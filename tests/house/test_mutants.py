@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import mutation
 import pytest
 from support.mutants import mutants, sample
-from support.mutation_runs import Baseline, Planter
+from support.mutation_runs import Baseline, Planter, constants
 
 SOURCE = '''"""A module."""
 
@@ -147,6 +149,18 @@ def test_tests_within_the_budget_are_the_shortest_and_shared_fixtures_count_once
     assert baseline.chosen(tests, 6) == ["a[1]", "a[2]", "c"]
     assert baseline.chosen(tests, 8) == ["a[1]", "a[2]", "c", "b"]
     assert baseline.chosen(tests, 0) == ["a[1]"]
+
+
+def test_a_test_that_only_compares_a_constant_counts_for_its_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType("fdjpeg.m")
+    module.LIMIT, module.other = 1.5, 2
+    monkeypatch.setitem(sys.modules, "fdjpeg.m", module)
+
+    def compares() -> bool:
+        return module.LIMIT == 1.5 and module.other == 2
+
+    assert constants(SimpleNamespace(function=compares)) == {"fdjpeg/m.py:LIMIT"}
+    assert constants(SimpleNamespace()) == set()
 
 
 def test_the_tables_are_those_of_the_kept_outcomes() -> None:

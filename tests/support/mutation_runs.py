@@ -15,6 +15,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -37,7 +38,8 @@ class Baseline:
 
     Attributes:
         seconds: of each test that passed, without the fixtures that it shares with others.
-        calls: the functions of the package that each test calls, or its fixtures, as "file:first line".
+        calls: the functions of the package that each test calls, or its fixtures, as "file:first line"; and the
+            constants that it names.
         uses: the shared fixtures of each test.
         fixtures: the seconds of each shared fixture.
         at_import: the functions that import and collection call.
@@ -146,14 +148,16 @@ class Watch:
     def pytest_runtest_protocol(self, item: pytest.Item) -> Any:
         self.called, self.in_fixtures, begun = set(), 0.0, processor_seconds()
         sys.settrace(self.trace)
+        threading.settrace(self.trace)
         try:
             return (yield)
         finally:
             sys.settrace(None)
+            threading.settrace(None)  # type: ignore[arg-type]
             if item.nodeid in self.found.seconds:
                 shared = [name for name in shared_fixtures(item) if name in self.of_fixtures]
                 calls = self.called.union(*(self.of_fixtures[name] for name in shared))
-                self.found.calls[item.nodeid] = sorted(calls)
+                self.found.calls[item.nodeid] = sorted(calls | constants(item))
                 self.found.uses[item.nodeid] = shared
                 self.found.seconds[item.nodeid] = round(processor_seconds() - begun - self.in_fixtures, 3)
 
@@ -162,6 +166,18 @@ class Watch:
             self.found.seconds[report.nodeid] = report.duration
         if report.failed:
             self.found.seconds.pop(report.nodeid, None)
+
+
+def constants(item: pytest.Item) -> set[str]:
+    """Returns the constants of the package that a test names, as "file:name": it counts as a call of the file."""
+    code = getattr(getattr(item, "function", None), "__code__", None)
+    names = {name for name in (code.co_names if code else ()) if name.isupper()}
+    return {
+        f"{module.replace('.', '/')}.py:{name}"
+        for module, loaded in list(sys.modules.items())
+        if module.partition(".")[0] == "fdjpeg"
+        for name in names & set(vars(loaded))
+    }
 
 
 def _name(fixturedef: Any) -> str:
