@@ -329,7 +329,7 @@ _WRONG = [
     Wrong("steps_in_shared_memory", F420, WARP, "[index / kBlock] = of(q)", "[index / kBlock + 3] = of(q)"),
     Wrong("steps_in_shared_memory", F420, WARP, "if (i >= kSteps) return;", "if (i > kSteps) return;"),
     Wrong("steps_in_shared_memory", F422, WARP, "i = first + threadIdx.x;", "i = first / 2 + threadIdx.x;"),
-    Wrong("steps_in_shared_memory", F444, WARP, "return 1 + (L::kHor", "return 2 + (L::kHor"),
+    Wrong("steps_in_shared_memory", F444, WARP, "? pass - L::kLumaRows :", "? 1 + pass - L::kLumaRows :"),
     Wrong("real_steps_in_shared_memory", F420, REAL_FORWARD, "= kBlockSize + kBlock", "= kBlockSize - kBlock"),
     Wrong("real_steps_in_shared_memory", F411, REAL_FORWARD, "[i % kBlockSize] = {Real", "[i % kBlock] = {Real"),
     Wrong("tables_that_are_read", F444, WARP, "tables[image * steps.image_stride +", "tables[image * 192 +"),

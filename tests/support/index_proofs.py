@@ -61,9 +61,11 @@ def proved(claim: Any, *hypotheses: Any) -> bool:
 
 
 def _check(limit: int, *facts: Any) -> z3.CheckSatResult:
-    solver = z3.Solver()
+    # In a context of its own: how long z3 searches depends on the expressions that it has met before.
+    context = z3.Context()
+    solver = z3.Solver(ctx=context)
     solver.set("rlimit", limit)
-    solver.add(*facts)
+    solver.add(*(fact.translate(context) if isinstance(fact, z3.ExprRef) else fact for fact in facts))
     return solver.check()
 
 
