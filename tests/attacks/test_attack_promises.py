@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import FrozenInstanceError
+from fractions import Fraction
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from support.classifiers import Tiny
 from torch import Tensor, nn
 
+import fdjpeg
 from fdjpeg.attacks import (
     APGD,
     DDN,
@@ -18,6 +20,7 @@ from fdjpeg.attacks import (
     CarliniWagner,
     CarliniWagnerL0,
     CarliniWagnerLinf,
+    Exposed,
     Flip,
     HopSkipJump,
     Noise,
@@ -25,7 +28,9 @@ from fdjpeg.attacks import (
     Transfer,
     autoattack,
     carlini_wagner,
+    draw,
     first_pass,
+    format_eps,
     from_name,
 )
 from fdjpeg.attacks.byte_grid import to_byte_grid
@@ -68,6 +73,14 @@ def test_the_steps_of_older_attacks_add_up() -> None:
     """BIM's to 2.5 radii, FGSM's to one."""
     assert [from_name(f"bim-{steps}").step for steps in (5, 10)] == [0.5, 0.25]  # type: ignore[attr-defined]
     assert from_name("fgsm").step == 1  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("eps", "written"),
+    [(Fraction(2, 255), "2/255"), (Fraction(1, 510), "0.5/255"), (Fraction(1, 5), "0.2"), (Fraction(3), "3")],
+)
+def test_radii_are_written_in_255ths_or_as_decimals(eps: Fraction, written: str) -> None:
+    assert format_eps(eps) == written
 
 
 @pytest.mark.parametrize("kind", [APGD, FAB, Square])
@@ -150,6 +163,18 @@ def test_half_logits_become_float32_and_others_stay() -> None:
         assert checked_logits(torch.zeros(2, 3, dtype=dtype), 2).dtype == dtype
 
 
+def test_a_lone_class_can_never_be_wrong() -> None:
+    assert checked_logits(torch.zeros(2, 2), 2).shape == (2, 2)
+    with pytest.raises(ValueError, match="at least two classes, got 1"):
+        checked_logits(torch.zeros(2, 1), 2)
+
+
+def test_a_gradient_of_zero_is_on_the_images_device() -> None:
+    images = torch.zeros(1, 1, 2, 2, device="meta", requires_grad=True)
+    (gradient,) = torch.autograd.grad(Flat(nn.Flatten())(images).sum(), images)
+    assert gradient.is_meta
+
+
 @pytest.mark.parametrize("mode", [True, False])
 def test_a_module_without_derivative_keeps_its_mode(mode: bool) -> None:
     module = nn.Sequential(nn.Dropout(), nn.Flatten()).train(mode)
@@ -175,6 +200,11 @@ def test_draws_of_one_step_differ() -> None:
     assert not bool((first == second).any())
     assert not torch.equal(draws.on_host(), draws.on_host())
     assert torch.equal(DrawsByImage(torch.arange(4), seed=0, purpose="quality").uniform(), first)
+
+
+def test_draws_for_all_images_are_those_of_the_first() -> None:
+    found = DrawsByImage(torch.tensor([3, 8]), seed=5, purpose="quality").on_host()
+    assert found.tolist() == draw(torch.Size(), torch.tensor([0]), 5, "quality 1").tolist() * 2
 
 
 def test_square_starts_from_stripes_of_both_signs(monkeypatch: pytest.MonkeyPatch, x: Tensor, y: Tensor) -> None:
@@ -212,6 +242,10 @@ def test_foolbox_gets_the_range_of_images_and_the_norm(monkeypatch: pytest.Monke
     monkeypatch.setattr(foolbox, "PyTorchModel", noted)
     DDN(steps=2).run(Brightness().eval(), torch.full((1, 1, 4, 4), 0.4), torch.zeros(1).long(), 1.0)
     assert given == [(0, 1)]
+    # What comes back outside of the range is cut to it before its distance is taken.
+    monkeypatch.setattr(DDN, "theirs", lambda _: lambda model, x, y, epsilons: (x + 3, None, None))
+    far = DDN(steps=2).run(Brightness().eval(), torch.full((1, 1, 4, 4), 0.4), torch.zeros(1).long(), 9.0)
+    assert float(far.distance) == pytest.approx(4 * 0.6)
     assert [HopSkipJump(norm=norm).theirs().constraint for norm in ("linf", "l2")] == ["linf", "l2"]
 
 
@@ -252,6 +286,14 @@ def test_later_rounds_look_for_nearer_images_than_the_first_found() -> None:
         assert float(result.distance) < 0.5
         queries.append(result.queries)
     assert queries[1] >= queries[0] + 20
+
+
+@pytest.mark.parametrize("level", [0.51, 0.6])
+def test_flip_leaves_a_wrong_image_alone(level: float) -> None:
+    """However narrowly it is wrong: the margin is 0.02 or 0.2 here."""
+    x, y = torch.full((1, 1, 8, 8), level), torch.zeros(1, dtype=torch.int64)
+    exposed = Exposed([fdjpeg.JPEG(90)], [Brightness()]).eval()
+    assert len({Flip(steps).run(exposed, x, y, 1 / 255).queries for steps in (1, 4)}) == 1
 
 
 def test_a_failed_round_weighs_four_times_and_the_next_starts_where_it_ended() -> None:

@@ -137,6 +137,9 @@ def test_parts_of_a_problem_cannot_be_changed() -> None:
 def test_a_byte_may_be_off_by_a_thousandth() -> None:
     images = torch.tensor([0.0, 0.9e-3, -0.9e-3, 1.1e-3, 0.5]).double().view(5, 1, 1, 1) + 7
     assert on_byte_grid(images / 255).tolist() == [True, True, True, False, False]
+    exact = torch.tensor(1e-3 / 255, dtype=torch.float64).view(1, 1, 1, 1)
+    assert float(255 * exact) == 1e-3
+    assert on_byte_grid(exact).tolist() == [True]
     x = grey(2)
     for radius, reach in ((2.0, 2), (1.9995, 2), (1.9985, 1), (0.5, 0)):
         found = to_byte_grid(x + 9 / 255, x, radius / 255, "linf")
