@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import inspect
 import lzma
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
@@ -209,6 +210,8 @@ _UNREADABLE = (
     zipfile.BadZipFile,
     zlib.error,
     lzma.LZMAError,
+    SyntaxError,  # NumPy reads an array's header as Python
+    tokenize.TokenError,
 )
 
 

@@ -6,6 +6,8 @@ import importlib.util
 import struct
 import sys
 import types
+import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -244,6 +246,19 @@ def test_damaged_arrays_are_named(tmp_path) -> None:
     (tmp_path / "array.npy").rename(tmp_path / "array.npz")
     with pytest.raises(ValueError, match=r"data must be an .npz file that can be read, got .*array.npz"):
         sources.load_images(str(tmp_path / "array.npz"))
+
+
+@pytest.mark.parametrize(
+    "header", ["{'descr': '|u1', 'shape': (1,", "{'descr': '|u1", "{'descr':\n    1,\n  2", "{" * 300], ids=range(4)
+)
+def test_an_array_whose_header_is_no_python_is_refused(header: str, tmp_path: Path) -> None:
+    file = tmp_path / "header.npz"
+    text = header.encode().ljust(118) + b"\n"
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("images.npy", b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text)
+        archive.writestr("labels.npy", b"")
+    with pytest.raises(ValueError, match=r"data must be an .npz file that can be read, got .*header.npz"):
+        sources.load_images(str(file))
 
 
 @pytest.mark.parametrize(
