@@ -52,7 +52,14 @@ TRUST = ROOT / "docs" / "trust.md"
 
 #: The test files of each area, which is a room of the package or its core.
 TESTS = {
-    "core": ("tests/codec", "tests/learning", "tests/house/test_bad_input_table.py"),
+    "core": (
+        "tests/codec",
+        "tests/learning",
+        "tests/house/test_bad_input_table.py",
+        "tests/evaluation/test_evaluation_fingerprint.py",
+        "tests/defenses/test_defenses_mistakes.py",
+        "tests/defenses/test_fine_tuning.py",
+    ),
     "attacks": ("tests/attacks", "tests/evaluation/test_evaluation_flip.py", "tests/house/test_bad_input_table.py"),
     "certificates": ("tests/certificates", "tests/house/test_bad_input_table.py"),
     "defenses": ("tests/defenses", "tests/house/test_bad_input_table.py"),

@@ -13,7 +13,9 @@ from torch.utils import _pytree
 
 import fdjpeg
 from fdjpeg import _constants, _cuda_library, _lattice, _machine, _numbers, _packages, _slopes, stages, surrogates
+from fdjpeg._geometry import Geometry
 from fdjpeg._packages import MissingPackage
+from fdjpeg.ops.registration import merge_tables
 
 
 def test_the_largest_floating_numbers_are_finite() -> None:
@@ -117,3 +119,22 @@ def test_the_structure_of_coefficients_is_written_and_read() -> None:
     coefficients = fdjpeg.encode(torch.zeros(1, 3, 16, 16), 50)
     structure = _pytree.tree_flatten(coefficients)[1]
     assert _pytree.treespec_loads(_pytree.treespec_dumps(structure)) == structure
+
+
+def test_planes_of_an_image_end_with_a_flag_for_each_mcu_at_a_multiple_of_sixteen() -> None:
+    """Of 40 × 40 at 4:2:0: 25 blocks of luma, twice 9 of chroma, and 9 flags; of grey: 25 blocks and 25 flags."""
+    geometry = Geometry.of(40, 40, 3, 2, 2)
+    assert (geometry.mcu_rows, geometry.mcu_columns, geometry.plane_bytes) == (3, 3, 43 * 64 + 16)
+    assert Geometry.of(40, 40, 1, 1, 1).plane_bytes == 25 * 64 + 32
+
+
+def test_tables_of_mapped_batches_are_repeated_for_each_image_unless_there_is_one_set() -> None:
+    one = torch.ones(1, 3, 8, 8)
+    assert merge_tables(one, None, 4, 2) is one
+    each = torch.arange(2.0).view(2, 1, 1, 1).expand(2, 3, 8, 8)
+    found = merge_tables(each, None, 3, 2)
+    assert found is not None
+    assert found[:, 0, 0, 0].tolist() == [0, 1] * 3
+    mapped = merge_tables(each[:, None], 0, 2, 3)
+    assert mapped is not None
+    assert mapped[:, 0, 0, 0].tolist() == [0, 0, 0, 1, 1, 1]

@@ -320,7 +320,9 @@ def test_a_finished_stage_is_not_trained_again(whole: tuple[dict[str, Tensor], A
     assert {name.partition("/")[0] for name in kept} == {"model"}  # no state of an optimizer is needed any more
     run.complete({"n": 1})
     assert sorted(os.listdir(tmp_path)) == ["run.json", "training.json"]
-    assert json.loads((tmp_path / "training.json").read_text()) == {"n": 1, "history": run.history}
+    written = (tmp_path / "training.json").read_text()
+    assert json.loads(written) == {"n": 1, "history": run.history}
+    assert written.startswith('{\n "n": 1,\n "history": {')  # a line for each figure, for people and for diffs
 
 
 def test_a_checkpoint_keeps_optimizer_best_weights_and_position(tmp_path: Path) -> None:
@@ -390,6 +392,8 @@ def test_all_chance_follows_from_seed_moment_purpose_and_index() -> None:
     uniform, normal = chance.uniform((500,), "x"), chance.normal((500,), "x")
     assert bool(((uniform < 0.5) == (normal < 0)).all())
     torch.testing.assert_close(torch.special.ndtr(normal), uniform, rtol=0, atol=2e-6)
+    chance.uniform = lambda shape, purpose: torch.tensor([0.0, 0.5, 1 - 2**-24])  # type: ignore[method-assign]
+    assert chance.normal((), "x").tolist() == pytest.approx([-4.7534, 0, 4.7534], abs=0.02)  # at a millionth
 
 
 def test_a_new_network_draws_its_weights_from_the_seed_and_its_stage(tmp_path: Path) -> None:
@@ -401,6 +405,8 @@ def test_a_new_network_draws_its_weights_from_the_seed_and_its_stage(tmp_path: P
     assert weights(0, "a") == weights(0, "a")
     assert weights(0, "a") != weights(0, "b")
     assert weights(0, "a") != weights(1, "a")
+    Run(tmp_path, {}, seed=3, quiet=True).start("a")
+    assert torch.initial_seed() == seed_for(3, "a/start")
 
 
 class Drawn(Chance):

@@ -209,6 +209,7 @@ def test_defences_that_draw_in_each_call_are_marked(images: Tensor) -> None:
         (lambda: purifier.Config(adversarial_lesson=-1), "adversarial_lesson must be at least 0, got -1"),
         (lambda: purifier.Config(attack_steps=0), "attack_steps must be at least 1, got 0"),
         (lambda: purifier.Config(widths=(4, 0, 4)), "widths must be at least 1, got 0"),
+        (lambda: purifier.Config(eps=0), "eps must be positive and finite, got 0"),
         (lambda: purifier.Config(noise=0), "noise must be positive and finite, got 0"),
         (lambda: purifier.Config(quality=(0, 95)), r"quality must be two of 1…100, the least first, got \(0, 95\)"),
         (lambda: purifier.Config(quality=(30, 101)), r"quality must be two of 1…100"),
@@ -345,6 +346,11 @@ def test_jpeg_defences_are_fdjpegs_layers() -> None:
         assert torch.equal(defense(IMAGES), expected)
     made = defenses.RandomJPEG(20, 60, "4:4:4")
     assert made.config() == {"least": 20, "greatest": 60, "subsampling": "4:4:4"}
+
+
+def test_jpeg_defences_keep_their_sources_qualities() -> None:
+    assert defenses.StochasticJPEG().config() == {"qualities": [20, 40, 60, 80], "subsampling": "4:2:0"}
+    assert defenses.RandomJPEG().config() == {"least": 30, "greatest": 95, "subsampling": "4:2:0"}
 
 
 @pytest.mark.parametrize("kind", [defenses.JPEG, defenses.RandomJPEG, defenses.StochasticJPEG])

@@ -10,7 +10,7 @@ from types import ModuleType, SimpleNamespace
 import mutation
 import pytest
 from support.mutants import mutants, sample
-from support.mutation_runs import Baseline, Planter, constants
+from support.mutation_runs import Baseline, Planter, named
 
 SOURCE = '''"""A module."""
 
@@ -151,7 +151,7 @@ def test_tests_within_the_budget_are_the_shortest_and_shared_fixtures_count_once
     assert baseline.chosen(tests, 0) == ["a[1]"]
 
 
-def test_a_test_that_only_compares_a_constant_counts_for_its_module(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_test_names_without_a_call_counts_for_its_module(monkeypatch: pytest.MonkeyPatch) -> None:
     module = ModuleType("fdjpeg.m")
     module.LIMIT, module.other = 1.5, 2
     monkeypatch.setitem(sys.modules, "fdjpeg.m", module)
@@ -159,8 +159,13 @@ def test_a_test_that_only_compares_a_constant_counts_for_its_module(monkeypatch:
     def compares() -> bool:
         return module.LIMIT == 1.5 and module.other == 2
 
-    assert constants(SimpleNamespace(function=compares)) == {"fdjpeg/m.py:LIMIT"}
-    assert constants(SimpleNamespace()) == set()
+    def given() -> None:
+        pass
+
+    given.__module__, given.__qualname__ = "fdjpeg.n", "given"
+    assert named(SimpleNamespace(function=compares)) == {"fdjpeg/m.py:LIMIT"}
+    assert named(SimpleNamespace(callspec=SimpleNamespace(params={"f": given, "n": 3}))) == {"fdjpeg/n.py:given"}
+    assert named(SimpleNamespace()) == set()
 
 
 def test_the_tables_are_those_of_the_kept_outcomes() -> None:

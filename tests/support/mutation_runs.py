@@ -38,8 +38,8 @@ class Baseline:
 
     Attributes:
         seconds: of each test that passed, without the fixtures that it shares with others.
-        calls: the functions of the package that each test calls, or its fixtures, as "file:first line"; and the
-            constants that it names.
+        calls: the functions of the package that each test calls, or its fixtures, as "file:first line"; and
+            what it names, see `named`.
         uses: the shared fixtures of each test.
         fixtures: the seconds of each shared fixture.
         at_import: the functions that import and collection call.
@@ -157,7 +157,7 @@ class Watch:
             if item.nodeid in self.found.seconds:
                 shared = [name for name in shared_fixtures(item) if name in self.of_fixtures]
                 calls = self.called.union(*(self.of_fixtures[name] for name in shared))
-                self.found.calls[item.nodeid] = sorted(calls | constants(item))
+                self.found.calls[item.nodeid] = sorted(calls | named(item))
                 self.found.uses[item.nodeid] = shared
                 self.found.seconds[item.nodeid] = round(processor_seconds() - begun - self.in_fixtures, 3)
 
@@ -168,16 +168,21 @@ class Watch:
             self.found.seconds.pop(report.nodeid, None)
 
 
-def constants(item: pytest.Item) -> set[str]:
-    """Returns the constants of the package that a test names, as "file:name": it counts as a call of the file."""
+def named(item: pytest.Item) -> set[str]:
+    """Returns what a test names without calling it, as "file:name", which counts as a call of the file.
+
+    These are constants of the package in its code, and functions and classes among its parameters.
+    """
     code = getattr(getattr(item, "function", None), "__code__", None)
     names = {name for name in (code.co_names if code else ()) if name.isupper()}
-    return {
-        f"{module.replace('.', '/')}.py:{name}"
+    found = {
+        (module, name)
         for module, loaded in list(sys.modules.items())
-        if module.partition(".")[0] == "fdjpeg"
-        for name in names & set(vars(loaded))
+        for name in (names & set(vars(loaded)) if module.partition(".")[0] == "fdjpeg" else ())
     }
+    given = getattr(getattr(item, "callspec", None), "params", {}).values()
+    found |= {(value.__module__, value.__qualname__) for value in given if isinstance(value, (type, FunctionType))}
+    return {f"{module.replace('.', '/')}.py:{name}" for module, name in found if module.partition(".")[0] == "fdjpeg"}
 
 
 def _name(fixturedef: Any) -> str:
