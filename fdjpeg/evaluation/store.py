@@ -76,5 +76,5 @@ class Store:
             return
         line = f"{key}\t{json.dumps([cell.to_json() for cell in cells])}\n"
         # The file is buffered: all of it is written, or an error raised.
-        with writing("out", self.file, "folder"), self.file.open("ab") as lines:
+        with writing("out", self.file.parent.parent, "folder"), self.file.open("ab") as lines:
             lines.write(line.encode())
