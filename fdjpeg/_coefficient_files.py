@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from pathlib import Path
 from types import ModuleType
@@ -27,6 +28,15 @@ Target: TypeAlias = str | os.PathLike[str] | IO[bytes]
 
 #: libjpeg's largest height and width (JPEG_MAX_DIMENSION).
 LARGEST_SIDE = 65500
+
+#: A marker: fill bytes and a code that is neither a stuffed zero nor a restart (T.81, B.1.1.2).
+_MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")
+#: The codes of markers without a segment (SOI and TEM), of the file's end, and of comments and application data.
+_ALONE = (0xD8, 0x01)
+_END = 0xD9
+_APPLICATIONS = (*range(0xE0, 0xF0), 0xFE)
+#: How application data about colour begins.
+_COLORS = (b"JFIF", b"Adobe")
 
 
 class Contents(NamedTuple):
@@ -86,8 +96,8 @@ def read(source: Source) -> Contents:
     Raises:
         ImportError: jpeglib is not installed.
         TypeError: ``source`` is not a path, bytes, a binary file or an opened image.
-        ValueError: as `QuantTables.from_image`; the file is cut off or damaged; or its sampling factors are not in
-            `SAMPLING_FACTORS`.
+        ValueError: as `QuantTables.from_image`; the file is cut off or damaged; its sampling factors are not in
+            `SAMPLING_FACTORS`; or it has more than twice ``PIL.Image.MAX_IMAGE_PIXELS`` pixels.
         OSError: ``source`` cannot be read.
     """
     jpeglib = _library()
@@ -96,10 +106,11 @@ def read(source: Source) -> Contents:
     tables = QuantTables.from_image(image)
     subsampling = _subsampling([(horizontal, vertical) for _, horizontal, vertical, _ in image.layer])
     width, height = image.size
+    _check_size(width, height)
     _check_whole(image)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "image.jpg")
-        file.write_bytes(content)
+        file.write_bytes(_without_applications(content))
         try:
             jpeg = jpeglib.read_dct(str(file))
         except OSError as error:
@@ -107,6 +118,38 @@ def read(source: Source) -> Contents:
         arrays = [jpeg.Y, jpeg.Cb, jpeg.Cr][: len(image.layer)]
     # A copy, because jpeglib owns the memory of its arrays.
     return Contents([torch.tensor(array) for array in arrays], tables, (height, width), subsampling)
+
+
+def _check_size(width: int, height: int) -> None:
+    """Raises where ``PIL.Image.open`` would: a header of few bytes may claim an image that fills the memory."""
+    from PIL import Image
+
+    if Image.MAX_IMAGE_PIXELS is not None and width * height > 2 * Image.MAX_IMAGE_PIXELS:
+        raise ValueError(
+            f"file must have at most {2 * Image.MAX_IMAGE_PIXELS} pixels (twice PIL.Image.MAX_IMAGE_PIXELS), "
+            f"got one of {height} × {width}"
+        )
+
+
+def _without_applications(content: bytes) -> bytes:
+    """Returns a JPEG file without comments and application data (T.81, B.2.4.5 and B.2.4.6).
+
+    No coefficient depends on them, but jpeglib takes at most 50 of them, and believes a length below 2. JFIF's and
+    Adobe's stay, because they tell what the components are.
+    """
+    kept, at = [content[:2]], 2
+    while found := _MARKER.search(content, at):
+        kept.append(content[at : found.start()])
+        code, start, end = found[1][0], found.start(), found.end()
+        if code == _END:
+            break
+        if code not in _ALONE:
+            end += max(2, int.from_bytes(content[end : end + 2], "big"))
+        segment = content[start:end]
+        dropped = code in _APPLICATIONS and not content.startswith(_COLORS, found.end() + 2)
+        kept.append(b"" if dropped else segment)
+        at = end
+    return b"".join([*kept, content[found.start() if found else at :]])
 
 
 def _check_whole(image: PIL.JpegImagePlugin.JpegImageFile) -> None:

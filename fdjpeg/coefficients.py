@@ -162,8 +162,9 @@ class Coefficients:
         Raises:
             ImportError: jpeglib is not installed.
             TypeError: a file is of another type.
-            ValueError: the list is empty; a file is not a grey or YCbCr JPEG file of 8-bit samples, is cut off, or has
-                sampling factors other than the five; or files differ in size, in subsampling or in being grey.
+            ValueError: the list is empty; a file is not a grey or YCbCr JPEG file of 8-bit samples, is cut off, has
+                sampling factors other than the five, or more than twice ``PIL.Image.MAX_IMAGE_PIXELS`` pixels; or files
+                differ in size, in subsampling or in being grey.
             OSError: a file cannot be read.
 
         Example::

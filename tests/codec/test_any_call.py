@@ -91,4 +91,5 @@ def test_shapes_alone_give_the_same_shape(call: tuple[Tensor, dict[str, Any]]) -
         fake = fdjpeg.jpeg(mode.from_tensor(image), **arguments)
     for shaped in (fake, fdjpeg.jpeg(image.to("meta"), **arguments)):
         assert (shaped.shape, shaped.dtype) == (found.shape, found.dtype)
-        assert shaped.stride() == found.stride() or found.numel() == 0  # no sample, no stride
+        # One sample or none has no stride: torch.empty_like gives it another on "meta" than on a CPU.
+        assert shaped.stride() == found.stride() or found.numel() <= 1

@@ -103,6 +103,49 @@ def test_an_image_whose_file_is_gone_is_named() -> None:
     assert QuantTables.from_image(image) is not None  # the header was kept
 
 
+@pytest.mark.parametrize("limit", [16 * 24 // 2, None], ids=["at the limit", "without a limit"])
+def test_an_image_as_large_as_pillow_takes_is_read(limit: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+    assert Coefficients.load(jpeg_bytes(photograph_like(size=(24, 16)))).size == (16, 24)
+
+
+def test_a_header_that_claims_a_huge_image_is_refused_before_memory_is_taken() -> None:
+    content = bytearray(jpeg_bytes())
+    start = content.index(b"\xff\xc0") + 5
+    content[start : start + 4] = b"\xff\xdc\xff\xdc"
+    with pytest.raises(
+        ValueError, match=r"file must have at most 178956970 pixels \(twice .*\), got one of 65500 × 65500"
+    ):
+        Coefficients.load(content)
+
+
+@pytest.mark.parametrize(
+    "marker", [b"\xff\xe3\x00\x01", b"\xff\xfe\x00\x02", b"\xff\xff\xe1\x00\x05abc"], ids=["1", "2", "5"]
+)
+@pytest.mark.parametrize("count", [1, 120])
+def test_comments_of_any_number_and_length_change_no_coefficient(marker: bytes, count: int) -> None:
+    """jpeglib takes 50 markers; a photograph with a depth map in its metadata has more."""
+    for progressive in (False, True):
+        content = jpeg_bytes(quality=40, progressive=progressive, subsampling="4:2:0")
+        first = content.index(b"\xff\xda")
+        scan = content.index(b"\xff\xc4", first) if progressive else first
+        more = content[:2] + marker * count + content[2:scan] + marker * count + content[scan:]
+        found, expected = Coefficients.load(more), Coefficients.load(content)
+        assert all(torch.equal(one, other) for one, other in zip(found.components, expected.components, strict=True))
+    without = content[:2] + marker + content[20:]  # none but this one
+    assert torch.equal(Coefficients.load(without).y, expected.y)
+
+
+@pytest.mark.parametrize("ids", [b"\x01\x02\x03", b"RGB"])
+def test_colours_are_those_that_jfif_and_adobe_tell(ids: bytes) -> None:
+    content = bytearray(jpeg_bytes(quality=40))
+    expected = Coefficients.load(content)
+    frame, scan = content.index(b"\xff\xc0") + 10, content.index(b"\xff\xda") + 5
+    for number, letter in enumerate(ids):
+        content[frame + 3 * number], content[scan + 2 * number] = letter, letter
+    assert torch.equal(Coefficients.load(content).cb, expected.cb)
+
+
 def test_tables_are_saved_to_text_and_binary_files(tmp_path: Path) -> None:
     tables = QuantTables.standard(30)
     text, binary = io.StringIO(), io.BytesIO()
