@@ -186,9 +186,8 @@ FDJPEG_INLINE void gradients_of_pixels(
     if constexpr (channels == 1) {
       std::memcpy(result[0], luma, sizeof(R) * static_cast<size_t>(g.width));
     } else {
-      const int64_t copies = copies_down(g, y);
-      if (y % g.vertical == 0 || copies > 1) {
-        const R weight = R(copies) / R(g.horizontal * g.vertical);
+      if (y % g.vertical == 0) {
+        const R weight = R(copies_down(g, y)) / R(g.horizontal * g.vertical);
         const int64_t first = (y / g.vertical - mcu_row * kBlock) * chroma_width;
         const R *cb = gradients.samples[1] + first, *cr = gradients.samples[2] + first;
         chroma_in_rgb(cb, cr, weight, chroma_width, coarse_parts[0], coarse_parts[1], coarse_parts[2]);

@@ -123,15 +123,16 @@ FDJPEG_INLINE V splat(double x) {
 //   multiply_high_unsigned                        the upper 16 bits of each product
 //   multiply_rounded                              (a b + 2^14) >> 15
 //   magnitude, with_sign_of                       |x|; x where `sign` is positive, -x where negative (0 may be either)
-//   pack_bytes, pack_bytes_saturating             a byte of each 16-bit lane, which lies in 0 … 255 or is forced to
+//   pack_bytes_saturating                         a byte of each 16-bit lane, forced into 0 … 255
 //   pack_rows, pack_rows_signed                   the same of two registers, to a row of each in each 128 bits; forced
 //                                                 into 0 … 255, or into -128 … 127
 //   even_in_turns, odd_in_turns                   the lanes of two registers at even, or odd places, in turns
 //   adjacent_sums                                 of each two neighbours in two registers
 //   load_bytes                                    as many bytes, as 16-bit lanes
 //   repeat                                        a row of eight for each of the blocks
-//   narrow_saturating, widen                      two registers of 32-bit lanes up to 65535 to 16-bit ones, negative
-//                                                 ones as 0, and back
+//   narrow_saturating                             two registers of 32-bit lanes up to 65535 to 16-bit ones, negative
+//                                                 ones as 0
+//   widen                                         16-bit lanes to two registers of 32-bit ones; not for AVX-512
 //   rounded                                       to the nearest integer, half to even; some negative number for NaN
 //   smaller_or_second                             the smaller of both; the second where one is NaN
 
@@ -212,10 +213,6 @@ FDJPEG_INLINE Shorts load_bytes(const uint8_t* source) {
   return reinterpret_cast<Shorts>(_mm512_cvtepu8_epi16(load<__m256i>(source)));
 }
 
-FDJPEG_INLINE Bytes pack_bytes(Shorts x) {
-  return reinterpret_cast<Bytes>(_mm512_cvtepi16_epi8(FDJPEG_X86_INT(x)));
-}
-
 FDJPEG_INLINE Bytes pack_bytes_saturating(Shorts x) {
   return reinterpret_cast<Bytes>(_mm512_cvtusepi16_epi8(_mm512_max_epi16(FDJPEG_X86_INT(x), _mm512_setzero_si512())));
 }
@@ -223,13 +220,6 @@ FDJPEG_INLINE Bytes pack_bytes_saturating(Shorts x) {
 FDJPEG_INLINE Shorts narrow_saturating(Ints low, Ints high) {
   const __m512i in_turns = _mm512_packus_epi32(FDJPEG_X86_INT(low), FDJPEG_X86_INT(high));
   return reinterpret_cast<Shorts>(_mm512_permutexvar_epi64(_mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7), in_turns));
-}
-
-FDJPEG_INLINE WideSums widen(Shorts x) {
-  const __m512i v = FDJPEG_X86_INT(x);
-  return {
-      reinterpret_cast<Ints>(_mm512_cvtepi16_epi32(_mm512_castsi512_si256(v))),
-      reinterpret_cast<Ints>(_mm512_cvtepi16_epi32(_mm512_extracti64x4_epi64(v, 1)))};
 }
 
 FDJPEG_INLINE Shorts repeat(EightShorts x) {
@@ -263,10 +253,6 @@ FDJPEG_INLINE Shorts load_bytes(const uint8_t* source) {
 FDJPEG_INLINE Bytes pack_bytes_saturating(Shorts x) {
   const __m256i v = FDJPEG_X86_INT(x);
   return reinterpret_cast<Bytes>(_mm_packus_epi16(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1)));
-}
-
-FDJPEG_INLINE Bytes pack_bytes(Shorts x) {
-  return pack_bytes_saturating(x);
 }
 
 FDJPEG_INLINE Shorts narrow_saturating(Ints low, Ints high) {
@@ -342,12 +328,8 @@ FDJPEG_INLINE Shorts magnitude(Shorts x) {
   return with_sign_of(x, x);
 }
 
-FDJPEG_INLINE Bytes pack_bytes(Shorts x) {
-  return __builtin_convertvector(x, Bytes);
-}
-
 FDJPEG_INLINE Bytes pack_bytes_saturating(Shorts x) {
-  return pack_bytes(clamp(x, 0, kMaxSample));
+  return __builtin_convertvector(clamp(x, 0, kMaxSample), Bytes);
 }
 
 FDJPEG_INLINE Shorts narrow_saturating(Ints low, Ints high) {
@@ -657,10 +639,6 @@ FDJPEG_INLINE void transpose(V x[8]) {
     x[i] = FDJPEG_SHUFFLE(b[i], b[i + 4], 0, 1, 2, 3, 8, 9, 10, 11);
     x[i + 4] = FDJPEG_SHUFFLE(b[i], b[i + 4], 4, 5, 6, 7, 12, 13, 14, 15);
   }
-}
-
-FDJPEG_INLINE void store_bytes(uint8_t* target, Shorts x) {
-  store(target, pack_bytes(x));
 }
 
 }  // namespace fdjpeg

@@ -181,7 +181,8 @@ FDJPEG_INLINE void stand_in_at_edges(const FineLine<R>& fine, int64_t width) {
   fine.even[width] = fine.odd[width - 1];
 }
 
-// The adjoint of upsampling along a row: `fine` (written beyond its ends) onto `coarse`.
+// The adjoint of upsampling along a row: `fine` (written beyond its ends, and 0 from the image's width up to the whole
+// samples of chroma) onto `coarse`.
 template <class R>
 FDJPEG_INLINE void gather_across(const Geometry& g, const FineLine<R>& fine, R* __restrict coarse) {
   const int64_t width = g.chroma_width;
@@ -195,7 +196,6 @@ FDJPEG_INLINE void gather_across(const Geometry& g, const FineLine<R>& fine, R* 
   } else if (g.horizontal == 2) {
     for (int64_t i = 0; i < width; ++i) coarse[i] = even[i] + odd[i];
   } else {
-    for (int64_t x = g.width; x < 4 * width; ++x) even[x] = 0;  // cropped
     for (int64_t i = 0; i < width; ++i) coarse[i] = even[4 * i] + even[4 * i + 1] + even[4 * i + 2] + even[4 * i + 3];
   }
 }
@@ -228,7 +228,7 @@ FDJPEG_INLINE void gather_across(const Geometry& g, R* __restrict fine, R* __res
 template <class R>
 FDJPEG_INLINE void add_to_chroma_rows(
     const Geometry& g, int64_t mcu_row, int64_t y, const R* coarse, int64_t stride, R* target) {
-  const int64_t begin = mcu_row * kBlock, end = least(begin + kBlock, g.chroma_height);
+  const int64_t begin = mcu_row * kBlock, end = begin + kBlock;
   const auto add_to = [&](int64_t row, R weight) {
     if (row >= begin && row < end) add_scaled(coarse, weight, g.chroma_width, target + (row - begin) * stride);
   };
@@ -242,7 +242,7 @@ FDJPEG_INLINE void add_to_chroma_rows(
 template <class R>
 FDJPEG_INLINE void gather_to_chroma_rows(
     const Geometry& g, int64_t mcu_row, int64_t y, const FineLine<R>& fine, R* coarse, int64_t stride, R* target) {
-  const int64_t width = g.chroma_width, begin = mcu_row * kBlock, end = least(begin + kBlock, g.chroma_height);
+  const int64_t width = g.chroma_width, begin = mcu_row * kBlock, end = begin + kBlock;
   const ChromaRows rows = chroma_rows(g, y);
   const auto is_inside = [&](int64_t row) { return row >= begin && row < end; };
   if (!g.triangle_across() || !is_inside(rows.near) || !is_inside(rows.far) || rows.near == rows.far) {
