@@ -72,6 +72,11 @@ def test_literals_annotations_and_messages_are_left_alone() -> None:
         assert "a must be {b + 1}" in changed or "pass" in changed
 
 
+@pytest.mark.parametrize("code", ["min(a, b)", "torch.maximum(a, b)", "zip(a, strict=True)"])
+def test_changes_without_effect_are_not_planted(code: str) -> None:
+    assert [mutant.kind for mutant in mutants(code.encode())] == ["statement dropped"]
+
+
 def test_a_mutant_knows_its_function_and_its_lines() -> None:
     source = SOURCE.encode()
     places = {(mutant.line, mutant.function) for mutant in mutants(source)}

@@ -1,6 +1,7 @@
 """Mutants of a Python module: the same source with one small change of behaviour, found on its syntax tree.
 
-String literals, annotations and the text of messages are left alone: a change there is not a fault of behaviour.
+String literals, annotations and the text of messages are left alone: a change there is not a fault of behaviour. So are
+the order of arguments in symmetric functions (`min(a, b)`) and `strict` of `zip`, which only asserts equal lengths.
 """
 
 from __future__ import annotations
@@ -37,6 +38,10 @@ ARITHMETIC: dict[type[ast.operator], str] = {
     ast.LShift: ">>",
     ast.RShift: "<<",
 }
+
+
+#: Functions whose first two arguments may be swapped.
+SYMMETRIC = ("equal", "max", "maximum", "min", "minimum")
 
 
 @dataclass(frozen=True)
@@ -252,14 +257,17 @@ class _Finder(ast.NodeVisitor):
 
     def visit_Call(self, node: ast.Call) -> None:
         plain = [argument for argument in node.args if not isinstance(argument, ast.Starred)]
-        trivial = isinstance(node.func, ast.Name) and node.func.id in ("isinstance", "issubclass", "hasattr", "getattr")
+        name = node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")
+        trivial = name in ("isinstance", "issubclass", "hasattr", "getattr", *SYMMETRIC)
         if len(plain) > 1 and not trivial and not (_is_text(plain[0]) and _is_text(plain[1])):
             (start, end), (next_start, next_end) = self.span(plain[0]), self.span(plain[1])
             swapped = self.code(plain[1]) + self.source[end:next_start].decode() + self.code(plain[0])
             self.add(start, next_end, swapped, "arguments swapped")
-        for keyword in node.keywords:
+        keywords = [] if name == "zip" else node.keywords
+        for keyword in keywords:
             self._drop(node, keyword)
-        self.generic_visit(node)
+        for part in (node.func, *node.args, *keywords):
+            self.visit(part)
 
     def _drop(self, call: ast.Call, keyword: ast.keyword) -> None:
         """Leaves out a keyword argument, so that its default is taken."""
