@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from fdjpeg._arguments import HALF_A_BYTE
+from fdjpeg._calls import checked_logits, logits_of
 from fdjpeg._checks import check_list, check_module, check_tensor
 from fdjpeg._lattice import SLACK
 from fdjpeg._numbers import is_finite, is_real, plain
 from fdjpeg._packages import EXTRA, MissingPackage
 
-from .calls import checked_logits, logits_of
 from .losses import margin
 
 #: "l0" counts the samples that changed; only the attacks that look for few changes are in it.
@@ -278,7 +278,7 @@ class Exposed(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """The deployed classifier's logits ``(N, classes)``."""
         branches = zip(self.layers, self.classifiers, strict=True)
-        return self.verdict([classifier(layer(images)) for layer, classifier in branches])
+        return self.verdict([logits_of(classifier, layer(images)) for layer, classifier in branches])
 
 
 def _only(logits: Sequence[Tensor]) -> Tensor:

@@ -1,4 +1,4 @@
-"""Calls of other people's modules: checked outputs, and errors that name the party at fault."""
+"""Models without a derivative: which they are, and a gradient of zero in its place."""
 
 from __future__ import annotations
 
@@ -7,80 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Returns whether torch raised ``error`` because a device (or the machine) has no memory left."""
-    words = ("can't allocate memory", "out of memory")  # of errors that have lost their type on their way
-    return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)
-
-
-def call(module: nn.Module, images: Tensor, party: str) -> Any:
-    """Returns a module's output for images. The module gets a copy, so that nothing of the caller's can change.
-
-    Args:
-        module: somebody else's.
-        images: ``(N, C, H, W)``, floats in [0, 1].
-        party: the module's name in errors, such as "model".
-
-    Raises:
-        ValueError: the module raised an error, or changed its input in place; the message names ``party``.
-        torch.OutOfMemoryError: as torch raised it, so that a smaller batch can be tried.
-    """
-    given = images.clone()
-    version = given._version
-    out = _called(module, given, party)
-    if given._version != version:
-        raise ValueError(
-            f"{party} must leave its input as it is, got one that changes it in place: "
-            "write (x - mean) / std instead of x.sub_(mean).div_(std), and no inplace=True in the first layer"
-        )
-    return out
-
-
-def _called(module: nn.Module, images: Tensor, party: str) -> Any:
-    try:
-        return module(images)
-    except Exception as error:
-        if is_out_of_memory(error):
-            raise
-        reason = (str(error).strip().splitlines() or ["no message"])[0]
-        raise ValueError(
-            f"{party} must take {str(images.dtype).removeprefix('torch.')} images of shape {tuple(images.shape)} in "
-            f"[0, 1], got {type(error).__name__} from it: {reason}"
-        ) from error
-
-
-def logits_of(module: nn.Module, images: Tensor, party: str = "model", *, again: bool = False) -> Tensor:
-    """Returns a classifier's logits ``(N, classes)`` for images; float16 and bfloat16 become float32.
-
-    Args:
-        module, images, party: as for `call`.
-        again: whether an earlier call has shown that the module leaves its input as it is; it gets no copy then.
-
-    Raises:
-        ValueError, torch.OutOfMemoryError: as `call` does.
-        ValueError: the output is not a tensor of floats, has another shape, or fewer than two classes.
-    """
-    out = _called(module, images, party) if again else call(module, images, party)
-    return checked_logits(out, len(images), party)
-
-
-def checked_logits(out: Any, images: int, party: str = "model") -> Tensor:
-    """Returns the output of a classifier for a number of images as logits; float16 and bfloat16 become float32.
-
-    Raises:
-        ValueError: the output is not a tensor of floats, has another shape, or fewer than two classes.
-    """
-    wanted = f"{party} must return logits ({images}, classes)"
-    if not isinstance(out, Tensor):
-        raise ValueError(f"{wanted} as one tensor, got {type(out).__name__}: return the tensor of logits in it")
-    if not out.is_floating_point():
-        raise ValueError(f"{wanted} as floats, got {out.dtype}")
-    if out.ndim != 2 or len(out) != images:
-        raise ValueError(f"{wanted}, got shape {tuple(out.shape)}")
-    if out.shape[1] < 2:
-        raise ValueError(f"{wanted} of at least two classes, got {out.shape[1]}: a lone class can never be wrong")
-    return out.float() if out.dtype in (torch.float16, torch.bfloat16) else out
+from fdjpeg._calls import is_out_of_memory
 
 
 def has_derivative(module: nn.Module, images: Tensor) -> bool:

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from fdjpeg._calls import logits_of
+
 from .base import Attack, Counted, Exposed, Found, Norm, draw
 from .byte_grid import on_byte_grid
 from .choice import Draws, best_of_each_unit, searched
@@ -256,7 +258,7 @@ class _View:
             for passes, classifier in zip(branches, self.exposed.classifiers, strict=True):
                 images, outputs = _decoded(passes, points, differentiate)
                 seen += outputs
-                logits.append(classifier(images).float())
+                logits.append(logits_of(classifier, images).float())
             climbed = logits[0]
             if len(logits) > 1:
                 climbed = torch.stack([part.log_softmax(dim=1) for part in logits]).mean(dim=0)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fdjpeg._calls import PartyError, about, call
 from fdjpeg._checks import check_module, check_tensor, check_text
 from fdjpeg._fingerprint import digest
 
@@ -65,7 +66,8 @@ class Transfer(Attack):
     ) -> Found:
         """See ``Attack.run``."""
         attack = replace(self.attack, until_fooled=False) if isinstance(self.attack, PGD) else self.attack
-        return Found(attack.run(self.surrogate, x, y, eps, indices=indices).x_adv)
+        with about("surrogate"):
+            return Found(attack.run(self.surrogate, x, y, eps, indices=indices).x_adv)
 
 
 def first_pass(layer: nn.Module, images: Tensor) -> Tensor:
@@ -82,6 +84,9 @@ def first_pass(layer: nn.Module, images: Tensor) -> Tensor:
     Returns:
         ``(N, C, H, W)``, in [0, 1], detached.
 
+    Raises:
+        ValueError: the layer raised an error, changed the images in place, or returned something else.
+
     Example::
 
         layer = fdjpeg.JPEG(50)
@@ -92,7 +97,10 @@ def first_pass(layer: nn.Module, images: Tensor) -> Tensor:
         raise TypeError(f"layer must be a torch.nn.Module, got {type(layer).__name__}")
     check_tensor("images", images)
     with torch.no_grad():
-        placed: Tensor = layer(images)
+        placed = call(layer, images, "layer")
+    if not isinstance(placed, Tensor) or placed.shape != images.shape:
+        came = f"shape {tuple(placed.shape)}" if isinstance(placed, Tensor) else type(placed).__name__
+        raise PartyError("layer", f"must return images of the shape {tuple(images.shape)} that it gets, got {came}")
     return placed.detach().clamp(0, 1)
 
 
@@ -106,6 +114,9 @@ def zero_gradients(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     Args:
         model, x, y: as for ``Attack.run``.
 
+    Raises:
+        ValueError, TypeError: as ``Attack.run`` does.
+
     Example::
 
         masked = torch.nn.Sequential(fdjpeg.JPEG(75, gradient="zero"), network)
@@ -115,7 +126,7 @@ def zero_gradients(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     check_input(x, y, 0)
     with frozen(model), torch.enable_grad():
         points = x.detach().requires_grad_()
-        rising = margin(model(points), y).sum()
+        rising = margin(Counted(model, y)(points), y).sum()
         if not rising.requires_grad:
             return torch.ones(len(x), device=x.device)
         (gradient,) = torch.autograd.grad(rising, points, materialize_grads=True)

@@ -18,8 +18,9 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor, nn
 
+from fdjpeg._calls import logits_of
 from fdjpeg._checks import check_module, check_whole
-from fdjpeg.attacks.base import Exposed, check_input, frozen
+from fdjpeg.attacks.base import Counted, Exposed, check_input, frozen
 from fdjpeg.attacks.codec import codecs_of, is_random
 from fdjpeg.attacks.losses import margin
 from fdjpeg.attacks.reachable import Box
@@ -138,7 +139,7 @@ def certify(
 
     Raises:
         ValueError, TypeError: arguments of another shape, type or range; a defence without a layer whose coefficients
-            can be bounded.
+            can be bounded; or a network that fails, changes its input or returns no logits of these classes.
 
     Example:
         >>> defended = parse_defense("feature-distillation:uniform(30),passes=2,entry=after")
@@ -175,7 +176,8 @@ class _Certifying:
 
     def run(self) -> Certificate:
         """Certifies each image."""
-        right = self._judge(lambda rows: self.exposed(self.x[rows]), torch.arange(len(self.x)))
+        judged = Counted(self.exposed, self.y)
+        right = self._judge(lambda rows: judged(self.x[rows]), torch.arange(len(self.x)))
         changeable = torch.stack([reach.changeable for reach in self.reaches]).sum(dim=0)
         statuses: list[Status] = []
         outcomes, unresolved = torch.zeros(len(self.x), dtype=torch.int64), torch.zeros(len(self.x), dtype=torch.int64)
@@ -220,7 +222,7 @@ class _Certifying:
         for codec in rest:
             images = codec.only(rows)(images)
         (classifier,) = self.exposed.classifiers
-        return self.exposed.verdict([classifier(images)])
+        return self.exposed.verdict([logits_of(classifier, images)])
 
     def _judge(self, logits_of: Callable[[Tensor], Tensor], numbers: Tensor, image: int | None = None) -> Tensor:
         """Whether images or outcomes, by their numbers, are classified correctly, ``(n,)`` bool."""

@@ -15,9 +15,9 @@ import typer
 from torch import Tensor, nn
 
 from fdjpeg import sources
+from fdjpeg._calls import logits_of
 from fdjpeg._geometry import PILLOW_SUBSAMPLINGS
 from fdjpeg._whole_files import whole_file, writing
-from fdjpeg.attacks.calls import logits_of
 from fdjpeg.functional import encode
 from fdjpeg.learning.metrics import ms_ssim_scales
 from fdjpeg.learning.rate_distortion import Measured, Ratio, bits_ratio, measure

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from fdjpeg import surrogates
+from fdjpeg._calls import call
 from fdjpeg._checks import check_callable, check_list, check_module, check_tensor, check_text, check_whole
 from fdjpeg._fingerprint import digest
 from fdjpeg.attacks.base import Exposed, seeded
-from fdjpeg.attacks.calls import call
 from fdjpeg.attacks.codec import has_coefficients
 from fdjpeg.sources import External
 from fdjpeg.sources.networks import evaluating

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 import fdjpeg
 from fdjpeg import QuantTables
+from fdjpeg._calls import logits_of
 from fdjpeg._numbers import is_finite
 from fdjpeg.attacks.base import Exposed
 from fdjpeg.sources.images import sample
@@ -144,7 +145,7 @@ class Vote(Branches):
 
     def forward(self, images: Tensor) -> Tensor:
         """Returns ``(N, classes)``: votes, plus the members' mean softmax, which never outweighs a vote."""
-        return vote([branch(images) for branch in self.branches])
+        return vote([logits_of(branch, images) for branch in self.branches])
 
 
 class MeanLogProbability(Branches):
@@ -152,7 +153,7 @@ class MeanLogProbability(Branches):
 
     def forward(self, images: Tensor) -> Tensor:
         """Returns the mean, ``(N, classes)``."""
-        return torch.stack([branch(images).log_softmax(dim=1) for branch in self.branches]).mean(dim=0)
+        return torch.stack([logits_of(branch, images).log_softmax(dim=1) for branch in self.branches]).mean(dim=0)
 
 
 # --- the table -------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from fdjpeg._calls import call, logits_of
 from fdjpeg._checks import check_list, check_module, check_positive, check_tensor, check_whole
 from fdjpeg._numbers import is_real
 from fdjpeg._packages import required
@@ -153,17 +154,18 @@ class FeatureSqueezing(nn.Module):
 
     def score(self, images: Tensor) -> Tensor:
         """Returns the score of each image, ``(N,)``, in 0…2."""
-        return self._score(images, self.network(images))
+        return self._score(images, logits_of(self.network, images))
 
     def _score(self, images: Tensor, logits: Tensor) -> Tensor:
         plain = logits.softmax(dim=1)
-        squeezed = [self.network(_identity_behind(part, images)).softmax(dim=1) for part in self.filters]
+        squeezed = [logits_of(self.network, _identity_behind(part, images)).softmax(dim=1) for part in self.filters]
         return torch.stack([(plain - other).abs().sum(dim=1) for other in squeezed]).amax(dim=0)
 
     def forward(self, images: Tensor) -> Tensor:
         """Returns logits ``(N, classes + 1)``; the last class means "refused"."""
-        logits: Tensor = self.network(images)
-        excess = (self.SLOPE * (self._score(images, logits) - self.threshold)).nan_to_num(neginf=-1e4)
+        logits = logits_of(self.network, images)
+        # A NaN stays one: where the network has no answer behind a filter, the verdict is undefined, never right.
+        excess = (self.SLOPE * (self._score(images, logits) - self.threshold)).clamp(min=-1e4)
         return torch.cat([logits, (logits.amax(dim=1) + excess)[:, None]], dim=1)
 
     def calibrated(self, clean: Tensor, false_alarms: float = 0.05, at_once: int = 250) -> FeatureSqueezing:
@@ -175,7 +177,7 @@ class FeatureSqueezing(nn.Module):
             at_once: images that go through the network at once.
 
         Raises:
-            ValueError: no image, or a share out of its range.
+            ValueError: no image, one whose score is NaN, or a share out of its range.
         """
         check_tensor("clean", clean, "(N, C, H, W)")
         check_whole("at_once", at_once, 1)
@@ -187,6 +189,8 @@ class FeatureSqueezing(nn.Module):
             raise ValueError(f"false_alarms must be at least 0 and less than 1, got {false_alarms}")
         with torch.no_grad():
             scores = torch.cat([self.score(part) for part in clean.split(at_once)]).sort().values
+        if bool(scores.isnan().any()):
+            raise ValueError("clean must be images whose logits are numbers behind every filter, got NaN")
         kept = len(scores) - int(false_alarms * len(scores))
         return FeatureSqueezing(self.network, list(self.filters), float(scores[kept - 1]))
 
@@ -194,5 +198,5 @@ class FeatureSqueezing(nn.Module):
 def _identity_behind(module: nn.Module, images: Tensor) -> Tensor:
     """Returns a filter's output with the derivative of the identity."""
     with torch.no_grad():
-        out: Tensor = module(images)
+        out: Tensor = call(module, images, "filters")
     return straight_through(images, out)

@@ -19,9 +19,10 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
+from fdjpeg._calls import about, call, logits_of
 from fdjpeg.attacks import Attack, AttackResult, correct, distances, format_eps, margin
 from fdjpeg.attacks.base import image_seed, seeded
-from fdjpeg.attacks.calls import Flat, call, has_derivative, logits_of
+from fdjpeg.attacks.calls import Flat, has_derivative
 from fdjpeg.defenses import UNDEFENDED, Defended
 from fdjpeg.sources import ImageSet, Network
 from fdjpeg.sources.image_set import to_bytes
@@ -349,7 +350,8 @@ class Evaluation:
         """Attacks the defended network through one of its gradients."""
         model, judge = self._attacked(defense, gradient)
         attack = self.averaged(attack) if self.random[defense.name] else attack
-        return self.craft(attack, model, judge, batch, self.entered(defense, batch), eps, chosen)
+        with about(_party(defense)):
+            return self.craft(attack, model, judge, batch, self.entered(defense, batch), eps, chosen)
 
     def _attacked(self, defense: Defended, gradient: str | None) -> tuple[nn.Module, nn.Module | None]:
         """Returns the network that an attack sees, and its judge where that is another one."""

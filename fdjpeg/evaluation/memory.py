@@ -9,7 +9,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from fdjpeg.attacks.calls import is_out_of_memory
+from fdjpeg._calls import is_out_of_memory
 
 Result = TypeVar("Result")
 

@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from fdjpeg._calls import logits_of
 from fdjpeg._checks import check_callable, check_path
 from fdjpeg._fingerprint import described
 from fdjpeg.attacks import format_eps
-from fdjpeg.attacks.calls import logits_of
 from fdjpeg.defenses import UNDEFENDED, Defended, of_module, parse_defense
 from fdjpeg.sources import External, ImageSet, Network
 from fdjpeg.sources.image_set import LATTICE_IMAGES, AnyImages, lattice_quality, to_bytes
@@ -39,7 +39,7 @@ from .report import Report
 from .results import versions
 from .settings import ImageOrigin, NetworkOrigin, RunSettings
 from .store import Store
-from .threats import GRADIENT_FREE, ON_COEFFICIENTS, threat_jobs
+from .threats import GRADIENT_FREE, ON_COEFFICIENTS, threat_jobs, transfer_party
 from .world import World
 
 if TYPE_CHECKING:
@@ -109,6 +109,9 @@ def evaluate(
         _check_network(network, images, plan.batch_size)
         layers = _defenses(plan, network.module, images.images[:1].to(network.device))
         run = Evaluation(network, images, layers, plan)
+        for other in run.others:
+            with evaluating(other.module):
+                _check_network(other, images, plan.batch_size, transfer_party(other))
         store = Store(None if out is None else Path(out), world.name, _folders(merge))
         numbers = world.mine(range(len(run.batch_indices)))
         cells, open_jobs = _run(run, store, numbers, only_finished, progress)
@@ -142,14 +145,14 @@ def _check_arguments(
     check_callable("progress", progress)
 
 
-def _check_network(network: Network, images: ImageSet, batch_size: int) -> None:
+def _check_network(network: Network, images: ImageSet, batch_size: int, party: str = "model") -> None:
     """Raises the errors of ``check_logits`` for the first images, or a ValueError if the device cannot hold one."""
     first = torch.arange(len(images))[:batch_size]
     with torch.no_grad():
         found = in_batches(
-            lambda part: logits_of(network.module, images.images[part].to(network.device)), first, batch_size
+            lambda part: logits_of(network.module, images.images[part].to(network.device), party), first, batch_size
         )
-        check_logits(torch.cat([logits for _, logits in found]), images.labels)
+        check_logits(torch.cat([logits for _, logits in found]), images.labels, party)
 
 
 def _defenses(plan: Plan, network: nn.Module, image: Tensor) -> list[Defended]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from fdjpeg._calls import about
 from fdjpeg.attacks import PGD, Attack, Boundary, Flip, HopSkipJump, Noise, Square, format_eps
 from fdjpeg.defenses import UNDEFENDED, Defended
 from fdjpeg.sources.networks import Network, evaluating
@@ -146,7 +147,7 @@ def entered_cells(run: Evaluation, attack: Attack, defense: Defended, eps: Fract
 def transfer_cells(run: Evaluation, attack: Attack, network: Network, eps: Fraction, batch: Batch) -> list[Cell]:
     """Attacks another network; judges the bare one and every defence."""
     everything = torch.ones(len(batch.x), dtype=torch.bool)
-    with evaluating(network.module):
+    with evaluating(network.module), about(transfer_party(network)):
         made = run.craft(_onwards(attack), network.module, None, batch, batch.x, eps, everything)
     met = [defense for defense in run.defenses if defense.first is None]
     return [
@@ -161,6 +162,11 @@ def transfer_cells(run: Evaluation, attack: Attack, network: Network, eps: Fract
         )
         for number, defense in enumerate(met)
     ]
+
+
+def transfer_party(network: Network) -> str:
+    """Returns the name of a network of the plan's transfer in errors."""
+    return f"transfer network {network.name}"
 
 
 def adaptive_cells(

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from fdjpeg._calls import logits_of
 from fdjpeg._checks import check_module, check_tensor, check_whole
 from fdjpeg._geometry import PILLOW_SUBSAMPLINGS
 from fdjpeg.functional import encode
@@ -111,7 +112,7 @@ def measure(
 
 
 def _correct(model: nn.Module, images: Tensor, labels: Tensor, parts: Sequence[Tensor]) -> Tensor:
-    logits = torch.cat([model(images[part]) for part in parts])
+    logits = torch.cat([logits_of(model, images[part]) for part in parts])
     return ((logits.argmax(1) == labels) & ~logits.isnan().any(1)).double()  # NaN is never right
 
 

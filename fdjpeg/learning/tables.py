@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fdjpeg._arguments import flattened, sampling_of
+from fdjpeg._calls import logits_of
 from fdjpeg._checks import check_callable, check_module, check_positive, check_tensor, check_whole
 from fdjpeg.functional import encode, jpeg
 from fdjpeg.learning import metrics
@@ -68,8 +69,8 @@ class ClassifierLoss:
         """Returns the cross-entropy of each image, in nats: ``(N,)``."""
         if labels is None:
             with torch.no_grad():
-                labels = self.model(original).softmax(1)
-        return F.cross_entropy(self.model(decoded), labels, reduction="none")
+                labels = logits_of(self.model, original).softmax(1)
+        return F.cross_entropy(logits_of(self.model, decoded), labels, reduction="none")
 
 
 # ---------------------------------------------------------------------------------------------------------------------

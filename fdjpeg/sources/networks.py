@@ -378,29 +378,30 @@ def evaluating(module: nn.Module) -> Iterator[nn.Module]:
             part.training = training
 
 
-def check_logits(logits: Tensor, labels: Tensor) -> None:
+def check_logits(logits: Tensor, labels: Tensor, party: str = "model") -> None:
     """Refuses outputs that cannot be logits of these labels.
 
     Args:
         logits: ``(N, classes)``, the network's output.
         labels: ``(N,)``, int64, of the same images; or of more images, if only the number of classes matters.
+        party: the network's name in errors.
 
     Raises:
         ValueError: for another shape, too few classes, or NaN; or for rows that are probabilities (each in [0, 1], with
             a sum of 1), on which losses saturate and attacks look weaker than they are.
     """
     if logits.ndim != 2:
-        raise ValueError(f"model must return logits (N, classes), got shape {tuple(logits.shape)}")
+        raise ValueError(f"{party} must return logits (N, classes), got shape {tuple(logits.shape)}")
     classes = logits.shape[1]
     if classes < 2:
-        raise ValueError(f"model must return logits of at least two classes, got {classes}")
+        raise ValueError(f"{party} must return logits of at least two classes, got {classes}")
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= classes:
-        raise ValueError(f"labels must be in 0…{classes - 1} for a model of {classes} classes, got {low}…{high}")
+        raise ValueError(f"labels must be in 0…{classes - 1} for a {party} of {classes} classes, got {low}…{high}")
     if bool(logits.isnan().any()):
-        raise ValueError("model must return finite logits, got NaN")
+        raise ValueError(f"{party} must return finite logits, got NaN")
     sums = logits.sum(dim=1)
     if bool((logits >= 0).all()) and torch.allclose(sums, torch.ones_like(sums), atol=1e-3):
         raise ValueError(
-            "model must return logits, got probabilities (each row adds up to 1): remove the final softmax"
+            f"{party} must return logits, got probabilities (each row adds up to 1): remove the final softmax"
         )

@@ -12,6 +12,7 @@ from support.classifiers import Tiny
 from torch import Tensor, nn
 
 import fdjpeg
+from fdjpeg._calls import checked_logits, logits_of
 from fdjpeg.attacks import (
     APGD,
     DDN,
@@ -34,7 +35,7 @@ from fdjpeg.attacks import (
     from_name,
 )
 from fdjpeg.attacks.byte_grid import to_byte_grid
-from fdjpeg.attacks.calls import Flat, checked_logits, logits_of
+from fdjpeg.attacks.calls import Flat
 from fdjpeg.attacks.codec import DrawsByImage
 
 # ---------------------------------------------------------------------------------------------------------------------

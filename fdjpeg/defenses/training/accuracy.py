@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from fdjpeg._geometry import PILLOW_SUBSAMPLINGS
 from fdjpeg._markdown import markdown_table
 from fdjpeg._packages import MissingPackage, required
+from fdjpeg.attacks import correct
 from fdjpeg.sources.image_set import pillow_codec, to_bytes, to_pillow, to_tensor
 
 from ..checkpoint import whole_file
@@ -114,7 +115,7 @@ def measure(
         for _, pixels, labels in run.mine(images, _BATCH):
             for row, quality in zip(counts, strengths, strict=True):
                 seen = by_pillow(pixels, quality, subsampling)
-                old, new = (network(seen).argmax(dim=1) == labels for network in (before, after))
+                old, new = (correct(network(seen).float(), labels) for network in (before, after))
                 row += torch.stack([old.sum(), new.sum(), (new & ~old).sum(), (old & ~new).sum()]).cpu()
     totals = run.total(counts).long().tolist()
     return [Row(quality, subsampling, len(images), *row) for quality, row in zip(strengths, totals, strict=True)]
