@@ -172,4 +172,4 @@ def _image_set(images: Tensor, labels: Tensor, source: str, place: Path, classes
             f"{len(labels)} classes"
         )
     names = tuple(f"image {index}" for index in range(len(images)))
-    return ImageSet(images.float() / 255, labels.long(), names, source, classes=classes)
+    return ImageSet(images.float().div_(255), labels.long(), names, source, classes=classes)

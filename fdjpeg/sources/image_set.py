@@ -90,7 +90,7 @@ class ImageSet:
         if isinstance(data, ImageSet):
             return data
         images, labels = tensors_of(data)
-        images = images.float() / 255 if images.dtype == torch.uint8 else images.float()
+        images = images.float().div_(255) if images.dtype == torch.uint8 else images.float()
         return cls(images.cpu(), labels.cpu(), tuple(f"image {i}" for i in range(len(images))))
 
     def head(self, count: int) -> ImageSet:

@@ -71,7 +71,7 @@ def load_images(name: str, size: int | None = None, count: int | None = None, se
     elif name and Path(name).is_dir():
         return folder(Path(name), size, count, seed)
     elif prefix or name.endswith(".npz"):
-        found = arrays(Path(path + ".npz" if prefix else name), f"{prefix}_" if prefix else "")
+        found = arrays(Path(path + ".npz" if prefix else name), f"{prefix}_" if prefix else "", count)
     elif kind in _PUBLISHED and (rest or kind == "fashion-mnist"):
         found = _published(kind, rest)
     elif kind == "torchvision" and rest:
@@ -215,10 +215,11 @@ _UNREADABLE = (
 )
 
 
-def arrays(file: Path, prefix: str = "") -> ImageSet:
+def arrays(file: Path, prefix: str = "", count: int | None = None) -> ImageSet:
     """Loads images and labels from the arrays ``{prefix}images`` and ``{prefix}labels`` of an ``.npz`` file.
 
-    If it also holds ``class_names``, an array of texts, reports name the classes.
+    If it also holds ``class_names``, an array of texts, reports name the classes. With ``count`` only so many images,
+    the first, become floats, which take four times the memory of bytes.
 
     Raises:
         ValueError: if the file cannot be read, lacks an array, or holds one that is not an image set's.
@@ -238,6 +239,8 @@ def arrays(file: Path, prefix: str = "") -> ImageSet:
         images, labels = (
             torch.from_numpy(found[key].astype(found[key].dtype.newbyteorder("="), copy=False)) for key in keys
         )
+        if images.ndim and images.shape[:1] == labels.shape[:1]:
+            images, labels = images[:count], labels[:count]
         if images.ndim == 4 and images.shape[1] not in (1, 3) and images.shape[3] in (1, 3):
             images = images.permute(0, 3, 1, 2)
         made = ImageSet.of((images, labels))
@@ -360,5 +363,5 @@ def _stack(
     sizes = {tuple(image.shape[1:]) for image in images}
     if len(sizes) > 1:
         raise ValueError(f"data must hold images of one size, or size must be given, got {len(sizes)} sizes")
-    stacked = torch.stack(images).float() / 255
+    stacked = torch.stack(images).float().div_(255)
     return ImageSet(stacked, torch.tensor(labels), tuple(names), source, terms, tuple(classes))

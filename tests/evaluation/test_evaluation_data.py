@@ -112,6 +112,22 @@ def test_arrays_are_read_by_name(tmp_path) -> None:
         sources.load_images(f"{tmp_path / 'split.npz'}:train")
     with pytest.raises(ValueError, match=r"data must be an \.npz file that can be read"):
         sources.load_images(str(tmp_path / "none.npz"))
+
+
+def test_only_the_images_that_are_counted_become_floats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of a large file as floats would take four times its memory."""
+    made: list[int] = []
+    of = ImageSet.of
+    monkeypatch.setattr(ImageSet, "of", lambda data: (made.append(len(data[0])), of(data))[1])
+    bytes_of = np.random.default_rng(SEED).integers(0, 256, (9, 8, 8, 3), np.uint8)
+    np.savez(tmp_path / "many.npz", images=bytes_of, labels=np.arange(9))
+    found = sources.load_images(str(tmp_path / "many.npz"), count=2)
+    assert made == [2]
+    assert found.labels.tolist() == [0, 1]
+    assert torch.equal(to_bytes(found.images), torch.from_numpy(bytes_of[:2]).permute(0, 3, 1, 2))
+    np.savez(tmp_path / "torn.npz", images=bytes_of, labels=np.arange(8))
+    with pytest.raises(ValueError, match="labels must be"):
+        sources.load_images(str(tmp_path / "torn.npz"), count=2)
     with pytest.raises(ValueError, match='data must be "photographs", a folder'):
         sources.load_images("cifar-10")
 
