@@ -147,7 +147,8 @@ def samples_of(components: Sequence[Tensor], geometry: Geometry, fancy: bool) ->
     upsampled = []
     for component, (plane, horizontal, vertical) in zip(components, component_planes(geometry), strict=True):
         rows, columns = _upsampling_taps(geometry, plane, horizontal, vertical, fancy, component.device)
-        component = component[:, : plane.height, : plane.width]
+        # `narrow`: indexing by whole slices is an alias, which the vectorized jacobian of forward mode cannot batch.
+        component = component.narrow(1, 0, plane.height).narrow(2, 0, plane.width)
         upsampled.append(
             _resample(_resample(component, columns, 2), rows, 1)
         )  # rows are fewer before they are repeated

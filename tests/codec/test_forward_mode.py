@@ -341,3 +341,15 @@ def test_compiled_code_gives_way_to_eager_torch() -> None:
     torch._dynamo.reset()
     with pytest.raises(RuntimeError, match="no forward-mode derivatives"):
         torch.compile(inside, backend="aot_eager", fullgraph=True)(image)
+
+
+@pytest.mark.parametrize("size", [(8, 8), (16, 16)])
+def test_a_jacobian_of_whole_blocks(size: tuple[int, int]) -> None:
+    """Nothing is cut off where an image fills its blocks, and the vectorized strategy cannot batch an alias."""
+    image = torch.rand(3, *size, dtype=torch.float64) if size == (8, 8) else torch.rand(1, *size, dtype=torch.float64)
+
+    def function(image: Tensor) -> Tensor:
+        return fdjpeg.jpeg(image, 60, arithmetic="real", gradient="sine", soft=True)[0, :2]
+
+    jacobian = torch.autograd.functional.jacobian(function, image, strategy="forward-mode", vectorize=True)
+    torch.testing.assert_close(jacobian, torch.func.jacrev(function)(image))
