@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from fdjpeg import functional, stages, surrogates
 from fdjpeg._arguments import check_arguments, flattened, map_shape
 from fdjpeg._constants import constant
+from fdjpeg._held import hold, restore, values_of
 from fdjpeg._numbers import is_whole, plain, whole_numbers
 from fdjpeg._tangents import TwoWayFunction, apply_function
 from fdjpeg._tracers import traced_layer
-from fdjpeg.surrogates import Surrogate, check_generator
+from fdjpeg.surrogates import Surrogate, check_generator, check_not_repeated
 from fdjpeg.tables import QuantTables, check_tables
 
 
@@ -66,15 +67,15 @@ class JPEG(nn.Module):
         self.soft = soft
         self.quality: float | Tensor
         if isinstance(quality, Tensor):
-            _hold(self, "quality", quality)
+            hold(self, "quality", quality, "quality")
         else:
             self.quality = plain(quality)
         for name in ("y", "cb", "cr"):
             if tables is None:
                 self.register_buffer(name, None)
             else:
-                _hold(self, name, getattr(tables, name))
-        self._given = _values_of(self)
+                hold(self, name, getattr(tables, name), f"tables.{name}")
+        self._given = values_of(self)
 
     def reset_parameters(self) -> None:
         """Gives the tensors their first values again, as after ``to_empty``.
@@ -82,7 +83,7 @@ class JPEG(nn.Module):
         Raises:
             RuntimeError: the layer was made of meta tensors, which have no values.
         """
-        _restore(self, self._given)
+        restore(self, self._given)
 
     @property
     def tables(self) -> QuantTables | None:
@@ -118,41 +119,6 @@ class JPEG(nn.Module):
         return text
 
 
-def _hold(layer: nn.Module, name: str, tensor: Tensor) -> None:
-    """Makes a tensor part of a layer: a parameter stays one; of another the layer keeps a copy.
-
-    A leaf that requires grad is kept itself, so that it gets its gradient.
-
-    Raises:
-        ValueError: the tensor has a graph behind it, which a layer could neither copy nor use twice.
-    """
-    if isinstance(tensor, nn.Parameter):
-        layer.register_parameter(name, tensor)
-        return
-    if not tensor.is_leaf:
-        argument = name if name == "quality" else f"tables.{name}"
-        raise ValueError(
-            f"{argument} must be a leaf of the autograd graph, got a computed tensor (grad_fn={tensor.grad_fn}): "
-            "detach it, or give it to fdjpeg.jpeg in each call"
-        )
-    layer.register_buffer(name, tensor if tensor.requires_grad else tensor.clone())
-
-
-def _values_of(layer: nn.Module) -> dict[str, Tensor]:
-    """Copies the tensors of a layer, to be given back to it by `_restore`."""
-    held = [*layer.named_parameters(), *layer.named_buffers()]
-    return {name: tensor.detach().clone() for name, tensor in held}
-
-
-@torch.no_grad()
-def _restore(layer: nn.Module, values: dict[str, Tensor]) -> None:
-    """Writes values into the tensors of a layer."""
-    for name, tensor in [*layer.named_parameters(), *layer.named_buffers()]:
-        if values[name].is_meta:
-            raise RuntimeError(f"{name} must have been given with values to be reset, got a meta tensor")
-        tensor.copy_(values[name])
-
-
 @traced_layer
 class StochasticJPEG(nn.Module):
     """Compresses each 8×8 block at its own quality, drawn again in every call, in training and in evaluation.
@@ -165,7 +131,8 @@ class StochasticJPEG(nn.Module):
     Args:
         qualities: the integer qualities to draw from, 1…100, with equal chances; SHIELD's are the default. One that
             is listed twice is drawn twice as often.
-        generator: of the images' device; None takes torch's own.
+        generator: of the images' device; None takes torch's own. Activation checkpointing repeats the draws of None
+            only; with a generator its repeated forward pass raises a ``RuntimeError``.
         subsampling, upsampling, gradient: as for `fdjpeg.jpeg`.
 
     Shape:
@@ -202,6 +169,7 @@ class StochasticJPEG(nn.Module):
         self.gradient = surrogates.resolve(gradient)
 
     def forward(self, image: Tensor) -> Tensor:
+        check_not_repeated(self.generator, "StochasticJPEG")
         blocks = map_shape(image)
         drawn = torch.randint(len(self.qualities), blocks, device=image.device, **_from(self.generator))
         return functional.jpeg(
@@ -283,7 +251,7 @@ class LearnableJPEG(nn.Module):
         self.soft = soft
         starts = (tables.y, tables.cb, tables.cr)[: 1 + max(self._SHARES[share])]
         self.log_steps = nn.ParameterList(nn.Parameter(start.detach().float().log()) for start in starts)
-        self._given = _values_of(self)
+        self._given = values_of(self)
 
     def reset_parameters(self) -> None:
         """Gives the tables their first steps again, as after ``to_empty``.
@@ -291,7 +259,7 @@ class LearnableJPEG(nn.Module):
         Raises:
             RuntimeError: the layer was made of meta tensors, which have no values.
         """
-        _restore(self, self._given)
+        restore(self, self._given)
 
     def steps(self) -> QuantTables:
         """Returns the real-valued steps, differentiable in the parameters."""

@@ -366,7 +366,8 @@ class Noise:
 
     Args:
         generator: where the noise comes from; None for the default generator of the tensor's device. It draws on its
-            own device, so that a CPU generator gives the same noise on every device.
+            own device, so that a CPU generator gives the same noise on every device. Activation checkpointing repeats
+            the noise of None only; with a generator its repeated forward pass raises a ``RuntimeError``.
 
     Raises:
         TypeError: ``generator`` is neither a ``torch.Generator`` nor None.
@@ -394,6 +395,7 @@ class Noise:
 
     def drawn(self, like: Tensor) -> Tensor:
         """Draws the noise of coefficients, which depends on their number alone."""
+        check_not_repeated(self.generator, "Noise")
         device = like.device if self.generator is None else self.generator.device
         draw = torch.rand(like.shape, generator=self.generator, device=device, dtype=like.dtype)
         return draw.to(like.device) - 0.5
@@ -492,6 +494,20 @@ def check_generator(generator: torch.Generator | None) -> None:
     """Raises unless it is a generator of torch's, or None."""
     if generator is not None and not isinstance(generator, torch.Generator):
         raise TypeError(f"generator must be a torch.Generator or None, got {generator!r}")
+
+
+def within_backward() -> bool:
+    """Returns whether a backward pass runs, in which activation checkpointing repeats forward passes."""
+    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
+
+
+def check_not_repeated(generator: torch.Generator | None, owner: str) -> None:
+    """Raises where activation checkpointing repeats draws of a private generator, which it does not restore."""
+    if generator is not None and within_backward():
+        raise RuntimeError(
+            f"generator must be None where activation checkpointing repeats {owner}, because only torch's own "
+            f"generators are restored, got {generator!r}"
+        )
 
 
 #: The sharpness of a surrogate. Beyond, float32 loses it: the result or the derivative would be NaN.

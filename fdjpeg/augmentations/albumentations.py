@@ -35,15 +35,15 @@ class _PythonDraws:
 
     def integers(self, count: int) -> Tensor:
         """See `fdjpeg.augmentations.Draws.integers`."""
-        return torch.tensor([self.source.randrange(count)])
+        return torch.tensor([self.source.randrange(count)], device="cpu")
 
     def uniform(self) -> Tensor:
         """See `fdjpeg.augmentations.Draws.uniform`."""
-        return torch.tensor([self.source.random()], dtype=torch.float32).clamp(max=1 - 2**-24)
+        return torch.tensor([self.source.random()], dtype=torch.float32, device="cpu").clamp(max=1 - 2**-24)
 
     def on_host(self) -> Tensor:
         """See `fdjpeg.augmentations.Draws.on_host`."""
-        return torch.tensor([self.source.random()], dtype=torch.float64)
+        return torch.tensor([self.source.random()], dtype=torch.float64, device="cpu")
 
 
 class _Transform(_Base):
@@ -70,6 +70,16 @@ class _Transform(_Base):
         return ()
 
 
+def _own(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Returns the keywords of an augmentation; refuses a generator, which would not be drawn from."""
+    if "generator" in arguments:
+        raise TypeError(
+            "generator must be left out for albumentations, whose draws come from the random state of Compose, got "
+            f"{arguments['generator']!r}"
+        )
+    return arguments
+
+
 class RandomJPEG(_Transform):
     """`fdjpeg.augmentations.RandomJPEG` as a transform of albumentations.
 
@@ -80,14 +90,14 @@ class RandomJPEG(_Transform):
     """
 
     def __init__(self, quality: tuple[int, int] = (30, 95), p: float = 0.5, **arguments: Any) -> None:
-        super().__init__(augmentations.RandomJPEG(quality, **arguments), p)
+        super().__init__(augmentations.RandomJPEG(quality, **_own(arguments)), p)
 
 
 class DoubleJPEG(_Transform):
     """`fdjpeg.augmentations.DoubleJPEG` as a transform of albumentations; arguments as for `RandomJPEG`."""
 
     def __init__(self, quality: tuple[int, int] = (30, 95), p: float = 0.5, **arguments: Any) -> None:
-        super().__init__(augmentations.DoubleJPEG(quality, **arguments), p)
+        super().__init__(augmentations.DoubleJPEG(quality, **_own(arguments)), p)
 
 
 class Recompress(_Transform):
@@ -97,4 +107,4 @@ class Recompress(_Transform):
     """
 
     def __init__(self, quality: tuple[int, int] = (30, 95), p: float = 0.5, **arguments: Any) -> None:
-        super().__init__(augmentations.Recompress(quality, restore=True, **arguments), p)
+        super().__init__(augmentations.Recompress(quality, restore=True, **_own(arguments)), p)

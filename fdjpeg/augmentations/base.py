@@ -13,7 +13,7 @@ from torch.utils import _pytree
 from fdjpeg._arguments import flattened
 from fdjpeg._numbers import is_real
 from fdjpeg._tracers import traced_layer
-from fdjpeg.surrogates import Surrogate, check_generator
+from fdjpeg.surrogates import Surrogate, check_generator, within_backward
 from fdjpeg.tables import QuantTables
 
 Key = TypeVar("Key", bound=Hashable)
@@ -78,7 +78,7 @@ class TorchDraws:
     def __init__(
         self, count: int, device: torch.device, generator: torch.Generator | None, host: torch.Generator | None
     ) -> None:
-        if generator is not None and not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1:
+        if generator is not None and within_backward():
             raise RuntimeError(
                 "parameters must be given where activation checkpointing repeats an augmentation that has a generator "
                 "(draw them outside: layer(image, layer.draw(image))), got None"
@@ -95,11 +95,11 @@ class TorchDraws:
 
     def uniform(self) -> Tensor:
         """See `Draws.uniform`."""
-        return torch.rand((self.count,), device=self.device, **self.source)
+        return torch.rand((self.count,), dtype=torch.float32, device=self.device, **self.source)
 
     def on_host(self) -> Tensor:
         """See `Draws.on_host`."""
-        return torch.rand((self.count,), dtype=torch.float64, **self.host)
+        return torch.rand((self.count,), dtype=torch.float64, device="cpu", **self.host)
 
 
 @traced_layer
@@ -230,7 +230,7 @@ def in_groups(
         return made(batch, keys[0], parameters)
     parts = []
     for key, chosen in places.items():
-        here, there = torch.tensor(chosen), _on(batch.device, chosen)
+        here, there = torch.tensor(chosen, device="cpu"), _on(batch.device, chosen)
         some = _pytree.tree_map(lambda tensor, here=here, there=there: _picked(tensor, here, there), parameters)
         parts.append(made(batch.index_select(0, there), key, some))
     order = [place for chosen in places.values() for place in chosen]
@@ -248,4 +248,4 @@ def _on(device: torch.device, places: list[int]) -> Tensor:
     """Indices on a device. Pinned memory is copied without waiting for the GPU."""
     if device.type != "cuda":
         return torch.tensor(places, device=device)
-    return torch.tensor(places, pin_memory=True).to(device, non_blocking=True)
+    return torch.tensor(places, device="cpu", pin_memory=True).to(device, non_blocking=True)

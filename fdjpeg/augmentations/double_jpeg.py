@@ -95,7 +95,7 @@ class DoubleJPEG(Augmentation[DoubleJPEGParameters]):
         if self.shift is None:
             shift = torch.stack([scaled(draws.on_host(), SHIFTS) for _ in range(2)], dim=1)
         else:
-            shift = torch.tensor(self.shift).expand(applied.size(0), 2)
+            shift = torch.tensor(self.shift, device="cpu").expand(applied.size(0), 2)
         return DoubleJPEGParameters(applied, shift, first, second)
 
     def augmented(self, batch: Tensor, parameters: DoubleJPEGParameters) -> Tensor:

@@ -54,6 +54,16 @@ class _Layer(_Base):
         return self.augmentation.augmented(input, _pytree.tree_unflatten(leaves, self._structure))
 
 
+def _own(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Returns the keywords of an augmentation; refuses a generator, which would not be drawn from."""
+    if "generator" in arguments:
+        raise TypeError(
+            "generator must be left out for kornia, whose draws come from torch's own generator, got "
+            f"{arguments['generator']!r}"
+        )
+    return arguments
+
+
 class RandomJPEG(_Layer):
     """`fdjpeg.augmentations.RandomJPEG` as a layer of kornia.
 
@@ -71,7 +81,7 @@ class RandomJPEG(_Layer):
         keepdim: bool = False,
         **arguments: Any,
     ) -> None:
-        super().__init__(augmentations.RandomJPEG(quality, **arguments), p, same_on_batch, keepdim)
+        super().__init__(augmentations.RandomJPEG(quality, **_own(arguments)), p, same_on_batch, keepdim)
 
 
 class DoubleJPEG(_Layer):
@@ -85,7 +95,7 @@ class DoubleJPEG(_Layer):
         keepdim: bool = False,
         **arguments: Any,
     ) -> None:
-        super().__init__(augmentations.DoubleJPEG(quality, **arguments), p, same_on_batch, keepdim)
+        super().__init__(augmentations.DoubleJPEG(quality, **_own(arguments)), p, same_on_batch, keepdim)
 
 
 class Recompress(_Layer):
@@ -102,4 +112,4 @@ class Recompress(_Layer):
         keepdim: bool = False,
         **arguments: Any,
     ) -> None:
-        super().__init__(augmentations.Recompress(quality, restore=True, **arguments), p, same_on_batch, keepdim)
+        super().__init__(augmentations.Recompress(quality, restore=True, **_own(arguments)), p, same_on_batch, keepdim)

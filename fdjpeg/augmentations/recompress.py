@@ -95,7 +95,7 @@ class Recompress(Augmentation[RecompressParameters]):
             raise ValueError(f"scale or longer_side must be given, and only one, got {scale!r} and {longer_side!r}")
         if not is_whole(times) or times < 1:
             raise ValueError(f"times must be an integer of at least 1, got {times!r}")
-        if longer_side is not None and (type(longer_side) is not int or longer_side < 1):
+        if longer_side is not None and (not is_whole(longer_side) or longer_side < 1):
             raise ValueError(f"longer_side must be an integer of at least 1, got {longer_side!r}")
         if filter not in FILTERS:
             raise ValueError(f"filter must be one of {', '.join(map(repr, FILTERS))}, got {filter!r}")

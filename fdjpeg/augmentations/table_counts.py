@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fdjpeg._checks import check_path
+from fdjpeg._numbers import is_whole
 from fdjpeg._whole_files import whole_file
 from fdjpeg.tables import QuantTables
 
@@ -44,8 +45,9 @@ class TableCounts:
             raise ValueError(
                 f"counts must be one for each of one or more tables, got {len(self.counts)} and {len(self.tables)}"
             )
-        if not all(type(count) is int and count >= 1 for count in self.counts):
+        if not all(is_whole(count) and count >= 1 for count in self.counts):
             raise ValueError(f"counts must be integers of at least 1, got {self.counts!r}")
+        object.__setattr__(self, "counts", [int(count) for count in self.counts])  # JSON knows Python's alone
 
     def save(self, file: str | os.PathLike[str]) -> None:
         """Writes a JSON file: the format, and for each set its count and Pillow's ``qtables``."""

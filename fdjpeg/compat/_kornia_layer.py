@@ -62,7 +62,7 @@ class RandomJPEG(adapters.RandomJPEG):
     def generate_parameters(self, batch_shape: torch.Size) -> dict[str, Tensor]:
         """Draws a quality for each image, or one for all; a real number, as the original's."""
         least, greatest = self._range
-        chance = torch.rand(1 if self.same_on_batch else int(batch_shape[0]), device=self.device)
+        chance = torch.rand(1 if self.same_on_batch else int(batch_shape[0]), dtype=torch.float32, device=self.device)
         return {"jpeg_quality": (least + (greatest - least) * chance).expand(int(batch_shape[0]))}
 
     def apply_transform(

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 
 import fdjpeg
+from fdjpeg._held import hold, restore, values_of
 from fdjpeg._standard_tables import STANDARD_CHROMA, STANDARD_LUMA
+from fdjpeg._table_checks import home
 from fdjpeg.compat._quality import check_base_table, tables_for
 
 __all__ = ["JPEGCodecDifferentiable", "RandomJPEG", "jpeg_codec_differentiable"]  # noqa: F822  (see `__getattr__`)
@@ -58,12 +60,13 @@ class JPEGCodecDifferentiable(nn.Module):
     """`jpeg_codec_differentiable` with its tables fixed, or learned: ``kornia.enhance.JPEGCodecDifferentiable``.
 
     Args:
-        quantization_table_y: base table of Y, ``(8, 8)`` or ``(N, 8, 8)``: a buffer, or a parameter if it is an
-            ``nn.Parameter``. None for T.81's.
+        quantization_table_y: base table of Y, ``(8, 8)`` or ``(N, 8, 8)``: a buffer, copied, or a parameter if it is
+            an ``nn.Parameter``. None for T.81's.
         quantization_table_c: that of Cb and Cr, likewise.
 
     Raises:
-        TypeError, ValueError: a table is of the wrong type or shape; in a call, as for `jpeg_codec_differentiable`.
+        TypeError, ValueError: a table is of the wrong type or shape, or computed from tensors that require grad; in a
+            call, as for `jpeg_codec_differentiable`.
 
     Example:
         >>> codec = JPEGCodecDifferentiable()
@@ -85,10 +88,18 @@ class JPEGCodecDifferentiable(nn.Module):
         ):
             if table is not None:
                 check_base_table(table, name)
-            if isinstance(table, nn.Parameter):
-                self.register_parameter(name, table)
             else:
-                self.register_buffer(name, torch.tensor(standard, dtype=torch.float32) if table is None else table)
+                table = torch.tensor(standard, dtype=torch.float32, device=home())
+            hold(self, name, table, name)
+        self._given = values_of(self)
+
+    def reset_parameters(self) -> None:
+        """Gives the tables their first values again, as after ``to_empty``.
+
+        Raises:
+            RuntimeError: the tables given were meta tensors, which have no values.
+        """
+        restore(self, self._given)
 
     def forward(self, image_rgb: Tensor, jpeg_quality: Tensor) -> Tensor:
         """Compresses and decompresses; arguments as for `jpeg_codec_differentiable`."""

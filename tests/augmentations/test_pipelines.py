@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,7 @@ from torch import Tensor
 
 import fdjpeg
 from fdjpeg import QuantTables
-from fdjpeg.augmentations import DoubleJPEG, RandomJPEG
+from fdjpeg.augmentations import DoubleJPEG, RandomJPEG, Recompress, TableCounts
 from fdjpeg.augmentations.recompress import resize
 
 KINDS = ("RandomJPEG", "DoubleJPEG", "Recompress")
@@ -168,3 +170,20 @@ def test_the_ends_of_every_range_are_drawn() -> None:
     assert drawn.table.tolist() == [0, 1]
     assert drawn.applied.tolist() == [True, False]
     assert DoubleJPEG().draw_from(ends).shift.tolist() == [[0, 0], [7, 7]]
+
+
+@pytest.mark.parametrize("library", ["kornia", "albumentations"])
+@pytest.mark.parametrize("name", ["RandomJPEG", "DoubleJPEG", "Recompress"])
+def test_a_generator_that_would_not_be_drawn_from_is_refused(library: str, name: str) -> None:
+    pytest.importorskip(library)
+    adapters = importlib.import_module(f"fdjpeg.augmentations.{library}")
+    with pytest.raises(TypeError, match=f"generator must be left out for {library}, whose draws come from"):
+        getattr(adapters, name)((30, 90), generator=torch.Generator())
+
+
+def test_counts_and_sides_of_numpy_are_taken(tmp_path: Path) -> None:
+    counts = TableCounts([QuantTables.standard(50), QuantTables.standard(75)], list(np.array([3, 1])))
+    counts.save(tmp_path / "counts.json")
+    assert TableCounts.load(tmp_path / "counts.json").counts == [3, 1]
+    side: Any = np.int64(8)
+    assert Recompress((50, 50), longer_side=side)(torch.rand(1, 3, 16, 16)).shape == (1, 3, 8, 8)

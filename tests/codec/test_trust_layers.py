@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 import fdjpeg
 from fdjpeg import JPEG, FeatureDistillation, LearnableJPEG, QuantTables, StochasticJPEG, surrogates
@@ -369,3 +370,25 @@ def test_other_processes_write_the_same() -> None:
 def test_code_that_differs_is_written_differently() -> None:
     assert described(lambda x: x + 1) != described(lambda x: x + 2)
     assert described(lambda x=1: x) != described(lambda x=2: x)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.parametrize("kind", ["StochasticJPEG", "Noise"])
+def test_checkpointing_repeats_no_draws_of_a_private_generator(kind: str, reentrant: bool) -> None:
+    """A second forward pass with other draws would give the gradient of another compression."""
+
+    def layer(generator: torch.Generator | None) -> nn.Module:
+        if kind == "StochasticJPEG":
+            return StochasticJPEG(generator=generator)
+        return JPEG(50, arithmetic="real", soft=True, gradient=surrogates.Noise(generator))
+
+    image = torch.rand(1, 3, 16, 16, requires_grad=True)
+    made = checkpoint(layer(torch.Generator().manual_seed(0)), image, use_reentrant=reentrant)
+    with pytest.raises(RuntimeError, match=f"generator must be None where activation checkpointing repeats {kind}"):
+        made.square().sum().backward()
+    gradients = []
+    for through in (True, False):
+        torch.manual_seed(0)
+        whole = checkpoint(layer(None), image, use_reentrant=reentrant) if through else layer(None)(image)
+        gradients += torch.autograd.grad(whole.square().sum(), image) if not (reentrant and through) else [None]
+    assert reentrant or torch.equal(*gradients)

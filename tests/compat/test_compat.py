@@ -290,3 +290,18 @@ def test_basicsr_example(differentiable: bool, pixels: Tensor) -> None:
     assert torch.equal(_as_bytes(jpeger(image, 20)), _through_pillow(pixels, 20, 20))
     (gradient,) = torch.autograd.grad(out.square().sum(), image)
     assert gradient.any() == differentiable
+
+
+def test_kornias_codec_keeps_its_tables_as_every_layer() -> None:
+    """Copied, refused if computed, and whole again after ``to_empty``."""
+    table = torch.full((8, 8), 20.0)
+    codec = kornia.JPEGCodecDifferentiable(table)
+    table.zero_()
+    assert bool((codec.quantization_table_y == 20).all())
+    with pytest.raises(ValueError, match="quantization_table_c must be a leaf of the autograd graph, got a computed"):
+        kornia.JPEGCodecDifferentiable(None, torch.ones(8, 8, requires_grad=True) * 20)
+    with torch.device("meta"):
+        made = kornia.JPEGCodecDifferentiable()
+    made.to_empty(device="cpu").reset_parameters()
+    image, quality = torch.rand(1, 3, 16, 16), torch.tensor([50.0])
+    assert torch.equal(made(image, quality), kornia.JPEGCodecDifferentiable()(image, quality))
