@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from .files import picture_of
 from .image_set import to_bytes, to_pillow, to_tensor
 
 #: The forms in which a function takes images.
@@ -149,7 +150,8 @@ class External(nn.Module):
         rank = images.ndim - 2
         if self.takes == "pillow" and isinstance(out, Image.Image):
             mode = "RGB" if images.shape[-3] == 3 else "L"
-            return self._images(to_tensor(out.convert(mode)), images)
+            picture = picture_of(out, f"what {self._named()} returned", self._named())
+            return self._images(to_tensor(picture.image.convert(mode)), images)
         if isinstance(out, (list, tuple)):
             out = np.asarray(out)
         if isinstance(out, np.ndarray):

@@ -189,3 +189,20 @@ def test_commands_find_plain_functions(network: Network, photographs: ImageSet, 
     (tmp_path / "broken_of_mine.py").write_text("def net(:\n")
     with pytest.raises(ValueError, match=r"^model must name something that can be imported, got .* SyntaxError"):
         sources.load_network("broken_of_mine:net")
+
+
+def test_an_image_that_a_function_returns_is_read_by_the_rules_of_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """16 bits keep their high byte, and a file that ends early is refused, whatever Pillow is told."""
+    levels = np.arange(256).reshape(16, 16)
+    deep = external(lambda image: Image.fromarray((levels * 257).astype(np.uint16)), takes="pillow")
+    assert torch.equal(deep(torch.rand(1, 1, 16, 16))[0, 0] * 255, torch.from_numpy(levels).float())
+
+    def cut_off(image: Image.Image) -> Image.Image:
+        stream = io.BytesIO()
+        image.save(stream, "JPEG")
+        return Image.open(io.BytesIO(stream.getvalue()[:-100]))
+
+    for switch in (False, True):
+        monkeypatch.setattr("PIL.ImageFile.LOAD_TRUNCATED_IMAGES", switch)
+        with pytest.raises(ValueError, match=r"function .*cut_off must be an image that Pillow reads, got what"):
+            external(cut_off, takes="pillow")(torch.rand(1, 3, 16, 16))
