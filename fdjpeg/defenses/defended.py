@@ -17,8 +17,9 @@ from fdjpeg.attacks.base import Exposed, seeded
 from fdjpeg.attacks.codec import has_coefficients
 from fdjpeg.sources import External
 from fdjpeg.sources.networks import evaluating
+from fdjpeg.surrogates import BY_NAME
 
-from .base import copied, shown
+from .base import JPEGDefense, copied, shown
 from .gradients import GRADIENTS, OPAQUE
 
 
@@ -172,7 +173,7 @@ def of_module(
     if image is not None:
         check_tensor("image", image, "(1, C, H, W)")
     if hasattr(module, "deployed") and hasattr(module, "attacked"):
-        return _of_defense(module, name)
+        return _of_defense(module, name, gradients)
     named = any(_takes_gradient(part) for part in module.modules())
     tried = tuple(gradients) if named else _of_opaque(module, gradients)
     if image is not None:
@@ -197,7 +198,7 @@ def _of_opaque(module: nn.Module, gradients: Sequence[str]) -> tuple[str, ...]:
     """Returns the gradients of a layer without fdjpeg's layers."""
     if isinstance(module, External):
         return ("identity",)
-    return tuple(gradients) if gradients and set(gradients) <= set(OPAQUE) else OPAQUE
+    return named_gradients(gradients, OPAQUE)
 
 
 def _tried(module: nn.Module, name: str, image: Tensor) -> Tensor:
@@ -216,10 +217,21 @@ def _tried(module: nn.Module, name: str, image: Tensor) -> Tensor:
     return out
 
 
-def _of_defense(defense: Any, name: str) -> Defended:
+def named_gradients(asked: Sequence[str], own: Sequence[str]) -> tuple[str, ...]:
+    """Returns the gradients asked for, where all of them are a module's own; else all that it has."""
+    return tuple(asked) if asked and set(asked) <= set(own) else tuple(own)
+
+
+def _of_defense(defense: Any, name: str, gradients: Sequence[str]) -> Defended:
+    own = tuple(defense.gradients)
+    if isinstance(defense, JPEGDefense) and tuple(gradients) != GRADIENTS:
+        # Every surrogate is one of JPEG's. Where the identity is left out, it is the attack of straight-through.
+        named = tuple(name for name in gradients if name in BY_NAME)
+        named = tuple(name for name in named if name in own or name != "identity" or "straight-through" not in named)
+        own = named or own
     return Defended(
         name,
-        tuple(defense.gradients),
+        named_gradients(gradients, own),
         deployed=defense.deployed,
         attacked=defense.attacked,
         layer=defense,

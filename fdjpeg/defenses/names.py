@@ -15,7 +15,7 @@ from fdjpeg._geometry import PILLOW_SUBSAMPLINGS
 from fdjpeg.sources.image_set import pillow_codec, to_pillow, to_tensor
 from fdjpeg.sources.networks import imported, made_by
 
-from .defended import UNDEFENDED, Defended, layer_defense, of_module
+from .defended import UNDEFENDED, Defended, layer_defense, named_gradients, of_module
 from .fine_tuning import FineTuned
 from .gradients import GRADIENTS, OPAQUE, distinct
 from .registry import load
@@ -241,7 +241,7 @@ def _parse_bit_depth(text: str, value: str, options: list[str], gradients: Seque
 def _parse_median(text: str, value: str, options: list[str], gradients: Sequence[str]) -> Defended:
     if options or not value.isdecimal() or int(value) < 2:
         raise ValueError(f'size in a defense such as "median:2" must be an integer of at least 2, got {text!r}')
-    return layer_defense(text, Median(int(value)), OPAQUE)
+    return layer_defense(text, Median(int(value)), named_gradients(gradients, OPAQUE))
 
 
 def _parse_total_variation(text: str, value: str, options: list[str], gradients: Sequence[str]) -> Defended:

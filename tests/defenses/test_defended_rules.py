@@ -161,3 +161,28 @@ def test_a_fixed_seed_draws_the_same_in_every_call_and_leaves_the_generator(seed
     assert not torch.equal(defenses.SeedFixed(layer, seed + 1)(IMAGES), first)
     assert not fixed.training
     assert defenses.SeedFixed(fdjpeg.RandomJPEG((10, 90)), seed).training
+
+
+def test_the_gradients_that_are_asked_for_are_taken() -> None:
+    """By every kind of defence that has them; names of which a defence has only some leave it its own."""
+    tables = fdjpeg.QuantTables.standard(50)
+    kinds = {
+        "median": lambda asked: parse_defense("median:2", asked),
+        "module": lambda asked: of_module(defenses.Median(2), "median", asked),
+        "purifier": lambda asked: of_module(defenses.Purifier(), "purifier", asked),
+        "ensemble": lambda asked: of_module(defenses.JPEGEnsemble(tables.luma, tables.chroma), "ensemble", asked),
+    }
+    for name, asked, wanted in (
+        ("median", ["identity"], ("identity",)),
+        ("median", ["own"], ("own",)),
+        ("median", ["cubic", "identity"], ("own", "identity")),
+        ("module", ["identity"], ("identity",)),
+        ("purifier", ["identity"], ("identity",)),
+        ("purifier", ["identity", "cubic"], ("end-to-end", "identity")),
+        ("ensemble", ["cubic"], ("cubic",)),
+        ("ensemble", ["tanh"], ("tanh",)),
+        ("ensemble", ["identity", "straight-through", "cubic"], ("straight-through", "cubic")),
+        ("ensemble", ["identity", "straight-through", "tanh"], ("straight-through", "tanh")),
+        ("ensemble", ["end-to-end"], ("straight-through", "cubic")),
+    ):
+        assert kinds[name](asked).gradients == wanted, (name, asked)
