@@ -78,7 +78,7 @@ def _encoded(contents: Contents) -> bytes:
     components, tables, (height, width), subsampling = contents
     if max(height, width) > LARGEST_SIDE:
         raise ValueError(f"coefficients must have at most {LARGEST_SIDE} rows and columns, got {height} × {width}")
-    steps = torch.tensor(tables.to_pillow()[: len(components)], dtype=torch.uint16).unflatten(1, (8, 8))
+    steps = torch.tensor(tables.to_pillow()[: len(components)], dtype=torch.uint16, device="cpu").unflatten(1, (8, 8))
     jpeg = jpeglib.from_dct(*(component.cpu().numpy() for component in components), qt=steps.numpy())
     jpeg.height, jpeg.width = height, width
     if len(components) == 3:
@@ -117,7 +117,7 @@ def read(source: Source) -> Contents:
             raise _damaged(error) from error
         arrays = [jpeg.Y, jpeg.Cb, jpeg.Cr][: len(image.layer)]
     # A copy, because jpeglib owns the memory of its arrays.
-    return Contents([torch.tensor(array) for array in arrays], tables, (height, width), subsampling)
+    return Contents([torch.tensor(array, device="cpu") for array in arrays], tables, (height, width), subsampling)
 
 
 def _check_size(width: int, height: int) -> None:

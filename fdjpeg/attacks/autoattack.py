@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +45,7 @@ class APGD(Attack):
     restarts: int = 1
     draws: int = 1
     seed: int = 0
+    foreign: ClassVar[bool] = True
     norm: Norm = "linf"
 
     def __post_init__(self) -> None:
@@ -130,6 +131,7 @@ class FAB(Attack):
     steps: int = 100
     targets: int = 9
     seed: int = 0
+    foreign: ClassVar[bool] = True
     norm: Norm = "linf"
 
     def __post_init__(self) -> None:
@@ -153,7 +155,7 @@ class FAB(Attack):
         )
         with torch.no_grad():
             logits = model(x)
-        distance = torch.full((len(x),), torch.inf, device=x.device)
+        distance = torch.full((len(x),), torch.inf, dtype=torch.float32, device=x.device)
         distance[margin(logits, y) > 0] = 0
         x_adv = x.clone()
         for target in range(min(self.targets, logits.shape[1] - 1)):
@@ -186,6 +188,7 @@ class Square(Attack):
 
     queries: int = 5000
     seed: int = 0
+    foreign: ClassVar[bool] = True
     norm: Norm = "linf"
 
     def __post_init__(self) -> None:

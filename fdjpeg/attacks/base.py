@@ -6,21 +6,22 @@ import hashlib
 import importlib.util
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, is_dataclass
 from fractions import Fraction
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from fdjpeg._arguments import HALF_A_BYTE
-from fdjpeg._calls import checked_logits, logits_of
+from fdjpeg._calls import checked_logits, is_out_of_memory, logits_of
 from fdjpeg._checks import check_list, check_module, check_tensor
 from fdjpeg._lattice import SLACK
 from fdjpeg._numbers import is_finite, is_real, plain
 from fdjpeg._packages import EXTRA, MissingPackage
 
+from .calls import NO_DERIVATIVE, has_derivative, usual_defaults
 from .losses import margin
 
 #: "l0" counts the samples that changed; only the attacks that look for few changes are in it.
@@ -64,6 +65,7 @@ class Attack(ABC):
     Attributes:
         norm: "linf", "l2" or "l0": the norm that ``eps`` is measured in.
         seed: the seed of everything random.
+        foreign: whether another package searches, which makes its tensors by torch's defaults.
 
     Example::
 
@@ -83,6 +85,7 @@ class Attack(ABC):
 
     norm: Norm
     seed: int
+    foreign: ClassVar[bool] = False
 
     @property
     @abstractmethod
@@ -138,8 +141,16 @@ class Attack(ABC):
         check_module("model", model)
         check_module("judge", model if judge is None else judge)
         check_input(x, y, eps)
+        # Whatever modes the caller is in: an attack differentiates.
+        with torch.inference_mode(False), torch.enable_grad():
+            return self._run(model, _outside(x), _outside(y), eps, indices, judge)
+
+    def _run(
+        self, model: nn.Module, x: Tensor, y: Tensor, eps: float, indices: Tensor | None, judge: nn.Module | None
+    ) -> AttackResult:
+        """Runs the attack on checked arguments."""
         x = x.clamp(0, 1) if x.numel() and (float(x.min()) < 0 or float(x.max()) > 1) else x
-        indices = torch.arange(len(x)) if indices is None else indices
+        indices = torch.arange(len(x), device="cpu") if indices is None else indices
         if not isinstance(indices, Tensor) or indices.dtype != torch.int64:
             came = indices.dtype if isinstance(indices, Tensor) else type(indices).__name__
             raise TypeError(f"indices must be an int64 tensor, got {came}")
@@ -165,8 +176,15 @@ class Attack(ABC):
         x, y, indices = x[group], y[group], indices[group.cpu()]
         if len(x) == 0:
             return Found(x.clone(), margin=x.new_empty(0))
-        with seeded(image_seed(self.seed, "attack", int(indices[0])), x.device):
-            found = self.search(model, x, y, eps, indices, None if judge is model else judge)
+        defaults = usual_defaults(x.device) if self.foreign else nullcontext()
+        with seeded(image_seed(self.seed, "attack", int(indices[0])), x.device), defaults:
+            try:
+                found = self.search(model, x, y, eps, indices, None if judge is model else judge)
+            except (RuntimeError, AttributeError, AssertionError, TypeError) as error:
+                # Each package fails in its own way on a gradient that is not there.
+                if is_out_of_memory(error) or has_derivative(model.model, x[:1]):
+                    raise
+                raise ValueError(NO_DERIVATIVE) from error
             found.x_adv = _inside(found.x_adv.detach(), x, eps, self.norm)
             if found.margin is None:
                 with torch.no_grad():
@@ -187,6 +205,11 @@ class Found:
     margin: Tensor | None = None
     loss_curve: Tensor | None = None
     distance: Tensor | None = None
+
+
+def _outside(tensor: Tensor) -> Tensor:
+    """Returns a tensor that autograd can keep: a copy of one that was made in inference mode."""
+    return tensor.clone() if tensor.is_inference() else tensor
 
 
 def _inside(x_adv: Tensor, x: Tensor, eps: float, norm: Norm) -> Tensor:
@@ -428,10 +451,15 @@ def draw(shape: torch.Size, indices: Tensor, seed: int, purpose: str, normal: bo
     """
     make = torch.randn if normal else torch.rand
     rows = [
-        make(shape, generator=torch.Generator().manual_seed(image_seed(seed, purpose, index)))
+        make(
+            shape,
+            generator=torch.Generator().manual_seed(image_seed(seed, purpose, index)),
+            dtype=torch.float32,
+            device="cpu",
+        )
         for index in indices.tolist()
     ]
-    return torch.stack(rows) if rows else torch.empty(0, *shape)
+    return torch.stack(rows) if rows else torch.empty(0, *shape, dtype=torch.float32, device="cpu")
 
 
 @contextmanager

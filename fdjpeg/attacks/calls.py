@@ -1,7 +1,9 @@
-"""Models without a derivative: which they are, and a gradient of zero in its place."""
+"""Models without a derivative, and a gradient of zero in its place; torch's defaults for other packages' attacks."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -27,6 +29,25 @@ def has_derivative(module: nn.Module, images: Tensor) -> bool:
                 raise
             return False
     return gradient is not None
+
+
+#: What attacks by gradients say of a model that has none.
+NO_DERIVATIVE = (
+    "model must be differentiable, but its logits do not depend on the images through autograd: "
+    "choose a gradient for its layers, or an attack that needs none, such as square"
+)
+
+
+@contextmanager
+def usual_defaults(device: torch.device) -> Iterator[None]:
+    """Makes float32 and a device torch's defaults within the block, and restores the caller's afterwards."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with device:
+            yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 class Flat(nn.Module):

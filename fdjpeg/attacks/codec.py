@@ -124,7 +124,9 @@ class Codec:
             return self.transform.dct_of([_zero_padded(gradient / 255, geometry.luma)])
         components = gradient / 255
         if geometry.channels == 3:
-            to_rgb = reference.real_ycbcr_to_rgb(torch.eye(3, dtype=torch.float64).reshape(3, 3, 1)).flatten(1)
+            to_rgb = reference.real_ycbcr_to_rgb(
+                torch.eye(3, dtype=torch.float64, device="cpu").reshape(3, 3, 1)
+            ).flatten(1)
             components = torch.matmul(to_rgb.to(gradient).T, components.flatten(2)).view(components.shape)
         if (geometry.horizontal, geometry.vertical) == (1, 1):
             return self.transform.dct_of([_zero_padded(components, geometry.luma)])
@@ -195,7 +197,7 @@ class Codec:
         triangle = uses_triangle(geometry, self.upsampling == "fancy")
 
         def matrix(size: int, true_size: int, factor: int) -> Tensor:
-            eye = torch.eye(true_size, device=device)
+            eye = torch.eye(true_size, dtype=torch.float32, device=device)
             near = eye.index_select(0, near_samples(size, factor, device))
             if factor == 1 or not triangle:
                 return near
@@ -264,7 +266,7 @@ def codecs_of(layer: nn.Module, images: Tensor, indices: Tensor, seed: int, purp
         return [_drawn_codec(layer, images, DrawsByImage(indices, seed, purpose))]
     assert isinstance(layer, fdjpeg.StochasticJPEG)
     drawn = draw(torch.Size(map_shape(images)[1:]), indices, seed, purpose) * len(layer.qualities)
-    qualities = torch.tensor(layer.qualities, dtype=torch.uint8)[drawn.floor().long()].to(images.device)
+    qualities = torch.tensor(layer.qualities, dtype=torch.uint8, device="cpu")[drawn.floor().long()].to(images.device)
     return [_codec(images, None, "libjpeg", layer, qualities)]
 
 
@@ -272,7 +274,7 @@ def _drawn_codec(layer: fdjpeg.RandomJPEG, images: Tensor, draws: DrawsByImage) 
     """One draw of a layer. Of several subsamplings, all images of a batch get the same."""
     drawn = layer.draw_from(draws)
     if drawn.table is not None:
-        tables = torch.tensor(layer.steps)[drawn.table]
+        tables = torch.tensor(layer.steps, dtype=torch.float32, device="cpu")[drawn.table]
     else:
         assert drawn.quality is not None
         tables = QuantTables.standard(drawn.quality).stacked()
@@ -306,7 +308,9 @@ class DrawsByImage:
     def on_host(self) -> Tensor:
         """See `fdjpeg.augmentations.base.Draws.on_host`."""
         self.calls += 1
-        every = draw(torch.Size(), torch.zeros(1, dtype=torch.int64), self.seed, f"{self.purpose} {self.calls}")
+        every = draw(
+            torch.Size(), torch.zeros(1, dtype=torch.int64, device="cpu"), self.seed, f"{self.purpose} {self.calls}"
+        )
         return every.double().expand(len(self.indices))
 
 

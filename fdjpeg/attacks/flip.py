@@ -193,7 +193,7 @@ def _only(draws: Draws, rows: Tensor) -> Draws:
 
 def _normalised(gradients: list[Tensor], branches: list[list[Codec]]) -> list[Tensor]:
     """Gradients, divided by an image's mean absolute sensitivity of the last passes, in steps of the first draw."""
-    total, count, first = torch.zeros(1), 0, 0
+    total, count, first = torch.zeros(1, dtype=torch.float32, device="cpu"), 0, 0
     for passes in branches:
         first += len(searched(passes))
         codec, gradient = passes[-1], gradients[first - 1]

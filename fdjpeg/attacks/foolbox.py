@@ -36,6 +36,7 @@ class MinimumNorm(Attack):
         DDN(steps=20).run(model, x, y, 10.0).distance  # (N,)
     """
 
+    foreign: ClassVar[bool] = True
     norms: ClassVar[tuple[str, ...]] = NORMS
     positive: ClassVar[tuple[str, ...]] = ("steps",)
 
@@ -61,7 +62,7 @@ class MinimumNorm(Attack):
 
         with torch.no_grad():
             rows = (margin(model(x), y) <= 0).nonzero().flatten()
-        distance, x_adv = torch.zeros(len(x), device=x.device), x.clone()
+        distance, x_adv = torch.zeros(len(x), dtype=torch.float32, device=x.device), x.clone()
         if len(rows):
             wrapped = foolbox.PyTorchModel(model, bounds=(0, 1), device=x.device)
             try:

@@ -182,7 +182,7 @@ def _softmax_seeds(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     lost to cancellation much earlier.
     """
     p = logits.softmax(dim=1)
-    jacobian = p[:, :, None] * (torch.eye(p.shape[1]).to(p) - p[:, None, :])
+    jacobian = p[:, :, None] * (torch.eye(p.shape[1], device="cpu").to(p) - p[:, None, :])
     of_target = jacobian[torch.arange(len(p), device=p.device), targets]
     others = (1 - F.one_hot(targets, p.shape[1]).to(p))[:, :, None]
     return of_target, (jacobian * others).sum(dim=1)

@@ -15,6 +15,7 @@ from fdjpeg._numbers import is_real
 
 from .base import Attack, Counted, Found, Norm, check_norm, draw, project
 from .byte_grid import on_byte_grid, to_byte_grid
+from .calls import NO_DERIVATIVE
 from .losses import AWAY, LOSSES, TOWARDS, Ascent, LossFunction, margin, margin_towards
 
 Schedule = Literal["constant", "cosine", "halving"]
@@ -217,10 +218,7 @@ class _View:
             gradient = points.new_empty(len(points), 0)
             if differentiate:
                 if not logits.requires_grad:
-                    raise ValueError(
-                        "model must be differentiable, but its logits do not depend on the images through autograd: "
-                        "choose a gradient for its layers, or an attack that needs none, such as square"
-                    )
+                    raise ValueError(NO_DERIVATIVE)
                 climb = self._each_draw(self.ascent.climb, logits, self.goal[rows]).sum()
                 (gradient,) = torch.autograd.grad(climb, points, materialize_grads=True)
         with torch.no_grad():
@@ -254,9 +252,9 @@ class _Best:
 
     def __init__(self, x: Tensor, points: int) -> None:
         self.x_adv = x.clone()
-        self.score = torch.full((len(x),), -torch.inf, device=x.device)
+        self.score = torch.full((len(x),), -torch.inf, dtype=torch.float32, device=x.device)
         self.fooled = torch.zeros(len(x), dtype=torch.bool, device=x.device)
-        self.curve = torch.zeros(points, len(x), device=x.device)
+        self.curve = torch.zeros(points, len(x), dtype=torch.float32, device=x.device)
         self._current = torch.zeros_like(self.curve)
         self._better = torch.zeros_like(self.fooled)
 
@@ -294,7 +292,7 @@ class _Climbers:
     @classmethod
     def at(cls, start: Tensor, rows: Tensor) -> _Climbers:
         """Returns all images at their first points ``(n, C, H, W)``."""
-        none = torch.full((len(rows),), -torch.inf, device=start.device)
+        none = torch.full((len(rows),), -torch.inf, dtype=torch.float32, device=start.device)
         return cls(
             rows=rows,
             point=start,

@@ -128,6 +128,6 @@ def zero_gradients(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         points = x.detach().requires_grad_()
         rising = margin(Counted(model, y)(points), y).sum()
         if not rising.requires_grad:
-            return torch.ones(len(x), device=x.device)
+            return torch.ones(len(x), dtype=torch.float32, device=x.device)
         (gradient,) = torch.autograd.grad(rising, points, materialize_grads=True)
     return ((gradient == 0) | ~gradient.isfinite()).float().flatten(1).mean(dim=1)

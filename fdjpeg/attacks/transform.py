@@ -45,10 +45,10 @@ class Transform:
     @classmethod
     def of(cls, geometry: Geometry, separate: bool, device: torch.device) -> Transform:
         """Makes the map of a geometry."""
-        identity = torch.eye(3, dtype=torch.float64)
+        identity = torch.eye(3, dtype=torch.float64, device="cpu")
         converts = geometry.channels == 3 and not separate
         colour = reference.real_rgb_to_ycbcr(identity.T.reshape(3, 3, 1)).flatten(1) if converts else None
-        angles = torch.arange(BLOCK, dtype=torch.float64)
+        angles = torch.arange(BLOCK, dtype=torch.float64, device="cpu")
         dct = ((2 * angles[None] + 1) * angles[:, None] * math.pi / (2 * BLOCK)).cos() / 2
         dct[0] = math.sqrt(1 / BLOCK)
         return cls(geometry, separate, None if colour is None else colour.float().to(device), dct.float().to(device))

@@ -83,7 +83,9 @@ class Certificate:
     @property
     def certified(self) -> Tensor:
         """Which images no attack of the radius can break, ``(N,)`` bool."""
-        return torch.tensor([status in ("constant", "enumerated") for status in self.statuses], dtype=torch.bool)
+        return torch.tensor(
+            [status in ("constant", "enumerated") for status in self.statuses], dtype=torch.bool, device="cpu"
+        )
 
     def count(self, status: Status) -> int:
         """The number of images of a status."""
@@ -106,7 +108,9 @@ def unmet(defended: Certifiable, network: nn.Module, images: Tensor) -> str | No
     layers = exposes(network).layers
     if any(is_random(layer) for layer in layers):
         return "be deterministic"
-    firsts = [codecs_of(layer, images, torch.arange(len(images)), 0, "certificate")[0] for layer in layers]
+    firsts = [
+        codecs_of(layer, images, torch.arange(len(images), device="cpu"), 0, "certificate")[0] for layer in layers
+    ]
     if any(codec.arithmetic == "real" for codec in firsts):
         return "compute as libjpeg does, or as the preset code"
     return None
@@ -154,8 +158,8 @@ def certify(
     if demand is not None:
         raise ValueError(f"defended must {demand} to be certified, got {getattr(defended, 'name', defended)}")
     exposed = defended.exposes(network)  # type: ignore[misc]  # `unmet` demands it
-    with torch.no_grad(), frozen(exposed):
-        entered = defended.entered(images)
+    with torch.inference_mode(False), torch.no_grad(), frozen(exposed):
+        entered = defended.entered(images.clone())
         return _Certifying(exposed, entered, labels, eps, whole_bytes, most_outcomes).run()
 
 
@@ -167,7 +171,7 @@ class _Certifying:
     ) -> None:
         self.exposed, self.x, self.y = exposed, x, y
         self.eps, self.whole_bytes, self.most = eps, whole_bytes, most_outcomes
-        indices = torch.arange(len(x))
+        indices = torch.arange(len(x), device="cpu")
         self.branches = [codecs_of(layer, x, indices, 0, "certificate") for layer in exposed.layers]
         # Bounds and lists on the CPU, in whole numbers or element by element, so that they are the same everywhere.
         on_cpu = x.cpu()
@@ -177,10 +181,13 @@ class _Certifying:
     def run(self) -> Certificate:
         """Certifies each image."""
         judged = Counted(self.exposed, self.y)
-        right = self._judge(lambda rows: judged(self.x[rows]), torch.arange(len(self.x)))
+        right = self._judge(lambda rows: judged(self.x[rows]), torch.arange(len(self.x), device="cpu"))
         changeable = torch.stack([reach.changeable for reach in self.reaches]).sum(dim=0)
         statuses: list[Status] = []
-        outcomes, unresolved = torch.zeros(len(self.x), dtype=torch.int64), torch.zeros(len(self.x), dtype=torch.int64)
+        outcomes, unresolved = (
+            torch.zeros(len(self.x), dtype=torch.int64, device="cpu"),
+            torch.zeros(len(self.x), dtype=torch.int64, device="cpu"),
+        )
         found: dict[int, Tensor] = {}
         for image in range(len(self.x)):
             if not bool(right[image]):
@@ -200,11 +207,16 @@ class _Certifying:
     def _enumerate(self, image: int) -> tuple[Status, int, int, Tensor | None]:
         """Levels 2 and 3 for one image: its status, outcomes judged, those unresolved, and an attack."""
         ((codec, *_),) = self.branches
-        own = [k.to("cpu", torch.int32) for k in codec.only(torch.tensor([image])).blocks(self.x[image : image + 1])]
+        own = [
+            k.to("cpu", torch.int32)
+            for k in codec.only(torch.tensor([image], device="cpu")).blocks(self.x[image : image + 1])
+        ]
         outcomes = outcomes_of(self.on_cpu[0], self.reaches[0], own, image, self.most)
         if outcomes.total is None:
             return "open", 0, 0, None
-        right = self._judge(lambda numbers: self._behind(outcomes, image, numbers), torch.arange(outcomes.total), image)
+        right = self._judge(
+            lambda numbers: self._behind(outcomes, image, numbers), torch.arange(outcomes.total, device="cpu"), image
+        )
         wrong = (~right).nonzero().flatten()
         if len(wrong) == 0:
             return "enumerated", outcomes.total, 0, None
@@ -216,7 +228,7 @@ class _Certifying:
     def _behind(self, outcomes: Outcomes, image: int, numbers: Tensor) -> Tensor:
         """The logits of outcomes: decoded, through later passes and the classifier."""
         ((first, *rest),) = self.branches
-        rows = torch.full((len(numbers),), image)
+        rows = torch.full((len(numbers),), image, device="cpu")
         blocks = [k.to(self.x.device) for k in outcomes.coefficients(numbers)]
         images = first.only(rows).decode(blocks, self.x.dtype)
         for codec in rest:
@@ -232,11 +244,11 @@ class _Certifying:
             labels = self.y[part] if image is None else self.y[image].expand(len(part))
             lead = LEAD * logits.abs().amax(dim=1)
             found.append((margin(logits, labels) < -lead).cpu())
-        return torch.cat(found) if found else torch.empty(0, dtype=torch.bool)
+        return torch.cat(found) if found else torch.empty(0, dtype=torch.bool, device="cpu")
 
     def _resolve(self, outcomes: Outcomes, image: int, wrong: Tensor) -> tuple[Tensor | None, int]:
         """Attains or excludes wrong outcomes: the first misclassified image found, and how many stay unresolved."""
-        codec = self.on_cpu[0].only(torch.tensor([image]))
+        codec = self.on_cpu[0].only(torch.tensor([image], device="cpu"))
         x = self.x[image : image + 1].cpu()
         box = Box.of(x, self.eps, codec.arithmetic == "libjpeg", self.whole_bytes)
         known: dict[tuple[Place, tuple[int, ...]], Tensor | bool] = {}

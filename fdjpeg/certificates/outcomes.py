@@ -43,7 +43,7 @@ class Outcomes:
         """
         found = [component.repeat(len(numbers), 1, 1, 1, 1) for component in self.own]
         for unit, choice in zip(self.units.values(), self.choices(numbers), strict=True):
-            values = torch.tensor(unit.outcomes, dtype=torch.int32)[choice]
+            values = torch.tensor(unit.outcomes, dtype=torch.int32, device="cpu")[choice]
             for column, entry in enumerate(unit.entries):
                 block = found[entry.component][:, entry.row, entry.column]
                 block[:, entry.vertical, entry.horizontal] = values[:, column]

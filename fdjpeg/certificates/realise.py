@@ -40,10 +40,10 @@ def excluded(unit: Unit, outcome: tuple[int, ...]) -> bool:
     if not spaces or not unit.ball.pairs:
         return False
     normals = torch.stack([space.normal for space in spaces])
-    ties = torch.tensor([space.tie for space in spaces], dtype=normals.dtype)
+    ties = torch.tensor([space.tie for space in spaces], dtype=normals.dtype, device="cpu")
     whole = not normals.is_floating_point()
     scale = ties.double().abs().amax().clamp_min(1)
-    weights = torch.full((len(spaces),), 1 / len(spaces), dtype=torch.float64)
+    weights = torch.full((len(spaces),), 1 / len(spaces), dtype=torch.float64, device="cpu")
     for step in range(STEPS):
         used = (weights * (1 << WEIGHT_BITS)).round().to(normals.dtype) if whole else weights
         combined = (used.view(-1, 1, 1) * normals).sum(dim=0, keepdim=True)
@@ -77,7 +77,7 @@ def attained(codec: Codec, box: Box, outcomes: Outcomes, place: Place, outcome: 
         wanted[entry.component][0, entry.row, entry.column, entry.vertical, entry.horizontal] = value
     for start in (box.origin, box.at(_random(box, 0)), box.at(_random(box, 1))):
         tried = _approached(codec, box, unit, outcome, start)
-        found = codec.blocks(box.only(torch.zeros(len(tried), dtype=torch.int64)).images(tried))
+        found = codec.blocks(box.only(torch.zeros(len(tried), dtype=torch.int64, device="cpu")).images(tried))
         same = [(ours == theirs).flatten(1).all(dim=1) for ours, theirs in zip(found, wanted, strict=True)]
         hits = torch.stack(same).all(dim=0).nonzero().flatten()
         if len(hits):
@@ -86,7 +86,9 @@ def attained(codec: Codec, box: Box, outcomes: Outcomes, place: Place, outcome: 
 
 
 def _random(box: Box, number: int) -> Tensor:
-    return torch.rand(box.origin.shape, generator=torch.Generator().manual_seed(number))
+    return torch.rand(
+        box.origin.shape, generator=torch.Generator().manual_seed(number), dtype=torch.float32, device="cpu"
+    )
 
 
 def _approached(codec: Codec, box: Box, unit: Unit, outcome: tuple[int, ...], start: Tensor) -> Tensor:
@@ -96,8 +98,8 @@ def _approached(codec: Codec, box: Box, unit: Unit, outcome: tuple[int, ...], st
     rounded in several ways.
     """
     transform = codec.transform
-    steps = torch.tensor([entry.step for entry in unit.entries], dtype=torch.float32)
-    ties = torch.tensor(outcome, dtype=torch.float32) * steps
+    steps = torch.tensor([entry.step for entry in unit.entries], dtype=torch.float32, device="cpu")
+    ties = torch.tensor(outcome, dtype=torch.float32, device="cpu") * steps
     at_origin = transform.forward(box.origin - codec.shift)
     own, rows = [], []
     for entry in unit.entries:
@@ -109,7 +111,7 @@ def _approached(codec: Codec, box: Box, unit: Unit, outcome: tuple[int, ...], st
     from_origin, matrix = torch.stack(own), torch.stack(rows)  # (entries), (entries, samples)
     inside = (matrix != 0).any(dim=0)
     origin, least, most = (part.flatten() for part in (box.origin, box.least, box.most))
-    shares = torch.linspace(0, 0.45, MARGINS)
+    shares = torch.linspace(0, 0.45, MARGINS, dtype=torch.float32, device="cpu")
     margins = shares[:, None] * torch.minimum(steps, torch.full_like(steps, 2 * MOST_MARGIN))
     point = torch.where(inside, start.flatten(), origin).repeat(MARGINS, 1)
     for _ in range(STEPS):
@@ -118,7 +120,9 @@ def _approached(codec: Codec, box: Box, unit: Unit, outcome: tuple[int, ...], st
         high = (values - ties - steps / 2 + margins).clamp_min(0)
         point = torch.minimum(torch.maximum(point + 1.5 * (low - high) @ matrix, least), most)
     if box.whole:
-        dither = torch.rand(DITHERS, MARGINS, point.size(1), generator=torch.Generator().manual_seed(0)) - 0.5
+        fixed = torch.Generator().manual_seed(0)
+        shape = (DITHERS, MARGINS, point.size(1))
+        dither = torch.rand(shape, generator=fixed, dtype=torch.float32, device="cpu") - 0.5
         dither[0] = 0
         rounded = (point + 0.9 * dither).round().flatten(0, 1)
         point = torch.where(inside, torch.minimum(torch.maximum(rounded, least), most), origin)

@@ -117,7 +117,9 @@ class ColourBall(Ball):
         ends = [end.flatten(1).to(torch.int32) for end in (least, most)]
         width = int((ends[1] - ends[0]).max()) + 1
         self._pairs = width ** len(least) <= MOST_COLOURS
-        grid = torch.cartesian_prod(*[torch.arange(width if self._pairs else 1, dtype=torch.int32)] * len(least))
+        grid = torch.cartesian_prod(
+            *[torch.arange(width if self._pairs else 1, dtype=torch.int32, device="cpu")] * len(least)
+        )
         grid = grid.view(-1, len(least)).T[:, None]  # (channels, 1, colours)
         colours = torch.minimum(ends[0][..., None] + grid, ends[1][..., None])
         # (components, 64, colours), level-shifted
@@ -135,21 +137,21 @@ class ColourBall(Ball):
             low, high = self.components[used[0]].aminmax(dim=1)
             normal = normals[:, used[0]]
             return torch.maximum(normal * low, normal * high).sum(dim=1)
-        sums = torch.zeros(1, dtype=torch.int64)
+        sums = torch.zeros(1, dtype=torch.int64, device="cpu")
         for component in used:
             sums = sums + normals[:, component, :, None] * self.components[component]
-        return sums.amax(dim=2).sum(dim=1) if used else torch.zeros(len(normals), dtype=torch.int64)
+        return sums.amax(dim=2).sum(dim=1) if used else torch.zeros(len(normals), dtype=torch.int64, device="cpu")
 
     def best(self, normal: Tensor) -> Tensor:
         """See `Ball.best`."""
         places = (normal[0, :, :, None] * self.components).sum(dim=0).argmax(dim=1)
-        return self.components[:, torch.arange(BLOCK * BLOCK), places]
+        return self.components[:, torch.arange(BLOCK * BLOCK, device="cpu"), places]
 
     def half_spaces(self, entry: Entry, value: int) -> list[HalfSpace]:
         """See `Ball.half_spaces`. C is quantized to k or more where ``C ≥ 8 q k − 4 q``, one more where k ≤ 0."""
         rows, columns = _ISLOW[entry.vertical], _ISLOW[entry.horizontal]
-        basis = torch.tensor([a * b for a in rows for b in columns], dtype=torch.int64)
-        normal = torch.zeros(len(self.components), BLOCK * BLOCK, dtype=torch.int64)
+        basis = torch.tensor([a * b for a in rows for b in columns], dtype=torch.int64, device="cpu")
+        normal = torch.zeros(len(self.components), BLOCK * BLOCK, dtype=torch.int64, device="cpu")
         normal[entry.component] = basis
         rounding = (sum(map(abs, rows)) << 10) + (1 << 25)
         found = []
@@ -182,7 +184,7 @@ class ChannelBall(Ball):
     def half_spaces(self, entry: Entry, value: int) -> list[HalfSpace]:
         """See `Ball.half_spaces`; a tie itself may be rounded either way."""
         rows, columns = _DCT[entry.vertical], _DCT[entry.horizontal]
-        normal = torch.tensor([[a * b for a in rows for b in columns]], dtype=torch.float64)
+        normal = torch.tensor([[a * b for a in rows for b in columns]], dtype=torch.float64, device="cpu")
         found = []
         for sign, k, end in ((1, value, entry.lowest), (-1, -value, -entry.highest)):
             if k > end:
@@ -195,7 +197,7 @@ class AnyBall(Ball):
 
     def support(self, normals: Tensor) -> Tensor:
         """See `Ball.support`."""
-        return torch.full((len(normals),), math.inf, dtype=torch.float64)
+        return torch.full((len(normals),), math.inf, dtype=torch.float64, device="cpu")
 
     def best(self, normal: Tensor) -> Tensor:
         """See `Ball.best`."""
@@ -266,10 +268,10 @@ def _compatible(ball: Ball, entries: list[Entry], options: list[tuple[int, int]]
     if not spaces:
         return masks
     normals = torch.stack([space.normal for space in spaces])
-    ties = torch.tensor([space.tie for space in spaces], dtype=normals.dtype)
-    components = torch.tensor([space.component for space in spaces])
+    ties = torch.tensor([space.tie for space in spaces], dtype=normals.dtype, device="cpu")
+    components = torch.tensor([space.component for space in spaces], device="cpu")
     for first, owner in enumerate(owners):
-        seconds = torch.arange(first, len(spaces))
+        seconds = torch.arange(first, len(spaces), device="cpu")
         alike = components[first:] == components[first]
         groups = [seconds[alike], seconds[~alike]] if len(spaces) <= MOST_SPACES else [seconds[alike]]
         excluded = [

@@ -72,7 +72,9 @@ def _self_check() -> tuple[int, int]:
     for height, width in ((1, 1), (8, 8), (17, 23), (64, 48), (99, 101)):
         for channels, subsampling in ((3, "4:4:4"), (3, "4:2:2"), (3, "4:2:0"), (1, "4:4:4")):
             for quality in (1, 25, 50, 75, 95, 100):
-                image = torch.randint(0, 256, (channels, height, width), generator=generator, dtype=torch.uint8)
+                image = torch.randint(
+                    0, 256, (channels, height, width), generator=generator, dtype=torch.uint8, device="cpu"
+                )
                 theirs = to_tensor(pillow_codec(to_pillow(image), quality, subsampling)[0])
                 as_bytes = fdjpeg.jpeg(image, quality, subsampling=subsampling)
                 as_floats = fdjpeg.jpeg(image.float() / 255, quality, subsampling=subsampling)

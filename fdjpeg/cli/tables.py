@@ -177,7 +177,7 @@ def band_deviation(images: Iterable[Tensor]) -> Tensor:
         ValueError: if there is not a single whole block.
     """
     count = 0
-    total, squares = torch.zeros(2, BLOCK, BLOCK, dtype=torch.float64)
+    total, squares = torch.zeros(2, BLOCK, BLOCK, dtype=torch.float64, device="cpu")
     for image in images:
         _, height, width = image.shape
         whole = image[:, : height - height % BLOCK, : width - width % BLOCK]

@@ -186,7 +186,7 @@ def _both(images: str, held_out: str, size: int, seed: int, network: nn.Module |
     count = len(learning.samples)
     if count < 4:
         raise ValueError(f"images must be at least 4, of which one is held out, got {count}")
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed), device="cpu")
     parts = order.split([count - count // 4, count // 4])
     first, second = (
         _Images(learning.samples[part], None if learning.labels is None else learning.labels[part]) for part in parts

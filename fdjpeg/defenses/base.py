@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fdjpeg import surrogates
+from fdjpeg._table_checks import home
 from fdjpeg.attacks.base import Exposed
 
 from .gradients import GRADIENTS
@@ -268,6 +269,18 @@ def copied(module: Module) -> Module:
 def device_of(module: nn.Module) -> torch.device:
     """Returns the device of a module's first tensor; the CPU where it has none."""
     return next((tensor.device for tensor in module.state_dict().values()), torch.device("cpu"))
+
+
+def table_of(name: str, table: Any) -> Tensor:
+    """Returns a table ``(8, 8)`` of the argument ``name``; lists are made where they keep their numbers.
+
+    Raises:
+        ValueError: for another shape.
+    """
+    made = table if isinstance(table, Tensor) else torch.tensor(table, device=home())
+    if made.shape != (8, 8):
+        raise ValueError(f"{name} must have shape (8, 8), got {tuple(made.shape)}")
+    return made
 
 
 def straight_through(images: Tensor, changed: Tensor) -> Tensor:

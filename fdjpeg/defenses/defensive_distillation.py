@@ -11,7 +11,6 @@ vanish. Attack logits / T, or a margin.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -247,7 +246,7 @@ def train(run: Run, images: Images, classifier: nn.Module | None, config: Config
         if network is not None:
             return DistillationNet(**network)
         assert classifier is not None
-        return copy.deepcopy(classifier).requires_grad_(True)
+        return copied(classifier).requires_grad_(True)
 
     teacher, student = start("teacher"), start("student")
     run.fit("teacher", HardLabels(teacher, config.temperature), images, config.training)

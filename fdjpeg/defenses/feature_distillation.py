@@ -20,8 +20,9 @@ from torch import Tensor, nn
 
 import fdjpeg
 from fdjpeg import QuantTables
+from fdjpeg._numbers import values_can_be_read
 
-from .base import LayerDefense
+from .base import LayerDefense, table_of
 from .gradients import GRADIENTS, distinct
 from .training.config import at_least
 from .training.images import Images
@@ -64,10 +65,8 @@ class FeatureDistillation(LayerDefense):
         self.passes = passes
         if steps is None:
             steps = fdjpeg.FeatureDistillation(str(preset)).steps
-        steps = torch.as_tensor(steps)
-        if steps.shape != (8, 8):
-            raise ValueError(f"steps must have shape (8, 8), got {tuple(steps.shape)}")
-        if not bool(((steps >= 1) & (steps <= 255) & (steps == steps.round())).all()):
+        steps = table_of("steps", steps)
+        if values_can_be_read(steps) and not bool(((steps >= 1) & (steps <= 255) & (steps == steps.round())).all()):
             raise ValueError(f"steps must be whole, 1…255, got {steps.tolist()}")
         self.register_buffer("steps", steps.to(torch.int64))
 
@@ -125,7 +124,9 @@ class BandStatistics:
     @classmethod
     def none(cls) -> BandStatistics:
         """Returns the statistics of no image, to add to."""
-        return cls(0, torch.zeros(8, 8, dtype=torch.int64), torch.zeros(8, 8, dtype=torch.int64))
+        return cls(
+            0, torch.zeros(8, 8, dtype=torch.int64, device="cpu"), torch.zeros(8, 8, dtype=torch.int64, device="cpu")
+        )
 
     def add(self, images: Tensor) -> None:
         """Adds images ``(N, C, H, W)``, uint8 or floats in [0, 1]; edges are replicated to whole blocks."""
@@ -207,6 +208,6 @@ def train(run: Run, images: Images, classifier: None, config: Config) -> Feature
     statistics = BandStatistics.none()
     for _, pixels, _ in run.mine(images, config.batch_size):
         statistics.add(pixels)
-    (count,) = run.total(torch.tensor([statistics.count])).tolist()
+    (count,) = run.total(torch.tensor([statistics.count], device="cpu")).tolist()
     of_all = BandStatistics(count, run.total(statistics.total), run.total(statistics.squares))
     return derive(of_all, config.n, config.fine, config.coarse, config.passes)

@@ -32,7 +32,7 @@ from fdjpeg.attacks.base import Exposed
 from fdjpeg.augmentations import Augmentation, DoubleJPEG, RandomJPEG, Recompress
 from fdjpeg.augmentations.base import scaled
 
-from .base import Defense, Weights, device_of, load_state
+from .base import Defense, Weights, copied, device_of, load_state
 from .gradients import GRADIENTS
 from .training import accuracy
 from .training.batch_statistics import LAYERS
@@ -69,7 +69,7 @@ class FineTuned(Defense):
         sampling_of(subsampling, "fancy")  # raises for an unknown name
         if tables is not None:
             check_list("tables", tables)
-        self.tables = None if tables is None else QuantTables(*(torch.as_tensor(table) for table in tables)).integer()
+        self.tables = None if tables is None else QuantTables(*tables).integer()
         self.subsampling = subsampling
         self.network = Weights(state or {})
         self.front: fdjpeg.JPEG | None = None
@@ -120,7 +120,7 @@ class FineTuned(Defense):
 
     def _tuned(self, network: nn.Module) -> nn.Module:
         """A copy of the network with the weights after fine-tuning."""
-        tuned = copy.deepcopy(network)
+        tuned = copied(network)
         load_state(tuned, self.network.state_dict(), "the network that was fine-tuned")
         return tuned.eval()
 
@@ -447,7 +447,7 @@ def interpolated(before: Mapping[str, Tensor], after: Mapping[str, Tensor], shar
 
 def train(run: Run, images: Images, classifier: nn.Module, config: Config) -> FineTuned:
     """Fine-tunes a copy of the classifier, and measures both on real files: accuracy.json, .md, .svg in the folder."""
-    tuned = copy.deepcopy(classifier).requires_grad_(True)
+    tuned = copied(classifier).requires_grad_(True)
     front = None
     if config.tables_quality is not None:
         front = LearnedFront(tuned, config.tables_quality, config.tables_rate, config.subsampling)

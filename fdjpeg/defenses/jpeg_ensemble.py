@@ -11,7 +11,6 @@ votes are equal, the class with the higher summed softmax wins.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,7 +26,7 @@ from fdjpeg._numbers import is_finite
 from fdjpeg.attacks.base import Exposed
 from fdjpeg.sources.images import sample
 
-from .base import JPEGDefense, Weights, copied, device_of, load_state
+from .base import JPEGDefense, Weights, copied, device_of, load_state, table_of
 from .gradients import GRADIENTS, distinct
 from .training.config import Schedule, Settings, at_least, positive
 from .training.images import Images
@@ -66,10 +65,7 @@ class JPEGEnsemble(JPEGDefense):
         members: Sequence[Mapping[str, Tensor]] | None = None,
     ) -> None:
         super().__init__()
-        self.luma, self.chroma = (torch.as_tensor(table, dtype=torch.float32) for table in (luma, chroma))
-        for name, table in (("luma", self.luma), ("chroma", self.chroma)):
-            if table.shape != (8, 8):
-                raise ValueError(f"{name} must have shape (8, 8), got {tuple(table.shape)}")
+        self.luma, self.chroma = table_of("luma", luma).float(), table_of("chroma", chroma).float()
         if not levels or not all(is_finite(level) and level > 0 for level in levels):
             raise ValueError(f"levels must be positive numbers, at least one, got {levels!r}")
         if members is not None and len(members) != len(levels):
@@ -256,7 +252,7 @@ def analyse(run: Run, images: Images, classifier: nn.Module, config: Config) -> 
     """
     # At random, because folders come in the order of their classes.
     chosen = images.select(sample(len(images), config.analysed, config.seed))
-    parts = torch.zeros(-(-len(chosen) // config.tuning.batch_size), 2, 8, 8, dtype=torch.float64)
+    parts = torch.zeros(-(-len(chosen) // config.tuning.batch_size), 2, 8, 8, dtype=torch.float64, device="cpu")
     for batch, pixels, labels in run.mine(chosen, config.tuning.batch_size):
         if config.importance == "gradient":
             parts[batch] = gradient_sensitivity(classifier, pixels, labels).cpu()
@@ -290,7 +286,7 @@ def train(run: Run, images: Images, classifier: nn.Module, config: Config) -> JP
     ensemble = JPEGEnsemble(tables.luma, tables.chroma, config.levels)
     members = []
     for place, level in enumerate(config.levels):
-        member = copy.deepcopy(classifier).requires_grad_(True)
+        member = copied(classifier).requires_grad_(True)
         layer = ensemble.layer(level)
         run.fit(f"member-{place + 1}", Tuning(member, layer), images, config.tuning)
         members.append({name: tensor.cpu() for name, tensor in member.state_dict().items()})

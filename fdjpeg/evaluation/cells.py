@@ -204,7 +204,7 @@ def _joined(parts: list[Cell]) -> Cell:
 
 def rights(cell: Cell) -> Tensor:
     """Returns ``(N,)`` float64: how far each image of a cell is right, 0 … 1."""
-    return torch.tensor(cell.right, dtype=torch.float64)
+    return torch.tensor(cell.right, dtype=torch.float64, device="cpu")
 
 
 def total(cell: Cell, clean: Cell | None = None) -> float:

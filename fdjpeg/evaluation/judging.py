@@ -7,7 +7,6 @@ alone: an image counts as right in a cell only if it is also right without any a
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -24,6 +23,7 @@ from fdjpeg.attacks import Attack, AttackResult, correct, distances, format_eps,
 from fdjpeg.attacks.base import image_seed, seeded
 from fdjpeg.attacks.calls import Flat, has_derivative
 from fdjpeg.defenses import UNDEFENDED, Defended
+from fdjpeg.defenses.base import copied
 from fdjpeg.sources import ImageSet, Network
 from fdjpeg.sources.image_set import to_bytes
 
@@ -122,7 +122,7 @@ class Evaluation:
     @cached_property
     def batch_indices(self) -> list[Tensor]:
         """The places of each batch's images: consecutive ones."""
-        return list(torch.arange(len(self.images)).split(self.plan.batch_size))
+        return list(torch.arange(len(self.images), device="cpu").split(self.plan.batch_size))
 
     def batch(self, number: int) -> Batch:
         """Returns the batch of that number."""
@@ -136,7 +136,7 @@ class Evaluation:
             ValueError: if the memory does not hold one image.
         """
         results = []
-        for places, result in in_batches(compute, torch.arange(size), self.at_once):
+        for places, result in in_batches(compute, torch.arange(size, device="cpu"), self.at_once):
             if len(places) < min(self.at_once, size - int(places[0])):
                 self.at_once = len(places)
             results.append(result)
@@ -146,7 +146,8 @@ class Evaluation:
     def random(self) -> dict[str, bool]:
         """Whether each defence draws again in every call."""
         # Noise, which every draw changes differently; a flat image looks the same at every quality.
-        noise = torch.rand(self.images.images[:1].shape, generator=torch.Generator().manual_seed(0))
+        fixed = torch.Generator().manual_seed(0)
+        noise = torch.rand(self.images.images[:1].shape, generator=fixed, dtype=torch.float32, device="cpu")
         image = noise.to(self.network.device)
         found = {}
         for defense in self.defenses:
@@ -376,7 +377,7 @@ def _on_device(network: Network, device: torch.device) -> Network:
     """Returns a network on a device: a copy if it is elsewhere, since the caller's does not move."""
     if network.device == device:
         return network
-    return replace(network, module=copy.deepcopy(network.module).to(device))
+    return replace(network, module=copied(network.module).to(device))
 
 
 def _bytes(images: Tensor) -> Tensor:

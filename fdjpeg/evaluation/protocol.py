@@ -8,7 +8,6 @@ is stored. So neither the number of processes nor being killed and started again
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 import logging
@@ -25,6 +24,7 @@ from fdjpeg._checks import check_callable, check_path
 from fdjpeg._fingerprint import described
 from fdjpeg.attacks import format_eps
 from fdjpeg.defenses import UNDEFENDED, Defended, of_module, parse_defense
+from fdjpeg.defenses.base import copied
 from fdjpeg.sources import External, ImageSet, Network
 from fdjpeg.sources.image_set import LATTICE_IMAGES, AnyImages, lattice_quality, to_bytes
 from fdjpeg.sources.networks import check_logits, evaluating
@@ -105,7 +105,9 @@ def evaluate(
     network, images = Network.of(model), ImageSet.of(data)
     plan = replace(Plan() if plan is None else plan, **settings)
     world = World.here() if world is None else world
-    with evaluating(network.module):
+    # Attacks differentiate, whatever mode the caller is in.
+    with torch.inference_mode(False), torch.enable_grad(), evaluating(network.module):
+        images = _outside(images)
         _check_network(network, images, plan.batch_size)
         layers = _defenses(plan, network.module, images.images[:1].to(network.device))
         run = Evaluation(network, images, layers, plan)
@@ -118,6 +120,13 @@ def evaluate(
     gathered = join(world.gather(cells))
     done = sorted({index for cell in gathered for index in cell.indices})
     return Report(_settings(run, open_jobs), _placed(gathered, done), images.select(done))
+
+
+def _outside(images: ImageSet) -> ImageSet:
+    """Returns images that autograd can keep: a copy of those that were made in inference mode."""
+    if not (images.images.is_inference() or images.labels.is_inference()):
+        return images
+    return replace(images, images=images.images.clone(), labels=images.labels.clone())
 
 
 def _folders(merge: Iterable[str | Path]) -> list[Path]:
@@ -147,7 +156,7 @@ def _check_arguments(
 
 def _check_network(network: Network, images: ImageSet, batch_size: int, party: str = "model") -> None:
     """Raises the errors of ``check_logits`` for the first images, or a ValueError if the device cannot hold one."""
-    first = torch.arange(len(images))[:batch_size]
+    first = torch.arange(len(images), device="cpu")[:batch_size]
     with torch.no_grad():
         found = in_batches(
             lambda part: logits_of(network.module, images.images[part].to(network.device), party), first, batch_size
@@ -172,7 +181,7 @@ def _defenses(plan: Plan, network: nn.Module, image: Tensor) -> list[Defended]:
             found.append(item)
         else:
             # A copy, because its mode and its place change.
-            layer = copy.deepcopy(item).to(image.device).eval()
+            layer = copied(item).to(image.device).eval()
             found.append(of_module(layer, type(item).__name__, tried, image))
     found = [defense for defense in found if defense.gradients]  # the bare network is always there
     names = [defense.name for defense in found]

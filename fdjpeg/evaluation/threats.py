@@ -118,7 +118,7 @@ def clean_cells(run: Evaluation, batch: Batch) -> list[Cell]:
 
 def noise_cells(run: Evaluation, noise: Attack, eps: Fraction, batch: Batch) -> list[Cell]:
     """Judges every defence under noise."""
-    everything = torch.ones(len(batch.x), dtype=torch.bool)
+    everything = torch.ones(len(batch.x), dtype=torch.bool, device="cpu")
     cells = []
     for defense in run.defenses:
         made = run.craft(noise, run.network.module, None, batch, run.entered(defense, batch), eps, everything)
@@ -128,7 +128,7 @@ def noise_cells(run: Evaluation, noise: Attack, eps: Fraction, batch: Batch) -> 
 
 def bare_cells(run: Evaluation, attack: Attack, eps: Fraction, batch: Batch) -> list[Cell]:
     """Attacks the bare network; judges it and every defence."""
-    everything = torch.ones(len(batch.x), dtype=torch.bool)
+    everything = torch.ones(len(batch.x), dtype=torch.bool, device="cpu")
     made = run.craft(_onwards(attack), run.network.module, None, batch, batch.x, eps, everything)
     cells = [run.cell(batch, UNDEFENDED, "white-box", made, attack=attack, eps=eps)]
     for defense in run.defenses[1:]:
@@ -139,14 +139,14 @@ def bare_cells(run: Evaluation, attack: Attack, eps: Fraction, batch: Batch) -> 
 
 def entered_cells(run: Evaluation, attack: Attack, defense: Defended, eps: Fraction, batch: Batch) -> list[Cell]:
     """Attacks the bare network at images after the first pass of a defence; judges that defence."""
-    everything = torch.ones(len(batch.x), dtype=torch.bool)
+    everything = torch.ones(len(batch.x), dtype=torch.bool, device="cpu")
     made = run.craft(_onwards(attack), run.network.module, None, batch, run.entered(defense, batch), eps, everything)
     return [run.cell(batch, defense, "gray-box", made, attack=attack, eps=eps)]
 
 
 def transfer_cells(run: Evaluation, attack: Attack, network: Network, eps: Fraction, batch: Batch) -> list[Cell]:
     """Attacks another network; judges the bare one and every defence."""
-    everything = torch.ones(len(batch.x), dtype=torch.bool)
+    everything = torch.ones(len(batch.x), dtype=torch.bool, device="cpu")
     with evaluating(network.module), about(transfer_party(network)):
         made = run.craft(_onwards(attack), network.module, None, batch, batch.x, eps, everything)
     met = [defense for defense in run.defenses if defense.first is None]

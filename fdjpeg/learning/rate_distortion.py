@@ -101,10 +101,10 @@ def measure(
     decoded = torch.stack([_read(file, images.size(1)) for file in files])
     a, b = decoded.float() / 255, images.float() / 255
     large_enough = min(images.shape[-2:]) >= WINDOW
-    parts = torch.arange(len(images)).split(64)
+    parts = torch.arange(len(images), device="cpu").split(64)
     return Measured(
         bits=bits(encode(images, tables=tables, subsampling=subsampling)),
-        file_bits=torch.tensor([8 * len(file) for file in files]),
+        file_bits=torch.tensor([8 * len(file) for file in files], device="cpu"),
         psnr=psnr(a.double(), b.double()),
         ms_ssim=torch.cat([ms_ssim(a[part], b[part]) for part in parts]).double() if large_enough else None,
         correct=None if model is None or labels is None else _correct(model, a, labels, parts),
@@ -196,13 +196,13 @@ def bits_ratio(
     check_whole("resamples", resamples, 1)
     check_whole("seed", seed)
     if sources is None:
-        sources = torch.arange(len(bits))
+        sources = torch.arange(len(bits), device="cpu")
     units = int(sources.max()) + 1
-    drawn = torch.randint(units, (resamples, units), generator=torch.Generator().manual_seed(seed))
-    counts = torch.zeros(resamples, units, dtype=torch.float64).scatter_add_(
-        1, drawn, torch.ones(resamples, units, dtype=torch.float64)
+    drawn = torch.randint(units, (resamples, units), generator=torch.Generator().manual_seed(seed), device="cpu")
+    counts = torch.zeros(resamples, units, dtype=torch.float64, device="cpu").scatter_add_(
+        1, drawn, torch.ones(resamples, units, dtype=torch.float64, device="cpu")
     )
-    weights = torch.cat([torch.ones(1, units, dtype=torch.float64), counts])[:, sources]
+    weights = torch.cat([torch.ones(1, units, dtype=torch.float64, device="cpu"), counts])[:, sources]
     weights /= weights.sum(1, keepdim=True)
     own_bits, own_kept = weights @ bits.double(), weights @ kept.double()
     points_bits = (weights @ curve_bits.double().T).log()
@@ -213,7 +213,7 @@ def bits_ratio(
             for mine, level, levels, logarithms in zip(own_bits, own_kept, points_kept, points_bits, strict=True)
         ]
     )
-    low, high = ratios[1:].quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    low, high = ratios[1:].quantile(torch.tensor([0.025, 0.975], dtype=torch.float64, device="cpu")).tolist()
     return Ratio(float(ratios[0]), low, high)
 
 

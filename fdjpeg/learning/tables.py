@@ -118,6 +118,8 @@ class DeadZone:
 # Learning
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 def learn_tables(
     images: Tensor,
     budget: Tensor,
@@ -172,22 +174,29 @@ def learn_tables(
         tables = learn_tables(images, budget, "mse", iterations=10)
     """
     batch = flattened(images, "images")
+    batch = batch.clone() if batch.is_inference() else batch
     sampling = sampling_of(subsampling, "fancy")
     _check(batch, budget, labels, start, iterations, batch_size, learning_rate, seed, progress)
     measure_of_loss = _resolve(loss)
     if start is None:
         # A chroma sample covers several pixels, so an error in it weighs more: chroma steps are finer by this factor.
         chroma = (sampling.horizontal * sampling.vertical) ** -0.5
-        start = _fitted(QuantTables(torch.ones(8, 8), torch.full((8, 8), chroma)), batch, budget, subsampling)
+        flat = torch.ones(8, 8, dtype=torch.float32, device="cpu")
+        start = _fitted(
+            QuantTables(flat, flat * chroma),
+            batch,
+            budget,
+            subsampling,
+        )
     layer = LearnableJPEG(start, share=share, subsampling=subsampling, gradient=DeadZone()).to(batch.device)
     optimizer = torch.optim.Adam(layer.parameter_groups(), lr=learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, iterations)
     generator = torch.Generator().manual_seed(seed)
-    order = torch.empty(0, dtype=torch.int64)
+    order = torch.empty(0, dtype=torch.int64, device="cpu")
     multiplier: float | None = None
     for iteration in range(iterations):
         if len(order) < min(batch_size, len(batch)):
-            order = torch.randperm(len(batch), generator=generator)
+            order = torch.randperm(len(batch), generator=generator, device="cpu")
         chosen, order = order[:batch_size], order[batch_size:]
         original = _as_floats(batch[chosen])
         mean_loss = measure_of_loss(layer(original), original, None if labels is None else labels[chosen]).mean()
@@ -202,7 +211,7 @@ def learn_tables(
         if progress is not None:
             progress(iteration + 1, iterations)
     assert multiplier is not None  # there is at least one minibatch
-    judges = torch.randperm(len(batch), generator=generator)[: _JUDGES * batch_size].split(batch_size)
+    judges = torch.randperm(len(batch), generator=generator, device="cpu")[: _JUDGES * batch_size].split(batch_size)
     parts = [(batch[chosen], None if labels is None else labels[chosen]) for chosen in judges]
     fitted = LearnableJPEG(_fitted(layer.steps(), batch, budget, subsampling), share=share)
     return _with_best_dc(fitted, partial(_cost, parts, measure_of_loss, multiplier, subsampling))

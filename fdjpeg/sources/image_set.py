@@ -173,7 +173,7 @@ def lattice_quality(image: Tensor) -> int | None:
     corner = image[:, :128, :128]
     if float(corner.float().std()) < 1:  # with hardly any content it is on every lattice, or on none
         return None
-    qualities = torch.arange(18, 98)
+    qualities = torch.arange(18, 98, device="cpu")
     for subsampling in ("4:2:0", "4:4:4") if len(corner) == 3 else ("4:4:4",):
         again = fdjpeg.jpeg(corner.expand(len(qualities), *corner.shape), qualities, subsampling=subsampling)
         change = (again.short() - corner.short()).abs().float().mean(dim=(1, 2, 3))

@@ -317,7 +317,7 @@ def sample(total: int, count: int | None, seed: int) -> list[int]:
     """Returns the sorted indices of all items, or of ``count`` drawn at random."""
     if count is None or count >= total:
         return list(range(total))
-    return sorted(torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:count].tolist())
+    return sorted(torch.randperm(total, generator=torch.Generator().manual_seed(seed), device="cpu")[:count].tolist())
 
 
 def _described(count: int, total: int, origin: str, size: int | None, seed: int) -> str:
@@ -364,4 +364,4 @@ def _stack(
     if len(sizes) > 1:
         raise ValueError(f"data must hold images of one size, or size must be given, got {len(sizes)} sizes")
     stacked = torch.stack(images).float().div_(255)
-    return ImageSet(stacked, torch.tensor(labels), tuple(names), source, terms, tuple(classes))
+    return ImageSet(stacked, torch.tensor(labels, device="cpu"), tuple(names), source, terms, tuple(classes))

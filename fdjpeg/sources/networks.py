@@ -46,8 +46,8 @@ class Normalized(nn.Module):
         if not all(deviation > 0 for deviation in std):
             raise ValueError(f"std must be above 0, got {std!r}")
         self.network = network
-        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1))
-        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1))
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(-1, 1, 1))
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(-1, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
         """Returns the logits of images ``(N, C, H, W)`` in [0, 1]."""

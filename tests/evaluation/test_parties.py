@@ -118,3 +118,20 @@ def test_nan_behind_a_filter_is_neither_accepted_nor_right() -> None:
     assert not attacks.correct(logits, detector.network(IMAGES).argmax(1)).any()
     with pytest.raises(ValueError, match="clean must be images whose logits are numbers"):
         detector.calibrated(IMAGES)
+
+
+class Computed(nn.Module):
+    """Holds a buffer that was computed from its parameter, which ``copy.deepcopy`` refuses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1))
+        self.register_buffer("halved", self.scale / 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.scale
+
+
+def test_a_layer_with_computed_tensors_is_evaluated() -> None:
+    report = evaluate(Linear(), (IMAGES, LABELS), defenses=[Computed()], attacks=["pgd-1"], eps=[0.01], checks=False)
+    assert [row.defense for row in report.rows] == ["none", "Computed"]

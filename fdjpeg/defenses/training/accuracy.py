@@ -110,7 +110,7 @@ def measure(
         The clean images first, then one row for each quality.
     """
     strengths = [None, *qualities]
-    counts = torch.zeros(len(strengths), 4, dtype=torch.float64)
+    counts = torch.zeros(len(strengths), 4, dtype=torch.float64, device="cpu")
     with torch.no_grad():
         for _, pixels, labels in run.mine(images, _BATCH):
             for row, quality in zip(counts, strengths, strict=True):

@@ -166,4 +166,4 @@ def _folder(root: Path, size: int) -> FolderImages:
         state.update(_ends(file))
     source = f"{len(files)} images of {len(folders)} class folders in {root.name}"
     names, labels = zip(*files, strict=True)
-    return FolderImages(torch.tensor(labels), (3, size, size), source, state.hexdigest()[:16], names)
+    return FolderImages(torch.tensor(labels, device="cpu"), (3, size, size), source, state.hexdigest()[:16], names)

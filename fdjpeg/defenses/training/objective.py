@@ -115,7 +115,7 @@ def augment(images: Tensor, kind: str, chance: Chance) -> Tensor:
     height, width = images.shape[-2:]
     reach = (height // 8, width // 8)
     padded = nn.functional.pad(images, (reach[1], reach[1], reach[0], reach[0]), mode="reflect")
-    moves = (chance.uniform((2,), "crop").cpu() * (2 * torch.tensor(reach) + 1)).long().tolist()
+    moves = (chance.uniform((2,), "crop").cpu() * (2 * torch.tensor(reach, device="cpu") + 1)).long().tolist()
     return torch.stack(
         [
             image[:, down : down + height, right : right + width]

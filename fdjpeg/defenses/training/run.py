@@ -168,7 +168,7 @@ class Run:
 
     def split(self, images: Images) -> tuple[Tensor, Tensor]:
         """Returns the indices of the images to train on and of those held out."""
-        order = torch.randperm(len(images), generator=self._generator("split"))
+        order = torch.randperm(len(images), generator=self._generator("split"), device="cpu")
         held_out = round(self.validation * len(images))
         return order[held_out:], order[:held_out].sort().values
 
@@ -204,7 +204,7 @@ class Run:
 
         The batches do not depend on the number of processes that share them, so sums in their order do not either.
         """
-        batches = torch.arange(len(images)).split(batch_size)
+        batches = torch.arange(len(images), device="cpu").split(batch_size)
         numbers = range(self.fabric.global_rank, len(batches), self.fabric.world_size)
         with self.bar("statistics", len(numbers)) as advance:
             found = self.read(images, [batches[number] for number in numbers])
@@ -280,7 +280,7 @@ class Run:
         module, optimizer = wrapped
         position, size, saved = stage.position, stage.schedule.batch_size, time.monotonic()
         moment, steps = f"{stage.name}/{position.epoch}", len(chosen) // size
-        order = chosen[torch.randperm(len(chosen), generator=self._generator(moment))]
+        order = chosen[torch.randperm(len(chosen), generator=self._generator(moment), device="cpu")]
         shares = [self._share(batch) for batch in order[: steps * size].split(size)[position.step :]]
         loss_sum = torch.tensor(position.loss, dtype=torch.float64, device=self.device)
         stage.objective.train()
@@ -318,14 +318,14 @@ class Run:
     def _validate(self, stage: Stage, images: Images, held_out: Tensor) -> float:
         """Returns the mean loss over all images held out, in evaluation mode, from all processes."""
         stage.objective.eval()
-        total = torch.zeros(2, dtype=torch.float64)
+        total = torch.zeros(2, dtype=torch.float64, device="cpu")
         batches = held_out.split(stage.schedule.batch_size)
         shares = [share for batch in batches if len(share := self._share(batch)) > 0]
         with torch.no_grad(), self.fabric.autocast():
             for pixels, labels, indices in self.read(images, shares):
                 chance = Chance(self.seed, f"{stage.name}/held out", indices, self.device)
                 loss = stage.objective.loss(pixels, labels, chance)
-                total += torch.tensor([float(loss) * len(labels), len(labels)], dtype=torch.float64)
+                total += torch.tensor([float(loss) * len(labels), len(labels)], dtype=torch.float64, device="cpu")
         loss_sum, count = self.total(total).tolist()
         return float(loss_sum / count)
 
@@ -348,7 +348,7 @@ def _collate(items: Iterable[Item]) -> tuple[Tensor, Tensor, Tensor] | ValueErro
         images.append(item[0])
         labels.append(item[1])
         indices.append(item[2])
-    return torch.stack(images), torch.tensor(labels), torch.tensor(indices)
+    return torch.stack(images), torch.tensor(labels, device="cpu"), torch.tensor(indices, device="cpu")
 
 
 def _flat(settings: Mapping[str, Any], before: str = "") -> dict[str, Any]:
