@@ -239,11 +239,15 @@ def _check_curves(bits: Tensor, kept: Tensor, curve_bits: Tensor, curve_kept: Te
 
 
 def _interpolated(level: Tensor, levels: Tensor, values: Tensor) -> Tensor:
-    """Returns the value where rising ``levels`` first reach ``level``: the last beyond them, NaN before them."""
-    after = int((levels < level).sum())
+    """Returns the value where rising ``levels`` first reach ``level``: the last beyond them, NaN before them.
+
+    Means of the same numbers may differ in their last bits, which must not make one level of two.
+    """
+    rounding = 1e-9 * levels.abs().max()
+    after = int((levels < level - rounding).sum())
     if after == len(levels):
         return values[-1]
     if after == 0:
-        return values[0] if levels[0] == level else torch.full_like(level, torch.nan)
+        return values[0] if levels[0] <= level + rounding else torch.full_like(level, torch.nan)
     share = (level - levels[after - 1]) / (levels[after] - levels[after - 1])
-    return torch.lerp(values[after - 1], values[after], share)
+    return torch.lerp(values[after - 1], values[after], share.clamp(max=1))

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import fdjpeg
 from fdjpeg import LearnableJPEG, QuantTables
 from fdjpeg.learning import tables as learning
 from fdjpeg.learning.rate_distortion import bits_ratio
@@ -65,6 +66,47 @@ def test_a_curve_that_falls_counts_as_its_highest_so_far_on_both_sides_of_the_fa
     # Above it: the curve goes on from that top at 400 bits, and not from the point that had fallen.
     assert ratio(0.7) == pytest.approx(100 / (400 * 2 ** (0.1 / 0.3)))
     assert ratio(0.61) == pytest.approx(100 / (400 * 2 ** (0.01 / 0.3)))
+
+
+def test_the_interval_of_a_ratio_is_that_of_95_per_cent_of_resamples() -> None:
+    """The mean of 400 images of which half need 50 bits, and half 150: a deviation of 2.5 of 100."""
+    bits = torch.tensor([50.0, 150.0]).repeat(200)
+    curve_bits = torch.tensor([100.0, 200.0])[:, None].expand(2, 400)
+    kept = torch.ones(400)
+    found = bits_ratio(bits, kept, curve_bits, torch.stack([kept, 2 * kept]))
+    assert found.value == pytest.approx(1)
+    assert [found.low, found.high] == pytest.approx([1 - 1.96 * 0.025, 1 + 1.96 * 0.025], abs=0.2 * 0.025)
+
+
+def test_rounding_of_means_decides_nothing() -> None:
+    """Tables that are a curve's own need as many bits: also at its first point, and at one before a fall."""
+    generator = torch.Generator().manual_seed(0)
+    bits, kept = torch.rand(2, 100, generator=generator, dtype=torch.float64) + 1
+    curve_bits = bits * torch.tensor([[1.0], [2.0], [4.0], [8.0]])
+    curve_kept = kept + torch.tensor([[0.0], [2.0], [1.0], [3.0]])
+    for point in (0, 1, 3):
+        found = bits_ratio(curve_bits[point], curve_kept[point], curve_bits, curve_kept, resamples=200)
+        assert (found.value, found.low, found.high) == pytest.approx((1, 1, 1))
+    # Of two points that are almost one level, neither is gone beyond.
+    near = torch.tensor([[1 - 1.001e-9], [1 - 0.999e-9]], dtype=torch.float64)
+    one = torch.ones(1, dtype=torch.float64)
+    assert bits_ratio(200 * one, one, torch.tensor([[100.0], [200.0]]), near).value == pytest.approx(1)
+
+
+def test_tables_are_multiplied_until_images_take_their_budget() -> None:
+    images = torch.randint(256, (4, 3, 16, 16), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    tables = QuantTables(*(torch.full((8, 8), step) for step in (255.0, 90.0, 90.0)))
+    taken = fdjpeg.bits(fdjpeg.encode(images, tables=tables)).double()
+    # Those that meet it stay as they are, also where steps are the largest.
+    assert learning._fitted(tables, images, taken, "4:2:0").y[0, 0] == 255
+    assert torch.equal(learning._fitted(tables, images, taken, "4:2:0").cb, torch.full((8, 8), 90))
+    fine = fdjpeg.bits(fdjpeg.encode(images, tables=QuantTables.flat(12))).double()
+    fitted = learning._fitted(QuantTables.flat(40), images, fine, "4:2:0")
+    assert int(fdjpeg.bits(fdjpeg.encode(images, tables=fitted)).sum()) == pytest.approx(float(fine.sum()), rel=0.02)
+    # Whatever the budget, steps are 1 … 255.
+    for budget, step in ((1e9, 1), (1.0, 255)):
+        limit = learning._fitted(tables, images, torch.full((4,), budget), "4:2:0")
+        assert torch.equal(limit.cb, torch.full((8, 8), step))
 
 
 @pytest.mark.parametrize(("wanted", "found"), [(14, 14), (30, 15), (1, 7)])
