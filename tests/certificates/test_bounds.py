@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import FrozenInstanceError, replace
 from fractions import Fraction
+from itertools import product
 
 import pytest
 import torch
@@ -99,6 +100,16 @@ def test_files_have_fewer_levels_than_floats() -> None:
     )
     with pytest.raises(ValueError, match="images must consist of whole bytes"):
         reach_of(codec, (x * 0.99), 1 / 255, True)
+
+
+@pytest.mark.parametrize("layer", ["fine", "code"])
+def test_black_and_white_are_reached_and_not_passed(layer: str) -> None:
+    x = torch.zeros(1, 3, 8, 8)
+    x[..., 4:] = 1
+    reach = reach_of(codec_of(LAYERS[layer], x), x, 2 / 255, whole_bytes=False)
+    assert reach.least[0, 0, 0].tolist() == pytest.approx([0] * 4 + [253] * 4, abs=0.001)
+    assert reach.most[0, 0, 0].tolist() == pytest.approx([2] * 4 + [255] * 4, abs=0.001)
+    assert (int(reach.least.min()), int(reach.most.max())) == (0, 255)
 
 
 # --- each bound, exhaustively or by its proof ------------------------------------------------------------------------
@@ -280,6 +291,20 @@ def test_impossible_outcomes_are_excluded() -> None:
             everything = tuple(entry.highest for entry in unit.entries)
             if len(unit.entries) > 3:
                 assert excluded(unit, everything)
+
+
+def test_outcomes_are_excluded_where_two_of_three_coefficients_change() -> None:
+    """Steps of 25 at 1.7 levels: 64 samples can bring one coefficient over its tie, and never two of them."""
+    x = image(LAYERS["code"], 3, (8, 8), True, 0)
+    unit = next(unit for unit in listed(codec_of(LAYERS["code"], x), x, 1.7).units.values() if len(unit.entries) == 3)
+    for outcome in product(*(entry.values for entry in unit.entries)):
+        changed = sum(value != entry.value for value, entry in zip(outcome, unit.entries, strict=True))
+        assert excluded(unit, outcome) == (changed > 1)
+
+
+def test_where_nothing_is_known_of_samples_every_sum_is_possible() -> None:
+    assert AnyBall().support(torch.zeros(3, 1, 64)).tolist() == [float("inf")] * 3
+    assert AnyBall().half_spaces(Entry(0, 0, 0, 0, 0, value=0, lowest=-1, highest=1, step=16), 0) == []
 
 
 def test_a_unit_lists_no_more_outcomes_than_were_asked_for() -> None:

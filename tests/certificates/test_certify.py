@@ -152,6 +152,21 @@ def test_an_image_of_equal_logits_is_not_right() -> None:
     assert certificate.statuses == ("misclassified",) * 2
 
 
+def test_an_image_leads_by_its_own_logits() -> None:
+    """However large those of another image of the batch are."""
+
+    class Loud(nn.Module):
+        """Sees class 0 everywhere, in a bright image with logits ten million times as large."""
+
+        def forward(self, images: Tensor) -> Tensor:
+            score = images.flatten(1).mean(dim=1)
+            return torch.stack([torch.where(score > 0.5, 1e7, 1.0) * score, torch.zeros_like(score)], dim=1)
+
+    x = torch.cat([torch.full((1, 3, 8, 8), value) for value in (0.3, 0.8)])
+    certificate = certify(lattice("uniform(31)"), Loud().eval(), x, torch.zeros(2, dtype=torch.int64), 0.0)
+    assert certificate.statuses == ("constant",) * 2
+
+
 class Mean(nn.Module):
     """Two classes, by a threshold of the image's mean."""
 
