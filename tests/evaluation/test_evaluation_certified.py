@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -12,10 +14,13 @@ from support.evaluation_cases import check, smooth, tiny
 from support.report_cases import cell, made
 
 from fdjpeg import evaluation, sources
+from fdjpeg.attacks import margin
 from fdjpeg.certificates import Certificate
 from fdjpeg.cli import main as cli
-from fdjpeg.evaluation import Cell, Report, certified
+from fdjpeg.defenses import parse_defense
+from fdjpeg.evaluation import Cell, Plan, Report, certified
 from fdjpeg.evaluation.cells import CERTIFICATE
+from fdjpeg.evaluation.judging import Evaluation
 from fdjpeg.evaluation.world import World
 
 LATTICE = "feature-distillation:uniform(40),passes=2,entry=after"
@@ -148,6 +153,37 @@ def test_an_image_that_a_certificate_broke_is_right_in_no_worst_case() -> None:
     report = made(certificate(["open", "open", "broken", "misclassified"]), certify=True)
     assert (report.rows[1].certified, report.rows[1].worst) == (0, 0)
     assert check(report, START).passed
+
+
+def test_an_image_that_a_certificate_found_is_judged_as_that_of_an_attack(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = Plan(attacks=["pgd-1"], eps=["8/255"], batch_size=3, certify=True)
+    run = Evaluation(tiny(), smooth(3), [parse_defense("jpeg:75", ["cubic"])], plan)
+    batch, (_, defense) = run.batch(0), run.defenses
+    found = 1 - batch.x[1]
+    counts = [torch.tensor(values) for values in ([0, 3, 5], [1, 4, 6], [0, 0, 2])]
+    planted = Certificate(("constant", "broken", "open"), *counts, {1: found})
+    monkeypatch.setattr(certified, "certify", lambda *_: planted)
+    begun = time.perf_counter()
+    (cell,) = certified.certificate_cells(run, defense, Fraction(8, 255), batch)
+    assert 0 <= cell.seconds <= time.perf_counter() - begun + 0.005  # it is rounded
+    assert (cell.status, cell.changeable, cell.queries) == (["constant", "broken", "open"], [0, 3, 5], 11)
+    assert cell.right == [1, 0, 0]  # what is proved, not what the network sees
+    assert cell.distance == pytest.approx([0, float((found - batch.x[1]).abs().max()), 0], abs=1e-6)
+    with torch.no_grad():
+        logits = defense.deployed(run.network.module)(torch.stack([batch.x[0], found, batch.x[2]]))
+    assert cell.margin == pytest.approx(margin(logits, batch.y).tolist(), abs=1e-4)
+
+
+def test_a_defence_without_certificates_is_named_at_its_least_radius() -> None:
+    """In whatever order its cells came."""
+    none = certificate(["open", "open", "open", "misclassified"], "2/255")
+    cells = [none, replace(none, eps="1/255", changeable=[7, 9, 8, 40])]
+    (why,) = (
+        note
+        for note in made(*cells, certify=True, eps=["1/255", "2/255"]).notes
+        if note.startswith("Nothing can be certified")
+    )
+    assert "behind jpeg:75: at 1/255 7 coefficients of an image can change at the least, 8 in the median" in why
 
 
 def test_certificates_are_for_one_norm() -> None:

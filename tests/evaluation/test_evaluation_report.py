@@ -127,6 +127,25 @@ def test_every_check_can_fail(name: str) -> None:
 MASKED = ("Knowing the layer", "Queries alone", "Gradients are not zero", "A radius that allows any image")
 
 
+def test_the_overview_has_the_columns_that_decide() -> None:
+    """No attack, an attacker who does not know the layer, worst case and interval; no column without figures."""
+    assert made().overview.header == ["defence", "ε", "no attack", "layer unknown", "worst case", "95 % interval"]
+    bare, defended = made().overview.rows
+    assert bare == ["none", "1/255", "3", "–", "0", "0–49 %"]
+    assert defended == ["jpeg:75", "1/255", "3", "2", "1", "5–70 %"]
+    # Of attacks that are not finished the worst case is a bound, without an interval.
+    unfinished = made(attacks={"PGD-20": {}, "FGSM": {}}).overview
+    assert unfinished.header[-1] == "worst case"
+    assert [row[-1] for row in unfinished.rows] == ["≤ 0", "≤ 1"]
+
+
+def test_files_hold_experiments_and_versions() -> None:
+    """A check that judges no images has no line in the table of experiments."""
+    zeros = Cell("jpeg:75", "zero gradients", gradient="cubic", zeros=[0.5, 0.25])
+    assert made(zeros).csv() == made().csv()
+    assert made(versions={"python": "3.1", "torch": "2"}).markdown().endswith("\n- python 3.1, torch 2\n")
+
+
 def test_report_files_can_be_read_back(tmp_path) -> None:
     results, table, markdown, page = made(cell("jpeg:75", "black-box", [0, 0, 0, 1])).save(tmp_path / "new" / "folder")
     found = json.loads(results.read_text())

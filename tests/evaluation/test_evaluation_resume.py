@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 import torch
 from support.evaluation_cases import Stub, Tiny, check, outcomes, small
 from torch import Tensor, nn
 
-from fdjpeg.evaluation import World
+from fdjpeg.evaluation import Cell, World
+from fdjpeg.evaluation.cells import Picture
+from fdjpeg.evaluation.protocol import _placed
 from fdjpeg.sources import ImageSet, Network
 
 
@@ -89,6 +93,27 @@ def test_progress_ends_at_the_whole(network: Network, photographs: ImageSet) -> 
     assert [call[0] for call in calls] == sorted(call[0] for call in calls)
     assert calls[-1][0] == calls[-1][1] > 0
     assert "PGD-3 on jpeg:75 through cubic at 8/255" in {call[2] for call in calls}
+
+
+def test_the_log_tells_computed_work_from_finished_work(
+    network: Network, photographs: ImageSet, tmp_path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = {"attacks": [Stub()], "out": tmp_path, "checks": False, "defenses": [], "batch_size": 1}
+    for outcome in ("computed", "finished before"):
+        with caplog.at_level(logging.INFO, logger="fdjpeg.evaluation.protocol"):
+            small(network, photographs.select([0, 1]), **settings)
+        lines = [record.getMessage() for record in caplog.records]
+        assert lines[:2] == [f"clean accuracy, batch {number}: {outcome}" for number in (1, 2)]
+        assert all(line.endswith(f": {outcome}") for line in lines)
+        caplog.clear()
+
+
+def test_images_of_a_report_have_their_places_in_it() -> None:
+    """Also in its pictures, if a shard or a stopped run has not all images."""
+    picture = Picture(7, *(torch.zeros(3, 8, 8, dtype=torch.uint8),) * 4, bare=0)
+    (cell,) = _placed([Cell("none", "white-box", indices=[5, 7], pictures=[picture])], [2, 5, 7])
+    assert cell.indices == [1, 2]
+    assert [shown.index for shown in cell.pictures] == [2]
 
 
 class Full(nn.Module):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from fractions import Fraction
+from typing import Any
 
 import pytest
 import torch
@@ -13,8 +14,9 @@ from torch import nn
 import fdjpeg
 from fdjpeg import attacks, defenses, evaluation
 from fdjpeg.attacks import PGD
-from fdjpeg.defenses import differentiable
-from fdjpeg.evaluation import World
+from fdjpeg.defenses import differentiable, parse_defense
+from fdjpeg.evaluation import Plan, World
+from fdjpeg.evaluation.judging import Evaluation
 from fdjpeg.sources import ImageSet, Network
 
 
@@ -89,6 +91,17 @@ def test_a_saved_defence_is_loaded(network: Network, photographs: ImageSet, tmp_
     assert (saved.predicted, saved.margin) == (same.predicted, same.margin)
     with pytest.raises(ValueError, match="defense must name a saved defence that exists"):
         small(network, photographs, defenses=["saved:nowhere"])
+
+
+@pytest.mark.parametrize(
+    "first", [lambda x: x + 0.001, lambda x: x - 0.001, lambda x: x * float("nan"), lambda x: x[..., :8]]
+)
+def test_a_first_pass_returns_images(first: Any, network: Network, photographs: ImageSet) -> None:
+    defense = replace(parse_defense("jpeg:75", ["cubic"]), first=first)
+    run = Evaluation(network, photographs, [], Plan(attacks=["pgd-1"]))
+    message = r"^defense jpeg:75 must return images like its input, in \[0, 1\], from its first pass, got shape"
+    with pytest.raises(ValueError, match=message):
+        run.entered(defense, run.batch(0))
 
 
 def test_a_layer_keeps_its_forward_pass_whatever_its_gradient() -> None:

@@ -20,6 +20,7 @@ from support.report_cases import HOSTILE, cell, crowded, made
 from fdjpeg import sources
 from fdjpeg.evaluation import Report, page, wilson
 from fdjpeg.evaluation.cells import Picture
+from fdjpeg.evaluation.text import Table
 from fdjpeg.sources import classes
 
 pytest.importorskip("jinja2")
@@ -87,6 +88,19 @@ def test_pictures_show_what_each_network_sees_and_a_difference_in_radii() -> Non
     assert difference[0].tolist() == [[255, 128], [128, 64]]  # +ε, none; none, −ε/2
     assert "black −2/255 and white +2/255" in report.html()
     assert "dog &amp; bone (1)" in report.html()
+
+
+def test_the_page_holds_no_control_characters(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page.charts, "defences", lambda *_: "")
+    name = "a\x1b[31m\udcff"
+    written = made(model=replace(made().settings.model, name=name)).html()
+    assert "<title>fdjpeg evaluation: a�[31m\\udcff</title>" in written
+    assert not {"\x1b", "\udcff"} & set(written)
+
+
+def test_a_table_without_a_column_keeps_the_others() -> None:
+    table = page._without(Table(["a", "b", "c", "d"], [["1", "2", "3", "4"]]), "b")
+    assert table == Table(["a", "c", "d"], [["1", "3", "4"]])
 
 
 def test_the_page_says_when_where_and_how_it_was_made() -> None:

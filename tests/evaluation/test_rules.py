@@ -77,7 +77,8 @@ def test_the_gradient_that_left_the_fewest_images_right_comes_first(run: Evaluat
 def test_the_cost_of_a_transferred_attack_is_counted_once(run: Evaluation) -> None:
     other = Network(Tiny().eval(), "another")
     cells = transfer_cells(run, PGD(3), other, Fraction(8, 255), run.batch(0))
-    assert [cell.defense for cell in cells] == [defense.name for defense in run.defenses]
+    for cell, defense in zip(cells, run.defenses, strict=True):
+        assert cell.key == (defense.name, "transfer", "PGD-3", None, "another", "8/255")
     assert cells[0].queries > 0
     assert cells[0].loss != []
     for cell in cells[1:]:
@@ -256,6 +257,25 @@ def test_every_image_is_within_the_large_radius_of_grey(norm: str, radius: float
     assert [float(eps) for eps in radii] == pytest.approx([radius])
 
 
+def test_the_large_radius_tries_each_gradient_on_the_images_that_are_left(run: Evaluation) -> None:
+    """An image counts as right after all of them left it right."""
+    batch, defense = run.batch(0), replace(run.defenses[1], gradients=("identity", "sine", "cubic"))
+    run.found[0] = [Cell(defense.name, "clean", indices=[0, 1, 2], right=[1, 1, 0])]
+    tried: list[tuple[str, list[bool]]] = []
+
+    def through(attack: Attack, defense: Any, gradient: str, batch: Any, eps: Fraction, left: Tensor) -> Crafted:
+        tried.append((gradient, left.tolist()))
+        x = batch.x.clone()
+        if gradient == "sine":
+            x[0] = float("nan")  # which is never right
+        return Crafted(x, [], 0, 0, 0.0)
+
+    run.through = through  # type: ignore[method-assign]
+    (cell,) = large_cells(run, PGD(1), defense, batch)
+    assert tried == [("identity", [True, True, False]), ("sine", [True, True, False]), ("cubic", [False, True, False])]
+    assert cell.right == [0, 1, 0]
+
+
 def test_the_control_of_plain_rounding_takes_a_few_steps(run: Evaluation) -> None:
     plan = Plan(attacks=["pgd-5"], eps=["8/255"], batch_size=3)
     found = spied(Evaluation(run.network, run.images, run.defenses[1:2], plan), "plain rounding")
@@ -312,6 +332,23 @@ def keys(run: Evaluation, word: str) -> list[dict[str, Any]]:
     return [job.settings for job in control_jobs(run) if word in job.name and "stochastic" in job.name]
 
 
+def test_work_of_a_threat_has_it_in_its_key(run: Evaluation) -> None:
+    plan = Plan(attacks=["pgd-1", "square-1"], eps=["2/255"], batch_size=1)
+    fast = Evaluation(run.network, run.images, run.defenses[1:2], plan)
+    found = {}
+    for job in threat_jobs(fast):
+        cells = job.compute(fast.batch(0))
+        fast.found.setdefault(0, []).extend(cells)
+        found.setdefault(job.settings.get("threat"), set()).update(cell.threat for cell in cells)
+    assert found == {
+        "clean": {"clean"},
+        None: {"noise"},
+        "gray-box": {"white-box", "gray-box"},
+        "adaptive": {"adaptive"},
+        "black-box": {"black-box"},
+    }
+
+
 @pytest.mark.parametrize("word", ["large radius", "seed fixed", "twice the steps"])
 def test_work_that_depends_on_other_attacks_holds_them_in_its_key(word: str, run: Evaluation) -> None:
     """The gradient that did best, and the images left, are those of all attacks at that radius."""
@@ -364,9 +401,10 @@ def test_damaged_lines_are_not_finished_work(content: bytes, tmp_path) -> None:
     assert Store(tmp_path, "again").load("key") == CELLS
 
 
-def test_the_rest_of_a_killed_line_does_not_spoil_the_next(tmp_path) -> None:
+@pytest.mark.parametrize("torn", ['key\t[{"defense": "no', "k"])
+def test_the_rest_of_a_killed_line_does_not_spoil_the_next(torn: str, tmp_path) -> None:
     (tmp_path / "work").mkdir()
-    (tmp_path / "work" / "same.jsonl").write_text('key\t[{"defense": "no')
+    (tmp_path / "work" / "same.jsonl").write_text(torn)
     Store(tmp_path, "same").save("key", CELLS)
     assert Store(tmp_path, "same").load("key") == CELLS
     # Shards in other folders are read, and nothing is written without a folder of one's own.
