@@ -5,6 +5,8 @@ from __future__ import annotations
 import numbers
 import sys
 from collections.abc import Callable, Iterable, Mapping, Set
+from dataclasses import fields
+from fractions import Fraction
 
 import torch
 from torch import Tensor
@@ -31,6 +33,14 @@ def plain(value: numbers.Real | float) -> int | float:
     return int(value) if isinstance(value, numbers.Integral) else float(value)
 
 
+def make_plain(settings: object) -> None:
+    """Makes NumPy's numbers among the fields of a frozen dataclass Python's: torch and JSON take only those."""
+    for field in fields(settings):  # type: ignore[arg-type]  # a dataclass
+        value = getattr(settings, field.name, None)  # fields that are made later are missing
+        if is_real(value) and type(value) not in (int, float, Fraction):
+            object.__setattr__(settings, field.name, plain(value))
+
+
 def whole_numbers(values: object) -> tuple[int, ...] | None:
     """Returns an ordered collection of integers (a list, a range, a NumPy array) as a tuple; None for anything else."""
     if isinstance(values, (str, bytes, Tensor, Set, Mapping)) or not isinstance(values, Iterable):
@@ -46,6 +56,16 @@ def shown(value: float, right: Callable[[float], bool]) -> str:
         if right(float(text)) == right(value):
             return text
     return repr(value)
+
+
+def percent(share: float, digits: int = 0) -> str:
+    """Writes a share as a number of percent. Only 0 and 1 become 0 and 100: an exception is not rounded away."""
+    text, least = f"{100 * share:.{digits}f}", 10.0**-digits
+    if share < 1 and float(text) >= 100:
+        return f"{100 - least:.{digits}f}"
+    if share > 0 and float(text) <= 0:
+        return f"{least:.{digits}f}"
+    return text
 
 
 def values_can_be_read(*tensors: Tensor) -> bool:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fdjpeg._checks import check_whole
+from fdjpeg._numbers import make_plain
 
 from .base import Attack, Counted, Found, Norm, check_norm, check_package, distances, draw, image_seed, project
 from .losses import margin
@@ -49,6 +50,7 @@ class APGD(Attack):
     norm: Norm = "linf"
 
     def __post_init__(self) -> None:
+        make_plain(self)
         check_norm(self.norm)
         if self.loss not in ("ce", "dlr", "dlr-targeted"):
             raise ValueError(f"loss must be one of ce, dlr, dlr-targeted, got {self.loss!r}")
@@ -135,6 +137,7 @@ class FAB(Attack):
     norm: Norm = "linf"
 
     def __post_init__(self) -> None:
+        make_plain(self)
         check_norm(self.norm)
         check_package("pyautoattack", self.name)
         _check_positive(self, "steps", "targets")
@@ -192,6 +195,7 @@ class Square(Attack):
     norm: Norm = "linf"
 
     def __post_init__(self) -> None:
+        make_plain(self)
         check_norm(self.norm)
         check_package("pyautoattack", self.name)
         _check_positive(self, "queries")

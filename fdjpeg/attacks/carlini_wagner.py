@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fdjpeg._checks import check_positive, check_whole
-from fdjpeg._numbers import is_real
+from fdjpeg._numbers import is_real, make_plain
 
 from .base import Attack, Counted, Found, Norm, check_norm, distances, project
 from .losses import margin
@@ -38,6 +38,7 @@ class _Rounds(Attack):
     norms: ClassVar[tuple[str, ...]]
 
     def __post_init__(self) -> None:
+        make_plain(self)
         check_norm(self.norm, self.norms)
         check_whole("steps", self.steps, 1)
         check_whole("rounds", self.rounds, 1)
@@ -170,6 +171,7 @@ class CarliniWagnerL0(_Rounds):
     norm: Norm = "l0"
 
     def __post_init__(self) -> None:
+        make_plain(self)
         super().__post_init__()
         if not is_real(self.share):
             raise TypeError(f"share must be a number, got {self.share!r}")

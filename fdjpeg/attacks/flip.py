@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from fdjpeg._calls import logits_of
+from fdjpeg._numbers import make_plain
 
 from .base import Attack, Counted, Exposed, Found, Norm, draw
 from .byte_grid import on_byte_grid
@@ -79,6 +80,7 @@ class Flip(Attack):
     label: str | None = None
 
     def __post_init__(self) -> None:
+        make_plain(self)
         check_climber(self, ("until_fooled", "whole_bytes"), loss=tuple(LOSSES), aim=AIMS)
 
     @property

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fdjpeg._checks import check_positive, check_whole
+from fdjpeg._numbers import make_plain
 
 from .base import NORMS, Attack, Counted, Found, Norm, check_norm, check_package, distances, project
 from .losses import margin
@@ -41,6 +42,7 @@ class MinimumNorm(Attack):
     positive: ClassVar[tuple[str, ...]] = ("steps",)
 
     def __post_init__(self) -> None:
+        make_plain(self)
         check_norm(self.norm, self.norms)
         check_package("foolbox", self.name)
         for setting in self.positive:

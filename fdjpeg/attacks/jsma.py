@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fdjpeg._checks import check_flags, check_positive, check_whole
-from fdjpeg._numbers import is_real
+from fdjpeg._numbers import is_real, make_plain
 
 from .base import Attack, Counted, Found, Norm, check_norm, distances
 from .losses import margin, margin_towards
@@ -65,6 +65,7 @@ class JSMA(Attack):
     norm: Norm = "l0"
 
     def __post_init__(self) -> None:
+        make_plain(self)
         check_norm(self.norm, ("l0",))
         for setting, known in (("surface", SURFACES), ("target", TARGETS)):
             if getattr(self, setting) not in known:

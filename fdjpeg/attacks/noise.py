@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from fdjpeg._checks import check_whole
+from fdjpeg._numbers import make_plain
 
 from .base import Attack, Counted, Found, Norm, check_norm, draw, project
 
@@ -30,6 +31,7 @@ class Noise(Attack):
     norm: Norm = "linf"
 
     def __post_init__(self) -> None:
+        make_plain(self)
         check_norm(self.norm)
         check_whole("seed", self.seed)
 

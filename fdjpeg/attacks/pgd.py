@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fdjpeg._checks import check_flags, check_positive, check_text, check_whole
-from fdjpeg._numbers import is_real
+from fdjpeg._numbers import is_real, make_plain
 
 from .base import Attack, Counted, Found, Norm, check_norm, draw, project
 from .byte_grid import on_byte_grid, to_byte_grid
@@ -77,6 +77,7 @@ class PGD(Attack):
     label: str | None = None
 
     def __post_init__(self) -> None:
+        make_plain(self)
         flags = ("until_fooled", "random_start", "whole_bytes")
         check_climber(self, flags, loss=tuple(LOSSES), schedule=SCHEDULES, aim=AIMS)
         check_positive("step", self.step)

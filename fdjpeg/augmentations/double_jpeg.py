@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from fdjpeg._numbers import is_whole
+from fdjpeg._numbers import whole_numbers
 
 from .base import Augmentation, Compression, Draws, in_groups, scaled
 from .random_jpeg import DEFAULT_RANGE, JPEGParameters, RandomJPEG
@@ -121,12 +121,11 @@ class DoubleJPEG(Augmentation[DoubleJPEGParameters]):
 
 def _checked_shift(shift: object) -> tuple[int, int] | None:
     """The fixed shift, or None for a random one."""
-    if shift == "random":
-        return None
-    if shift == "aligned":
-        return (0, 0)
-    if isinstance(shift, (tuple, list)) and len(shift) == 2 and all(is_whole(n) and 0 <= n < SHIFTS for n in shift):
-        return (shift[0], shift[1])
+    if isinstance(shift, str) and shift in ("random", "aligned"):
+        return None if shift == "random" else (0, 0)
+    numbers = whole_numbers(shift)
+    if numbers is not None and len(numbers) == 2 and all(0 <= number < SHIFTS for number in numbers):
+        return (numbers[0], numbers[1])
     raise ValueError(f'shift must be "random", "aligned" or two integers in 0…7, got {shift!r}')
 
 

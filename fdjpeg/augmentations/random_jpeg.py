@@ -225,13 +225,16 @@ def _stacked(tables: Sequence[QuantTables]) -> tuple[Any, ...]:
         raise TypeError(f"tables must be a list of fdjpeg.QuantTables or a file, got {type(tables).__name__}")
     for one in tables:
         check_tables(one)
-        if one.y.is_meta:
-            raise ValueError("tables must hold values, which the layer keeps as numbers, got meta tensors")
         if one.batch_size is not None:
             raise ValueError(f"tables must be single sets, got a batch of {one.batch_size} in the list")
     if not tables:
         raise ValueError("tables must be one or more sets, got none")
-    return _nested(torch.cat([one.stacked().float() for one in tables]).tolist())
+    try:
+        return _nested(torch.cat([one.stacked().float() for one in tables]).tolist())
+    except RuntimeError as error:
+        raise ValueError(
+            "tables must hold values, which the layer keeps as numbers, got tensors without, such as meta tensors"
+        ) from error
 
 
 def _nested(values: list[Any]) -> tuple[Any, ...]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -240,7 +241,8 @@ def _rounded(levels: Tensor) -> Tensor:
 
 
 def _checked_scale(scale: object) -> tuple[float, float]:
-    ends = scale if isinstance(scale, (tuple, list)) else (scale, scale)
+    several = isinstance(scale, Iterable) and not isinstance(scale, (str, bytes))
+    ends: Any = tuple(scale) if several else (scale, scale)  # type: ignore[arg-type]
     right = len(ends) == 2 and all(map(is_real, ends))
     if not right or not (0 < ends[0] <= ends[1] and is_finite(ends[1])):
         raise ValueError(f"scale must be a number above 0, or the least and the greatest, got {scale!r}")

@@ -13,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from fdjpeg._markdown import markdown_table
+from fdjpeg._numbers import percent
 from fdjpeg._whole_files import whole_file
 
 from .measure import BACKWARD, FORWARD, Measurement, Results, size_of
@@ -118,7 +119,7 @@ def _fidelity_table(results: Results) -> list[str]:
         for quality in qualities:
             row = next(r for r in results.fidelity if (r["peer"], r["quality"]) == (peer, quality))
             psnr = "∞" if row["psnr"] is None else f"{row['psnr']:.1f}"
-            cells.append(f"{psnr} / {100 * row['equal']:.2f} / {row['largest']}")
+            cells.append(f"{psnr} / {percent(row['equal'], 2)} / {row['largest']}")
         rows.append([peer, *cells])
     title = "## Fidelity to Pillow: PSNR in dB / % of samples equal / largest difference"
     return [title, "", *markdown_table(["peer", *(f"quality {q}" for q in qualities)], rows), ""]

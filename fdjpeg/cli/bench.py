@@ -11,6 +11,7 @@ from rich.status import Status
 from rich.table import Table
 
 from fdjpeg import bench as benchmark
+from fdjpeg._numbers import percent
 from fdjpeg._whole_files import writing
 from fdjpeg.bench.measure import BACKWARD, BATCHES, FORWARD, Measurement
 from fdjpeg.evaluation.world import device_here
@@ -85,7 +86,7 @@ def _tables(results: benchmark.Results) -> Iterator[Table]:
         yield from _table(results, f"{direction.capitalize()}: peak memory in MiB", direction, 1, _mebibytes)
     qualities = sorted({row["quality"] for row in results.fidelity})
     peers = dict.fromkeys(row["peer"] for row in results.fidelity)
-    shares = {(row["peer"], row["quality"]): f"{100 * row['equal']:.2f}" for row in results.fidelity}
+    shares = {(row["peer"], row["quality"]): percent(row["equal"], 2) for row in results.fidelity}
     rows = [[name, *(shares[name, quality] for quality in qualities)] for name in peers]
     yield _drawn("Samples equal to Pillow's in %, by quality", [str(quality) for quality in qualities], rows)
 

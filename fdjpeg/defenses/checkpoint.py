@@ -14,6 +14,7 @@ from torch import Tensor
 import fdjpeg
 from fdjpeg import _whole_files
 from fdjpeg._checks import check_path
+from fdjpeg._numbers import plain
 from fdjpeg._packages import required
 
 from .base import Defense
@@ -58,7 +59,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     stored = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     with whole_file(path) as draft:
         try:
-            save_file(stored, str(draft), {name: json.dumps(value) for name, value in metadata.items()})
+            save_file(stored, str(draft), {name: json.dumps(value, default=plain) for name, value in metadata.items()})
         except library.SafetensorError as error:  # of any write that fails
             raise OSError(str(error)) from error
 

@@ -66,7 +66,7 @@ class JPEGEnsemble(JPEGDefense):
     ) -> None:
         super().__init__()
         self.luma, self.chroma = table_of("luma", luma).float(), table_of("chroma", chroma).float()
-        if not levels or not all(is_finite(level) and level > 0 for level in levels):
+        if len(levels) == 0 or not all(is_finite(level) and level > 0 for level in levels):
             raise ValueError(f"levels must be positive numbers, at least one, got {levels!r}")
         if members is not None and len(members) != len(levels):
             raise ValueError(f"members must be {len(levels)} state dicts, one for each level, got {len(members)}")

@@ -188,7 +188,7 @@ class FeatureSqueezing(nn.Module):
         if not 0 <= false_alarms < 1:
             raise ValueError(f"false_alarms must be at least 0 and less than 1, got {false_alarms}")
         with torch.no_grad():
-            scores = torch.cat([self.score(part) for part in clean.split(at_once)]).sort().values
+            scores = torch.cat([self.score(part) for part in clean.split(int(at_once))]).sort().values
         if bool(scores.isnan().any()):
             raise ValueError("clean must be images whose logits are numbers behind every filter, got NaN")
         kept = len(scores) - int(false_alarms * len(scores))

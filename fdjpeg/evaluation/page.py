@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fdjpeg._numbers import percent
 from fdjpeg._packages import required
 from fdjpeg.attacks import parse_eps
 
@@ -235,4 +236,4 @@ def _bare_reading(results: Results, picture: Picture, label: int) -> tuple[str, 
 def _verdict(cell: Cell, index: int) -> str:
     """Returns whether the first draw of a cell is right about an image, and the share of draws where they differ."""
     share = float(rights(cell)[index])
-    return f"right in {100 * share:.0f} % of draws" if 0 < share < 1 else "right" if share else "wrong"
+    return f"right in {percent(share)} % of draws" if 0 < share < 1 else "right" if share else "wrong"

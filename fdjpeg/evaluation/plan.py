@@ -10,6 +10,7 @@ from typing import TypedDict
 from torch import nn
 
 from fdjpeg._checks import check_flags, check_list, check_whole
+from fdjpeg._numbers import make_plain
 from fdjpeg.attacks import Attack, Norm, from_name, parse_eps
 from fdjpeg.attacks.base import check_norm
 from fdjpeg.defenses import GRADIENTS, Defended
@@ -91,6 +92,7 @@ class Plan:
     others: tuple[Network, ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        make_plain(self)
         for name in ("attacks", "eps", "gradients", "transfer"):
             check_list(name, getattr(self, name))
         check_list("defenses", self.defenses)

@@ -195,6 +195,7 @@ def bits_ratio(
     _check_curves(bits, kept, curve_bits, curve_kept, sources)
     check_whole("resamples", resamples, 1)
     check_whole("seed", seed)
+    resamples, seed = int(resamples), int(seed)  # torch takes no NumPy's
     if sources is None:
         sources = torch.arange(len(bits), device="cpu")
     units = int(sources.max()) + 1

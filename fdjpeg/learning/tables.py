@@ -177,6 +177,7 @@ def learn_tables(
     batch = batch.clone() if batch.is_inference() else batch
     sampling = sampling_of(subsampling, "fancy")
     _check(batch, budget, labels, start, iterations, batch_size, learning_rate, seed, progress)
+    iterations, batch_size, seed = int(iterations), int(batch_size), int(seed)  # torch takes no NumPy's
     measure_of_loss = _resolve(loss)
     if start is None:
         # A chroma sample covers several pixels, so an error in it weighs more: chroma steps are finer by this factor.

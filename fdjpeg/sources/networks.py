@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -57,7 +58,11 @@ class Normalized(nn.Module):
 
 def _check_channels(name: str, numbers: object) -> None:
     """Refuses anything but one number for each channel."""
-    if isinstance(numbers, str) or not isinstance(numbers, (Sequence, Tensor)) or len(numbers) not in (1, 3):
+    if (
+        isinstance(numbers, str)
+        or not isinstance(numbers, (Sequence, Tensor, np.ndarray))
+        or len(numbers) not in (1, 3)
+    ):
         raise ValueError(f"{name} must be one number for each channel, got {numbers!r}")
 
 

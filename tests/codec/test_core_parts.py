@@ -138,3 +138,8 @@ def test_tables_of_mapped_batches_are_repeated_for_each_image_unless_there_is_on
     mapped = merge_tables(each[:, None], 0, 2, 3)
     assert mapped is not None
     assert mapped[:, 0, 0, 0].tolist() == [0, 0, 0, 1, 1, 1]
+
+
+def test_only_a_whole_is_written_as_one_hundred_percent() -> None:
+    assert [_numbers.percent(share) for share in (0, 0.001, 0.5, 0.999, 1)] == ["0", "1", "50", "99", "100"]
+    assert [_numbers.percent(share, 2) for share in (1e-9, 0.999999, 1.0)] == ["0.01", "99.99", "100.00"]

@@ -123,7 +123,7 @@ def test_tables_of_lists_keep_their_numbers_under_meta() -> None:
             assert torch.equal(layer.layer(1.0)(IMAGES), make().layer(1.0)(IMAGES))  # type: ignore[operator]
         else:
             assert torch.equal(layer(IMAGES), make()(IMAGES))
-    with pytest.raises(ValueError, match="tables must hold values, which the layer keeps as numbers, got meta tensors"):
+    with pytest.raises(ValueError, match=r"tables must hold values, .* got tensors without"):
         fdjpeg.RandomJPEG(tables=[standard.to("meta")])
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from fdjpeg._geometry import PILLOW_SUBSAMPLINGS
 from fdjpeg._markdown import markdown_table
+from fdjpeg._numbers import percent
 from fdjpeg._packages import MissingPackage, required
 from fdjpeg.attacks import correct
 from fdjpeg.sources.image_set import pillow_codec, to_bytes, to_pillow, to_tensor
@@ -146,7 +147,7 @@ def write(out: Path, rows: Sequence[Row], images: Images, *, quiet: bool) -> Non
 
 def _cells(row: Row) -> list[str]:
     difference, low, high = row.difference()
-    shares = (f"{100 * right / row.images:.1f} %" for right in (row.before, row.after))
+    shares = (f"{percent(right / row.images, 1)} %" for right in (row.before, row.after))
     return [row.name, *shares, f"{difference:+.1f} ({low:+.1f} … {high:+.1f})"]
 
 
