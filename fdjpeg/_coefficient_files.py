@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fdjpeg._geometry import SAMPLING_FACTORS
 from fdjpeg._table_files import content_of, open_jpeg
-from fdjpeg._whole_files import whole_file
+from fdjpeg._whole_files import of_the_system, whole_file
 from fdjpeg.tables import QuantTables
 
 if TYPE_CHECKING:
@@ -114,6 +114,8 @@ def read(source: Source) -> Contents:
         try:
             jpeg = jpeglib.read_dct(str(file))
         except OSError as error:
+            if of_the_system(error):
+                raise
             raise _damaged(error) from error
         arrays = [jpeg.Y, jpeg.Cb, jpeg.Cr][: len(image.layer)]
     # A copy, because jpeglib owns the memory of its arrays.
@@ -168,6 +170,8 @@ def _check_whole(image: PIL.JpegImagePlugin.JpegImageFile) -> None:
     try:
         image.load()
     except OSError as error:
+        if of_the_system(error):
+            raise
         raise _damaged(error) from error
 
 

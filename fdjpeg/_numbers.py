@@ -38,7 +38,7 @@ def make_plain(settings: object) -> None:
     for field in fields(settings):  # type: ignore[arg-type]  # a dataclass
         value = getattr(settings, field.name, None)  # fields that are made later are missing
         if is_real(value) and type(value) not in (int, float, Fraction):
-            object.__setattr__(settings, field.name, plain(value))
+            object.__setattr__(settings, field.name, plain(value))  # type: ignore[arg-type]  # a real number
 
 
 def whole_numbers(values: object) -> tuple[int, ...] | None:

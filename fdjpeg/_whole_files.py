@@ -9,6 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+#: Errors of the machine, whatever file it was at.
+_SYSTEM = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.ENOSPC)
+
 
 @contextmanager
 def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
@@ -68,6 +71,14 @@ def writing(argument: str, path: str | os.PathLike[str], kind: str = "file") -> 
     except OSError as error:
         why = error.strerror or error
         raise ValueError(f"{argument} must be a {kind} that can be written, got {os.fspath(path)!r}: {why}") from error
+
+
+def of_the_system(error: BaseException) -> bool:
+    """Returns whether an error says that the machine has no memory, file handles or disk left, not that a file is bad.
+
+    Such an error passes through where a file would be named as unreadable.
+    """
+    return isinstance(error, MemoryError) or getattr(error, "errno", None) in _SYSTEM
 
 
 def is_draft(name: str) -> bool:

@@ -9,8 +9,9 @@ from typing import Annotated
 import typer
 from rich.progress import track
 
-from fdjpeg._whole_files import writing
+from fdjpeg._whole_files import of_the_system, writing
 from fdjpeg.augmentations import TableCounts
+from fdjpeg.sources.files import is_hidden
 from fdjpeg.tables import QuantTables
 
 from .console import complaints, console, say_written
@@ -29,7 +30,8 @@ def harvest(
     """Counts the quantization tables of the JPEG files in a folder, and writes them into one file.
 
     `fdjpeg.RandomJPEG(tables=TARGET)` draws from the file, each set as often as it was found. Only headers are read.
-    Files of RGB or CMYK, and those with tables of 16 bits, are left out with a complaint.
+    Files of RGB or CMYK, and those with tables of 16 bits, are left out with a complaint; files and folders whose names
+    begin with a dot without one.
     """
     counts = count_tables(folder)
     sets = [(tables, count) for tables, count in counts.most_common()]
@@ -53,7 +55,7 @@ def count_tables(folder: Path) -> Counter[tuple[tuple[int, ...], ...]]:
         ValueError: the folder holds no JPEG file with such tables.
     """
     counts: Counter[tuple[tuple[int, ...], ...]] = Counter()
-    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    files = sorted(file for file in folder.rglob("*") if file.is_file() and not is_hidden(file.relative_to(folder)))
     for file in track(files, "reading", console=complaints, transient=True):
         try:
             with file.open("rb") as stream:
@@ -62,6 +64,8 @@ def count_tables(folder: Path) -> Counter[tuple[tuple[int, ...], ...]]:
                 stream.seek(0)
                 tables = QuantTables.from_image(stream)
         except (OSError, ValueError) as error:
+            if of_the_system(error):
+                raise
             complaints.print(f"Left out: {file}: {error}", soft_wrap=True)
             continue
         counts[tuple(tuple(table) for table in tables.to_pillow())] += 1

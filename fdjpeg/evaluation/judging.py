@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
+from fdjpeg._arguments import HALF_A_BYTE
 from fdjpeg._calls import about, call, logits_of
 from fdjpeg.attacks import Attack, AttackResult, correct, distances, format_eps, margin
 from fdjpeg.attacks.base import image_seed, seeded
@@ -173,12 +174,13 @@ class Evaluation:
         """
         with torch.no_grad():
             x = defense.entered(batch.x)
-        if x.shape != batch.x.shape or not bool(((x >= 0) & (x <= 1)).all()):  # written so that NaN fails as well
+        low, high = -HALF_A_BYTE, 1 + HALF_A_BYTE
+        if x.shape != batch.x.shape or not bool(((x > low) & (x < high)).all()):  # written so that NaN fails as well
             raise ValueError(
                 f"defense {defense.name} must return images like its input, in [0, 1], from its first pass, got shape "
                 f"{tuple(x.shape)} with values from {float(x.min()):.9g} to {float(x.max()):.9g}"
             )
-        return x
+        return x.clamp(0, 1)
 
     def judge(self, model: nn.Module, x: Tensor, y: Tensor, batch: Batch, draws: int, party: str = "model") -> Verdict:
         """Judges images under the exact forward pass.

@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fdjpeg._whole_files import of_the_system
+
 from .classes import CIFAR10, DIGITS, FASHION_MNIST
 from .image_set import ImageSet
 
@@ -124,6 +126,8 @@ def _unpacked(folder: Path, name: str) -> tuple[bytes, Path]:
         if packed.is_file():
             return gzip.decompress(packed.read_bytes()), packed
     except (OSError, EOFError, zlib.error) as error:
+        if of_the_system(error):
+            raise
         raise ValueError(f"data must be files that can be read, got {str(folder / name)!r}: {error}") from error
     raise ValueError(f"data must hold {name} or {name}.gz, got {str(folder)!r} without it")
 
@@ -140,6 +144,8 @@ def _cifar10_files(place: Path, split: str) -> list[tuple[str, bytes]]:
             raise ValueError(f"data must hold {missing[0]} of CIFAR-10's binary version, got {str(place)!r} without it")
         return [(name, (folder / name).read_bytes()) for name in wanted]
     except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
+        if of_the_system(error):
+            raise
         raise ValueError(f"data must be CIFAR-10's binary version, got {str(place)!r}: {error}") from error
 
 

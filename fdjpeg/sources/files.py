@@ -22,6 +22,8 @@ from typing import IO, NamedTuple
 
 from PIL import Image, ImageCms, ImageFile, ImageOps
 
+from fdjpeg._whole_files import of_the_system
+
 #: Errors of Pillow for files that it cannot read: next to its own a SyntaxError for some PNGs, a ValueError for
 #: text where a number belongs, errors of unpacking for torn headers, and a DecompressionBombError for absurd sizes.
 READ_ERRORS = (
@@ -68,6 +70,8 @@ def read_picture(file: str | Path | IO[bytes], argument: str = "data") -> Pictur
         with _whole_files(), Image.open(file) as opened:
             return _picture(opened)
     except READ_ERRORS as error:
+        if of_the_system(error):
+            raise
         raise ValueError(f"{argument} must be an image that Pillow reads, got {_name(file)}: {error}") from error
 
 
@@ -86,6 +90,8 @@ def picture_of(image: Image.Image, name: str, argument: str = "data") -> Picture
         with _whole_files():
             return _picture(image)
     except READ_ERRORS as error:
+        if of_the_system(error):
+            raise
         raise ValueError(f"{argument} must be an image that Pillow reads, got {name}: {error}") from error
 
 
@@ -119,9 +125,15 @@ def listed(folder: Path) -> Iterator[Path]:
     """
     known = {suffix for suffix, name in Image.registered_extensions().items() if name in Image.OPEN}
     for file in sorted(folder.rglob("*")):
-        hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
-        if not hidden and file.suffix.lower() in known and (file.is_file() or not file.exists()):
+        if is_hidden(file.relative_to(folder)) or file.suffix.lower() not in known:
+            continue
+        if file.is_file() or not file.exists():
             yield file
+
+
+def is_hidden(place: Path) -> bool:
+    """Returns whether the name of a file or of one of its folders begins with a dot: other programs put it there."""
+    return any(part.startswith(".") for part in place.parts)
 
 
 def _check_samples(image: Image.Image) -> None:

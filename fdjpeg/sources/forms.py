@@ -22,8 +22,8 @@ def tensors_of(data: Any) -> tuple[Tensor, Tensor]:
 
     Args:
         data: a pair of images and classes; or an iterable (or a data set of a length) of such pairs or of mappings that
-            name them, each of one image or of a batch. Images are tensors, NumPy arrays (channels second or last),
-            Pillow images or lists of these; classes are tensors, arrays, lists or numbers.
+            name them, each of one image or of a batch. Images are tensors, NumPy arrays (channels second or last, or
+            none if grey), Pillow images or lists of these; classes are tensors, arrays, lists or numbers.
 
     Raises:
         TypeError: for another form.
@@ -59,14 +59,23 @@ def _is_pair(data: Any) -> bool:
     if not isinstance(data, (tuple, list)) or len(data) != 2:
         return False
     first, second = data
-    images = isinstance(first, (Tensor, np.ndarray)) and first.ndim == 4
+    images = isinstance(first, (Tensor, np.ndarray)) and (first.ndim == 4 or _are_grey(first, second))
     several = isinstance(first, (list, tuple)) and bool(first) and all(_is_image(item) for item in first)
     classes = isinstance(second, (Tensor, np.ndarray)) or not any(_is_image(item) for item in second)
     return (images or several) and classes
 
 
 def _is_image(item: Any) -> bool:
-    return isinstance(item, Image.Image) or (isinstance(item, (Tensor, np.ndarray)) and item.ndim == 3)
+    return isinstance(item, Image.Image) or (isinstance(item, (Tensor, np.ndarray)) and item.ndim in (2, 3))
+
+
+def _are_grey(images: Any, classes: Any) -> bool:
+    """Whether these are grey images ``(N, H, W)`` with a class for each, not one image with its class."""
+    if not isinstance(images, (Tensor, np.ndarray)) or images.ndim != 3:
+        return False
+    if isinstance(classes, (Tensor, np.ndarray)):
+        return classes.ndim == 1 and len(classes) == len(images)
+    return isinstance(classes, (list, tuple)) and len(classes) == len(images) and not any(map(_is_image, classes))
 
 
 def _pair(item: Any) -> tuple[Tensor, Tensor]:
@@ -78,6 +87,8 @@ def _pair(item: Any) -> tuple[Tensor, Tensor]:
         images, labels = item[0], item[1]
     else:
         raise TypeError(f"data must be pairs of images and classes, got an item of type {type(item).__name__}")
+    if _are_grey(images, labels):
+        images = images[:, None]
     found, classes = _images(images), _labels(labels)
     return found, classes[None] if classes.ndim == 0 else classes
 
@@ -107,7 +118,8 @@ def _images(images: Any) -> Tensor:
             images = images.movedim(-1, -3)
     if not isinstance(images, Tensor):
         raise TypeError(f"images must be tensors, NumPy arrays or Pillow images, got {type(images).__name__}")
-    return images.detach()[None] if images.ndim == 3 else images.detach()
+    images = images.detach()[None] if images.ndim == 2 else images.detach()
+    return images[None] if images.ndim == 3 else images
 
 
 def _labels(labels: Any) -> Tensor:

@@ -19,6 +19,7 @@ from PIL import Image
 
 from fdjpeg._checks import check_whole
 from fdjpeg._packages import EXTRA, MissingPackage, package_folder, required
+from fdjpeg._whole_files import of_the_system
 
 from . import binary_sets
 from .classes import class_indices, class_names, imagenet
@@ -231,6 +232,8 @@ def arrays(file: Path, prefix: str = "", count: int | None = None) -> ImageSet:
             wanted = [key for key in (*keys, "class_names") if key in there]
             found = {key: np.lib.format.read_array(archive.open(f"{key}.npy")) for key in wanted}
     except _UNREADABLE as error:
+        if isinstance(error, OSError) and of_the_system(error):
+            raise
         raise ValueError(f"data must be an .npz file that can be read, got {str(file)!r}: {error}") from error
     for key in keys:
         if key not in there:

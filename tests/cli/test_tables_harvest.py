@@ -65,3 +65,11 @@ def test_mistakes_of_harvest_end_in_a_sentence(tmp_path: Path, capsys: pytest.Ca
     assert "target must be a file that can be written" in capsys.readouterr().err
     assert run(tmp_path, tmp_path / "out.json") == 0
     assert json.loads((tmp_path / "out.json").read_text())["sets"][0]["count"] == 1
+
+
+def test_hidden_files_are_passed_over_as_by_all_commands(tmp_path: Path) -> None:
+    for place, quality in (("seen.jpg", 50), (".hidden.jpg", 90), (".thumbnails/seen.jpg", 90)):
+        (tmp_path / "photos" / place).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "photos" / place, quality=quality)
+    assert run(tmp_path / "photos", tmp_path / "counts.json") == 0
+    assert TableCounts.load(tmp_path / "counts.json").tables == [QuantTables.standard(50)]

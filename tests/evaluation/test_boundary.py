@@ -401,3 +401,47 @@ def test_surrogates_of_another_weight_are_another_attack(network: Network) -> No
     assert one.settings() == Transfer(PGD(2), Tiny()).settings()
     assert tiny().digest() == network.digest()
     assert evaluation.Plan(transfer=[other]).others[0].name == "Tiny"
+
+
+def test_grey_images_need_no_channels() -> None:
+    """As MNIST's arrays come; one colour image with its class is not three grey ones."""
+    grey = np.arange(2 * 8 * 8, dtype=np.uint8).reshape(2, 8, 8)
+    wanted = torch.from_numpy(grey)[:, None].float() / 255
+    for data in (
+        (grey, [0, 1]),
+        (torch.from_numpy(grey), torch.tensor([0, 1])),
+        (list(grey), [0, 1]),
+        [(one, label) for label, one in enumerate(grey)],
+        [{"image": one, "label": label} for label, one in enumerate(grey)],
+        [(grey[:1], [0]), (grey[1:], [1])],
+    ):
+        found = ImageSet.of(data)
+        assert torch.equal(found.images, wanted)
+        assert found.labels.tolist() == [0, 1]
+    assert ImageSet.of([(torch.rand(3, 8, 8), 2)]).images.shape == (1, 3, 8, 8)
+    assert ImageSet.of([(torch.rand(3, 8, 8), torch.tensor([2]))]).images.shape == (1, 3, 8, 8)
+
+
+class Over(nn.Module):
+    """A first pass whose images exceed 1 by a rounding error."""
+
+    gradients = ("identity",)
+
+    def first(self, x: Tensor) -> Tensor:
+        return x * (1 + 2e-7)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+    def deployed(self, network: nn.Module) -> nn.Module:
+        return network
+
+    def attacked(self, network: nn.Module, gradient: str) -> nn.Module:
+        return network
+
+
+def test_an_excess_that_rounds_to_no_byte_passes_behind_a_first_pass() -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(192, 2)).eval()
+    data = (torch.ones(1, 3, 8, 8), torch.tensor([0]))
+    report = evaluation.evaluate(network, data, defenses=[Over()], attacks=["pgd-1"], eps=[0.01], checks=False)
+    assert [row.defense for row in report.rows] == ["none", "Over"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import struct
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
+from fdjpeg.cli.image_files import read_image
 from fdjpeg.sources.files import image_files, read_picture
 
 
@@ -150,3 +152,19 @@ def test_listing_takes_images_and_nothing_else(
 def test_a_folder_without_images_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"^folder must hold images that Pillow reads, got '.*' with none"):
         image_files(tmp_path, "folder")
+
+
+def test_a_machine_at_its_limit_is_no_fault_of_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Files would be left out, or named as broken, because others are open."""
+
+    def refuse(*arguments: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), "file")
+
+    file = tmp_path / "image.png"
+    Image.new("RGB", (4, 4)).save(file)
+    monkeypatch.setattr(Image, "open", refuse)
+    for argument in (file, str(file)):
+        with pytest.raises(OSError, match="Too many open files"):
+            read_picture(argument)
+    with pytest.raises(OSError, match="Too many open files"):
+        read_image(file)
