@@ -16,7 +16,19 @@ from torch import Tensor, nn
 from fdjpeg._checks import check_whole
 from fdjpeg._numbers import make_plain
 
-from .base import Attack, Counted, Found, Norm, check_norm, check_package, distances, draw, image_seed, project
+from .base import (
+    Attack,
+    Counted,
+    Found,
+    Norm,
+    check_norm,
+    check_package,
+    distances,
+    draw,
+    image_seed,
+    project,
+    seed_generators,
+)
 from .losses import margin
 
 #: pyautoattack's names of norms.
@@ -237,9 +249,9 @@ class Square(Attack):
             theirs.predict = _Untied(model, y[rows]) if self.norm == "l2" else theirs.predict
         if self.norm == "linf":
             # Each image has its own stripes to start from; the squares are the same for all.
-            stripes = draw(torch.Size([x.shape[1], 1, x.shape[3]]), indices[rows.cpu()], self.seed, "stripes").to(x)
-            theirs.random_choice = _first_then((2 * stripes - 1).sign(), theirs.random_choice)
-            torch.manual_seed(image_seed(self.seed, "squares", 0))
+            stripes = draw(torch.Size([x.shape[1], 1, x.shape[3]]), indices[rows.cpu()], self.seed, "stripes") < 0.5
+            theirs.random_choice = _first_then(1 - 2 * stripes.to(x), theirs.random_choice)
+            seed_generators(image_seed(self.seed, "squares", 0))
         with torch.no_grad():
             x_adv[rows] = theirs.attack_single_run(x[rows], y[rows])[1]
         return Found(x_adv)

@@ -21,7 +21,7 @@ from fdjpeg._lattice import SLACK
 from fdjpeg._numbers import is_finite, is_real, plain
 from fdjpeg._packages import EXTRA, MissingPackage
 
-from .calls import NO_DERIVATIVE, has_derivative, usual_defaults
+from .calls import NO_DERIVATIVE, has_derivative, used_gpus, usual_defaults
 from .losses import margin
 
 #: "l0" counts the samples that changed; only the attacks that look for few changes are in it.
@@ -177,7 +177,7 @@ class Attack(ABC):
         if len(x) == 0:
             return Found(x.clone(), margin=x.new_empty(0))
         defaults = usual_defaults(x.device) if self.foreign else nullcontext()
-        with seeded(image_seed(self.seed, "attack", int(indices[0])), x.device), defaults:
+        with seeded(image_seed(self.seed, "attack", int(indices[0]))), defaults:
             try:
                 found = self.search(model, x, y, eps, indices, None if judge is model else judge)
             except (RuntimeError, AttributeError, AssertionError, TypeError) as error:
@@ -463,12 +463,19 @@ def draw(shape: torch.Size, indices: Tensor, seed: int, purpose: str, normal: bo
 
 
 @contextmanager
-def seeded(seed: int, device: torch.device) -> Iterator[None]:
+def seeded(seed: int) -> Iterator[None]:
     """Seeds torch's global generators, from which other packages draw, and restores their state afterwards."""
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
+    with torch.random.fork_rng(devices=used_gpus()):
+        seed_generators(seed)
         yield
+
+
+def seed_generators(seed: int) -> None:
+    """Seeds torch's global generators, those of GPUs only where a network can draw from them: see `used_gpus`."""
+    if torch.cuda.is_available() and not torch.cuda.is_initialized():
+        torch.default_generator.manual_seed(seed)
+    else:
+        torch.manual_seed(seed)
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,23 +12,27 @@ from torch import Tensor, nn
 from fdjpeg._calls import is_out_of_memory
 
 
+def used_gpus() -> Sequence[int]:
+    """Returns the GPUs whose generators a call can change, whichever device its images are on: of a used CUDA, all."""
+    return range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+
+
 def has_derivative(module: nn.Module, images: Tensor) -> bool:
     """Returns whether autograd reaches the images through a module.
 
     It does not where the module computes outside of torch (Pillow, OpenCV, NumPy), detaches, or has an operation
     without a backward formula. torch's generators keep their state.
     """
-    devices = [images.device] if images.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices), torch.enable_grad():
+    with torch.random.fork_rng(devices=used_gpus()), torch.enable_grad():
         points = images.detach().clone().requires_grad_()
         try:
             out = module(points)
-            (gradient,) = torch.autograd.grad(out.sum(), points, allow_unused=True)
+            torch.autograd.grad(out.sum(), points)
         except Exception as error:
             if is_out_of_memory(error):
                 raise
             return False
-    return gradient is not None
+    return True
 
 
 #: What attacks by gradients say of a model that has none.

@@ -225,7 +225,7 @@ class _Group:
                 value += torch.where(possible, direction * quantizer.slope[place] * steps, 0)
                 needed = (distance + BEYOND * steps) / reach.clamp_min(1e-12)
                 share = torch.where(possible, torch.maximum(share, needed.clamp_max(1)), share)
-            found.values.append(torch.where(value > 0, value, -torch.inf))
+            found.values.append(value)
             found.directions.append(direction)
             found.shares.append(share)
         return found

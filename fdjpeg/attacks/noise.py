@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from fdjpeg._checks import check_whole
@@ -45,7 +46,7 @@ class Noise(Attack):
     ) -> Found:
         """See ``Attack.run``; neither the model nor the classes are used."""
         if self.norm == "linf":
-            signs = draw(x.shape[1:], indices, self.seed, "noise").to(x).sub(0.5).sign()
-            return Found(project(x + eps * signs, x, eps))
+            down = draw(x.shape[1:], indices, self.seed, "noise").to(x.device) < 0.5
+            return Found(project(torch.where(down, x - eps, x + eps), x, eps))
         direction = draw(x.shape[1:], indices, self.seed, "noise", normal=True).to(x)
         return Found(project(x + direction / direction.flatten(1).norm(dim=1).view(-1, 1, 1, 1) * eps, x, eps, "l2"))

@@ -326,6 +326,6 @@ class SeedFixed(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Returns the module's output with these draws."""
-        with seeded(self.seed, images.device):
+        with seeded(self.seed):
             out: Tensor = self.module(images)
         return out

@@ -83,7 +83,7 @@ def gradient_cells(run: Evaluation, batch: Batch) -> list[Cell]:
             model = run.climbable(defense.attacked(run.network.module, gradient), x)
 
             def zeros(part: Tensor, model: nn.Module = model, x: Tensor = x) -> Tensor:
-                with seeded(run.plan.seed, x.device):
+                with seeded(run.plan.seed):
                     return zero_gradients(model, x[part], batch.y[part]).cpu()
 
             share = torch.cat(run.in_parts(len(x), zeros))

@@ -155,7 +155,7 @@ class Evaluation:
             module = defense.layer if defense.layer is not None else defense.deployed(self.network.module)
             outputs = []
             for seed in (0, 1):
-                with torch.no_grad(), seeded(seed, image.device):
+                with torch.no_grad(), seeded(seed):
                     outputs.append(call(module, image, _party(defense)))  # type: ignore[arg-type]
             # NaN in both counts as the same: it is not randomness.
             first, second = outputs
@@ -194,7 +194,7 @@ class Evaluation:
         for draw in range(draws):
             with (
                 torch.no_grad(),
-                seeded(image_seed(self.plan.seed, f"verdict {draw}", int(batch.indices[0])), x.device),
+                seeded(image_seed(self.plan.seed, f"verdict {draw}", int(batch.indices[0]))),
             ):
                 logits = torch.cat(self.in_parts(len(x), lambda part: logits_of(model, x[part], party).float()))
             if int(y.max()) >= logits.shape[1]:
@@ -273,7 +273,7 @@ class Evaluation:
         """Returns images behind a defence's layer, by the plan's seed."""
         if defense.layer is None:
             return images
-        with torch.no_grad(), seeded(self.plan.seed, images.device):
+        with torch.no_grad(), seeded(self.plan.seed):
             behind: Tensor = defense.layer(images)
         return behind
 

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from support.classifiers import Tiny
+from support.classifiers import Linear, Tiny
 from torch import Tensor, nn
 
-from fdjpeg.attacks import PGD, Noise, from_name, margin
+from fdjpeg.attacks import PGD, Noise, correct, distances, dlr, draw, from_name, margin, project
 from fdjpeg.attacks.calls import Flat, has_derivative
+from fdjpeg.attacks.losses import dlr_towards
 
 EPS = 8 / 255
 
@@ -102,6 +103,100 @@ def test_attacks_leave_generators_and_gradients_as_they_were(model: nn.Module, x
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
+def test_generators_of_gpus_are_restored_if_used_and_left_alone_if_not(
+    model: nn.Module, x: Tensor, y: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On images of the CPU, whose network may have parts on a GPU."""
+    touched: list[Any] = []
+
+    def used(value: bool) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "is_initialized", lambda: value)
+        touched.clear()
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: (touched.append("count"), 2)[1])
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda gpu: (touched.append(f"kept {gpu}"), gpu)[1])
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, gpu: touched.append(f"restored {gpu}"))
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda seed: touched.append("seeded"))
+    calls = (
+        lambda: PGD(2).run(model, x, y, EPS),
+        lambda: has_derivative(model, x[:1]),
+    )
+    for call in calls:
+        used(False)
+        call()
+        assert touched == []
+        used(True)
+        call()
+        assert touched[:3] == ["count", "kept 0", "kept 1"]
+        assert touched[-2:] == ["restored 0", "restored 1"]
+    used(True)
+    PGD(2).run(model, x, y, EPS)
+    assert touched[3] == "seeded"
+
+
+# --- noise ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_noise_moves_every_sample_by_the_radius_up_or_down(dtype: torch.dtype) -> None:
+    """Drawn numbers near 1/2, of which bfloat16 takes four in a thousand for 1/2 itself, decide as well."""
+    x = torch.full((2, 3, 32, 32), 0.5, dtype=dtype)
+    moved = Noise(seed=4).run(Linear(x.shape[1:]).to(dtype), x, torch.zeros(2).long(), 0.125).x_adv - x
+    below = draw(x.shape[1:], torch.arange(2), 4, "noise") < 0.5
+    assert torch.equal(moved, torch.where(below, -0.125, 0.125).to(dtype))
+
+
+def test_noise_in_l2_is_normal_and_of_the_radius_in_each_image(model: nn.Module) -> None:
+    x, y = torch.full((3, 3, 24, 24), 0.5, dtype=torch.float64), torch.zeros(3, dtype=torch.int64)
+    indices = torch.tensor([5, 0, 2])
+    moved = Noise(seed=4, norm="l2").run(model.double(), x, y, 0.5, indices=indices).x_adv - x
+    assert moved.flatten(1).norm(dim=1).tolist() == pytest.approx([0.5] * 3)
+    drawn = draw(x.shape[1:], indices, 4, "noise", normal=True).double()
+    cosine = nn.functional.cosine_similarity(moved.flatten(1), drawn.flatten(1))
+    assert cosine.tolist() == pytest.approx([1] * 3)
+    assert float((moved > 0).double().mean()) == pytest.approx(0.5, abs=0.05)
+
+
+# --- radii of single images -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("norm", "radii"), [("linf", [0.1, 0.3]), ("l2", [0.5, 1.5]), ("l0", [3.0, 20.0])])
+def test_a_projection_takes_a_radius_for_each_image(norm: Any, radii: list[float], x: Tensor) -> None:
+    x, far = x[:2], 1 - x[:2]
+    together = project(far, x, torch.tensor(radii).view(2, 1, 1, 1), norm)
+    for place, radius in enumerate(radii):
+        alone = project(far[place : place + 1], x[place : place + 1], radius, norm)
+        torch.testing.assert_close(together[place : place + 1], alone)
+        assert float(distances(alone, x[place : place + 1], norm)) == pytest.approx(radius)
+
+
+# --- losses -----------------------------------------------------------------------------------------------------------
+
+
+def test_right_is_the_largest_logit_among_numbers() -> None:
+    logits = torch.tensor([[1.0, 0.0], [0.0, 1.0], [torch.nan, 0.0], [0.0, torch.nan], [torch.inf, 0.0], [1.0, 1.0]])
+    assert correct(logits, torch.zeros(6, dtype=torch.int64)).tolist() == [True, False, False, False, True, True]
+
+
+@pytest.mark.parametrize(("aim", "least"), [("away", 3), ("given", 4)])
+def test_the_ratio_of_logits_needs_three_classes_or_four_towards_one(aim: Any, least: int, x: Tensor) -> None:
+    attack = PGD(1, loss="dlr", aim=aim)
+    y = torch.zeros(len(x), dtype=torch.int64)
+    assert attack.run(Tiny(least).eval(), x, y, EPS).x_adv.shape == x.shape
+    with pytest.raises(
+        ValueError, match=rf"^model must have at least {least} classes for the loss dlr.* got {least - 1}"
+    ):
+        attack.run(Tiny(least - 1).eval(), x, y, EPS)
+
+
+def test_the_ratio_towards_a_class_equals_its_formula() -> None:
+    """Largest logit 5; the gap to the mean of the third and fourth is 5 − (2 + 1) / 2."""
+    logits = torch.tensor([[3.0, 5.0, 2.0, 1.0, -7.0]] * 2)
+    assert dlr_towards(logits, torch.tensor([0, 1])).tolist() == pytest.approx([-2 / 3.5, 2 / 3.5])
+    assert dlr(logits, torch.tensor([0, 1])).tolist() == pytest.approx([2 / 3, -2 / 3])
+
+
 # --- ties, NaN, no derivative -----------------------------------------------------------------------------------------
 
 
@@ -184,6 +279,18 @@ def test_a_model_without_a_derivative_has_a_gradient_of_zero(kind: type[nn.Modul
     assert points.grad is not None
     assert not bool(points.grad.any())
     assert PGD(2).run(flat, x, y.clamp(max=2), EPS).x_adv.shape == x.shape
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("no memory"), RuntimeError("CUDA error: out of memory")])
+def test_a_lack_of_memory_is_no_lack_of_a_derivative(error: Exception, x: Tensor, y: Tensor) -> None:
+    class Large(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            raise error
+
+    for call in (lambda: has_derivative(Large(), x), lambda: PGD(2).run(Large(), x, y, EPS)):
+        with pytest.raises(type(error), match="memory") as caught:
+            call()
+        assert caught.value is error
 
 
 def test_a_derivative_is_found_where_there_is_one(model: nn.Module, x: Tensor) -> None:

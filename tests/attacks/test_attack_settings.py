@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from fdjpeg.attacks import (
     PGD,
     Noise,
     margin,
+    parse_eps,
 )
 
 EPS = 8 / 255
@@ -44,6 +46,25 @@ def test_bad_input_is_named(change: dict[str, Any], error: type[Exception], mess
     for attack in (PGD(2), Noise(), PGD(2, norm="l2", draws=2)):
         with pytest.raises(error, match=message):
             attack(Tiny(), arguments["x"], arguments["y"], arguments["eps"], indices=arguments["indices"])
+
+
+@pytest.mark.parametrize(("end", "beyond"), [(0.0, -0.5 / 255), (1.0, 1 + 0.5 / 255)])
+def test_an_excess_of_less_than_half_a_byte_is_cut_off(end: float, beyond: float) -> None:
+    x, y = torch.full((1, 1, 8, 8), 0.5, dtype=torch.float64), torch.zeros(1, dtype=torch.int64)
+    x[0, 0, 0, 0] = end + 0.999 * (beyond - end)
+    assert float(Noise()(nn.Flatten(), x, y, 0.0)[0, 0, 0, 0]) == end
+    x[0, 0, 0, 0] = beyond
+    with pytest.raises(ValueError, match=r"^x must be in \[0, 1\]"):
+        Noise()(nn.Flatten(), x, y, 0.0)
+
+
+def test_radii_go_up_to_the_whole_range_in_linf_and_further_in_l2() -> None:
+    for whole in ("1", 1, 1.0, "255/255"):
+        assert parse_eps(whole) == 1
+    assert parse_eps("1.001", "l2") == Fraction(1001, 1000)
+    for wrong in ("1.001", 2, "256/255", 0, "0/255", -1):
+        with pytest.raises(ValueError, match=r"^eps must be in \(0, 1\], in units of the images' range"):
+            parse_eps(wrong)
 
 
 def test_a_model_that_returns_no_logits_is_named(x: Tensor, y: Tensor) -> None:
