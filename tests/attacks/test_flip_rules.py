@@ -10,10 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from fdjpeg.attacks import on_byte_grid, to_byte_grid
-from fdjpeg.attacks.candidates import Problem, Quantizer, _to_tie
-from fdjpeg.attacks.choice import NEGLIGIBLE, _priced, searched
+import fdjpeg
+from fdjpeg._geometry import Geometry
+from fdjpeg.attacks import draw, on_byte_grid, to_byte_grid
+from fdjpeg.attacks.candidates import BEYOND, Problem, Quantizer, _Flips, _Group, _to_tie
+from fdjpeg.attacks.choice import NEGLIGIBLE, _priced, _quantizers, searched
+from fdjpeg.attacks.codec import DrawsByImage, codecs_of
 from fdjpeg.attacks.reachable import Ball, Box
+from fdjpeg.attacks.transform import Transform
 from fdjpeg.attacks.units import Units
 
 MIDDLE = 128.0
@@ -129,7 +133,8 @@ def test_of_equal_passes_the_last_is_searched() -> None:
 
 def test_parts_of_a_problem_cannot_be_changed() -> None:
     units = Units(8, 8, 1, 1, 1)
-    for part in (Quantizer(None, [], []), Problem(ball(1), [], units), units, ball(1)):  # type: ignore[arg-type]
+    inner = (Quantizer(None, [], []), _Flips([], [], []), _Group(None, []))  # type: ignore[arg-type]
+    for part in (*inner, Problem(ball(1), [], units), units, ball(1)):
         with pytest.raises(FrozenInstanceError):
             part.height = 3  # type: ignore[misc, union-attr]
 
@@ -148,3 +153,165 @@ def test_a_byte_may_be_off_by_a_thousandth() -> None:
     point = levels(2.6, -1.6, 0.4, 0.0).double() / 255
     assert moved((to_byte_grid(point, grey(), 3.7 / 255, "l2") * 255).round()) == [3, -2, 0, 0]  # √13 = 3.606
     assert moved((to_byte_grid(point, grey(), 3.6 / 255, "l2") * 255).round()) == [2, -1, 0, 0]
+
+
+# --- what is within reach ---------------------------------------------------------------------------------------------
+
+
+def test_whole_bytes_reach_as_many_levels_as_are_in_the_radius() -> None:
+    for radius, reach in ((1.0, 1), (2.0, 2), (2.9, 2), (8.0, 8), (32.0, 32), (0.5, 0)):
+        box = Box.of(grey(), radius / 255, rounds=True, whole_bytes=True)
+        assert set(moved(box.most)) == {reach}
+        assert set(moved(box.least)) == {-reach}
+        assert float(box.half_width) == reach
+
+
+def test_of_a_point_in_a_ball_only_what_is_beyond_every_samples_room_is_scaled() -> None:
+    room = 0.5 - 1e-3
+    found = moved(ball(10, whole_bytes=False).within(levels(30, -40, 0, -0.3)))
+    length = ((30 - room) ** 2 + (40 - room) ** 2) ** 0.5
+    assert found == pytest.approx(
+        [room + 10 * (30 - room) / length, -room - 10 * (40 - room) / length, 0, -0.3], abs=1e-3
+    )
+
+
+def test_images_that_reach_their_levels_are_whole_bytes_exactly() -> None:
+    """All samples of a ball that holds them, and those that are at their level already of one that does not."""
+    x = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    wanted = (255 * x).round() + torch.arange(3).view(1, 3, 1, 1)
+    wanted.clamp_(0, 255)
+    assert torch.equal(Ball.of(x, 1.0, rounds=True, whole_bytes=False).images(wanted), wanted / 255)
+    start = (255 * x).round() / 255
+    near = Ball.of(start, 5 / 255, rounds=True, whole_bytes=False)
+    assert torch.equal(near.images(wanted)[:, 0], start[:, 0])
+    assert not bool((near.images(wanted)[:, 2] == wanted[:, 2] / 255).any())
+
+
+def test_what_fits_a_ball_does_not_depend_on_the_other_images() -> None:
+    """Two samples go nearly as far, one of them fits. The other image's go 255 levels."""
+    x = torch.zeros(2, 1, 1, 2)
+    both = Ball.of(x, 2.2 / 255, rounds=True, whole_bytes=True)
+    points = torch.tensor([[1.6, 1.600001], [255.0, 0.0]]).view(2, 1, 1, 2)
+    assert both.settled(points)[0].flatten().tolist() == [0, 2]
+    assert both.only(slice(0, 1)).settled(points[:1])[0].flatten().tolist() == [0, 2]
+
+
+# --- flips of single coefficients -------------------------------------------------------------------------------------
+
+
+def plain(row_energy: float = 1.0) -> Any:
+    """A transform whose coefficients are the samples, less a shift of 128."""
+    return SimpleNamespace(
+        shift=MIDDLE,
+        forward=lambda samples: [samples],
+        adjoint=lambda stacks: stacks[0],
+        absolute=SimpleNamespace(forward=lambda samples: [samples.abs()]),
+        row_energies=lambda: [torch.tensor([row_energy]).view(1, 1, 1)],
+    )
+
+
+def row(*values: float) -> Tensor:
+    return torch.tensor(values).view(1, 1, 1, -1)
+
+
+def test_a_single_flip_gains_by_the_quantizers_whose_tie_is_within_reach() -> None:
+    """A tie is half a step away. Steps of 2, 4 and 8: samples that move by 1 reach the first, by 2 the first two."""
+    transform = plain()
+    quantizers = [Quantizer(transform, [row(step)], [row(*[slope] * 4)]) for step, slope in ((2, 3), (4, 1), (8, 2))]
+    for radius, gain in ((1.0, 6), (2.0, 10), (0.5, 0), (4.0, 26)):
+        box = Box.of(grey(), radius / 255, rounds=True, whole_bytes=False)
+        found = _Group(transform, quantizers).single_flips(box)
+        assert found.values[0].flatten().tolist() == [gain] * 4
+        assert found.directions[0].flatten().tolist() == [1] * 4
+    # A share of the way: half a step and a bit, of four levels.
+    one = _Group(transform, quantizers[:1]).single_flips(Box.of(grey(), 4 / 255, rounds=True, whole_bytes=False))
+    assert one.shares[0].flatten().tolist() == pytest.approx([(1 + 2 * BEYOND) / 4] * 4)
+    none = _Group(transform, quantizers).single_flips(Box.of(grey(), 0.5 / 255, rounds=True, whole_bytes=False))
+    assert not bool(none.shares[0].any())
+
+
+def test_a_cheap_flip_is_that_of_the_quantizer_that_gains_most_for_its_cost() -> None:
+    """Gains of 3 · 2 and 2 · 4 for moves of 1 and 2 levels; where the second's slope is 20, of 6 and 80."""
+    transform = plain(row_energy=0.25)
+    small = Quantizer(transform, [row(2, 2, 2, 2)], [row(3, 3, -3, 0)])
+    large = Quantizer(transform, [row(4, 4, 4, 4)], [row(2, 20, -2, 0)])
+    found = _Group(transform, [small, large]).cheapest_flips(ball(10))
+    near, far = 1 + 2 * BEYOND, 2 + 4 * BEYOND
+    assert found.values[0].flatten().tolist() == pytest.approx([6, 80, 6, 0])
+    assert found.directions[0].flatten().tolist()[:3] == pytest.approx([4 * near, 4 * far, -4 * near])
+    assert found.shares[0].flatten().tolist()[:3] == pytest.approx([4 * near**2, 4 * far**2, 4 * near**2])
+
+
+@pytest.mark.parametrize(("share", "chosen"), [(0.3, [0, 0, 0, 0]), (0.5, [0, 0, 1, 0]), (1.0, [1, 0, 1, 0])])
+def test_many_flips_are_those_that_gain_most_for_their_cost(
+    share: float, chosen: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their costs are within the share of a squared radius of 10; the last gains most, but costs too much for it."""
+    flips = _Flips([row(4, -9, 5, 6)], [row(1, 1, 1, 1)], [row(4, 1, 4, 90)])
+    group = SimpleNamespace(cheapest_flips=lambda ball: flips, transform=plain())
+    monkeypatch.setattr(Problem, "_groups", [group])
+    problem = Problem(ball(10**0.5), [], Units(1, 4, 1, 1, 1))
+    assert moved(problem.many_flips(problem.box, share)) == chosen  # type: ignore[arg-type]
+
+
+def test_of_unlike_passes_the_coarsest_of_each_image_is_searched() -> None:
+    """By mean steps: of the first image the second pass, of the second image the first."""
+    first, second = (
+        SimpleNamespace(steps=lambda means=means: [torch.tensor(means).view(-1, 1, 1, 1)] * 2, transform=None)
+        for means in ([1.0, 9.0], [5.0, 2.0])
+    )
+    slopes = [[torch.ones(2, 1, 2, 2)] * 2] * 2
+    found = _quantizers([first, second], slopes)  # type: ignore[list-item]
+    assert [[stack.flatten(1).amax(dim=1).tolist() for stack in quantizer.slope] for quantizer in found] == [
+        [[0, 1]] * 2,
+        [[1, 0]] * 2,
+    ]
+    for quantizer, codec in zip(found, (first, second), strict=True):
+        assert [stack.flatten().tolist() for stack in quantizer.steps] == [
+            stack.flatten().tolist() for stack in codec.steps()
+        ]
+    (alone,) = _quantizers([first], slopes[:1])  # type: ignore[list-item]
+    assert bool(alone.slope[0].all())
+
+
+# --- codecs -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "layer", [fdjpeg.FeatureDistillation("code"), fdjpeg.FeatureDistillation("uniform(30)"), fdjpeg.JPEG(60)]
+)
+def test_coefficients_of_several_images_decode_to_the_layers_output(layer: Any) -> None:
+    x = torch.rand(2, 3, 13, 21, generator=torch.Generator().manual_seed(1))
+    codec = codecs_of(layer, x, torch.arange(2), 0, "quality")[-1]
+    assert torch.equal(codec.decode(codec.blocks(x), x.dtype), codec(x))
+
+
+def test_each_call_of_draws_adds_its_number_to_the_purpose() -> None:
+    indices = torch.tensor([3, 8])
+    draws = DrawsByImage(indices, seed=5, purpose="quality")
+    for number in (1, 2):
+        assert torch.equal(draws.uniform(), draw(torch.Size(), indices, 5, f"quality {number}"))
+    assert float(draws.on_host()[0]) == float(draw(torch.Size(), torch.tensor([0]), 5, "quality 3"))
+    assert torch.equal(draws.integers(9), (9 * draw(torch.Size(), indices, 5, "quality 4")).long())
+
+
+def test_a_lone_image_gets_the_subsampling_that_a_batch_gets() -> None:
+    layer = fdjpeg.RandomJPEG((30, 95), subsampling=("4:4:4", "4:2:0"))
+    x = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    found = set()
+    for number in range(8):
+        (batch,) = codecs_of(layer, x, torch.arange(3), 0, f"quality {number}")
+        (alone,) = codecs_of(layer, x[:1], torch.arange(1), 0, f"quality {number}")
+        assert alone.subsampling == batch.subsampling
+        found.add(alone.subsampling)
+    assert found == {"4:4:4", "4:2:0"}
+
+
+@pytest.mark.parametrize("subsampling", [(1, 1), (2, 2)])
+def test_a_components_plane_is_its_own(subsampling: tuple[int, int]) -> None:
+    transform = Transform.of(Geometry.of(16, 16, 3, *subsampling), False, torch.device("cpu"))
+    stacks = transform.forward(torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(1)))
+    every = [plane for stack in stacks for plane in stack.unbind(1)]
+    assert len(every) == 3
+    for component, plane in enumerate(every):
+        assert torch.equal(transform.plane_of(stacks, component), plane)
