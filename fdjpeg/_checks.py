@@ -48,6 +48,17 @@ def check_tensor(name: str, value: object, shape: str = "") -> None:
         raise TypeError(f"{name} must be a torch.Tensor{shape and ' ' + shape}, got {type(value).__name__}")
 
 
+def check_no_gradient(name: str, *values: object) -> None:
+    """Refuses tensors that require a gradient, where only their numbers are kept.
+
+    Raises:
+        ValueError: with the argument's name.
+    """
+    for value in values:
+        if isinstance(value, Tensor) and value.requires_grad:
+            raise ValueError(f"{name} must need no gradient, which would be lost here, got a tensor that requires one")
+
+
 def check_module(name: str, value: object) -> None:
     """Refuses an argument that is no module. The arguments are those of `check_whole`."""
     if not isinstance(value, torch.nn.Module):

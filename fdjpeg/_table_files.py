@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     JpegFile: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | PIL.Image.Image
 
 
+#: A text file by its path, its bytes, or open.
+TextFile: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | memoryview | IO[str] | IO[bytes]"
+
+
 def open_jpeg(file: JpegFile) -> PIL.JpegImagePlugin.JpegImageFile:
     """Reads the header of a JPEG file by Pillow; raises a ``ValueError`` if it cannot."""
     from PIL import Image, JpegImagePlugin
@@ -106,15 +110,17 @@ def table_numbers(image: PIL.JpegImagePlugin.JpegImageFile) -> list[int]:
     return names
 
 
-def read_text(file: str | os.PathLike[str] | IO[str] | IO[bytes]) -> str:
+def read_text(file: TextFile) -> str:
     """Reads all of a text file; comments may hold any bytes."""
     if isinstance(file, (str, os.PathLike)):
         with open(file, "rb") as stream:
             content: str | bytes = stream.read()
+    elif isinstance(file, (bytes, bytearray, memoryview)):
+        content = bytes(file)
     elif hasattr(file, "read"):
         content = file.read()
     else:
-        raise TypeError(f"file must be a path or an open file, got {type(file).__name__}")
+        raise TypeError(f"file must be a path, bytes or an open file, got {type(file).__name__}")
     return content if isinstance(content, str) else content.decode("latin-1")
 
 

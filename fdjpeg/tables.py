@@ -316,7 +316,7 @@ class QuantTables:
         return [table.flatten().tolist() for table in self._deployed()]
 
     @classmethod
-    def load(cls, file: str | os.PathLike[str] | IO[str] | IO[bytes]) -> QuantTables:
+    def load(cls, file: _table_files.TextFile) -> QuantTables:
         """Reads the text format of ``cjpeg -qtables``.
 
         Integers in row-major order, 64 for each table, separated by white space; ``#`` begins a comment that ends with
@@ -324,13 +324,13 @@ class QuantTables:
         default of ``cjpeg``), three those of Y, Cb and Cr (``-qslots 0,1,2``).
 
         Args:
-            file: a path, or an open text or binary file.
+            file: a path, the file's bytes, or an open text or binary file.
 
         Returns:
             int64 tables ``(8, 8)``.
 
         Raises:
-            TypeError: ``file`` is neither a path nor an open file.
+            TypeError: ``file`` is none of these.
             ValueError: something that is not an integer, not 64, 128 or 192 integers, or a step outside 1…255.
             OSError: ``file`` cannot be read.
 
@@ -347,10 +347,10 @@ class QuantTables:
         not Cb's, only with ``-qslots 0,1,2``, as a comment in the file states.
 
         Args:
-            file: a path, or an open text or binary file.
+            file: a path, the file's bytes, or an open text or binary file.
 
         Raises:
-            TypeError: ``file`` is neither a path nor an open file.
+            TypeError: ``file`` is none of these.
             ValueError: the tables are a batch (index it), or a step rounds to none in 1…255.
             OSError: ``file`` cannot be written.
 
@@ -440,7 +440,7 @@ class QuantTables:
 
     def _deployed(self) -> list[Tensor]:
         """The tables as a file holds them: int64 ``(8, 8)`` of Y and Cb, and of Cr if that is not Cb's."""
-        if self.batch_size is not None:
+        if self.batch_size not in (None, 1):
             raise ValueError(f"tables must be one set of tables, got a batch of {self.batch_size}: index it, tables[i]")
         check_tables(self)
         y, cb, cr = (table.cpu() for table in self.integer().stacked()[0].to(torch.int64))

@@ -167,6 +167,9 @@ class Augmentation(nn.Module, ABC, Generic[Parameters]):
             wanted = self.parameters_type.__name__
             raise TypeError(f"parameters must be {wanted}, as draw returns them, got {type(parameters).__name__}")
         drawn = self.draw(image) if parameters is None else parameters
+        images = flattened(image).size(0)
+        if parameters is not None and parameters[0].size(0) != images:
+            raise ValueError(f"parameters must be for {images} images, got those of {parameters[0].size(0)}")
         out = self.augmented(flattened(image), drawn)
         if image.ndim != 4:
             out = out.reshape(*image.shape[:-3], *out.shape[-3:])

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fdjpeg import functional, surrogates
 from fdjpeg._arguments import DEFAULT_QUALITY, check_arguments
+from fdjpeg._checks import check_no_gradient
 from fdjpeg._constants import constant
 from fdjpeg._numbers import is_finite, is_real, whole_numbers
 from fdjpeg.surrogates import Surrogate
@@ -199,6 +200,7 @@ def checked_qualities(qualities: object) -> tuple[int, ...]:
 def _checked_weights(weights: Any, count: int) -> tuple[float, ...]:
     if count == 0:
         raise ValueError(f"weights must come with qualities or tables, got {weights!r} alone")
+    check_no_gradient("weights", weights)
     if isinstance(weights, Tensor):
         weights = weights.tolist()
     if isinstance(weights, str) or not hasattr(weights, "__len__"):
@@ -225,7 +227,8 @@ def _stacked(tables: Sequence[QuantTables]) -> tuple[Any, ...]:
         raise TypeError(f"tables must be a list of fdjpeg.QuantTables or a file, got {type(tables).__name__}")
     for one in tables:
         check_tables(one)
-        if one.batch_size is not None:
+        check_no_gradient("tables", one.y, one.cb, one.cr)
+        if one.batch_size not in (None, 1):
             raise ValueError(f"tables must be single sets, got a batch of {one.batch_size} in the list")
     if not tables:
         raise ValueError("tables must be one or more sets, got none")

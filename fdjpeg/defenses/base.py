@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from fdjpeg import surrogates
+from fdjpeg._checks import check_no_gradient
 from fdjpeg._table_checks import home
+from fdjpeg._tracers import traced_layer
 from fdjpeg.attacks.base import Exposed
 
 from .gradients import GRADIENTS
@@ -186,6 +188,7 @@ def shown(exposes: Callable[[nn.Module], Exposed] | None, network: nn.Module, na
     return exposes(network)
 
 
+@traced_layer
 class LayerDefense(JPEGDefense):
     """A defence that is one of fdjpeg's layers before an unchanged classifier."""
 
@@ -266,6 +269,17 @@ def copied(module: Module) -> Module:
         raise ValueError(f"module must be one that can be copied, got {type(module).__name__}: {error}") from error
 
 
+def set_gradient(layer: nn.Module, gradient: str) -> None:
+    """Gives one of fdjpeg's layers another gradient; a user's surrogate may be a module, which is a child of the layer.
+
+    Raises:
+        ValueError: there is no such gradient.
+    """
+    surrogate = surrogates.resolve(gradient)
+    layer._modules.pop("gradient", None)
+    setattr(layer, "gradient", surrogate)  # noqa: B010 (nn.Module is typed otherwise)
+
+
 def device_of(module: nn.Module) -> torch.device:
     """Returns the device of a module's first tensor; the CPU where it has none."""
     return next((tensor.device for tensor in module.state_dict().values()), torch.device("cpu"))
@@ -275,8 +289,9 @@ def table_of(name: str, table: Any) -> Tensor:
     """Returns a table ``(8, 8)`` of the argument ``name``; lists are made where they keep their numbers.
 
     Raises:
-        ValueError: for another shape.
+        ValueError: for another shape, or a tensor that requires a gradient.
     """
+    check_no_gradient(name, table)
     made = table if isinstance(table, Tensor) else torch.tensor(table, device=home())
     if made.shape != (8, 8):
         raise ValueError(f"{name} must have shape (8, 8), got {tuple(made.shape)}")

@@ -19,7 +19,7 @@ from fdjpeg.sources import External
 from fdjpeg.sources.networks import evaluating
 from fdjpeg.surrogates import BY_NAME
 
-from .base import JPEGDefense, copied, shown
+from .base import JPEGDefense, copied, set_gradient, shown
 from .gradients import GRADIENTS, OPAQUE
 
 
@@ -267,7 +267,7 @@ def differentiable(module: nn.Module, gradient: str) -> nn.Module:
         module = copied(module)
         for part in module.modules():
             if _takes_gradient(part):
-                setattr(part, "gradient", surrogates.resolve(gradient))  # noqa: B010 (nn.Module is typed otherwise)
+                set_gradient(part, gradient)
         return module
     if gradient == "own":
         return module

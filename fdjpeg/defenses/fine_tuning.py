@@ -25,14 +25,14 @@ from torch import Tensor, nn
 import fdjpeg
 from fdjpeg import QuantTables
 from fdjpeg._arguments import sampling_of
-from fdjpeg._checks import check_list
+from fdjpeg._checks import check_list, check_no_gradient
 from fdjpeg._numbers import is_finite
 from fdjpeg._settings import build
 from fdjpeg.attacks.base import Exposed
 from fdjpeg.augmentations import Augmentation, DoubleJPEG, RandomJPEG, Recompress
 from fdjpeg.augmentations.base import scaled
 
-from .base import Defense, Weights, copied, device_of, load_state
+from .base import Defense, Weights, copied, device_of, load_state, set_gradient
 from .gradients import GRADIENTS
 from .training import accuracy
 from .training.batch_statistics import LAYERS
@@ -69,6 +69,7 @@ class FineTuned(Defense):
         sampling_of(subsampling, "fancy")  # raises for an unknown name
         if tables is not None:
             check_list("tables", tables)
+            check_no_gradient("tables", *tables)
         self.tables = None if tables is None else QuantTables(*tables).integer()
         self.subsampling = subsampling
         self.network = Weights(state or {})
@@ -95,7 +96,7 @@ class FineTuned(Defense):
         if self.tables is not None:
             found.append(fdjpeg.JPEG(tables=self.tables, subsampling=self.subsampling))
         for layer in found:
-            layer.gradient = fdjpeg.surrogates.resolve(gradient)
+            set_gradient(layer, gradient)
         return found
 
     def forward(self, images: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import inspect
 import lzma
+import os
 import tokenize
 import zipfile
 import zlib
@@ -27,7 +28,9 @@ from .files import listed, picture_of, read_picture
 from .image_set import ImageSet, fit, to_tensor
 
 
-def load_images(name: str, size: int | None = None, count: int | None = None, seed: int = 0) -> ImageSet:
+def load_images(
+    name: str | os.PathLike[str], size: int | None = None, count: int | None = None, seed: int = 0
+) -> ImageSet:
     """Loads images by the name that the command line accepts.
 
     Args:
@@ -59,6 +62,7 @@ def load_images(name: str, size: int | None = None, count: int | None = None, se
 
         images = load_images("cifar10.npz:test", count=100)
     """
+    name = os.fspath(name) if isinstance(name, os.PathLike) else name
     if not isinstance(name, str):
         raise TypeError(f"data must be the name of images, got {name!r}")
     for argument, number in (("size", size), ("count", count)):

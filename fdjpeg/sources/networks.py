@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fdjpeg._checks import check_module, check_text, check_whole
+from fdjpeg._checks import check_module, check_no_gradient, check_text, check_whole
 from fdjpeg._fingerprint import digest
 from fdjpeg._numbers import is_whole
 from fdjpeg._packages import EXTRA, MissingPackage, package_folder, required
@@ -58,6 +58,7 @@ class Normalized(nn.Module):
 
 def _check_channels(name: str, numbers: object) -> None:
     """Refuses anything but one number for each channel."""
+    check_no_gradient(name, numbers)
     if (
         isinstance(numbers, str)
         or not isinstance(numbers, (Sequence, Tensor, np.ndarray))

@@ -240,7 +240,7 @@ class TestTextFiles:
             QuantTables.load(io.StringIO(text))
 
     def test_things_that_are_no_file(self) -> None:
-        with pytest.raises(TypeError, match="file must be a path or an open file, got int"):
+        with pytest.raises(TypeError, match="file must be a path, bytes or an open file, got int"):
             QuantTables.load(7)
 
     def test_nothing_is_written_for_wrong_tables(self, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable
 from fractions import Fraction
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,8 +24,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import fdjpeg
-from fdjpeg import JPEG, FeatureDistillation, LearnableJPEG, QuantTables, StochasticJPEG, surrogates
+from fdjpeg import JPEG, FeatureDistillation, LearnableJPEG, QuantTables, StochasticJPEG, defenses, surrogates
 from fdjpeg._descriptions import described
+from fdjpeg.sources import Normalized
 
 IMAGE = torch.rand(2, 3, 16, 24, generator=torch.Generator().manual_seed(0))
 
@@ -392,3 +394,49 @@ def test_checkpointing_repeats_no_draws_of_a_private_generator(kind: str, reentr
         whole = checkpoint(layer(None), image, use_reentrant=reentrant) if through else layer(None)(image)
         gradients += torch.autograd.grad(whole.square().sum(), image) if not (reentrant and through) else [None]
     assert reentrant or torch.equal(*gradients)
+
+
+def test_a_gradient_that_would_be_lost_is_refused() -> None:
+    """Where numbers are kept in place of a parameter, no optimizer would train it."""
+    table = nn.Parameter(torch.full((8, 8), 9.0))
+    for make in (
+        lambda: fdjpeg.RandomJPEG(tables=[QuantTables(table, table)]),
+        lambda: fdjpeg.RandomJPEG(qualities=(30, 60), weights=nn.Parameter(torch.ones(2))),
+        lambda: defenses.JPEGEnsemble(table, table),
+        lambda: defenses.FeatureDistillation(steps=table),
+        lambda: defenses.FineTuned([table, table]),
+        lambda: Normalized(nn.Identity(), nn.Parameter(torch.zeros(3)), (1, 1, 1)),
+    ):
+        with pytest.raises(ValueError, match="must need no gradient, which would be lost here"):
+            make()
+
+
+class OwnModule(nn.Module):
+    """A surrogate with a parameter of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slope = nn.Parameter(torch.ones(1))
+
+    def forward(self, c: Tensor) -> Tensor:
+        return c.round()
+
+    def derivative(self, c: Tensor) -> Tensor:
+        return torch.ones_like(c) * self.slope
+
+
+def test_a_surrogate_that_is_a_module_can_be_replaced() -> None:
+    layer = JPEG(50, gradient=OwnModule())
+    assert [name for name, _ in layer.named_parameters()] == ["gradient.slope"]
+    assert repr(defenses.differentiable(layer, "cubic")) == repr(JPEG(50, gradient="cubic"))
+
+
+def test_one_set_of_tables_in_a_batch_is_one_set_everywhere(tmp_path: Path) -> None:
+    one, wanted = QuantTables.standard(torch.tensor([50])), QuantTables.standard(50)
+    assert one.to_pillow() == wanted.to_pillow()
+    one.save(tmp_path / "tables.txt")
+    assert QuantTables.load((tmp_path / "tables.txt").read_bytes()) == wanted
+    assert fdjpeg.RandomJPEG(tables=[one]).steps == fdjpeg.RandomJPEG(tables=[wanted]).steps
+    layer = fdjpeg.RandomJPEG()
+    with pytest.raises(ValueError, match="parameters must be for 2 images, got those of 1"):
+        layer(torch.rand(2, 3, 8, 8), layer.draw(torch.rand(1, 3, 8, 8)))

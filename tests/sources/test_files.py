@@ -15,6 +15,7 @@ import pytest
 from PIL import Image, ImageFile
 
 from fdjpeg.cli.image_files import read_image
+from fdjpeg.sources import load_images
 from fdjpeg.sources.files import image_files, read_picture
 
 
@@ -168,3 +169,10 @@ def test_a_machine_at_its_limit_is_no_fault_of_a_file(monkeypatch: pytest.Monkey
             read_picture(argument)
     with pytest.raises(OSError, match="Too many open files"):
         read_image(file)
+
+
+def test_images_are_loaded_by_a_path_too(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (4, 4)).save(tmp_path / name / "image.png")
+    assert load_images(tmp_path).names == load_images(str(tmp_path)).names

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 from fdjpeg import sources
 from support.bad_input import Row, rows
@@ -86,7 +85,7 @@ def _of_names_of_images() -> list[Row]:
             *((lambda v=v: load(name=v), ValueError, kinds) for v in ("photo", "", "missing/folder", "torchvision:")),
             *(
                 (lambda v=v: load(name=v), TypeError, f"data must be the name of images, got {v!r}")
-                for v in (None, 3, Path())
+                for v in (None, 3, b"photographs")
             ),
             (lambda: load(name="missing.npz"), ValueError, "data must "),
             (

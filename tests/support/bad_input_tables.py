@@ -196,7 +196,7 @@ def _tables() -> list[Row]:
         ),
         *rows(
             "QuantTables.load",
-            (lambda: QuantTables.load(3), TypeError, "file must be a path or an open file, got int"),
+            (lambda: QuantTables.load(3), TypeError, "file must be a path, bytes or an open file, got int"),
             (
                 lambda: QuantTables.load(io.StringIO("1 2 x")),
                 ValueError,
