@@ -37,12 +37,23 @@ def traced_layer(layer: type[_Layer]) -> type[_Layer]:
     @functools.wraps(forward)
     def decorated(self: nn.Module, image: Any, *args: Any, **kwargs: Any) -> Any:
         if isinstance(image, Proxy):
+            if getattr(image.tracer, "root", None) is self:  # which has no name in itself
+                return image.tracer.create_proxy("call_function", _alone(self, forward), (image,), {})
             return image.tracer.create_proxy("call_function", call_layer, (self, image, *args), kwargs)
         return forward(self, image, *args, **kwargs)
 
     layer.forward = decorated
     layer.__prepare_scriptable__ = _refuse_scripting  # type: ignore[attr-defined]
     return layer
+
+
+def _alone(layer: nn.Module, forward: Callable[..., Any]) -> Callable[[Tensor], Any]:
+    """Returns the function of an image that a layer is: the target of its node where the layer itself is traced."""
+
+    def call_traced_layer(image: Tensor) -> Any:
+        return forward(layer, image)
+
+    return call_traced_layer
 
 
 def call_layer(layer: nn.Module, image: Tensor, *args: Any, **kwargs: Any) -> Any:

@@ -109,6 +109,7 @@ def jpeg(
     return as_empty_like(result, image)
 
 
+@traced_function
 def encode(
     image: Tensor,
     quality: float | Tensor = DEFAULT_QUALITY,
@@ -149,6 +150,7 @@ def encode(
     )
 
 
+@traced_function
 def decode(coefficients: Coefficients, dtype: torch.dtype = torch.uint8, *, upsampling: str = "fancy") -> Tensor:
     """Returns the images that coefficients decode to; not differentiable.
 
@@ -184,6 +186,7 @@ def decode(coefficients: Coefficients, dtype: torch.dtype = torch.uint8, *, upsa
     return result
 
 
+@traced_function
 def check(image: Tensor, quality: float | Tensor = DEFAULT_QUALITY, tables: QuantTables | None = None) -> None:
     """Reads the values that `jpeg` only clamps, and raises where one is out of range. Synchronises with a GPU.
 

@@ -20,12 +20,14 @@ from fdjpeg._huffman import (
     scan_order,
 )
 from fdjpeg._standard_tables import LARGEST_STEP, SMALLEST_STEP
+from fdjpeg._tracers import traced_function
 from fdjpeg.coefficients import Coefficients
 from fdjpeg.tables import QuantTables
 
 __all__ = ["bits", "rate"]
 
 
+@traced_function
 def bits(coefficients: Coefficients) -> Tensor:
     """Counts the bits of each image's entropy-coded data in a baseline file with the standard Huffman tables.
 
@@ -71,6 +73,7 @@ _THRESHOLD = 1.03
 _EXPONENT = 8
 
 
+@traced_function
 def rate(
     image: Tensor,
     quality: float | Tensor = DEFAULT_QUALITY,

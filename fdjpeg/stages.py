@@ -19,6 +19,7 @@ from torch import Tensor
 from fdjpeg import ops, reference, surrogates
 from fdjpeg._arguments import as_empty_like, check_dense, flattened, resolve_gradient, without_autocast
 from fdjpeg._geometry import BLOCK
+from fdjpeg._tracers import traced_function
 from fdjpeg.surrogates import Identity, StraightThrough, Surrogate
 from fdjpeg.tables import check_real
 
@@ -26,6 +27,7 @@ from fdjpeg.tables import check_real
 _CENTRE = 128 / 255
 
 
+@traced_function
 def rgb_to_ycbcr(image: Tensor) -> Tensor:
     """Converts RGB to Y, Cb and Cr: ITU-R BT.601 with the full range, as in JFIF (ITU-T T.871, 7).
 
@@ -50,6 +52,7 @@ def rgb_to_ycbcr(image: Tensor) -> Tensor:
     return (reference.real_rgb_to_ycbcr(image.to(centre.dtype)) + centre).to(image.dtype)
 
 
+@traced_function
 def ycbcr_to_rgb(image: Tensor) -> Tensor:
     """Inverts `rgb_to_ycbcr`; values that no RGB image has give numbers beyond [0, 1].
 
@@ -76,6 +79,7 @@ def ycbcr_to_rgb(image: Tensor) -> Tensor:
     return reference.real_ycbcr_to_rgb(image.to(centre.dtype) - centre).to(image.dtype)
 
 
+@traced_function
 def block_dct(samples: Tensor) -> Tensor:
     """Applies the orthonormal two-dimensional DCT-II to each 8×8 block (ITU-T T.81, A.3.3).
 
@@ -102,6 +106,7 @@ def block_dct(samples: Tensor) -> Tensor:
     return ops.block_dct(samples)
 
 
+@traced_function
 def block_idct(blocks: Tensor) -> Tensor:
     """Inverts `block_dct`; this is also its transposed map.
 
@@ -127,6 +132,7 @@ def block_idct(blocks: Tensor) -> Tensor:
     return ops.block_idct(blocks)
 
 
+@traced_function
 def quantize(
     coefficients: Tensor, steps: Tensor, gradient: str | Surrogate = "straight-through", *, soft: bool = False
 ) -> Tensor:
@@ -166,6 +172,7 @@ def quantize(
     return ops.once_differentiable(levels, coefficients, steps) if once else levels
 
 
+@traced_function
 def dequantize(levels: Tensor, steps: Tensor) -> Tensor:
     """Scales numbers of steps back to coefficients: levels · steps.
 
@@ -192,6 +199,7 @@ def dequantize(levels: Tensor, steps: Tensor) -> Tensor:
     return (levels.to(dtype) * steps.to(dtype)).to(levels.dtype)
 
 
+@traced_function
 def quantize_channels(image: Tensor, steps: Tensor, gradient: str | Surrogate = "straight-through") -> Tensor:
     """Quantizes the DCT of each channel separately, in real numbers: a codec without colour, level shift or bytes.
 

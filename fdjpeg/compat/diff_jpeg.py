@@ -6,11 +6,13 @@ from torch import Tensor, nn
 
 import fdjpeg
 from fdjpeg._checks import check_flag, check_tensor
+from fdjpeg._tracers import traced_function
 from fdjpeg.compat._quality import tables_for
 
 __all__ = ["DiffJPEGCoding", "diff_jpeg_coding"]
 
 
+@traced_function
 def diff_jpeg_coding(
     image_rgb: Tensor,
     jpeg_quality: Tensor,

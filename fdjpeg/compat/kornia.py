@@ -11,11 +11,13 @@ import fdjpeg
 from fdjpeg._held import hold, restore, values_of
 from fdjpeg._standard_tables import STANDARD_CHROMA, STANDARD_LUMA
 from fdjpeg._table_checks import home
+from fdjpeg._tracers import traced_function
 from fdjpeg.compat._quality import check_base_table, tables_for
 
 __all__ = ["JPEGCodecDifferentiable", "RandomJPEG", "jpeg_codec_differentiable"]  # noqa: F822  (see `__getattr__`)
 
 
+@traced_function
 def jpeg_codec_differentiable(
     input: Tensor,
     jpeg_quality: Tensor,

@@ -16,6 +16,7 @@ from fdjpeg._calls import call, logits_of
 from fdjpeg._checks import check_list, check_module, check_positive, check_tensor, check_whole
 from fdjpeg._numbers import is_real
 from fdjpeg._packages import required
+from fdjpeg._tracers import traced_layer
 
 from .base import straight_through
 
@@ -47,6 +48,7 @@ class BitDepth(nn.Module):
         return (images * steps).round() / steps
 
 
+@traced_layer
 class Median(nn.Module):
     """The median of a square window in each channel; edges are mirrored (dcba|abcd|dcba), as SciPy does by default.
 
@@ -82,6 +84,7 @@ def _mirrored(length: int, before: int, after: int, device: torch.device) -> Ten
     return torch.minimum(places, 2 * length - 1 - places)
 
 
+@traced_layer
 class TotalVariation(nn.Module):
     """Denoises each image by total variation, in scikit-image, outside of torch: it has no gradient.
 
@@ -112,6 +115,7 @@ class TotalVariation(nn.Module):
         return torch.stack(found).to(images).clamp(0, 1) if found else images.clone()
 
 
+@traced_layer
 class FeatureSqueezing(nn.Module):
     """A classifier that refuses images whose verdict depends on details: the detector of feature squeezing.
 

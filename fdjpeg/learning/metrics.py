@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fdjpeg._checks import check_tensor
+from fdjpeg._tracers import traced_function
 
 #: The PSNR of an image without any error, in dB.
 HIGHEST_PSNR = 100.0
@@ -17,6 +18,7 @@ _K1, _K2 = 0.01, 0.03
 WINDOW, _DEVIATION = 11, 1.5
 
 
+@traced_function
 def psnr(decoded: Tensor, original: Tensor) -> Tensor:
     """Computes the peak signal-to-noise ratio of each image over all its samples, at most `HIGHEST_PSNR`.
 
@@ -39,6 +41,7 @@ def psnr(decoded: Tensor, original: Tensor) -> Tensor:
     return -10 * error.clamp(min=10 ** (-HIGHEST_PSNR / 10)).log10()
 
 
+@traced_function
 def ssim(decoded: Tensor, original: Tensor) -> Tensor:
     """Computes the structural similarity of each image, the mean over its channels: a Gaussian window of 11 × 11.
 
@@ -72,6 +75,7 @@ def ms_ssim_scales(height: int, width: int) -> int:
     return scales
 
 
+@traced_function
 def ms_ssim(decoded: Tensor, original: Tensor) -> Tensor:
     """Computes the multi-scale structural similarity of each image, the mean over its channels.
 

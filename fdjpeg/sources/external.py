@@ -12,6 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from fdjpeg._tracers import traced_layer
+
 from .files import picture_of
 from .image_set import to_bytes, to_pillow, to_tensor
 
@@ -83,6 +85,7 @@ def takes_images(function: Callable[..., Any]) -> Takes | None:
     return _ANNOTATIONS.get(word.split("[")[0].strip().rpartition(".")[2])
 
 
+@traced_layer
 class External(nn.Module):
     """A function outside of torch as a module, see `external`.
 
