@@ -153,7 +153,7 @@ class External(nn.Module):
         rank = images.ndim - 2
         if self.takes == "pillow" and isinstance(out, Image.Image):
             mode = "RGB" if images.shape[-3] == 3 else "L"
-            picture = picture_of(out, f"what {self._named()} returned", self._named())
+            picture = picture_of(out, "an image in memory", f"result of {self._named()}")
             return self._images(to_tensor(picture.image.convert(mode)), images)
         if isinstance(out, (list, tuple)):
             out = np.asarray(out)

@@ -204,5 +204,7 @@ def test_an_image_that_a_function_returns_is_read_by_the_rules_of_files(monkeypa
 
     for switch in (False, True):
         monkeypatch.setattr("PIL.ImageFile.LOAD_TRUNCATED_IMAGES", switch)
-        with pytest.raises(ValueError, match=r"function .*cut_off must be an image that Pillow reads, got what"):
+        with pytest.raises(
+            ValueError, match=r"result of function .*cut_off must be an image that Pillow reads, got an image"
+        ):
             external(cut_off, takes="pillow")(torch.rand(1, 3, 16, 16))
