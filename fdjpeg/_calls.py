@@ -16,20 +16,20 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)
 
 
-class PartyError(ValueError):
-    """Somebody else's module is at fault; the message begins with the party's name.
+def party_error(party: str, sentence: str) -> ValueError:
+    """Returns an error about somebody else's module.
 
     Args:
-        party: the module's name, such as "model".
-        sentence: the rest of the message, "must …, got …".
+        party: the module's name, such as "model", with which the message begins.
+        sentence: the rest of it, "must …, got …", which the error keeps for `about`.
     """
+    error = ValueError(f"{party} {sentence}")
+    error.__dict__[_SENTENCE] = sentence
+    return error
 
-    def __init__(self, party: str, sentence: str) -> None:
-        super().__init__(party, sentence)
-        self.sentence = sentence
 
-    def __str__(self) -> str:
-        return " ".join(self.args)
+#: The attribute of these errors.
+_SENTENCE = "sentence_about_a_party"
 
 
 @contextmanager
@@ -41,8 +41,10 @@ def about(party: str) -> Iterator[None]:
     """
     try:
         yield
-    except PartyError as error:
-        raise PartyError(party, error.sentence) from error
+    except ValueError as error:
+        if _SENTENCE not in error.__dict__:
+            raise
+        raise party_error(party, error.__dict__[_SENTENCE]) from error
 
 
 def call(module: nn.Module, images: Tensor, party: str) -> Any:
@@ -61,7 +63,7 @@ def call(module: nn.Module, images: Tensor, party: str) -> Any:
     version = None if given.is_inference() else given._version  # in inference mode tensors have none
     out = _called(module, given, party)
     if not torch.equal(given, images) if version is None else given._version != version:
-        raise PartyError(
+        raise party_error(
             party,
             "must leave its input as it is, got one that changes it in place: "
             "write (x - mean) / std instead of x.sub_(mean).div_(std), and no inplace=True in the first layer",
@@ -72,13 +74,11 @@ def call(module: nn.Module, images: Tensor, party: str) -> Any:
 def _called(module: nn.Module, images: Tensor, party: str) -> Any:
     try:
         return module(images)
-    except PartyError:  # of a part of the module, which the error names
-        raise
     except Exception as error:
-        if is_out_of_memory(error):
+        if is_out_of_memory(error) or _SENTENCE in error.__dict__:  # which names a part of the module
             raise
         reason = (str(error).strip().splitlines() or ["no message"])[0]
-        raise PartyError(
+        raise party_error(
             party,
             f"must take {str(images.dtype).removeprefix('torch.')} images of shape {tuple(images.shape)} in "
             f"[0, 1], got {type(error).__name__} from it: {reason}",
@@ -108,13 +108,13 @@ def checked_logits(out: Any, images: int, party: str = "model") -> Tensor:
     """
     wanted = f"must return logits ({images}, classes)"
     if not isinstance(out, Tensor):
-        raise PartyError(party, f"{wanted} as one tensor, got {type(out).__name__}: return the tensor of logits in it")
+        raise party_error(party, f"{wanted} as one tensor, got {type(out).__name__}: return the tensor of logits in it")
     if not out.is_floating_point():
-        raise PartyError(party, f"{wanted} as floats, got {out.dtype}")
+        raise party_error(party, f"{wanted} as floats, got {out.dtype}")
     if out.ndim != 2 or len(out) != images:
-        raise PartyError(party, f"{wanted}, got shape {tuple(out.shape)}")
+        raise party_error(party, f"{wanted}, got shape {tuple(out.shape)}")
     if out.shape[1] < 2:
-        raise PartyError(
+        raise party_error(
             party, f"{wanted} of at least two classes, got {out.shape[1]}: a lone class can never be wrong"
         )
     return out.float() if out.dtype in (torch.float16, torch.bfloat16) else out

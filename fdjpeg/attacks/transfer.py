@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fdjpeg._calls import PartyError, about, call
+from fdjpeg._calls import about, call, party_error
 from fdjpeg._checks import check_module, check_tensor, check_text
 from fdjpeg._fingerprint import digest
 
@@ -100,7 +100,7 @@ def first_pass(layer: nn.Module, images: Tensor) -> Tensor:
         placed = call(layer, images, "layer")
     if not isinstance(placed, Tensor) or placed.shape != images.shape:
         came = f"shape {tuple(placed.shape)}" if isinstance(placed, Tensor) else type(placed).__name__
-        raise PartyError("layer", f"must return images of the shape {tuple(images.shape)} that it gets, got {came}")
+        raise party_error("layer", f"must return images of the shape {tuple(images.shape)} that it gets, got {came}")
     return placed.detach().clamp(0, 1)
 
 
