@@ -75,11 +75,7 @@ def parse_defense(
         )
     if kind in _PARSERS:
         value, *options = rest.split(",")
-        defense = _PARSERS[kind](text, value, options, gradients)
-        for part in (defense.module, defense.first):
-            if isinstance(part, nn.Module) and image is not None:
-                part.to(image.device)
-        return defense
+        return _PARSERS[kind](text, value, options, gradients)
     made = _saved(text, rest) if kind == "saved" else _called(text, network)
     if isinstance(made, Defended):
         return made

@@ -75,8 +75,11 @@ def takes_images(function: Callable[..., Any]) -> Takes | None:
     """Returns the form of images that a function's first parameter is annotated with, or None."""
     try:
         first = next(iter(inspect.signature(function).parameters.values()), None)
+    except (TypeError, ValueError):  # functions in C, such as torch.neg, have no signature
+        return None
+    try:
         hints = typing.get_type_hints(function)
-    except (TypeError, ValueError, NameError, AttributeError):  # no signature, or names for a type checker only
+    except (TypeError, ValueError, NameError, AttributeError):  # names for a type checker only
         hints = {}
     if first is None or first.annotation is inspect.Parameter.empty:
         return None

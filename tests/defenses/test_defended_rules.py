@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import fdjpeg
 from fdjpeg import defenses
-from fdjpeg.defenses import UNDEFENDED, differentiable, of_module, parse_defense
+from fdjpeg.defenses import UNDEFENDED, differentiable, names, of_module, parse_defense
 from fdjpeg.defenses.defended import layer_defense
 
 #: Weights and draws without a seed of their own follow from the name of the test.
@@ -125,6 +125,8 @@ def test_entry_and_passes_place_the_attacker() -> None:
         ("feature-distillation:paper,entry=after", "passes must be 2 in a defense with entry=after"),
         ("saved:nowhere", "must name a saved defence that exists, got 'saved:nowhere'"),
         ("math:pi", "callable|defense"),
+        ("bit-depth:0", "must be an integer 1…8, got 'bit-depth:0'"),
+        ("bit-depth:9", "must be an integer 1…8, got 'bit-depth:9'"),
     ],
 )
 def test_wrong_names_are_refused(name: str, message: str) -> None:
@@ -132,10 +134,37 @@ def test_wrong_names_are_refused(name: str, message: str) -> None:
         parse_defense(name)
 
 
-def test_a_defence_is_moved_to_the_images_device() -> None:
+def test_filters_are_called_as_they_were_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    weights: list[float] = []
+    monkeypatch.setattr(names, "TotalVariation", lambda weight: (weights.append(weight), Dark())[1])
+    kinds = {"bit-depth:1": defenses.BitDepth, "bit-depth:8": defenses.BitDepth, "median:2": defenses.Median}
+    for name, kind in {**kinds, "total-variation:0.05": Dark}.items():
+        made = parse_defense(name)
+        assert made.name == name
+        assert type(made.layer) is kind
+    assert weights == [0.05]
+
+
+def test_a_callable_without_a_signature_is_called_without_the_network(
+    classifier: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Unsigned:
+        """Python cannot tell its arguments, as of some functions in C."""
+
+        __signature__ = "none"
+
+        def __call__(self, *given: object) -> nn.Module:
+            return nn.Identity() if given == () else pytest.fail(f"got {given}")
+
+    monkeypatch.setattr(defenses, "unsigned", Unsigned(), raising=False)
+    assert isinstance(parse_defense("fdjpeg.defenses:unsigned", network=classifier).module, nn.Identity)
+
+
+def test_a_defence_works_on_the_images_device() -> None:
     image = torch.zeros(1, 3, 16, 16, device="meta")
     made = parse_defense("feature-distillation:paper,passes=2,entry=after", image=image)
-    assert all(part.device.type == "meta" for part in (*made.module.buffers(), *made.first.buffers()))  # type: ignore[union-attr]
+    assert made.layer is not None
+    assert made.layer(made.entered(image)).is_meta
 
 
 def test_differentiable_changes_all_layers_of_a_copy() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 from collections.abc import Sequence
@@ -272,7 +273,12 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Tensor], 
 @pytest.mark.parametrize("seconds", [0.0, 600.0])
 @pytest.mark.parametrize("at", [0, 1, 3, 4, 5, 8])
 def test_an_interrupted_run_resumes_to_the_same_bits(
-    at: int, seconds: float, whole: tuple[dict[str, Tensor], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    at: int,
+    seconds: float,
+    whole: tuple[dict[str, Tensor], Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(engine, "CHECKPOINT_SECONDS", seconds)
     objective = Dropping()
@@ -284,13 +290,15 @@ def test_an_interrupted_run_resumes_to_the_same_bits(
     assert left == ["run.json", *["stages/stage.safetensors"] * stored_yet]
     resumed = Dropping()
     torch.manual_seed(at)  # the state of torch's generator is of no importance
-    run = runs(tmp_path, resumed, RESUMED, validation=0.25)
+    with caplog.at_level(logging.INFO, logger="fdjpeg"):
+        run = runs(tmp_path, resumed, RESUMED, validation=0.25)
     assert run.history == whole[1]
     for name, value in whole[0].items():
         assert torch.equal(resumed.trained.state_dict()[name], value)
     # Nothing is done twice beyond the last checkpoint.
     done = at // 3 * 3 if seconds else at // 3 * 3 + min(at % 3, 2)
     assert resumed.taken == 3 * len(whole[1]["stage"]) - done
+    assert caplog.messages[0] == f"stage begins at epoch {done // 3 + 1}, step {done % 3 + 1}"
 
 
 def test_a_disk_that_fills_in_training_leaves_a_run_that_resumes(

@@ -223,6 +223,8 @@ def test_stage_two_is_the_classifiers_cross_entropy_and_trains_the_decoder() -> 
     assert trained == {name for name, _ in net.named_parameters() if not name.startswith("encoder.")}
     assert classifier.multiples.grad is None
     assert {name for name, parameter in net.named_parameters() if parameter.requires_grad} == trained
+    x = X.clone().requires_grad_()
+    assert torch.autograd.grad(objective.loss(x, Y, Given()), x, allow_unused=True) == (None,)  # bottleneck detached
     objective.train()
     assert not any(part.training for part in (*net.encoder.modules(), *classifier.modules()))
     assert all(part.training for part in net.decoder.modules())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections import Counter
 from dataclasses import dataclass
@@ -180,6 +181,15 @@ def test_another_image_of_the_same_name_and_size_is_another_fingerprint(tmp_path
     content[place] ^= 1
     file.write_bytes(content)
     assert load_training_images(str(tmp_path), 16).digest != before
+
+
+def test_a_folder_is_known_by_its_files_names_lengths_and_the_4_kib_at_their_ends(tmp_path: Path) -> None:
+    """Stored runs are found by this fingerprint; with another one finished work would be done again."""
+    content = bytes(range(250)) * 40
+    (tmp_path / "class").mkdir()
+    (tmp_path / "class" / "image.bmp").write_bytes(content)
+    known = b"16" + b"class/image.bmp 10000\n" + content[:4096] + content[-4096:]
+    assert load_training_images(str(tmp_path), 16).digest == hashlib.sha256(known).hexdigest()[:16]
 
 
 def test_a_selection_has_a_fingerprint_of_sixteen_digits() -> None:

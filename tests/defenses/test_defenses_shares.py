@@ -95,20 +95,22 @@ def together(monkeypatch: pytest.MonkeyPatch) -> Iterator[Together]:
     return made  # type: ignore[return-value]
 
 
-def test_losses_are_means_over_processes(together: Together, tmp_path: Path) -> None:
+def test_losses_are_means_and_counts_are_sums_over_processes(together: Together, tmp_path: Path) -> None:
     run, found, given = Run(tmp_path, {}, quiet=True), {}, (torch.tensor(1.0), torch.tensor(4.0))
     assert torch.equal(run._mean(given[1]), given[1])
-    run.fabric = SimpleNamespace(world_size=2)
+    assert torch.equal(run.total(given[1]), given[1])
+    run.fabric = SimpleNamespace(world_size=2, device=torch.device("cpu"))
 
     def work(rank: int) -> None:
-        found[rank] = float(run._mean(given[rank]))
+        mean = float(run._mean(given[rank]))
+        found[rank] = mean, float(run.total(given[rank].clone()))
 
     threads = [threading.Thread(target=work, args=(rank,)) for rank in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert found == {0: 2.5, 1: 2.5}
+    assert found == {0: (2.5, 5.0), 1: (2.5, 5.0)}
     assert [float(loss) for loss in given] == [1.0, 4.0]
 
 

@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -86,6 +87,19 @@ def test_the_interval_of_a_paired_difference_is_that_of_its_images() -> None:
     error = 1.96 * each.std() / 200**0.5
     expected = [100 * value for value in (each.mean(), each.mean() - error, each.mean() + error)]
     assert np.allclose(row.difference(), expected)
+
+
+def test_the_plot_shows_percents_over_the_quality(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clean images are a horizontal line for each network; the files are in the order of their quality."""
+    pyplot = MagicMock()  # importing the real one takes seconds
+    monkeypatch.setattr(accuracy, "required", lambda *_: pyplot)
+    rows = [accuracy.Row(quality, "4:2:0", 50, *counts, 0, 0) for quality, *counts in ((None, 40, 45), (75, 20, 30))]
+    accuracy._plot(tmp_path / "accuracy.svg", [*rows, accuracy.Row(10, "4:2:0", 50, 5, 10, 0, 0)])
+    axes = pyplot.Figure.return_value.subplots.return_value
+    curves = {call.kwargs["label"]: call.args[:2] for call in axes.plot.call_args_list}
+    assert curves == {"before": ([10, 75], [10, 40]), "after": ([10, 75], [20, 60])}
+    clean = {call.kwargs["label"]: call.args for call in axes.axhline.call_args_list}
+    assert clean == {"before, clean": (80,), "after, clean": (90,)}
 
 
 def test_it_is_measured_on_other_images_where_they_are_named(trained: Trained, tmp_path: Path) -> None:

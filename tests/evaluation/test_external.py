@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 from collections.abc import Callable
 from typing import Any
@@ -134,6 +135,13 @@ def test_other_outputs_are_named(
         return
     with pytest.raises(ValueError, match=f"^function .*<lambda> must {message}"):
         module(photographs.images)
+
+
+def test_functions_without_a_signature_take_tensors() -> None:
+    """As those of torch that are written in C."""
+    with pytest.raises(ValueError, match="no signature"):
+        inspect.signature(torch.neg)
+    assert external(torch.neg).takes == external(lambda images: images).takes == "tensor"
 
 
 def test_mistakes_of_the_wrapper_are_named() -> None:
