@@ -18,7 +18,6 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
-from fdjpeg._arguments import HALF_A_BYTE
 from fdjpeg._calls import about, call, logits_of
 from fdjpeg.attacks import Attack, AttackResult, correct, distances, format_eps, margin
 from fdjpeg.attacks.base import image_seed, seeded
@@ -33,6 +32,9 @@ from .memory import in_batches
 from .plan import Plan
 
 T = TypeVar("T")
+
+#: The excess over [0, 1] of a first pass that counts as float32's rounding, and is cut off.
+ROUNDING = 1e-5
 
 #: The column of attacks on a layer's coefficients, in the place of a gradient's name.
 COEFFICIENTS = "flip"
@@ -174,8 +176,8 @@ class Evaluation:
         """
         with torch.no_grad():
             x = defense.entered(batch.x)
-        low, high = -HALF_A_BYTE, 1 + HALF_A_BYTE
-        if x.shape != batch.x.shape or not bool(((x > low) & (x < high)).all()):  # written so that NaN fails as well
+        inside = (x > -ROUNDING) & (x < 1 + ROUNDING)
+        if x.shape != batch.x.shape or not bool(inside.all()):  # written so that NaN fails as well
             raise ValueError(
                 f"defense {defense.name} must return images like its input, in [0, 1], from its first pass, got shape "
                 f"{tuple(x.shape)} with values from {float(x.min()):.9g} to {float(x.max()):.9g}"
