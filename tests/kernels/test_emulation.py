@@ -32,9 +32,11 @@ SUBSAMPLINGS = pytest.mark.parametrize("subsampling", FACTORS)
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
-def _images(rng: np.random.Generator, dtype: torch.dtype, channels: int, height: int, width: int) -> Tensor:
-    """Two images of noise, some samples of a floating one NaN."""
-    pixels = torch.from_numpy(rng.random((2, channels, height, width)))
+def _images(
+    rng: np.random.Generator, dtype: torch.dtype, channels: int, height: int, width: int, number: int = 2
+) -> Tensor:
+    """Images of noise, some samples of floating ones NaN."""
+    pixels = torch.from_numpy(rng.random((number, channels, height, width)))
     if dtype == torch.uint8:
         return (pixels * 255).round().to(dtype)
     pixels[torch.from_numpy(rng.random(pixels.shape) < 0.002)] = math.nan
@@ -54,6 +56,14 @@ def _layouts(image: Tensor) -> list[Tensor]:
         shifted[1:].view(image.shape),
         image[:, :, :1].expand_as(image),
     ]
+
+
+#: The layout of cases whose images, and gradients and results, are cropped from wider ones.
+CROPPED = -1
+
+
+def _laid_out(image: Tensor, layout: int) -> Tensor:
+    return emulation_cases.cropped(image) if layout == CROPPED else _layouts(image)[layout]
 
 
 def _assert_close(actual: Tensor, expected: Tensor, tolerance: float) -> None:
@@ -222,6 +232,10 @@ ROUNDINGS = (
 )
 
 
+#: A launch has at most so many images where bugs are planted: the cases of three images then take a second one.
+IMAGES_OF_LAUNCH = 2
+
+
 def _cases(ops: str, subsamplings: dict[str, tuple[int, int]], dtypes: list[torch.dtype], channels: int) -> bytes:
     rng = np.random.default_rng(20)
     blob = b""
@@ -233,17 +247,20 @@ def _cases(ops: str, subsamplings: dict[str, tuple[int, int]], dtypes: list[torc
         for factors, dtype in itertools.product(subsamplings.values(), dtypes):
             for size, roundings in zip(((98, 66, 0), (16, 96, 0), (67, 37, 1)), ROUNDINGS, strict=True):
                 blob += _real_cases(rng, factors, dtype, channels, size, roundings)
+            roundings = (ROUNDINGS[0][0], *ROUNDINGS[1][1:])
+            blob += _real_cases(rng, factors, dtype, channels, (19, 37, CROPPED), roundings, images=3)
         return blob
     for factors, dtype in itertools.product(subsamplings.values(), dtypes):
-        sizes = [(99, 66, 0, True), (16, 96, 0, False), (66, 37, 1, True)]
+        sizes = [(99, 66, 0, True, 2), (16, 96, 0, False, 2), (66, 37, 1, True, 2)]
         if ops == "backward":  # MCUs that end within their second half, and chroma within its block
-            sizes += [(43, 45, 0, True), (27, 40, 0, False)]
-        for height, width, layout, by_tables in sizes:
-            pixels = _images(rng, dtype, channels, height, width)
+            sizes += [(43, 45, 0, True, 2), (27, 40, 0, False, 2)]
+        sizes += [(19, 37, CROPPED, True, 3)]
+        for height, width, layout, by_tables, number in sizes:
+            pixels = _images(rng, dtype, channels, height, width, number)
             if dtype.is_floating_point:  # the largest that is not noted as NaN is
                 pixels[torch.from_numpy(rng.random(pixels.shape) < 0.01)] = 1
-            image = _layouts(pixels)[layout]
-            tables = torch.from_numpy(rng.uniform(0.2, 30, (2, 3, 8, 8))).float() if by_tables else None
+            image = _laid_out(pixels, layout)
+            tables = torch.from_numpy(rng.uniform(0.2, 30, (number, 3, 8, 8))).float() if by_tables else None
             setting = (tables, 60.0, factors, height != 66, reference)
             if ops == "backward":
                 grad = torch.from_numpy(rng.standard_normal(image.shape)).to(dtype)
@@ -260,15 +277,17 @@ def _real_cases(
     channels: int,
     size: tuple[int, int, int],
     roundings: tuple[tuple[str, float, float, bool], ...],
+    images: int = 2,
 ) -> bytes:
-    """The cases of one image in real numbers; in float32 the soft ones only."""
+    """The cases of images of one size in real numbers; but for float64 the soft ones only."""
     height, width, layout = size
-    pixels = torch.from_numpy(rng.uniform(-0.1, 1.1, (2, channels, height, width)))
-    image = _layouts(pixels.to(dtype))[layout]
+    pixels = torch.from_numpy(rng.uniform(-0.1, 1.1, (images, channels, height, width)))
+    bytes_ = (255 * pixels).clamp(0, 255).round()
+    image = _laid_out((bytes_ if dtype == torch.uint8 else pixels).to(dtype), layout)
     grad = torch.from_numpy(rng.standard_normal(image.shape)).to(dtype)
-    tables = torch.from_numpy(rng.uniform(0.5, 30, (2, 3, 8, 8)))
+    tables = torch.from_numpy(rng.uniform(0.5, 30, (images, 3, 8, 8)))
     blob = b""
-    for rounding, given in zip(roundings, (tables.float(), tables[1:].clone(), None), strict=True):
+    for rounding, given in zip(roundings, (tables.float(), tables[-1:].clone(), None), strict=True):
         if dtype == torch.float64 or rounding[-1]:
             quality = 97.0 if height == 16 else 61.0  # of which most steps are below 1
             setting = (given, quality, factors, height != 67, rounding, reference)
@@ -276,7 +295,14 @@ def _real_cases(
     return blob
 
 
-#: The dtypes that the kernels are compiled for under sanitizers, and with planted bugs.
+class Planted(NamedTuple):
+    """What a file of bugs is found by: the ops and the dtypes that the kernels are compiled for."""
+
+    ops: str
+    dtypes: list[torch.dtype]
+
+
+#: The dtypes that the kernels are compiled for under sanitizers, and the files of planted bugs.
 SANITIZED = {
     "forward": [torch.uint8, torch.float32],
     "backward": [torch.float32],
@@ -284,10 +310,19 @@ SANITIZED = {
     "blocks": [torch.float32, torch.float64],
 }
 PLANTED = {
-    "forward": [torch.float32],
-    "backward": [torch.float32],
-    "real": [torch.float64],
-    "blocks": [torch.float32, torch.float64],
+    "forward": Planted("forward", [torch.float32]),
+    "backward": Planted("backward", [torch.float32]),
+    "real": Planted("real", [torch.float64]),
+    "blocks": Planted("blocks", [torch.float32, torch.float64]),
+    "forward_uint8": Planted("forward", [torch.uint8]),
+    "forward_float16": Planted("forward", [torch.float16]),
+    "forward_bfloat16": Planted("forward", [torch.bfloat16]),
+    "forward_float64": Planted("forward", [torch.float64]),
+    "backward_float16": Planted("backward", [torch.float16]),
+    "backward_bfloat16": Planted("backward", [torch.bfloat16]),
+    "backward_float64": Planted("backward", [torch.float64]),
+    "real_uint8": Planted("real", [torch.uint8]),
+    "real_float16": Planted("real", [torch.float16]),
 }
 
 
@@ -296,7 +331,8 @@ def test_no_sanitizer_complains(ops: str, tmp_path: Path) -> None:
     """No access beyond an array, no undefined arithmetic, no misaligned word; arrays are just as large as needed."""
     dtypes = SANITIZED[ops]
     headers, program = tmp_path / "headers", tmp_path / "program"
-    emulation.restricted_copy(headers, [str(dtype).removeprefix("torch.") for dtype in dtypes])
+    types = [str(dtype).removeprefix("torch.") for dtype in dtypes]
+    emulation.restricted_copy(headers, types, images_of_launch=IMAGES_OF_LAUNCH)
     flags = ("-O0", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
     try:
         emulation.Runner(tmp_path, *flags).build(program, headers, ops)
@@ -346,8 +382,8 @@ def _planted(folder: Path, number: int, mutant: Mutant | None, run: _Run) -> tup
     """Compiles a mutant (or none) and runs the cases of one subsampling; returns its name, exit status and output."""
     name = "none" if mutant is None else mutant.name
     headers = folder / f"headers-{number}"
-    types = [str(dtype).removeprefix("torch.") for dtype in PLANTED[run.ops]]
-    emulation.restricted_copy(headers, types, [FACTORS[run.subsampling]])
+    types = [str(dtype).removeprefix("torch.") for dtype in run.dtypes]
+    emulation.restricted_copy(headers, types, [FACTORS[run.subsampling]], IMAGES_OF_LAUNCH)
     if mutant is not None:
         holding = _holding(headers, mutant, run.ops)
         if len(holding) != 1:
@@ -375,30 +411,42 @@ class _Run(NamedTuple):
 
     runner: emulation.Runner
     ops: str
+    dtypes: list[torch.dtype]
     subsampling: str
     cases: Path
 
 
-@pytest.mark.parametrize("ops", PLANTED)
-def test_some_planted_bugs_are_found(ops: str, tmp_path: Path) -> None:
-    bugs = planted_bugs.found_by(ops)
-    assert _unnoticed(ops, [bugs[0], bugs[-1]], tmp_path) == []
+@pytest.mark.parametrize("kind", slow_unless(lambda kind: kind in SANITIZED, PLANTED))
+def test_some_planted_bugs_are_found(kind: str, tmp_path: Path) -> None:
+    bugs = planted_bugs.found_by(kind)
+    assert _unnoticed(kind, [bugs[0], bugs[-1]], tmp_path) == []
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("ops", PLANTED)
-def test_all_planted_bugs_are_found(ops: str, tmp_path: Path) -> None:
-    assert _unnoticed(ops, planted_bugs.found_by(ops), tmp_path) == []
+@pytest.mark.parametrize("kind", PLANTED)
+def test_all_planted_bugs_are_found(kind: str, tmp_path: Path) -> None:
+    assert _unnoticed(kind, planted_bugs.found_by(kind), tmp_path) == []
 
 
-def _unnoticed(ops: str, mutants: Sequence[Mutant], tmp_path: Path) -> list[str]:
+@pytest.mark.parametrize("kind", PLANTED)
+def test_each_bug_fits_in_one_place(kind: str, tmp_path: Path) -> None:
+    ops, dtypes = PLANTED[kind]
+    types = [str(dtype).removeprefix("torch.") for dtype in dtypes]
+    emulation.restricted_copy(tmp_path / "headers", types, images_of_launch=IMAGES_OF_LAUNCH)
+    for bug in planted_bugs.found_by(kind):
+        assert len(_holding(tmp_path / "headers", bug, ops)) == 1, bug
+        assert bug.old != bug.new
+
+
+def _unnoticed(kind: str, mutants: Sequence[Mutant], tmp_path: Path) -> list[str]:
     """Returns the bugs that no case notices, of those which must each fit the kernels in one place."""
+    ops, dtypes = PLANTED[kind]
     runner = emulation.Runner(tmp_path, "-O0", "-w")
     runs = {}
     for subsampling in sorted({mutant.subsampling for mutant in mutants}):
         file = tmp_path / subsampling
-        file.write_bytes(_cases(ops, {subsampling: FACTORS[subsampling]}, PLANTED[ops], 3))
-        runs[subsampling] = _Run(runner, ops, subsampling, file)
+        file.write_bytes(_cases(ops, {subsampling: FACTORS[subsampling]}, dtypes, 3))
+        runs[subsampling] = _Run(runner, ops, dtypes, subsampling, file)
     plan = [(None, run) for run in runs.values()] + [(mutant, runs[mutant.subsampling]) for mutant in mutants]
     with ThreadPoolExecutor(2) as pool:
         results = list(pool.map(lambda job: _planted(tmp_path, job[0], *job[1]), enumerate(plan)))

@@ -44,8 +44,20 @@ def _compile(*arguments: str | Path) -> None:
         raise RuntimeError(f"{shlex.join(command)} failed:\n{done.stderr}")
 
 
-def restricted_copy(target: Path, types: Sequence[str], factors: Sequence[tuple[int, int]] | None = None) -> None:
-    """Copies the kernels' headers with fewer sample types and sampling factors, which compile much faster."""
+def restricted_copy(
+    target: Path,
+    types: Sequence[str],
+    factors: Sequence[tuple[int, int]] | None = None,
+    images_of_launch: int | None = None,
+) -> None:
+    """Copies the kernels' headers with fewer sample types and sampling factors, which compile much faster.
+
+    Args:
+        target: the new folder of the copy.
+        types: the sample types that stay.
+        factors: the sampling factors that stay; or all of them.
+        images_of_launch: the most images of a launch, so that a few take several; or as many as a GPU takes.
+    """
     for room in _ROOMS:
         shutil.copytree(_CSRC / room, target / room)
     geometry = target / "codec" / "geometry.h"
@@ -59,6 +71,11 @@ def restricted_copy(target: Path, types: Sequence[str], factors: Sequence[tuple[
         assert replaced == 1, "geometry.h must list the sampling factors in kSamplings"
         text = text.replace("body.template operator()<1, 1, true>()", "static_cast<void>(0)")
     geometry.write_text(text)
+    if images_of_launch is not None:
+        dispatch = target / "cuda" / "dispatch.h"
+        text, replaced = re.subn(r"(kMaxImages = )65535;", rf"\g<1>{images_of_launch};", dispatch.read_text())
+        assert replaced == 1, "dispatch.h must have the images of a launch in kMaxImages"
+        dispatch.write_text(text)
 
 
 class Runner:

@@ -11,6 +11,5 @@ bool run(Job& job, const std::vector<Bytes>& expected) {
   } else {
     launch_block_transform<true>(op, job.launch);
   }
-  return type == SampleType::float64 ? close<double>(job.out[0], expected[0], c.tolerance)
-                                     : close<float>(job.out[0], expected[0], c.tolerance);
+  return close(c.type, job.out[0], expected[0], c.tolerance);
 }
