@@ -47,6 +47,33 @@ def about(party: str) -> Iterator[None]:
         raise party_error(party, error.__dict__[_SENTENCE]) from error
 
 
+def check_weights(module: nn.Module, party: str = "model") -> None:
+    """Refuses a module with tensors that were made under torch.inference_mode: autograd never reaches through them.
+
+    Raises:
+        ValueError: the message names ``party``.
+    """
+    named = (*module.named_parameters(), *module.named_buffers())
+    found = next((name for name, tensor in named if tensor.is_inference()), None)
+    if found is not None:
+        raise party_error(party, f"must be made outside of torch.inference_mode, got {found!r} made inside of it")
+
+
+def check_labels(labels: Tensor, classes: int) -> None:
+    """Refuses labels ``(N,)`` that are no classes of a model.
+
+    Raises:
+        TypeError, ValueError: with the wanted values and the given ones.
+    """
+    if labels.dtype != torch.int64:
+        raise TypeError(f"labels must be int64, got {labels.dtype}")
+    if len(labels) and not (int(labels.min()) >= 0 and int(labels.max()) < classes):
+        raise ValueError(
+            f"labels must be in 0…{classes - 1} for a model of {classes} classes, "
+            f"got {int(labels.min())}…{int(labels.max())}"
+        )
+
+
 def call(module: nn.Module, images: Tensor, party: str) -> Any:
     """Returns a module's output for images. The module gets a copy, so that nothing of the caller's can change.
 

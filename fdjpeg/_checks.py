@@ -26,6 +26,19 @@ def check_whole(name: str, value: object, least: int | None = None) -> None:
         raise TypeError(f"{name} must be an integer, got {value!r}")
     if least is not None and value < least:  # type: ignore[operator]
         raise ValueError(f"{name} must be at least {least}, got {value}")
+    if isinstance(value, int) and value >= 2**63:
+        raise ValueError(f"{name} must be an integer of 64 bits, got {value}")
+
+
+def check_seed(name: str, value: object) -> None:
+    """Refuses an argument that seeds no generator of torch's: they take 64 bits, with or without a sign.
+
+    The arguments are those of `check_whole`.
+    """
+    if not is_whole(value):
+        raise TypeError(f"{name} must be an integer, got {value!r}")
+    if not -(2**63) <= value < 2**64:  # type: ignore[operator]
+        raise ValueError(f"{name} must be in -2^63…2^64 - 1, got {value}")
 
 
 def check_positive(name: str, value: object) -> None:

@@ -25,7 +25,7 @@ def is_real(value: object) -> bool:
 
 def is_finite(value: float) -> bool:
     """Returns whether a real number is neither NaN nor infinite, nor an integer beyond the floating numbers."""
-    return -sys.float_info.max <= value <= sys.float_info.max
+    return -sys.float_info.max <= plain(value) <= sys.float_info.max  # NumPy would round the bounds
 
 
 def plain(value: numbers.Real | float) -> int | float:

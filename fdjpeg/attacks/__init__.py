@@ -9,7 +9,6 @@ from .base import (
     Attack,
     AttackResult,
     Counted,
-    Exposed,
     Found,
     Norm,
     distances,
@@ -20,6 +19,7 @@ from .base import (
 )
 from .byte_grid import on_byte_grid, to_byte_grid
 from .carlini_wagner import CarliniWagnerL0, CarliniWagnerLinf
+from .exposed import Exposed
 from .flip import Flip
 from .foolbox import DDN, Boundary, CarliniWagner, DeepFool, HopSkipJump, MinimumNorm
 from .jsma import JSMA

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from fdjpeg._checks import check_whole
+from fdjpeg._checks import check_seed, check_whole
 from fdjpeg._numbers import make_plain
 
 from .base import (
@@ -29,7 +29,7 @@ from .base import (
     project,
     seed_generators,
 )
-from .losses import margin
+from .losses import margin, others_ranked
 
 #: pyautoattack's names of norms.
 THEIR_NORMS = {"linf": "Linf", "l2": "L2"}
@@ -103,7 +103,7 @@ class APGD(Attack):
             logits = model(x)
         _check_classes(logits, {"ce": 2, "dlr": 3, "dlr-targeted": 4}[self.loss], self.name)
         x_adv, left = x.clone(), margin(logits, y) <= 0
-        likeliest = logits.scatter(1, y[:, None], -torch.inf).argsort(dim=1, descending=True)
+        likeliest = others_ranked(logits, y)
         for restart in range(min(self.restarts, logits.shape[1] - 1) if targeted else self.restarts):
             rows = left.nonzero().flatten()
             if len(rows) == 0:
@@ -166,11 +166,11 @@ class FAB(Attack):
         from pyautoattack.fab_pt import FABAttack_PT
 
         theirs = FABAttack_PT(
-            model, n_iter=self.steps, norm=THEIR_NORMS[self.norm], eps=eps, targeted=True, device=x.device
+            _Single(model), n_iter=self.steps, norm=THEIR_NORMS[self.norm], eps=eps, targeted=True, device=x.device
         )
         with torch.no_grad():
             logits = model(x)
-        distance = torch.full((len(x),), torch.inf, dtype=torch.float32, device=x.device)
+        distance = torch.full_like(x[:, 0, 0, 0], torch.inf)
         distance[margin(logits, y) > 0] = 0
         x_adv = x.clone()
         for target in range(min(self.targets, logits.shape[1] - 1)):
@@ -178,7 +178,7 @@ class FAB(Attack):
             if len(rows) == 0:
                 break
             theirs.target_class = target + 2  # counted from the most likely class, which is the true one
-            found = theirs.attack_single_run(x[rows], y[rows], is_targeted=True).detach()
+            found = theirs.attack_single_run(x[rows].float(), y[rows], is_targeted=True).detach().to(x.dtype)
             with torch.no_grad():
                 fooled = margin(model(found), y[rows]) > 0
             nearer = fooled & (distances(found, x[rows], self.norm) < distance[rows])
@@ -257,6 +257,19 @@ class Square(Attack):
         return Found(x_adv)
 
 
+class _Single(nn.Module):
+    """A model whose logits, and so their gradients, are float32: pyautoattack's FAB mixes them with its own tensors."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Returns the model's logits."""
+        logits: Tensor = self.model(images)
+        return logits.float()
+
+
 class _Untied(nn.Module):
     """A model whose true logit is raised by the least possible amount, so that a tie is not taken for a success.
 
@@ -310,7 +323,7 @@ class _Silent:
 def _check_positive(attack: Attack, *settings: str) -> None:
     for setting in settings:
         check_whole(setting, getattr(attack, setting), 1)
-    check_whole("seed", attack.seed)
+    check_seed("seed", attack.seed)
 
 
 def _check_classes(logits: Tensor, least: int, name: str) -> None:

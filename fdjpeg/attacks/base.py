@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, is_dataclass
 from fractions import Fraction
@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from fdjpeg._arguments import HALF_A_BYTE
-from fdjpeg._calls import checked_logits, is_out_of_memory, logits_of
-from fdjpeg._checks import check_list, check_module, check_tensor
+from fdjpeg._calls import check_weights, checked_logits, is_out_of_memory, logits_of
+from fdjpeg._checks import check_module, check_tensor
 from fdjpeg._lattice import SLACK
 from fdjpeg._numbers import is_finite, is_real, plain
 from fdjpeg._packages import EXTRA, MissingPackage
@@ -126,8 +126,9 @@ class Attack(ABC):
         Args:
             model: maps images in [0, 1] to logits ``(N, classes)``; in evaluation mode. The attack differentiates it.
                 Its parameters' ``grad`` is left as it was.
-            x: ``(N, C, H, W)``, floats in [0, 1]. It is not modified. An excess of less than half a byte, as rounding
-                makes it, is cut off.
+            x: ``(N, C, H, W)``, floats in [0, 1]; the model gets images of its dtype. It is not modified. An excess of
+                less than half a byte, as rounding makes it, is cut off. Images of a half type may leave the ball by
+                their own rounding.
             y: ``(N,)``, int64, the true classes.
             eps: radius, in units of the images' range [0, 1]; in "l0" a number of samples. At 0 nothing may change.
             indices: ``(N,)``, int64, each image's place in the whole set, which seeds its random numbers;
@@ -150,14 +151,19 @@ class Attack(ABC):
     ) -> AttackResult:
         """Runs the attack on checked arguments."""
         x = x.clamp(0, 1) if x.numel() and (float(x.min()) < 0 or float(x.max()) > 1) else x
+        # Beyond the farthest image of [0, 1] a ball holds no more, and float32 no such radius.
+        samples = x[:1].numel()
+        eps = min(eps, {"linf": 1, "l2": samples**0.5, "l0": samples}[self.norm]) if samples else eps
         indices = torch.arange(len(x), device="cpu") if indices is None else indices
         if not isinstance(indices, Tensor) or indices.dtype != torch.int64:
             came = indices.dtype if isinstance(indices, Tensor) else type(indices).__name__
             raise TypeError(f"indices must be an int64 tensor, got {came}")
         if indices.shape != y.shape:
             raise ValueError(f"indices must be ({len(x)},), one for each image, got shape {tuple(indices.shape)}")
-        counted = Counted(model, y)
-        deciding = counted if judge is None else Counted(judge, y)
+        for party in (model, *(() if judge is None else (judge,))):
+            check_weights(party)
+        counted = Counted(model, y, x.dtype)
+        deciding = counted if judge is None else Counted(judge, y, x.dtype)
         groups = torch.arange(len(x), device=x.device).split(1 if self.one_at_a_time else max(len(x), 1))
         with frozen(counted), frozen(deciding):
             found = [self._group(counted, deciding, x, y, eps, indices, group) for group in groups]
@@ -179,13 +185,15 @@ class Attack(ABC):
         defaults = usual_defaults(x.device) if self.foreign else nullcontext()
         with seeded(image_seed(self.seed, "attack", int(indices[0]))), defaults:
             try:
-                found = self.search(model, x, y, eps, indices, None if judge is model else judge)
+                # Other packages do not compute in half types.
+                given = x.float() if self.foreign and x.dtype in (torch.float16, torch.bfloat16) else x
+                found = self.search(model, given, y, eps, indices, None if judge is model else judge)
             except (RuntimeError, AttributeError, AssertionError, TypeError) as error:
                 # Each package fails in its own way on a gradient that is not there.
                 if is_out_of_memory(error) or has_derivative(model.model, x[:1]):
                     raise
                 raise ValueError(NO_DERIVATIVE) from error
-            found.x_adv = _inside(found.x_adv.detach(), x, eps, self.norm)
+            found.x_adv = _inside(found.x_adv.detach().to(x.dtype), x, eps, self.norm)
             if found.margin is None:
                 with torch.no_grad():
                     found.margin = margin(judge(found.x_adv), y)
@@ -213,7 +221,11 @@ def _outside(tensor: Tensor) -> Tensor:
 
 
 def _inside(x_adv: Tensor, x: Tensor, eps: float, norm: Norm) -> Tensor:
-    """Brings the images of ``x_adv`` outside the ball or [0, 1] into both, and leaves the others as they are."""
+    """Brings the images of ``x_adv`` outside the ball or [0, 1] into both, and leaves the others as they are.
+
+    A sample that is not a number is put back.
+    """
+    x_adv = torch.where(x_adv.isnan(), x, x_adv)
     out = (distances(x_adv, x, norm) > eps + SLACK) | ((x_adv < 0) | (x_adv > 1)).flatten(1).any(dim=1)
     return torch.where(out.view(-1, 1, 1, 1), project(x_adv, x, eps, norm), x_adv)
 
@@ -227,6 +239,8 @@ def _joined(parts: list[Tensor | None]) -> Tensor | None:
 class Counted(nn.Module):
     """A model that counts its images, and refuses outputs that cannot be logits of the classes ``y``.
 
+    It gives the model images of ``dtype``, if there is one: some packages make float32 of all.
+
     Example::
 
         counted = Counted(model, y)
@@ -234,9 +248,13 @@ class Counted(nn.Module):
         counted.queries  # len(x)
     """
 
-    def __init__(self, model: nn.Module, y: Tensor) -> None:
+    #: Names of the classes and of the model in errors.
+    names: tuple[str, str] = ("y", "model")
+
+    def __init__(self, model: nn.Module, y: Tensor, dtype: torch.dtype | None = None) -> None:
         super().__init__()
         self.model = model
+        self.dtype = dtype
         self.greatest = int(y.max()) if y.numel() else 0
         self.queries = 0
         self.called = False
@@ -244,7 +262,7 @@ class Counted(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Returns the model's logits."""
-        logits = logits_of(self.model, images, again=self.called)
+        logits = logits_of(self.model, images if self.dtype is None else images.to(self.dtype), again=self.called)
         self.called = True
         return self._counted(logits, len(images))
 
@@ -255,58 +273,12 @@ class Counted(nn.Module):
     def _counted(self, logits: Tensor, images: int) -> Tensor:
         self.queries += images
         if self.greatest >= logits.shape[1]:
+            labels, party = self.names
             raise ValueError(
-                f"y must be in 0…{logits.shape[1] - 1} for a model of {logits.shape[1]} classes, got {self.greatest}"
+                f"{labels} must be in 0…{logits.shape[1] - 1} for a {party} of {logits.shape[1]} classes, "
+                f"got {self.greatest}"
             )
         return logits
-
-
-class Exposed(nn.Module):
-    """A classifier that shows the JPEG layers in it, for an attack on their coefficients, such as ``Flip``.
-
-    This is the protocol between such attacks and whoever knows the defence: a defence hands one over, made of its
-    layers and the classifiers behind them (``Defended.exposed``). Its forward pass is that of the deployed classifier.
-
-    Attributes:
-        layers: one for each branch: layers of fdjpeg, or a ``torch.nn.Sequential`` of them, images to images.
-        classifiers: the classifier behind each, images to logits.
-        verdict: makes the logits of the deployed classifier from those of the branches.
-
-    Example:
-        >>> exposed = Exposed([fdjpeg.JPEG(75)], [network])
-        >>> x_adv = Flip(steps=20)(exposed, x, y, 1 / 255)
-    """
-
-    def __init__(
-        self,
-        layers: Sequence[nn.Module],
-        classifiers: Sequence[nn.Module],
-        verdict: Callable[[Sequence[Tensor]], Tensor] | None = None,
-    ) -> None:
-        super().__init__()
-        for name, modules in (("layers", layers), ("classifiers", classifiers)):
-            given: object = modules
-            check_list(name, [*given] if isinstance(given, nn.ModuleList) else given)
-            for module in modules:
-                check_module(name, module)
-        if not (verdict is None or callable(verdict)):
-            raise TypeError(f"verdict must be a function of logits or None, got {verdict!r}")
-        if len(layers) != len(classifiers) or not layers:
-            raise ValueError(f"layers must be as many as classifiers, got {len(layers)} and {len(classifiers)}")
-        self.layers = nn.ModuleList(layers)
-        self.classifiers = nn.ModuleList(classifiers)
-        self.verdict = _only if verdict is None else verdict
-        self.training = False  # `eval()` would reach into the caller's modules
-
-    def forward(self, images: Tensor) -> Tensor:
-        """The deployed classifier's logits ``(N, classes)``."""
-        branches = zip(self.layers, self.classifiers, strict=True)
-        return self.verdict([logits_of(classifier, layer(images)) for layer, classifier in branches])
-
-
-def _only(logits: Sequence[Tensor]) -> Tensor:
-    (of_one,) = logits
-    return of_one
 
 
 def check_input(x: Tensor, y: Tensor, eps: float, names: tuple[str, str] = ("x", "y")) -> None:
@@ -363,15 +335,20 @@ def parse_eps(value: str | float | Fraction, norm: str = "linf") -> Fraction:
         if isinstance(value, bool):
             raise TypeError("True and False are no radii")
         if isinstance(value, str):
-            numerator, _, denominator = value.partition("/")
-            eps = Fraction(numerator.strip()) / Fraction(denominator.strip() or 1)
+            numerator, slash, denominator = value.partition("/")
+            if "/" in denominator:
+                raise ValueError("two slashes")
+            eps = Fraction(numerator.strip()) / Fraction(denominator.strip() if slash else 1)
         else:
             eps = Fraction(value if isinstance(value, Fraction) else plain(value))
+        floating = float(eps * 255) / 255
     except (TypeError, ValueError, ZeroDivisionError, OverflowError) as error:
         raise ValueError(f"eps must be a number such as 4/255 or 0.03, got {value!r}") from error
     if eps <= 0 or (eps > 1 and norm == "linf"):
         most = "be in (0, 1]" if norm == "linf" else "be positive"
         raise ValueError(f"eps must {most}, in units of the images' range [0, 1], got {value!r}")
+    if floating == 0:
+        raise ValueError(f"eps must be above 0 as a floating number, got {value!r}")
     return eps
 
 

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from fdjpeg._checks import check_positive, check_whole
+from fdjpeg._checks import check_positive, check_seed, check_whole
 from fdjpeg._numbers import is_real, make_plain
 
 from .base import Attack, Counted, Found, Norm, check_norm, distances, project
@@ -43,7 +43,7 @@ class _Rounds(Attack):
         check_whole("steps", self.steps, 1)
         check_whole("rounds", self.rounds, 1)
         check_positive("step", self.step)
-        check_whole("seed", self.seed)
+        check_seed("seed", self.seed)
 
     @abstractmethod
     def penalty(self, change: Tensor, bound: Tensor) -> Tensor:
@@ -82,7 +82,8 @@ class _Rounds(Attack):
             won |= better
             if number == self.steps:
                 break
-            (w.grad,) = torch.autograd.grad(loss.sum(), w)
+            # A gradient that is not finite, of infinite logits say, would make NaN of every later point.
+            w.grad = torch.autograd.grad(loss.sum(), w)[0].nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
             optimizer.step()
         state.here[rows] = torch.where(won.view(-1, 1, 1, 1), state.best[rows], point.detach())
         state.weight[rows] = torch.where(won, weight, RAISE * weight)

@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from fdjpeg._calls import logits_of
 from fdjpeg._numbers import make_plain
 
-from .base import Attack, Counted, Exposed, Found, Norm, draw
+from .base import Attack, Counted, Found, Norm, draw
 from .byte_grid import on_byte_grid
 from .choice import Draws, best_of_each_unit, searched
 from .codec import Codec, codecs_of, inward, is_random
+from .exposed import Exposed
 from .losses import AWAY, LOSSES, TOWARDS, Ascent, LossFunction, margin, margin_towards
 from .pgd import AIMS, Aim, _Best, check_climber, goals
 from .reachable import Ball, Box

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from fdjpeg._checks import check_positive, check_whole
+from fdjpeg._checks import check_positive, check_seed, check_whole
 from fdjpeg._numbers import make_plain
 
 from .base import NORMS, Attack, Counted, Found, Norm, check_norm, check_package, distances, project
@@ -50,7 +50,7 @@ class MinimumNorm(Attack):
                 check_positive(setting, getattr(self, setting))
             else:
                 check_whole(setting, getattr(self, setting), 1)
-        check_whole("seed", self.seed)
+        check_seed("seed", self.seed)
 
     @abstractmethod
     def theirs(self) -> Any:
@@ -64,7 +64,7 @@ class MinimumNorm(Attack):
 
         with torch.no_grad():
             rows = (margin(model(x), y) <= 0).nonzero().flatten()
-        distance, x_adv = torch.zeros(len(x), dtype=torch.float32, device=x.device), x.clone()
+        distance, x_adv = torch.zeros_like(x[:, 0, 0, 0]), x.clone()
         if len(rows):
             wrapped = foolbox.PyTorchModel(model, bounds=(0, 1), device=x.device)
             try:
@@ -74,7 +74,7 @@ class MinimumNorm(Attack):
                     raise
                 found = x[rows]  # without a misclassified image to start from, nothing is found
             # foolbox divides by the lengths of gradients and of moves, which may be zero.
-            found = torch.where(found.isfinite(), found, x[rows]).detach().clamp(0, 1)
+            found = torch.where(found.isfinite(), found, x[rows]).detach().clamp(0, 1).to(x.dtype)
             with torch.no_grad():
                 fooled = margin(model(found), y[rows]) > 0
             distance[rows] = torch.where(fooled, distances(found, x[rows], self.norm), torch.inf)

@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fdjpeg._checks import check_flags, check_positive, check_whole
+from fdjpeg._checks import check_flags, check_positive, check_seed
 from fdjpeg._numbers import is_real, make_plain
 
 from .base import Attack, Counted, Found, Norm, check_norm, distances
-from .losses import margin, margin_towards
+from .losses import margin, margin_towards, others_ranked
 
 Surface = Literal["probabilities", "logits"]
 SURFACES = ("probabilities", "logits")
@@ -76,7 +76,7 @@ class JSMA(Attack):
             raise ValueError(f"theta must be in [-1, 1] and not 0, got {self.theta}")
         check_positive("temperature", self.temperature)
         check_flags(self, "pairs")
-        check_whole("seed", self.seed)
+        check_seed("seed", self.seed)
 
     @property
     def name(self) -> str:
@@ -108,7 +108,7 @@ class JSMA(Attack):
         if self.target == "given":
             return rows, y
         with torch.no_grad():
-            others = model(x).scatter(1, y[:, None], -torch.inf).argsort(dim=1, descending=True)[:, :-1]
+            others = others_ranked(model(x), y)
         if self.target == "likeliest":
             return rows, others[:, 0]
         return rows.repeat_interleave(others.shape[1]), others.flatten()

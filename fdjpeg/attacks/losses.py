@@ -121,6 +121,15 @@ def _others(logits: Tensor, y: Tensor) -> Tensor:
     return logits.scatter(1, y[:, None], -torch.inf)
 
 
+def others_ranked(logits: Tensor, y: Tensor) -> Tensor:
+    """Returns the classes other than ``y``, the likeliest first, ``(N, classes - 1)``.
+
+    The true class is left out by its number: another one may have a logit of minus infinity too.
+    """
+    ranked = _others(logits, y).argsort(dim=1, descending=True)
+    return ranked[ranked != y[:, None]].view(len(logits), -1)
+
+
 def _check(logits: Tensor, y: Tensor) -> None:
     """Refuses what is no ``(N, classes)`` and ``(N,)``.
 

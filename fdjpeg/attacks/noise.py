@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from fdjpeg._checks import check_whole
+from fdjpeg._checks import check_seed
 from fdjpeg._numbers import make_plain
 
 from .base import Attack, Counted, Found, Norm, check_norm, draw, project
@@ -34,7 +34,7 @@ class Noise(Attack):
     def __post_init__(self) -> None:
         make_plain(self)
         check_norm(self.norm)
-        check_whole("seed", self.seed)
+        check_seed("seed", self.seed)
 
     @property
     def name(self) -> str:

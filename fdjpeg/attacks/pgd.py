@@ -10,13 +10,13 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from fdjpeg._checks import check_flags, check_positive, check_text, check_whole
+from fdjpeg._checks import check_flags, check_positive, check_seed, check_text, check_whole
 from fdjpeg._numbers import is_real, make_plain
 
 from .base import Attack, Counted, Found, Norm, check_norm, draw, project
 from .byte_grid import on_byte_grid, to_byte_grid
 from .calls import NO_DERIVATIVE
-from .losses import AWAY, LOSSES, TOWARDS, Ascent, LossFunction, margin, margin_towards
+from .losses import AWAY, LOSSES, TOWARDS, Ascent, LossFunction, margin, margin_towards, others_ranked
 
 Schedule = Literal["constant", "cosine", "halving"]
 SCHEDULES = ("constant", "cosine", "halving")
@@ -175,7 +175,7 @@ class PGD(Attack):
     def _move(self, here: _Climbers, gradient: Tensor, number: int, x: Tensor, eps: float) -> None:
         """Makes one step, in place."""
         direction = gradient.sign() if self.norm == "linf" else _unit(gradient)
-        length = (self.length(number) * eps * here.scale).view(-1, 1, 1, 1)
+        length = (self.length(number) * eps * here.scale).view(-1, 1, 1, 1).to(x.dtype)
         moved = project(here.point + length * direction, x, eps, self.norm)
         if self.momentum and number > 0:
             kept = (1 - self.momentum) * (moved - here.point) + self.momentum * (here.point - here.previous)
@@ -349,7 +349,7 @@ def check_climber(attack: Attack, flags: tuple[str, ...], **choices: tuple[str, 
     check_norm(attack.norm)
     for setting in ("steps", "restarts", "draws"):
         check_whole(setting, getattr(attack, setting), 1)
-    check_whole("seed", attack.seed)
+    check_seed("seed", attack.seed)
     label = getattr(attack, "label", None)
     if label is not None:
         check_text("label", label)
@@ -364,9 +364,9 @@ def goals(model: nn.Module, x: Tensor, y: Tensor, aim: Aim, restarts: int) -> li
     if aim != "likeliest":
         return [y] * restarts
     with torch.no_grad():
-        ranked = model(x).scatter(1, y[:, None], -torch.inf).argsort(dim=1, descending=True)
-    # The true class is last; with more restarts than other classes, the first one follows again.
-    return [ranked[:, number % (ranked.shape[1] - 1)] for number in range(restarts)]
+        ranked = others_ranked(model(x), y)
+    # With more restarts than other classes, the first one follows again.
+    return [ranked[:, number % ranked.shape[1]] for number in range(restarts)]
 
 
 def _checkpoints(steps: int) -> dict[int, int]:

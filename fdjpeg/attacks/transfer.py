@@ -104,6 +104,7 @@ def first_pass(layer: nn.Module, images: Tensor) -> Tensor:
     return placed.detach().clamp(0, 1)
 
 
+@torch.inference_mode(False)
 def zero_gradients(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     """Returns the share of each image's samples with a gradient of exactly zero (or not finite), ``(N,)``.
 
@@ -125,7 +126,7 @@ def zero_gradients(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     check_module("model", model)
     check_input(x, y, 0)
     with frozen(model), torch.enable_grad():
-        points = x.detach().requires_grad_()
+        points = x.detach().clone().requires_grad_()
         rising = margin(Counted(model, y)(points), y).sum()
         if not rising.requires_grad:
             return torch.ones(len(x), dtype=torch.float32, device=x.device)

@@ -199,6 +199,21 @@ def scaled(uniform: Tensor, count: int) -> Tensor:
     return (uniform * count).long().clamp(max=count - 1)
 
 
+def listed(draws: Tensor) -> list[Any]:
+    """Returns draws that decide sizes as a list.
+
+    Raises:
+        NotImplementedError: inside of torch.func.vmap, where each call has draws of its own.
+    """
+    if torch._C._functorch.is_batchedtensor(draws):
+        raise NotImplementedError(
+            "torch.func.vmap cannot give each call draws that decide the sizes of images: "
+            "give DoubleJPEG a fixed shift or Recompress one scale, pass all images in one call, or choose "
+            "randomness='same'"
+        )
+    return draws.tolist()
+
+
 @torch.compiler.disable
 def in_groups(
     batch: Tensor,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fdjpeg._numbers import whole_numbers
 
-from .base import Augmentation, Compression, Draws, in_groups, scaled
+from .base import Augmentation, Compression, Draws, in_groups, listed, scaled
 from .random_jpeg import DEFAULT_RANGE, JPEGParameters, RandomJPEG
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class DoubleJPEG(Augmentation[DoubleJPEGParameters]):
         if self.shift is not None:
             once = self._shifted(batch, self.shift, parameters)
         else:
-            shifts = [(rows, columns) for rows, columns in parameters.shift.tolist()]
+            shifts = [(rows, columns) for rows, columns in listed(parameters.shift)]
             once = in_groups(batch, shifts, parameters, self._shifted)
         return self.second.augmented(once, parameters.second)
 

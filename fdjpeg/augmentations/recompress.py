@@ -12,7 +12,7 @@ from torch import Tensor
 from fdjpeg import reference
 from fdjpeg._numbers import is_finite, is_real, is_whole
 
-from .base import Augmentation, Compression, Draws, in_groups
+from .base import Augmentation, Compression, Draws, in_groups, listed
 from .random_jpeg import DEFAULT_RANGE, JPEGParameters, RandomJPEG
 
 if TYPE_CHECKING:
@@ -109,8 +109,8 @@ class Recompress(Augmentation[RecompressParameters]):
                 "restore must be True where a batch would hold several sizes (a range of scales, or 0 < p < 1), "
                 f"got scale={scale!r}, p={p!r}, restore=False"
             )
-        self.longer_side = longer_side
-        self.times = times
+        self.longer_side = None if longer_side is None else int(longer_side)
+        self.times = int(times)
         self.restore = restore
         self.filter = filter
         self.compress = RandomJPEG(quality, **compression)
@@ -132,7 +132,7 @@ class Recompress(Augmentation[RecompressParameters]):
             scales = (1.0 if self.scale is None else self.scale[0],) * self.times
             return self._through(batch, self.sizes((batch.size(2), batch.size(3)), scales), parameters)
         first = (batch.size(2), batch.size(3))
-        ways = [self.sizes(first, tuple(scales)) for scales in parameters.scale.tolist()]
+        ways = [self.sizes(first, tuple(scales)) for scales in listed(parameters.scale)]
         return in_groups(batch, ways, parameters, self._through)
 
     def sizes(self, size: Size, scales: tuple[float, ...]) -> tuple[Size, ...]:

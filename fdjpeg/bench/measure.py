@@ -125,9 +125,10 @@ def photographs(count: int, height: int, width: int) -> Tensor:
         pictures = []
     if not pictures:
         generator = torch.Generator().manual_seed(0)
-        coarse = torch.rand(min(count, 20), 3, max(2, size // 32), max(2, size // 32), generator=generator)
+        shape = (min(count, 20), 3, max(2, size // 32), max(2, size // 32))
+        coarse = torch.rand(shape, generator=generator, dtype=torch.float32, device="cpu")
         smooth = torch.nn.functional.interpolate(coarse, size=(height, width), mode="bicubic")
-        noise = torch.randn(smooth.shape, generator=generator) / 32
+        noise = torch.randn(smooth.shape, generator=generator, dtype=torch.float32, device="cpu") / 32
         pictures = list(((smooth + noise).clamp(0, 1) * 255).round().to(torch.uint8))
     return torch.stack([pictures[i % len(pictures)] for i in range(count)]).contiguous()
 

@@ -18,10 +18,11 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from fdjpeg._calls import logits_of
+from fdjpeg._calls import check_weights, logits_of
 from fdjpeg._checks import check_module, check_whole
-from fdjpeg.attacks.base import Counted, Exposed, check_input, frozen
+from fdjpeg.attacks.base import Counted, check_input, frozen
 from fdjpeg.attacks.codec import codecs_of, is_random
+from fdjpeg.attacks.exposed import Exposed
 from fdjpeg.attacks.losses import margin
 from fdjpeg.attacks.reachable import Box
 
@@ -154,13 +155,14 @@ def certify(
     if not isinstance(whole_bytes, bool):
         raise TypeError(f"whole_bytes must be True or False, got {whole_bytes!r}")
     check_module("network", network)
+    check_weights(network, "network")
     demand = unmet(defended, network, images[:1])
     if demand is not None:
         raise ValueError(f"defended must {demand} to be certified, got {getattr(defended, 'name', defended)}")
     exposed = defended.exposes(network)  # type: ignore[misc]  # `unmet` demands it
     with torch.inference_mode(False), torch.no_grad(), frozen(exposed):
         entered = defended.entered(images.clone())
-        return _Certifying(exposed, entered, labels, eps, whole_bytes, most_outcomes).run()
+        return _Certifying(exposed, entered, labels, float(eps), whole_bytes, int(most_outcomes)).run()
 
 
 class _Certifying:
@@ -180,7 +182,8 @@ class _Certifying:
 
     def run(self) -> Certificate:
         """Certifies each image."""
-        judged = Counted(self.exposed, self.y)
+        judged = Counted(self.exposed, self.y, self.x.dtype)
+        judged.names = ("labels", "network")
         right = self._judge(lambda rows: judged(self.x[rows]), torch.arange(len(self.x), device="cpu"))
         changeable = torch.stack([reach.changeable for reach in self.reaches]).sum(dim=0)
         statuses: list[Status] = []
@@ -240,8 +243,8 @@ class _Certifying:
         """Whether images or outcomes, by their numbers, are classified correctly, ``(n,)`` bool."""
         found = []
         for part in numbers.split(AT_ONCE):
-            logits = logits_of(part).float()
             labels = self.y[part] if image is None else self.y[image].expand(len(part))
+            logits = logits_of(part).float()
             lead = LEAD * logits.abs().amax(dim=1)
             found.append((margin(logits, labels) < -lead).cpu())
         return torch.cat(found) if found else torch.empty(0, dtype=torch.bool, device="cpu")

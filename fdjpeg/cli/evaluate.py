@@ -137,7 +137,8 @@ def run(
     """Runs this process's share of the evaluation that the settings describe."""
     plan = settings.plan()  # first, so that mistakes are found before anything is loaded
     device = device_here(settings.device)
-    network, *others = (sources.load_network(name) for name in (settings.model, *settings.transfer))
+    network = sources.load_network(settings.model)
+    others = [sources.load_network(name, "transfer") for name in settings.transfer]
     for each in (network, *others):
         each.module.to(device)
     images = sources.load_images(settings.data, settings.size or network.size, settings.images, settings.seed)

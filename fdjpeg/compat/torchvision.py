@@ -45,11 +45,11 @@ class JPEG(adapters.RandomJPEG):
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         """Draws the quality of a sample, as the original does."""
         least, greatest = self.quality
-        return {"quality": int(torch.randint(least, greatest + 1, ()))}
+        return {"quality": int(torch.randint(least, greatest + 1, (), device="cpu"))}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         """Returns an image compressed, of the same type, and anything else as it is."""
-        quality = torch.full((adapters.count_of(inpt),), params["quality"])
+        quality = torch.full((adapters.count_of(inpt),), params["quality"], device="cpu")
         return super().transform(inpt, {"parameters": JPEGParameters(quality > 0, quality, None, None)})
 
     def extra_repr(self) -> str:

@@ -14,7 +14,7 @@ from fdjpeg import surrogates
 from fdjpeg._checks import check_no_gradient
 from fdjpeg._table_checks import home
 from fdjpeg._tracers import traced_layer
-from fdjpeg.attacks.base import Exposed
+from fdjpeg.attacks.exposed import Exposed
 
 from .gradients import GRADIENTS
 

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from fdjpeg import surrogates
 from fdjpeg._calls import call
-from fdjpeg._checks import check_callable, check_list, check_module, check_tensor, check_text, check_whole
+from fdjpeg._checks import check_callable, check_list, check_module, check_seed, check_tensor, check_text
 from fdjpeg._fingerprint import digest
-from fdjpeg.attacks.base import Exposed, seeded
+from fdjpeg.attacks.base import seeded
 from fdjpeg.attacks.codec import has_coefficients
+from fdjpeg.attacks.exposed import Exposed
 from fdjpeg.sources import External
 from fdjpeg.sources.networks import evaluating
 from fdjpeg.surrogates import BY_NAME
@@ -319,7 +320,7 @@ class SeedFixed(nn.Module):
     def __init__(self, module: nn.Module, seed: int) -> None:
         super().__init__()
         check_module("module", module)
-        check_whole("seed", seed)
+        check_seed("seed", seed)
         self.module = module
         self.seed = seed
         self.training = module.training

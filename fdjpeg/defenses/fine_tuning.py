@@ -28,7 +28,7 @@ from fdjpeg._arguments import sampling_of
 from fdjpeg._checks import check_list, check_no_gradient
 from fdjpeg._numbers import is_finite
 from fdjpeg._settings import build
-from fdjpeg.attacks.base import Exposed
+from fdjpeg.attacks.exposed import Exposed
 from fdjpeg.augmentations import Augmentation, DoubleJPEG, RandomJPEG, Recompress
 from fdjpeg.augmentations.base import scaled
 

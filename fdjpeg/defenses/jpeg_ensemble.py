@@ -23,7 +23,7 @@ import fdjpeg
 from fdjpeg import QuantTables
 from fdjpeg._calls import logits_of
 from fdjpeg._numbers import is_finite
-from fdjpeg.attacks.base import Exposed
+from fdjpeg.attacks.exposed import Exposed
 from fdjpeg.sources.images import sample
 
 from .base import JPEGDefense, Weights, copied, device_of, load_state, table_of

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from itertools import pairwise
 from typing import TypedDict
 
 from torch import nn
 
-from fdjpeg._checks import check_flags, check_list, check_whole
+from fdjpeg._checks import check_flags, check_list, check_module, check_seed, check_whole
 from fdjpeg._numbers import make_plain
-from fdjpeg.attacks import Attack, Norm, from_name, parse_eps
+from fdjpeg.attacks import Attack, Norm, format_eps, from_name, parse_eps
 from fdjpeg.attacks.base import check_norm
 from fdjpeg.defenses import GRADIENTS, Defended
 from fdjpeg.sources import Network
@@ -106,21 +107,64 @@ class Plan:
             raise ValueError(
                 f"certify must be False for attacks in a norm other than linf, got True for {chosen[0].norm}"
             )
-        radii = tuple(sorted({parse_eps(value, chosen[0].norm) for value in self.eps}))
-        if not radii:
-            raise ValueError("eps must hold at least one radius, got none")
+        radii = _radii(self.eps, chosen[0].norm)
+        _check_gradients("gradients", self.gradients)
+        _check_defenses(self.defenses)
         for name, least in (("batch_size", 1), ("draws", 1), ("pictures", 0)):
             check_whole(name, getattr(self, name), least)
-        check_whole("seed", self.seed)
-        check_flags(self, "checks")
+        check_seed("seed", self.seed)
+        check_flags(self, "checks", "certify")
         object.__setattr__(self, "chosen", chosen)
         object.__setattr__(self, "radii", radii)
-        object.__setattr__(self, "others", _distinct(tuple(Network.of(item) for item in self.transfer)))
+        object.__setattr__(self, "others", _distinct(tuple(map(_transfer, self.transfer))))
 
     @property
     def ball(self) -> Norm:
         """The norm that all its attacks share."""
         return self.chosen[0].norm
+
+
+def _radii(values: Sequence[str | float | Fraction], norm: Norm) -> tuple[Fraction, ...]:
+    """Returns radii in ascending order, those that are the same floating number once.
+
+    Raises:
+        ValueError: there are none, or two that a report would write alike.
+    """
+    found = sorted({float(radius): radius for radius in (parse_eps(value, norm) for value in values)}.items())
+    radii = tuple(radius for _, radius in found)
+    if not radii:
+        raise ValueError("eps must hold at least one radius, got none")
+    for one, other in pairwise(radii):
+        if format_eps(one) == format_eps(other):
+            raise ValueError(f"eps must be radii that differ in six digits, got {float(one)!r} and {float(other)!r}")
+    return radii
+
+
+def _check_gradients(name: str, gradients: Sequence[str]) -> None:
+    """Refuses no gradients, and the same one twice."""
+    check_list(name, gradients)
+    if not gradients:
+        raise ValueError(f"{name} must hold at least one gradient, got none")
+    if len(set(gradients)) < len(gradients):
+        raise ValueError(f"{name} must be different, got {', '.join(map(str, gradients))}")
+
+
+def _check_defenses(defenses: Sequence[AnyDefense] | Mapping[str, Sequence[str]]) -> None:
+    """Refuses defences of another type, and a defence without gradients."""
+    found: Iterable[object] = defenses
+    for item in found:
+        if not isinstance(item, (str, nn.Module, Defended)):
+            came = f"the class {item.__name__}" if isinstance(item, type) else repr(item)
+            raise TypeError(f"defenses must be names, modules or Defended, got {came}")
+    if isinstance(defenses, Mapping):
+        for name, gradients in defenses.items():
+            _check_gradients(f"gradients of {name}", gradients)
+
+
+def _transfer(item: nn.Module | Network) -> Network:
+    if not isinstance(item, Network):
+        check_module("transfer", item)
+    return Network.of(item)
 
 
 def _distinct(networks: tuple[Network, ...]) -> tuple[Network, ...]:

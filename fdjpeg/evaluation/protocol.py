@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from fdjpeg._calls import logits_of
+from fdjpeg._calls import check_weights, logits_of
 from fdjpeg._checks import check_callable, check_path
 from fdjpeg._fingerprint import described
 from fdjpeg.attacks import format_eps
@@ -116,6 +116,11 @@ def evaluate(
                 _check_network(other, images, plan.batch_size, transfer_party(other))
         store = Store(None if out is None else Path(out), world.name, _folders(merge))
         numbers = world.mine(range(len(run.batch_indices)))
+        if not numbers and not world.together:
+            raise ValueError(
+                f"world must leave each shard a batch, got {world.name} of {len(run.batch_indices)} batches of "
+                f"{plan.batch_size} images: lower the batch size or the number of shards"
+            )
         cells, open_jobs = _run(run, store, numbers, only_finished, progress)
     gathered = join(world.gather(cells))
     done = sorted({index for cell in gathered for index in cell.indices})
@@ -156,6 +161,7 @@ def _check_arguments(
 
 def _check_network(network: Network, images: ImageSet, batch_size: int, party: str = "model") -> None:
     """Raises the errors of ``check_logits`` for the first images, or a ValueError if the device cannot hold one."""
+    check_weights(network.module, party)
     first = torch.arange(len(images), device="cpu")[:batch_size]
     with torch.no_grad():
         found = in_batches(
@@ -180,6 +186,7 @@ def _defenses(plan: Plan, network: nn.Module, image: Tensor) -> list[Defended]:
         elif isinstance(item, Defended):
             found.append(item)
         else:
+            check_weights(item, f"defense {type(item).__name__}")
             # A copy, because its mode and its place change.
             layer = copied(item).to(image.device).eval()
             found.append(of_module(layer, type(item).__name__, tried, image))

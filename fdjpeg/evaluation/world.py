@@ -11,7 +11,7 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 
-from fdjpeg._checks import check_text
+from fdjpeg._checks import check_flag, check_text, check_whole
 
 T = TypeVar("T")
 
@@ -34,6 +34,13 @@ class World:
     rank: int = 0
     size: int = 1
     together: bool = False
+
+    def __post_init__(self) -> None:
+        check_whole("size", self.size, 1)
+        check_whole("rank", self.rank, 0)
+        check_flag("together", self.together)
+        if self.rank >= self.size:
+            raise ValueError(f"rank must be below size, {self.size}, got {self.rank}")
 
     @classmethod
     def here(cls) -> World:

@@ -124,6 +124,8 @@ def _check_alike(decoded: Tensor, original: Tensor) -> None:
             "decoded and original must have one shape, (N, C, H, W), "
             f"got {tuple(decoded.shape)} and {tuple(original.shape)}"
         )
+    if not (decoded.is_floating_point() and original.is_floating_point()):
+        raise TypeError(f"decoded and original must be floats in [0, 1], got {decoded.dtype} and {original.dtype}")
 
 
 def _check_window(image: Tensor) -> None:

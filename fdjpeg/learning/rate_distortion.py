@@ -11,8 +11,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from fdjpeg._calls import logits_of
-from fdjpeg._checks import check_module, check_tensor, check_whole
+from fdjpeg._calls import check_labels, logits_of
+from fdjpeg._checks import check_module, check_seed, check_tensor, check_whole
+from fdjpeg._coefficient_files import LARGEST_SIDE
 from fdjpeg._geometry import PILLOW_SUBSAMPLINGS
 from fdjpeg.functional import encode
 from fdjpeg.learning.metrics import WINDOW, ms_ssim, psnr
@@ -87,6 +88,12 @@ def measure(
     check_tensor("images", images, "(N, C, H, W)")
     if images.dtype != torch.uint8 or images.ndim != 4:
         raise TypeError(f"images must be uint8 (N, C, H, W), got {images.dtype} of shape {tuple(images.shape)}")
+    count, channels, *sides = images.shape
+    if count == 0 or channels not in (1, 3) or not all(1 <= side <= LARGEST_SIDE for side in sides):
+        raise ValueError(
+            f"images must be one or more of 1 or 3 channels and 1…{LARGEST_SIDE} rows and columns, "
+            f"got shape {tuple(images.shape)}"
+        )
     if not isinstance(tables, QuantTables):
         raise TypeError(f"tables must be fdjpeg.QuantTables, got {type(tables).__name__}")
     if not isinstance(subsampling, str) or subsampling not in PILLOW_SUBSAMPLINGS:
@@ -113,6 +120,7 @@ def measure(
 
 def _correct(model: nn.Module, images: Tensor, labels: Tensor, parts: Sequence[Tensor]) -> Tensor:
     logits = torch.cat([logits_of(model, images[part]) for part in parts])
+    check_labels(labels, logits.size(1))
     return ((logits.argmax(1) == labels) & ~logits.isnan().any(1)).double()  # NaN is never right
 
 
@@ -194,12 +202,13 @@ def bits_ratio(
     """
     _check_curves(bits, kept, curve_bits, curve_kept, sources)
     check_whole("resamples", resamples, 1)
-    check_whole("seed", seed)
+    check_seed("seed", seed)
     resamples, seed = int(resamples), int(seed)  # torch takes no NumPy's
     if sources is None:
         sources = torch.arange(len(bits), device="cpu")
+    sources = sources.unique(return_inverse=True)[1]  # a number that no image has would be drawn all the same
     units = int(sources.max()) + 1
-    drawn = torch.randint(units, (resamples, units), generator=torch.Generator().manual_seed(seed), device="cpu")
+    drawn = torch.randint(units, (resamples, units), generator=torch.Generator().manual_seed(int(seed)), device="cpu")
     counts = torch.zeros(resamples, units, dtype=torch.float64, device="cpu").scatter_add_(
         1, drawn, torch.ones(resamples, units, dtype=torch.float64, device="cpu")
     )
@@ -230,6 +239,15 @@ def _check_curves(bits: Tensor, kept: Tensor, curve_bits: Tensor, curve_kept: Te
         raise ValueError(f"curve_bits must be (K, {len(bits)}), got shape {tuple(curve_bits.shape)}")
     if curve_kept.shape != curve_bits.shape:
         raise ValueError(f"curve_kept must be {tuple(curve_bits.shape)}, got shape {tuple(curve_kept.shape)}")
+    for name, values in (("bits", bits), ("curve_bits", curve_bits)):
+        if not bool(((values > 0) & values.isfinite()).all()):
+            raise ValueError(f"{name} must be above 0 and finite, got values from {values.min():g} to {values.max():g}")
+    for name, values in (("kept", kept), ("curve_kept", curve_kept)):
+        if not bool(values.isfinite().all()):
+            raise ValueError(f"{name} must be finite, got NaN or infinity")
+    means = curve_bits.double().mean(dim=1)
+    if bool((means.diff() < 0).any()):
+        raise ValueError(f"curve_bits must be in the order of their means, got {', '.join(f'{m:g}' for m in means)}")
     if sources is None:
         return
     check_tensor("sources", sources, "(N,)")

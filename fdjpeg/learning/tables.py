@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fdjpeg._arguments import flattened, sampling_of
-from fdjpeg._calls import logits_of
-from fdjpeg._checks import check_callable, check_module, check_positive, check_tensor, check_whole
+from fdjpeg._arguments import HALF_A_BYTE, flattened, sampling_of
+from fdjpeg._calls import check_labels, logits_of
+from fdjpeg._checks import check_callable, check_module, check_positive, check_seed, check_tensor, check_whole
 from fdjpeg.functional import encode, jpeg
 from fdjpeg.learning import metrics
 from fdjpeg.modules import LearnableJPEG
@@ -70,7 +70,10 @@ class ClassifierLoss:
         if labels is None:
             with torch.no_grad():
                 labels = logits_of(self.model, original).softmax(1)
-        return F.cross_entropy(logits_of(self.model, decoded), labels, reduction="none")
+            return F.cross_entropy(logits_of(self.model, decoded), labels, reduction="none")
+        logits = logits_of(self.model, decoded)
+        check_labels(labels, logits.size(1))
+        return F.cross_entropy(logits, labels, reduction="none")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -178,7 +181,8 @@ def learn_tables(
     sampling = sampling_of(subsampling, "fancy")
     _check(batch, budget, labels, start, iterations, batch_size, learning_rate, seed, progress)
     iterations, batch_size, seed = int(iterations), int(batch_size), int(seed)  # torch takes no NumPy's
-    measure_of_loss = _resolve(loss)
+    measure_of_loss = partial(_loss_of, _resolve(loss))
+    budget = budget.detach()
     if start is None:
         # A chroma sample covers several pixels, so an error in it weighs more: chroma steps are finer by this factor.
         chroma = (sampling.horizontal * sampling.vertical) ** -0.5
@@ -192,7 +196,7 @@ def learn_tables(
     layer = LearnableJPEG(start, share=share, subsampling=subsampling, gradient=DeadZone()).to(batch.device)
     optimizer = torch.optim.Adam(layer.parameter_groups(), lr=learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, iterations)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(int(seed))
     order = torch.empty(0, dtype=torch.int64, device="cpu")
     multiplier: float | None = None
     for iteration in range(iterations):
@@ -233,6 +237,25 @@ def _resolve(loss: str | Loss) -> Loss:
     return LOSSES[loss]
 
 
+def _loss_of(loss: Loss, decoded: Tensor, original: Tensor, labels: Tensor | None) -> Tensor:
+    """Returns a loss's value, or refuses what is no number for each image.
+
+    Raises:
+        TypeError, ValueError: the message names the loss.
+    """
+    found = loss(decoded, original, labels)
+    if not isinstance(found, Tensor) or not found.is_floating_point():
+        came = found.dtype if isinstance(found, Tensor) else type(found).__name__
+        raise TypeError(f"loss must return a floating torch.Tensor ({len(decoded)},), got {came}")
+    if found.shape not in ((), decoded.shape[:1]):
+        raise ValueError(f"loss must return one number for each image, ({len(decoded)},), got {tuple(found.shape)}")
+    if torch.is_grad_enabled() and decoded.requires_grad and not found.requires_grad:
+        raise ValueError("loss must be differentiable by the decoded images, got one without a gradient")
+    if not bool(found.isfinite().all()):
+        raise ValueError("loss must be finite, got NaN or infinity")
+    return found
+
+
 def _check(
     batch: Tensor,
     budget: Tensor,
@@ -251,12 +274,18 @@ def _check(
         if values is not None and (not isinstance(values, Tensor) or values.shape != batch.shape[:1]):
             came = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
             raise ValueError(f"{name} must be a tensor of shape ({len(batch)},), one for each image, got {came}")
-    if not bool((budget > 0).all()):
-        raise ValueError(f"budget must be above 0, got {float(budget.min()):g}")
+    if budget.dtype == torch.bool or budget.is_complex():
+        raise TypeError(f"budget must be numbers of bits, got {budget.dtype}")
+    if not bool(((budget > 0) & budget.isfinite()).all()):
+        raise ValueError(f"budget must be above 0 and finite, got {budget.min():g} … {budget.max():g}")
+    if batch.is_floating_point():
+        low, high = float(batch.min()), float(batch.max())
+        if not (low > -HALF_A_BYTE and high < 1 + HALF_A_BYTE):  # written so that NaN fails as well
+            raise ValueError(f"images must be in [0, 1], got values from {low:.9g} to {high:.9g}")
     for name, number in (("iterations", iterations), ("batch_size", batch_size)):
         check_whole(name, number, 1)
     check_positive("learning_rate", learning_rate)
-    check_whole("seed", seed)
+    check_seed("seed", seed)
     check_callable("progress", progress)
     if start is not None and not isinstance(start, QuantTables):
         raise TypeError(f"start must be fdjpeg.QuantTables or None, got {type(start).__name__}")

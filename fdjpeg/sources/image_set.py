@@ -61,10 +61,15 @@ class ImageSet:
             raise TypeError(f"labels must be integers, got {labels.dtype}")
         if len(images) == 0:
             raise ValueError("images must hold at least one image, got none")
+        if images.numel() == 0:
+            raise ValueError(f"images must have at least one pixel, got shape {tuple(images.shape)}")
         check_list("names", self.names)
         if len(self.names) != len(images):
             raise ValueError(f"names must be {len(images)} names, one for each image, got {len(self.names)}")
-        object.__setattr__(self, "labels", labels.long())
+        classes = labels.long()
+        if int(classes.min()) < 0:  # unsigned integers of 64 bits may be beyond int64
+            raise ValueError(f"labels must be classes 0, 1, …, got {labels[classes < 0][0].item()}")
+        object.__setattr__(self, "labels", classes)
         low, high = float(images.min()), float(images.max())
         if not (low > -HALF_A_BYTE and high < 1 + HALF_A_BYTE):  # written so that NaN fails as well
             raise ValueError(f"images must be in [0, 1], or uint8, got values from {low:.9g} to {high:.9g}")
@@ -90,6 +95,8 @@ class ImageSet:
         if isinstance(data, ImageSet):
             return data
         images, labels = tensors_of(data)
+        if not (images.is_floating_point() or images.dtype in (torch.uint8, torch.bool)):
+            raise TypeError(f"images must be uint8, or floats in [0, 1], got {images.dtype}")
         images = images.float().div_(255) if images.dtype == torch.uint8 else images.float()
         return cls(images.cpu(), labels.cpu(), tuple(f"image {i}" for i in range(len(images))))
 

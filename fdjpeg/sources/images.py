@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from fdjpeg._checks import check_whole
+from fdjpeg._checks import check_seed, check_whole
 from fdjpeg._packages import EXTRA, MissingPackage, package_folder, required
 from fdjpeg._whole_files import of_the_system
 
@@ -68,7 +68,7 @@ def load_images(
     for argument, number in (("size", size), ("count", count)):
         if number is not None:
             check_whole(argument, number, 1)
-    check_whole("seed", seed)
+    check_seed("seed", seed)
     kind, _, rest = name.partition(":")
     path, _, prefix = name.partition(".npz:")
     if name == "photographs":

@@ -184,7 +184,7 @@ PACKAGED: dict[str, Callable[[], Network]] = {
 }
 
 
-def load_network(name: str) -> Network:
+def load_network(name: str, argument: str = "model") -> Network:
     """Loads a network by the name that the command line accepts.
 
     Args:
@@ -200,6 +200,8 @@ def load_network(name: str) -> Network:
               see ``made_by``. It is looked for in the current folder too. Its module is executed: name only code that
               you trust.
 
+        argument: the argument that errors name.
+
     Raises:
         ValueError: if there is no network of that name.
         MissingPackage: if a package that the name asks for is not installed.
@@ -209,27 +211,29 @@ def load_network(name: str) -> Network:
         network = load_network("resnet18-cifar10")
     """
     if not isinstance(name, str):
-        raise TypeError(f"model must be the name of a network, got {name!r}")
+        raise TypeError(f"{argument} must be the name of a network, got {name!r}")
     if name in PACKAGED:
         return PACKAGED[name]()
     kind, _, rest = name.partition(":")
     if rest and kind in _LIBRARIES:
-        return _LIBRARIES[kind](rest)
+        return _LIBRARIES[kind](rest, argument)
     if not kind or not rest:
         raise ValueError(
-            f"model must be one of {', '.join(PACKAGED)}, or torchvision:NAME, timm:NAME, hf:NAME, "
+            f"{argument} must be one of {', '.join(PACKAGED)}, or torchvision:NAME, timm:NAME, hf:NAME, "
             f"robustbench:NAME or module:callable, got {name!r}"
         )
-    made = made_by(imported(name, "model"), name, "model", (Network, nn.Module))
+    made = made_by(imported(name, argument), name, argument, (Network, nn.Module))
     return made if isinstance(made, Network) else replace(Network.of(made), name=name)
 
 
-def _torchvision(name: str) -> Network:
+def _torchvision(name: str, argument: str) -> Network:
     library = required("torchvision.models", "torchvision")
     try:
         weights = library.get_model_weights(name).DEFAULT
     except (ValueError, AttributeError) as error:
-        raise ValueError(f"model must name a torchvision classifier with weights, got {name!r}: {error}") from error
+        raise ValueError(
+            f"{argument} must name a torchvision classifier with weights, got {name!r}: {error}"
+        ) from error
     preset = weights.transforms()
     return Network(
         Normalized(library.get_model(name, weights=weights).eval(), preset.mean, preset.std),
@@ -239,10 +243,10 @@ def _torchvision(name: str) -> Network:
     )
 
 
-def _timm(name: str) -> Network:
+def _timm(name: str, argument: str) -> Network:
     library = required("timm", "timm")
     if not library.is_model(name.split(".")[0]):
-        raise ValueError(f"model must name a network of timm, got {name!r}")
+        raise ValueError(f"{argument} must name a network of timm, got {name!r}")
     module = library.create_model(name, pretrained=True).eval()
     expected = module.pretrained_cfg
     return Network(
@@ -266,14 +270,14 @@ class _Logits(nn.Module):
         return logits
 
 
-def _hugging_face(name: str) -> Network:
+def _hugging_face(name: str, argument: str) -> Network:
     library = required("transformers", "transformers")
     try:
         module = library.AutoModelForImageClassification.from_pretrained(name).eval()
         expected = library.AutoImageProcessor.from_pretrained(name)
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"model must name an image classifier of the Hugging Face Hub, got {name!r}: {error}"
+            f"{argument} must name an image classifier of the Hugging Face Hub, got {name!r}: {error}"
         ) from error
     size = dict(expected.size)
     return Network(
@@ -288,13 +292,13 @@ def _hugging_face(name: str) -> Network:
 _ROBUSTBENCH_SIZES = {"cifar10": 32, "cifar100": 32, "imagenet": 224}
 
 
-def _robustbench(text: str) -> Network:
+def _robustbench(text: str, argument: str) -> Network:
     name, *options = text.split(",")
     chosen = {"dataset": "cifar10", "threat": "Linf"}
     for option in options:
         key, _, value = option.partition("=")
         if key not in chosen:
-            raise ValueError(f"model must be robustbench:NAME,dataset=…,threat=…, got robustbench:{text}")
+            raise ValueError(f"{argument} must be robustbench:NAME,dataset=…,threat=…, got robustbench:{text}")
         chosen[key] = value
     if chosen["dataset"] not in _ROBUSTBENCH_SIZES:
         raise ValueError(f"dataset must be one of {', '.join(_ROBUSTBENCH_SIZES)}, got {chosen['dataset']!r}")
@@ -303,7 +307,7 @@ def _robustbench(text: str) -> Network:
         module = library.load_model(name, dataset=chosen["dataset"], threat_model=chosen["threat"])
     except Exception as error:  # of the library, of what downloads the weights, or of the file that it left
         raise ValueError(
-            f"model must name a network of RobustBench with weights that can be had, got {name!r}: "
+            f"{argument} must name a network of RobustBench with weights that can be had, got {name!r}: "
             f"{type(error).__name__}: {error}"
         ) from error
     return Network(
@@ -376,7 +380,11 @@ def made_by(thing: Any, name: str, argument: str, kinds: tuple[type, ...], *argu
 def evaluating(module: nn.Module) -> Iterator[nn.Module]:
     """Puts the module into evaluation mode; every submodule gets its own mode back afterwards."""
     modes = [(part, part.training) for part in module.modules()]
-    module.eval()
+    try:
+        module.eval()
+    except NotImplementedError:  # the module of an exported program, which keeps the mode it was exported in
+        yield module
+        return
     try:
         yield module
     finally:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 import fdjpeg
 from fdjpeg import QuantTables, defenses
 from fdjpeg.attacks import Flip
-from fdjpeg.attacks.base import Exposed
+from fdjpeg.attacks.exposed import Exposed
 from fdjpeg.cli.main import main
 from fdjpeg.defenses import parse_defense
 from fdjpeg.defenses.fine_tuning import AugmentationSettings, Config, FineTuned, FineTuning, parse_augmentation

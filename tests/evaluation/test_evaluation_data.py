@@ -442,3 +442,18 @@ def test_networks_of_robustbench(monkeypatch) -> None:
     ):
         with pytest.raises(ValueError, match=message):
             sources.load_network(f"robustbench:{name}")
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "error", "message"),
+    [
+        (np.zeros((2, 3, 0, 8), np.uint8), [0, 1], ValueError, "images must have at least one pixel, got shape"),
+        (np.zeros((2, 3, 8, 8), np.int64), [0, 1], TypeError, "images must be uint8, or floats in .* got torch.int64"),
+        (np.zeros((2, 3, 8, 8), complex), [0, 1], TypeError, "images must be uint8, or floats in .* torch.complex128"),
+        (np.zeros((2, 3, 8, 8), np.uint8), [0, -1], ValueError, "labels must be classes 0, 1, …, got -1"),
+        (np.zeros((2, 3, 8, 8)), np.array([0, 2**63], np.uint64), ValueError, "labels must be classes 0, 1, …, got 92"),
+    ],
+)
+def test_images_and_classes_of_another_kind_are_named(images, labels, error, message) -> None:
+    with pytest.raises(error, match=f"^{message}"):
+        ImageSet.of((images, labels))

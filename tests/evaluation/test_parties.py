@@ -73,7 +73,7 @@ def test_a_network_is_named_by_whatever_takes_it(way: str, fault: str) -> None:
 
 
 def test_labels_beyond_the_classes_are_refused_by_a_proof() -> None:
-    with pytest.raises(ValueError, match="for a model of 4 classes, got 7"):
+    with pytest.raises(ValueError, match=r"^labels must be in 0…3 for a network of 4 classes, got 7"):
         certify(defenses.parse_defense("jpeg:50"), Linear(), IMAGES, LABELS + 7, 0.1 / 255)
 
 

@@ -153,7 +153,7 @@ def test_files_with_learned_tables_decode_to_the_layers_output(channels: int, su
     [
         ({"images": torch.zeros(0, 3, 16, 16)}, "images must hold at least one image, got none"),
         ({"budget": torch.ones(3)}, r"budget must be a tensor of shape \(4,\), one for each image, got \(3,\)"),
-        ({"budget": torch.zeros(4)}, "budget must be above 0, got 0"),
+        ({"budget": torch.zeros(4)}, "budget must be above 0 and finite, got 0"),
         ({"labels": torch.zeros(5)}, r"labels must be a tensor of shape \(4,\)"),
         ({"loss": "lpips"}, "loss must be one of 'psnr', 'mse', 'ms-ssim', or a function, got 'lpips'"),
         ({"iterations": 0}, "iterations must be at least 1, got 0"),

@@ -75,7 +75,7 @@ def _of_learn_tables() -> list[Row]:
                 "images must be uint8, float16, bfloat16, float32 or float",
             ),
             (lambda: learn(budget=BUDGET[:1]), ValueError, f"budget {one} (1,)"),
-            (lambda: learn(budget=-BUDGET), ValueError, "budget must be above 0, got -1000"),
+            (lambda: learn(budget=-BUDGET), ValueError, "budget must be above 0 and finite, got -1000"),
             (lambda: learn(labels=[0, 1]), ValueError, f"labels {one} list"),
             (lambda: learn(labels=LABELS[:1]), ValueError, f"labels {one} (1,)"),
             (

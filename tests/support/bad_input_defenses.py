@@ -327,7 +327,7 @@ def _of_plans() -> list[Row]:
         (lambda: plan(eps=[]), ValueError, "eps must hold at least one radius, got none"),
         (lambda: plan(eps=["0"]), ValueError, "eps must be in (0, 1], in units of the images' range [0, 1], got '0'"),
         (lambda: plan(eps=[None]), ValueError, "eps must be a number such as 4/255 or 0.03, got None"),
-        (lambda: plan(transfer=["resnet18"]), TypeError, "model must be a torch.nn.Module, got str"),
+        (lambda: plan(transfer=["resnet18"]), TypeError, "transfer must be a torch.nn.Module, got str"),
     )
 
 
