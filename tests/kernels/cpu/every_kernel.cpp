@@ -58,7 +58,9 @@ using Stored = Sample<kType>::Stored;
 Stored stored(double x) {
   if constexpr (kType == SampleType::uint8) return static_cast<uint8_t>(std::min(std::max(x * 255, 0.0), 255.0));
   if constexpr (kType == SampleType::bfloat16) return bit_cast<uint32_t>(static_cast<float>(x)) >> 16;
-#if defined(__FLT16_MAX__)
+#if defined(__aarch64__)
+  if constexpr (kType == SampleType::float16) return bit_cast<uint16_t>(static_cast<__fp16>(x));
+#elif defined(__FLT16_MAX__)
   if constexpr (kType == SampleType::float16) return bit_cast<uint16_t>(static_cast<_Float16>(x));
 #endif
   return static_cast<Stored>(x);
@@ -277,7 +279,8 @@ void lanes() {
     write_lanes(multiply_rounded(any, random_lanes<Shorts>(-32768, 32767)));
     write_lanes(pack_rows(a, wide));
     write_lanes(pack_bytes_saturating(wide));
-    write_lanes(narrow_saturating(random_lanes<Ints>(-300, 60000), random_lanes<Ints>(-300, 60000)));
+    const Ints low = random_lanes<Ints>(-300, 60000), high = random_lanes<Ints>(-300, 60000);
+    write_lanes(narrow_saturating(low, high));
     const uint8_t bytes[kLanes] = {0, 1, 127, 128, 200, 255};
     write_lanes(load_bytes(bytes));
     write_lanes(repeat(random_lanes<EightShorts>(-300, 300)));
@@ -286,8 +289,9 @@ void lanes() {
     reals[turn % kHalf] = std::nanf("");
     write_lanes(smaller_or_second(splat<Floats>(255), reals) != 255);
     write_lanes(rounded(reals) < 0);
-    write_lanes(even_lanes(random_lanes<Floats>(-1, 1), random_lanes<Floats>(-1, 1)));
-    write_lanes(odd_lanes(random_lanes<Floats>(-1, 1), random_lanes<Floats>(-1, 1)));
+    const Floats first = random_lanes<Floats>(-1, 1), second = random_lanes<Floats>(-1, 1);
+    write_lanes(even_lanes(first, second));
+    write_lanes(odd_lanes(first, second));
     const LaneMasks are_inside = are_bytes(wide);
     write_lanes(where(are_inside.low, random_lanes<Floats>(1, 2)));
     write_lanes(where(are_inside.high, random_lanes<RealLanes<double>>(1, 2)));
