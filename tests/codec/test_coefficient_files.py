@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import io
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from support import oracles
 from torch import Tensor
 
 import fdjpeg
-from fdjpeg import Coefficients, QuantTables
+from fdjpeg import Coefficients, QuantTables, _coefficient_files
 
 SIZES = ((1, 1), (8, 8), (13, 40), (37, 51), (64, 48))
 #: No table, one for Cb and Cr, and one each.
@@ -182,6 +183,37 @@ def test_other_sampling_factors_are_refused(rng: np.random.Generator) -> None:
     file[frame + 14] = 0x12  # Cb: 1 × 2, with luma's 2 × 2
     with pytest.raises(ValueError, match=r"subsampled as one of .*, got sampling factors 2×2, 1×2, 1×1"):
         Coefficients.load(bytes(file))
+
+
+def test_any_multiple_of_the_sampling_factors_is_the_same_subsampling() -> None:
+    assert _coefficient_files._subsampling([(2, 1), (2, 1), (2, 1)]) == "4:4:4"
+    assert _coefficient_files._subsampling([(4, 2), (2, 1), (2, 1)]) == "4:2:0"
+    assert _coefficient_files._subsampling([(2, 2)]) == "4:4:4"  # grey
+
+
+def test_the_longest_side_of_a_file_is_saved(tmp_path: Path) -> None:
+    y = torch.zeros(1, 8188, 1, 8, 8, dtype=torch.int16)
+    stream = io.BytesIO()
+    Coefficients(y, None, None, QuantTables.flat(1), (65500, 1), "4:4:4").save(stream)
+    assert Image.open(stream).size == (1, 65500)
+
+
+def test_what_jpeglib_refuses_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refusing(file: str) -> None:
+        raise OSError("bad Huffman code")
+
+    monkeypatch.setattr(_coefficient_files, "_library", lambda: SimpleNamespace(read_dct=refusing))
+    content = oracles.encode(np.zeros((3, 8, 8), dtype=np.uint8), 75, "4:4:4")
+    with pytest.raises(ValueError, match=r"file must be a whole JPEG file, got one .* decoded: bad Huffman code"):
+        Coefficients.load(content)
+
+
+def test_an_opened_image_is_left_where_it_was() -> None:
+    image = Image.open(io.BytesIO(oracles.encode(np.zeros((3, 8, 8), dtype=np.uint8), 75, "4:4:4")))
+    assert image.fp is not None
+    before = image.fp.tell()
+    Coefficients.load(image)
+    assert image.fp.tell() == before
 
 
 def test_the_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

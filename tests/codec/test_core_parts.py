@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
+import dataclasses
 import os
+import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -12,8 +17,19 @@ from torch import nn
 from torch.utils import _pytree
 
 import fdjpeg
-from fdjpeg import _constants, _cuda_library, _lattice, _machine, _numbers, _packages, _slopes, stages, surrogates
-from fdjpeg._geometry import Geometry
+from fdjpeg import (
+    _constants,
+    _cuda_library,
+    _lattice,
+    _machine,
+    _numbers,
+    _packages,
+    _slopes,
+    _standard_tables,
+    stages,
+    surrogates,
+)
+from fdjpeg._geometry import Geometry, Plane
 from fdjpeg._packages import MissingPackage
 from fdjpeg.ops.registration import merge_tables
 
@@ -57,6 +73,70 @@ def test_gpus_are_served_by_code_of_their_architecture_and_by_older_ptx(
     assert [capability for capability in every if _cuda_library._serves(architecture, capability)] == served
 
 
+def library_with(**functions: Any) -> Any:
+    """A shared library in Python, whose functions get what is behind a pointer."""
+    return lambda name: SimpleNamespace(**functions)
+
+
+def test_the_driver_tells_which_cuda_it_serves(monkeypatch: pytest.MonkeyPatch) -> None:
+    def version(pointer: Any) -> int:
+        pointer._obj.value = 12080
+        return 0
+
+    monkeypatch.setattr(ctypes, "CDLL", library_with(cuDriverGetVersion=version))
+    assert _cuda_library.driver_version() == (12, 8)
+    monkeypatch.setattr(ctypes, "CDLL", library_with(cuDriverGetVersion=lambda pointer: version(pointer) + 3))
+    assert _cuda_library.driver_version() is None  # an error
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: ctypes.cdll.LoadLibrary("no_such_library.so"))
+    assert _cuda_library.driver_version() is None
+    assert _cuda_library.capabilities() == set()
+
+
+def test_gpus_that_answer_are_listed_by_their_capability(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of three, the second gives no handle and the third no capability."""
+    calls, at = [], [0]
+
+    def count(pointer: Any) -> None:
+        pointer._obj.value = 3
+
+    def handle(number: int, gpu: Any) -> int:
+        at[0] = number
+        return int(number == 1)
+
+    def capability(gpu: Any, major: Any, minor: Any) -> int:
+        major._obj.value, minor._obj.value = 9, at[0]
+        return int(at[0] == 2)
+
+    library = {
+        "nvmlInit_v2": lambda: 0,
+        "nvmlDeviceGetCount_v2": count,
+        "nvmlDeviceGetHandleByIndex_v2": handle,
+        "nvmlDeviceGetCudaComputeCapability": capability,
+        "nvmlShutdown": lambda: calls.append("shutdown"),
+    }
+    monkeypatch.setattr(ctypes, "CDLL", library_with(**library))
+    assert _cuda_library.capabilities() == {(9, 0)}
+    assert calls == ["shutdown"]
+    monkeypatch.setattr(ctypes, "CDLL", library_with(**{**library, "nvmlInit_v2": lambda: 1}))
+    assert _cuda_library.capabilities() == set()
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        (f"{_machine.PACKAGE.parent}\nabc1234\n", "abc1234"),
+        ("/another/project\nabc1234\n", "unknown"),
+        (str(_machine.PACKAGE.parent), "unknown"),  # a repository without commits
+        ("", "unknown"),
+    ],
+)
+def test_the_commit_is_that_of_the_packages_own_checkout(
+    said: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: SimpleNamespace(stdout=said))
+    assert _machine.commit() == expected
+
+
 def test_the_record_of_a_machine_has_its_processor_and_the_load_of_the_last_minute(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -64,6 +144,8 @@ def test_the_record_of_a_machine_has_its_processor_and_the_load_of_the_last_minu
     found = _machine.describe_machine()
     assert found["load"] == 1.23
     assert found["cores"] == os.cpu_count()
+    loaded = fdjpeg.backends()["cpu"] == "available"
+    assert found["instruction set"] == (torch.ops.fdjpeg.cpu_instruction_set() if loaded else "none: plain torch")
     cpuinfo = "processor\t: 0\nmodel name\t: Some CPU: 2 GHz\nflags\t: a\n"
     monkeypatch.setattr(Path, "exists", lambda _: True)
     monkeypatch.setattr(Path, "read_text", lambda _: cpuinfo)
@@ -85,6 +167,57 @@ def test_a_radius_of_the_whole_range_is_one_but_has_no_steps() -> None:
         _lattice.certifying_steps(1)
     with pytest.raises(ValueError, match=r"eps must be in \(0, 1\], got 1.5"):
         _lattice.certifying_steps(1.5)
+
+
+def test_a_float_may_leave_its_ball_by_a_millionth() -> None:
+    assert [_lattice.levels_of((0.5 - less) / 255) for less in (250e-6, 400e-6)] == [1, 0]
+    assert [_lattice.levels_of(levels / 255) for levels in (1, 8, 127)] == [1, 8, 127]
+
+
+def test_certifying_steps_are_those_of_kept_certificates() -> None:
+    found = {levels: int(_lattice.certifying_steps(levels / 255).sum()) for levels in (1, 2, 8)}
+    assert found == {1: 1580, 2: 2473, 8: 7826}
+
+
+def test_the_reach_of_a_level_is_that_of_the_transform_and_its_rounding() -> None:
+    """A level in each sample, of the sign that a band's cosines have, changes its coefficient the most."""
+    cosines = (
+        stages.block_idct(torch.eye(64, dtype=torch.float64).view(64, 1, 1, 8, 8)).abs().flatten(1).sum(1).view(8, 8)
+    )
+    beyond = _lattice.reach_by_band(3) - 3 * cosines
+    assert 0.34 < float(beyond.min()) < float(beyond.max()) < 0.38
+
+
+def test_qualities_out_of_range_act_as_the_nearer_end() -> None:
+    assert [_standard_tables.percentage(quality) for quality in (-1, 1, 25, 50, 100, 150)] == [
+        5000,
+        5000,
+        200,
+        100,
+        0,
+        0,
+    ]
+    qualities = torch.tensor([float("nan"), -1, 30, 100.5, float("inf")])
+    assert _standard_tables.clamped_quality(qualities).tolist() == [1, 1, 30, 100, 100]
+
+
+def test_formulas_without_a_parameter_have_zeros() -> None:
+    assert _slopes.formula_of(surrogates.Zero()) == ("zero", 0, 0)
+    assert _slopes.formula_of(surrogates.Identity()) == ("straight-through", 0, 0)
+    assert _slopes.formula_of(surrogates.Tanh(4, floor=0.5)) == ("tanh", 4, 0.5)
+
+
+@pytest.mark.parametrize("kind", list(surrogates.NAMES), ids=lambda kind: kind.__name__)
+def test_surrogates_do_not_change(kind: type[surrogates.Surrogate]) -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        kind().name = "other"
+
+
+def test_slopes_are_computed_in_float64() -> None:
+    found = _slopes.slope_table(surrogates.Sine(), torch.device("cpu"))
+    places = torch.linspace(-0.5, 0.5, 8193, dtype=torch.float64)
+    assert found is not None
+    assert torch.equal(found, surrogates.Sine().derivative(places).float())
 
 
 def test_slopes_are_tabulated_where_they_are_wanted() -> None:
@@ -126,6 +259,8 @@ def test_planes_of_an_image_end_with_a_flag_for_each_mcu_at_a_multiple_of_sixtee
     geometry = Geometry.of(40, 40, 3, 2, 2)
     assert (geometry.mcu_rows, geometry.mcu_columns, geometry.plane_bytes) == (3, 3, 43 * 64 + 16)
     assert Geometry.of(40, 40, 1, 1, 1).plane_bytes == 25 * 64 + 32
+    assert Geometry.of(40, 40, 1, 1, 1).chroma == Plane(0, 0)
+    assert fdjpeg.encode(torch.zeros(3, 8, 8), 50).geometry.channels == 3
 
 
 def test_tables_of_mapped_batches_are_repeated_for_each_image_unless_there_is_one_set() -> None:

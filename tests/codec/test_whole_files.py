@@ -12,7 +12,7 @@ import torch
 
 import fdjpeg
 from fdjpeg import QuantTables
-from fdjpeg._whole_files import is_draft, whole_file
+from fdjpeg._whole_files import is_draft, whole_file, writing
 from fdjpeg.augmentations import TableCounts
 from fdjpeg.defenses import JPEG, save
 from fdjpeg.evaluation import files
@@ -90,3 +90,12 @@ def test_a_file_that_may_not_be_written_stays(tmp_path: Path, monkeypatch: pytes
         draft.write_text("after")
     assert target.read_text() == "before"
     assert [file.name for file in tmp_path.iterdir()] == ["tables.txt"]
+
+
+@pytest.mark.parametrize(
+    ("error", "why"), [(OSError(28, "No space left on device"), "No space left on device"), (OSError("gone"), "gone")]
+)
+def test_the_reason_is_in_words(error: OSError, why: str) -> None:
+    message = f"^out must be a folder that can be written, got 'there': {why}$"
+    with pytest.raises(ValueError, match=message), writing("out", "there", "folder"):
+        raise error

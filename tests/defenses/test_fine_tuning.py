@@ -313,6 +313,18 @@ def test_a_mistake_in_the_settings_has_its_sentence(changes: dict[str, Any], mes
         replace(SETTINGS["fine-tuning"], **changes)
 
 
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({}, "augmentation.name must be given, got no such key"),
+        ({"name": "random-jpeg", "quality": [5]}, r"augmentation.quality must be a list of 2, got \[5\]"),
+    ],
+)
+def test_a_mistake_within_a_list_is_named(entry: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build(Config, {"augmentation": [entry]})
+
+
 def test_images_to_measure_on_must_have_the_shape_of_those_to_train_on(trained: Trained, tmp_path: Path) -> None:
     np.savez(tmp_path / "grey.npz", images=np.zeros((3, 1, 16, 16), np.uint8), labels=np.zeros(3, np.int64))
     with pytest.raises(ValueError, match=r"test must hold images of shape \(3, 16, 16\), got \(1, 16, 16\)"):
