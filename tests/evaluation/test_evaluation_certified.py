@@ -167,6 +167,7 @@ def test_an_image_that_a_certificate_found_is_judged_as_that_of_an_attack(monkey
     (cell,) = certified.certificate_cells(run, defense, Fraction(8, 255), batch)
     assert 0 <= cell.seconds <= time.perf_counter() - begun + 0.005  # it is rounded
     assert (cell.status, cell.changeable, cell.queries) == (["constant", "broken", "open"], [0, 3, 5], 11)
+    assert cell.attacked == 0  # there is no loss
     assert cell.right == [1, 0, 0]  # what is proved, not what the network sees
     assert cell.distance == pytest.approx([0, float((found - batch.x[1]).abs().max()), 0], abs=1e-6)
     with torch.no_grad():

@@ -94,7 +94,7 @@ def test_a_saved_defence_is_loaded(network: Network, photographs: ImageSet, tmp_
 
 
 @pytest.mark.parametrize(
-    "first", [lambda x: x + 0.001, lambda x: x - 0.001, lambda x: x * float("nan"), lambda x: x[..., :8]]
+    "first", [lambda x: x + 2e-5, lambda x: x - 2e-5, lambda x: x * float("nan"), lambda x: x[..., :8]]
 )
 def test_a_first_pass_returns_images(first: Any, network: Network, photographs: ImageSet) -> None:
     defense = replace(parse_defense("jpeg:75", ["cubic"]), first=first)
@@ -102,6 +102,13 @@ def test_a_first_pass_returns_images(first: Any, network: Network, photographs: 
     message = r"^defense jpeg:75 must return images like its input, in \[0, 1\], from its first pass, got shape"
     with pytest.raises(ValueError, match=message):
         run.entered(defense, run.batch(0))
+    # A rounding error is cut off.
+    x = run.batch(0).x
+    for beyond in (5e-6, -5e-6):
+        assert torch.equal(
+            run.entered(replace(defense, first=lambda x, beyond=beyond: x + beyond), run.batch(0)),
+            (x + beyond).clamp(0, 1),
+        )
 
 
 def test_a_layer_keeps_its_forward_pass_whatever_its_gradient() -> None:

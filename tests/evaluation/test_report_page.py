@@ -92,9 +92,10 @@ def test_pictures_show_what_each_network_sees_and_a_difference_in_radii() -> Non
 
 def test_the_page_holds_no_control_characters(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page.charts, "defences", lambda *_: "")
-    name = "a\x1b[31m\udcff"
+    name = "a\x1b[31m\udcffü"
     written = made(model=replace(made().settings.model, name=name)).html()
-    assert "<title>fdjpeg evaluation: a�[31m\\udcff</title>" in written
+    assert "<title>fdjpeg evaluation: a�[31m\\udcffü</title>" in written
+    assert "\\u00fc" not in written  # not in the settings either
     assert not {"\x1b", "\udcff"} & set(written)
 
 
