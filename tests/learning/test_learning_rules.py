@@ -93,6 +93,56 @@ def test_rounding_of_means_decides_nothing() -> None:
     assert bits_ratio(200 * one, one, torch.tensor([[100.0], [200.0]]), near).value == pytest.approx(1)
 
 
+def test_an_interval_is_of_resamples_alone() -> None:
+    bits = torch.rand(20, generator=torch.Generator().manual_seed(0)) + 1
+    found = bits_ratio(
+        bits, torch.ones(20), torch.full((2, 20), 1.5), torch.tensor([[1.0], [2.0]]).expand(2, 20), resamples=1
+    )
+    assert found.low == found.high != found.value
+
+
+def test_the_judges_of_a_result_are_drawn_from_the_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = torch.randint(256, (6, 3, 16, 16), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    judged: list[Tensor] = []
+
+    def kept(layer: LearnableJPEG, cost: Any) -> QuantTables:
+        judged.append(torch.cat([part for part, _ in cost.args[0]]))
+        return layer.tables
+
+    monkeypatch.setattr(learning, "_JUDGES", 1)
+    monkeypatch.setattr(learning, "_with_best_dc", kept)
+    start, calls = QuantTables.standard(50), list[tuple[int, int]]()
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        learning.learn_tables(
+            images,
+            torch.full((6,), 0.5),  # bits: any number above 0
+            start=start,
+            iterations=2,
+            batch_size=2,
+            progress=lambda *call: calls.append(call),
+        )
+    assert judged[0].shape == (2, 3, 16, 16)
+    assert torch.equal(*judged)
+    assert calls == [(1, 2), (2, 2)] * 2
+
+
+def test_the_objective_is_of_the_tables_in_question() -> None:
+    images = torch.randint(256, (3, 3, 16, 16), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    tables = QuantTables.flat(9)
+    expected = 0.0
+    for image in images.split(1):
+        decoded = fdjpeg.jpeg(image / 255, tables=tables, subsampling="4:4:4")
+        taken = int(fdjpeg.bits(fdjpeg.encode(image, tables=tables, subsampling="4:4:4")))
+        expected += float((decoded - image / 255).square().mean()) + 0.25 * taken
+
+    def loss(decoded: Tensor, original: Tensor, labels: Tensor | None) -> Tensor:
+        return (decoded - original).square().flatten(1).mean(dim=1)
+
+    parts: list[tuple[Tensor, Tensor | None]] = [(images[:2], None), (images[2:], None)]
+    assert learning._cost(parts, loss, 0.25, "4:4:4", tables) == pytest.approx(expected, rel=1e-5)
+
+
 def test_tables_are_multiplied_until_images_take_their_budget() -> None:
     images = torch.randint(256, (4, 3, 16, 16), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     tables = QuantTables(*(torch.full((8, 8), step) for step in (255.0, 90.0, 90.0)))

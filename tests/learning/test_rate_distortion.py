@@ -134,13 +134,19 @@ def test_where_a_curve_falls_its_highest_so_far_stands() -> None:
     assert np.isnan(bits_ratio(100 * ones, 0.1 * ones, curve_bits, curve_kept).value)
 
 
-@pytest.mark.parametrize("likeness", [psnr, ms_ssim])
+@pytest.mark.parametrize("likeness", [psnr, ssim, ms_ssim])
 @pytest.mark.parametrize("shape", [(1, 3, 16, 16), (2, 1, 16, 16), (3, 16, 16)], ids=str)
 def test_likeness_is_of_images_of_one_shape(likeness: Callable[..., Tensor], shape: tuple[int, ...]) -> None:
     """Broadcasting would give a figure of other images."""
     wanted = f"decoded and original must have one shape, (N, C, H, W), got {shape} and (2, 3, 16, 16)"
     with pytest.raises(ValueError, match=re.escape(wanted)):
         likeness(torch.zeros(shape), torch.zeros(2, 3, 16, 16))
+
+
+@pytest.mark.parametrize("shape", [(4,), (2, 3), (0, 4)], ids=str)
+def test_curves_are_of_the_same_images(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"curve_bits must be (K, 4), got shape {shape}")):
+        bits_ratio(torch.ones(4), torch.ones(4), torch.ones(shape), torch.ones(shape))
 
 
 def test_measure_says_what_is_wrong() -> None:
