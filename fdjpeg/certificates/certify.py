@@ -247,7 +247,7 @@ class _Certifying:
             logits = logits_of(part).float()
             lead = LEAD * logits.abs().amax(dim=1)
             found.append((margin(logits, labels) < -lead).cpu())
-        return torch.cat(found) if found else torch.empty(0, dtype=torch.bool, device="cpu")
+        return torch.cat(found)
 
     def _resolve(self, outcomes: Outcomes, image: int, wrong: Tensor) -> tuple[Tensor | None, int]:
         """Attains or excludes wrong outcomes: the first misclassified image found, and how many stay unresolved."""

@@ -85,7 +85,7 @@ def outcomes_of(codec: Codec, reach: Reach, own: list[Tensor], image: int, most:
     for place, entries in by_place.items():
         units[place] = unit_of(_ball(codec, reach, image, place), entries, most // total)
         found = units[place].outcomes
-        if found is None or total * len(found) > most:
+        if found is None:
             return Outcomes(units, own, None)
         total *= len(found)
     return Outcomes(units, own, total)

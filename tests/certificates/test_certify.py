@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from support.classifiers import SEED, Tiny
+from support.perturbations import codec_of, listed
 from torch import Tensor, nn
 
 import fdjpeg
@@ -134,7 +135,7 @@ def test_misclassified_and_open_images(network: nn.Module) -> None:
     assert all(status == "misclassified" for status in certificate.statuses[::2])
     assert {"open", "constant"} >= set(certificate.statuses[1::2])
     assert "open" in certificate.statuses
-    assert bool((certificate.outcomes <= 1).all())
+    assert certificate.outcomes.tolist() == [int(status == "constant") for status in certificate.statuses]
     assert certificate.certified.tolist() == [status == "constant" for status in certificate.statuses]
 
 
@@ -193,6 +194,50 @@ def test_wrong_outcomes_are_excluded_or_stay_unresolved(proof: bool, monkeypatch
     assert certificate.statuses == (("enumerated",) if proof else ("open",))
     assert certificate.count("broken") == 0
     assert (int(certificate.unresolved) == 0) == proof
+
+
+class Except(nn.Module):
+    """Sees class 0 in every image but some; of those the other class, or as much of both."""
+
+    def __init__(self, images: Tensor, tie: bool = False) -> None:
+        super().__init__()
+        self.images, self.score = images, 0.0 if tie else 1.0
+
+    def forward(self, images: Tensor) -> Tensor:
+        met = (images[:, None] == self.images).flatten(2).all(dim=2).any(dim=1)
+        score = torch.where(met, self.score, -1.0)
+        return torch.stack([-score, score], dim=1)
+
+
+@pytest.mark.parametrize("wrong", [0, 1, 2])
+def test_each_wrong_outcome_counts(wrong: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is neither attained nor excluded is enough for an image to stay open."""
+    defended, x = lattice("uniform(16)"), images(1)
+    with torch.no_grad():
+        entered = defended.entered(x)
+    codec = codec_of(fdjpeg.FeatureDistillation("uniform(16)"), entered)
+    outcomes = listed(codec, entered, 1.0, 3000)
+    assert outcomes.total is not None
+    numbers = torch.arange(outcomes.total - wrong, outcomes.total)
+    decoded = codec.only(torch.zeros(wrong, dtype=torch.int64)).decode(outcomes.coefficients(numbers), torch.float32)
+    module = importlib.import_module("fdjpeg.certificates.certify")
+    monkeypatch.setattr(module, "attained", lambda *_: None)
+    monkeypatch.setattr(module, "excluded", lambda *_: False)
+    certificate = certify(defended, Except(decoded).eval(), x, torch.zeros(1, dtype=torch.int64), 1 / 255)
+    assert certificate.statuses == ("open" if wrong else "enumerated",)
+    assert (int(certificate.outcomes), int(certificate.unresolved)) == (outcomes.total, wrong)
+
+
+@pytest.mark.parametrize("tie", [True, False])
+def test_an_attack_must_be_misclassified(tie: bool) -> None:
+    """Where it gives two classes the same logit, the image is neither certified nor broken."""
+    defended, x = lattice("uniform(31)"), torch.full((1, 3, 8, 8), 100 / 255)
+    with torch.no_grad():
+        bright = defended.layer(defended.entered(x) + 1.8 / 255)  # type: ignore[misc]
+    certificate = certify(defended, Except(bright, tie).eval(), x, torch.zeros(1, dtype=torch.int64), 1.8 / 255)
+    assert certificate.statuses == (("open" if tie else "broken"),)
+    assert int(certificate.unresolved) == int(tie)
+    assert list(certificate.found) == ([] if tie else [0])
 
 
 def test_a_certificate_cannot_be_changed() -> None:
