@@ -164,7 +164,8 @@ class Ball(Box):
         reached = self.middle + way.sign() * torch.maximum(near * distance, least)
         exact = reference.from_bytes(levels, self.nearest.dtype)
         between = (reached.to(reference.real_dtype(exact)) / 255).to(exact.dtype).clamp(0, 1)
-        return torch.where((near == 1) | (distance < TOLERANCE), exact, between)
+        # Where the samples go the whole way, the sum has no error: levels are whole numbers of few bits.
+        return torch.where(distance < TOLERANCE, exact, between)
 
     def judged(self, levels: Tensor) -> Tensor:
         """See `Box.judged`: for the units of images that are not within reach as a whole."""

@@ -156,6 +156,11 @@ def test_noise_in_l2_is_normal_and_of_the_radius_in_each_image(model: nn.Module)
     cosine = nn.functional.cosine_similarity(moved.flatten(1), drawn.flatten(1))
     assert cosine.tolist() == pytest.approx([1] * 3)
     assert float((moved > 0).double().mean()) == pytest.approx(0.5, abs=0.05)
+    # Drawn numbers may be short.
+    lone = Noise(norm="l2").run(
+        Linear(torch.Size([1, 1, 1])), torch.full((8, 1, 1, 1), 0.5), torch.zeros(8).long(), 0.25
+    )
+    assert set((lone.x_adv - 0.5).abs().flatten().tolist()) == {0.25}
 
 
 # --- radii of single images -------------------------------------------------------------------------------------------

@@ -176,15 +176,18 @@ def test_of_a_point_in_a_ball_only_what_is_beyond_every_samples_room_is_scaled()
 
 
 def test_images_that_reach_their_levels_are_whole_bytes_exactly() -> None:
-    """All samples of a ball that holds them, and those that are at their level already of one that does not."""
+    """All samples of a ball that holds them, and of one that does not those that are within a thousandth of a byte."""
     x = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(1))
     wanted = (255 * x).round() + torch.arange(3).view(1, 3, 1, 1)
     wanted.clamp_(0, 255)
-    assert torch.equal(Ball.of(x, 1.0, rounds=True, whole_bytes=False).images(wanted), wanted / 255)
-    start = (255 * x).round() / 255
-    near = Ball.of(start, 5 / 255, rounds=True, whole_bytes=False)
-    assert torch.equal(near.images(wanted)[:, 0], start[:, 0])
-    assert not bool((near.images(wanted)[:, 2] == wanted[:, 2] / 255).any())
+    for images in (x, x.double(), x.flip(3)):  # the last goes up to 255 levels
+        found = Ball.of(images, 30.0, rounds=True, whole_bytes=False).images(wanted)
+        assert torch.equal(found, wanted.to(images) / 255)
+    start = (255 * x).round().clamp(1, 253) + torch.tensor([4e-4, 0, -4e-4]).view(1, 3, 1, 1)
+    wanted = start.round() + torch.tensor([0, 1, 0]).view(1, 3, 1, 1)
+    found = Ball.of(start / 255, 5 / 255, rounds=True, whole_bytes=False).images(wanted)
+    assert torch.equal(found[:, ::2], wanted[:, ::2] / 255)
+    assert not bool((found[:, 1] == wanted[:, 1] / 255).any())
 
 
 def test_what_fits_a_ball_does_not_depend_on_the_other_images() -> None:
