@@ -214,9 +214,9 @@ def test_results_hold_no_pictures_and_experiments_of_checks() -> None:
 
 
 def test_markdown_has_every_part_of_the_report() -> None:
-    report = made(
-        cell("jpeg:75", "adaptive", [0, 0, 1, 1], gradient="cubic", attack="FGSM"), attacks={"PGD-20": {}, "FGSM": {}}
-    )
+    fgsm = [cell("jpeg:75", "adaptive", [0, 0, 1, 1], gradient=name, attack="FGSM") for name in ("identity", "cubic")]
+    report = made(*fgsm, attacks={"PGD-20": {}, "FGSM": {}})
+    assert len(report.findings) == 1
     lines = report.markdown().splitlines()
     for sentence in (*report.findings, *report.settings.origins):
         assert f"- {sentence}" in lines
