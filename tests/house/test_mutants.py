@@ -113,6 +113,7 @@ def f(a):
 
 
 alias = f
+made_before = Sum().later()
 """
 
 
@@ -129,16 +130,17 @@ def test_code_is_exchanged_in_methods_closures_and_functions_that_others_hold(tm
         return found
 
     for before, after, expected in [
-        ("2 * 4", "2 / 4", [0.5, 1.5, 0]),
-        ("a + self", "a - self", [8, -7, 0]),
-        ("a - 1", "a + 1", [8, 9, 2]),
+        ("2 * 4", "2 / 4", [0.5, 1.5, 1.5, 0]),
+        ("a + self", "a - self", [8, -7, -7, 0]),
+        ("a - 1", "a + 1", [8, 9, 9, 2]),
     ]:
         wanted = PLANTED.replace(before, after).encode()
         (mutant,) = (mutant for mutant in mutants(source) if mutant.apply(source) == wanted)
         loaded = fresh()
         held, bound = loaded.alias, loaded.Sum()  # type: ignore[attr-defined]
         assert Planter(tmp_path).plant("fdjpeg/m.py", mutant, source)
-        assert [bound.twice, bound.later()(1), held(1)] == expected
+        made_before = loaded.made_before  # type: ignore[attr-defined]
+        assert [bound.twice, bound.later()(1), made_before(1), held(1)] == expected
 
 
 def test_tests_within_the_budget_are_the_shortest_and_shared_fixtures_count_once() -> None:

@@ -272,14 +272,19 @@ class Planter:
                 self.functions.setdefault(_key(thing.__code__), []).append(thing)
 
     def plant(self, module: str, mutant: Mutant, source: bytes) -> bool:
-        """Returns whether every function with the mutant's line now has its code."""
+        """Returns whether every function with the mutant's line now has its code.
+
+        A function that another one made already, as a decorator does, is exchanged too.
+        """
         file = str(self.root / module)
         holders = [code for code in outermost(compile(source, file, "exec")) if mutant.function in first_lines(code)]
-        after = {_key(code): code for code in outermost(compile(mutant.apply(source), file, "exec"))}
-        for holder in holders:
+        after = {_key(code): code for code in nested(*outermost(compile(mutant.apply(source), file, "exec")))}
+        for holder in nested(*holders):
             code = after.get(_key(holder))
             functions = self.functions.get(_key(holder), [])
-            if code is None or not functions:
+            if mutant.function not in first_lines(holder):
+                continue
+            if code is None or (holder in holders and not functions):
                 return False
             for function in functions:
                 if len(code.co_freevars) != len(function.__code__.co_freevars):
@@ -300,6 +305,13 @@ def outermost(code: CodeType) -> Iterator[CodeType]:
                 yield inner
             else:
                 yield from outermost(inner)
+
+
+def nested(*codes: CodeType) -> Iterator[CodeType]:
+    """Yields functions and those inside of them."""
+    for code in codes:
+        yield code
+        yield from nested(*(inner for inner in code.co_consts if isinstance(inner, CodeType)))
 
 
 def first_lines(code: CodeType) -> set[int]:
