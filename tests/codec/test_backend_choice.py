@@ -56,3 +56,22 @@ def test_a_backend_that_is_asked_for_must_be_there(chosen: Any) -> None:
         chosen("triton", triton=True)
     with pytest.raises(ValueError, match="FDJPEG_BACKEND must be cuda, triton, reference or unset, got 'cpu'"):
         chosen("cpu")
+
+
+@pytest.mark.parametrize(
+    ("triton", "gpu", "expected"),
+    [
+        (True, True, "available"),
+        (True, False, "missing: torch sees no GPU"),
+        (False, True, "missing: the package triton is not installed"),
+    ],
+)
+def test_triton_needs_its_package_and_a_gpu(
+    triton: bool, gpu: bool, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_library, "HAS_TRITON", triton)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(_library, "_CUDA_FAILURE", None)
+    found = _library.backends()
+    assert found["triton"] == expected
+    assert (found["cuda"] == "available") == gpu

@@ -79,17 +79,34 @@ def library_with(**functions: Any) -> Any:
 
 
 def test_the_driver_tells_which_cuda_it_serves(monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers = [12080, 13000, 12990, 12080]
+
     def version(pointer: Any) -> int:
-        pointer._obj.value = 12080
+        pointer._obj.value = numbers.pop(0)
         return 0
 
     monkeypatch.setattr(ctypes, "CDLL", library_with(cuDriverGetVersion=version))
-    assert _cuda_library.driver_version() == (12, 8)
+    assert [_cuda_library.driver_version() for _ in range(3)] == [(12, 8), (13, 0), (12, 99)]
     monkeypatch.setattr(ctypes, "CDLL", library_with(cuDriverGetVersion=lambda pointer: version(pointer) + 3))
     assert _cuda_library.driver_version() is None  # an error
     monkeypatch.setattr(ctypes, "CDLL", lambda name: ctypes.cdll.LoadLibrary("no_such_library.so"))
     assert _cuda_library.driver_version() is None
     assert _cuda_library.capabilities() == set()
+
+
+def test_kernels_for_cuda_are_asked_for_only_where_torch_is_built_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "library.so").write_bytes(b"..fdjpeg was built by CUDA 13010 for 9.0..")
+    monkeypatch.setattr(_cuda_library, "PATH", tmp_path / "library.so")
+    monkeypatch.setattr(_cuda_library, "driver_version", lambda: (13, 1))
+    monkeypatch.setattr(_cuda_library, "capabilities", lambda: {(9, 0)})
+    monkeypatch.setattr(torch.version, "cuda", None)
+    assert "is not a build for CUDA" in str(_cuda_library.why_not_here())
+    monkeypatch.setattr(torch.version, "cuda", "13.1")
+    assert _cuda_library.why_not_here() is None
+    monkeypatch.setattr(_cuda_library, "PATH", tmp_path / "none.so")
+    assert str(_cuda_library.why_not_here()).startswith("fdjpeg was built without CUDA kernels")
 
 
 def test_gpus_that_answer_are_listed_by_their_capability(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ import fdjpeg
 from fdjpeg import QuantTables, _huffman, _tangents, reference, stages
 from fdjpeg.ops import packed_steps
 from fdjpeg.reference import pieces
+from fdjpeg.reference.conversions import laid_out_like
 
 
 def test_codes_have_the_lengths_of_the_standard() -> None:
@@ -134,3 +135,26 @@ def test_forward_mode_is_left_to_eager_torch(monkeypatch: pytest.MonkeyPatch) ->
         assert _tangents.apply_function(function) == "both"
         assert breaks == ["fdjpeg has no forward-mode derivatives inside of torch.compile"]
         assert _tangents.carries_tangent(plain)  # it cannot be asked while it is traced
+
+
+def test_samples_keep_their_dtype_in_the_layout_of_an_image() -> None:
+    image = torch.zeros(1, 3, 8, 8, dtype=torch.float64).contiguous(memory_format=torch.channels_last)
+    samples = torch.arange(192, dtype=torch.int32).view(1, 3, 8, 8)
+    found = laid_out_like(image, samples)
+    assert (found.dtype, found.stride()) == (torch.int32, image.stride())
+    assert torch.equal(found, samples)
+
+
+def test_one_set_of_slopes_serves_a_mapped_batch() -> None:
+    image, steps, slopes = torch.rand(2, 1, 1, 8, 8), torch.full((1, 1, 8, 8), 9.0), torch.ones(2, 8193)
+
+    def mapped(slopes: Tensor, dim: int | None) -> Tensor:
+        def one(image: Tensor, slopes: Tensor) -> Tensor:
+            result: Tensor = torch.ops.fdjpeg.round_trip_by_steps(image, steps, slopes, 1, 1, False)[0]
+            return result
+
+        return torch.func.vmap(one, in_dims=(0, dim))(image, slopes)
+
+    assert mapped(slopes[0], None).shape == image.shape
+    with pytest.raises(NotImplementedError, match="fdjpeg::round_trip_by_steps cannot map over slopes"):
+        mapped(slopes, 0)
