@@ -109,6 +109,13 @@ def test_kernels_for_cuda_are_asked_for_only_where_torch_is_built_for_it(
     assert str(_cuda_library.why_not_here()).startswith("fdjpeg was built without CUDA kernels")
 
 
+def test_a_library_tells_by_which_cuda_it_was_built(tmp_path: Path) -> None:
+    for number, version in ((12080, (12, 8)), (13000, (13, 0)), (12990, (12, 99))):
+        (tmp_path / "library.so").write_bytes(b"..fdjpeg was built by CUDA %d for 8.0/9.0a\0" % number)
+        found = _cuda_library.build_of(tmp_path / "library.so")
+        assert found == _cuda_library.Build(version, ("8.0", "9.0a"))
+
+
 def test_gpus_that_answer_are_listed_by_their_capability(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of three, the second gives no handle and the third no capability."""
     calls, at = [], [0]
@@ -224,7 +231,7 @@ def test_formulas_without_a_parameter_have_zeros() -> None:
     assert _slopes.formula_of(surrogates.Tanh(4, floor=0.5)) == ("tanh", 4, 0.5)
 
 
-@pytest.mark.parametrize("kind", list(surrogates.NAMES), ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", [*surrogates.NAMES, surrogates.Noise], ids=lambda kind: kind.__name__)
 def test_surrogates_do_not_change(kind: type[surrogates.Surrogate]) -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         kind().name = "other"
