@@ -253,7 +253,7 @@ def collected(root: Path, tests: Sequence[str], plugins: Sequence[object]) -> in
     output = os.open(root / "pytest.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(output, 1)
     os.dup2(output, 2)
-    temporary = tempfile.mkdtemp(dir=root)
+    temporary = tempfile.mkdtemp(dir=root.parent)  # outside of the tree, which some tests copy
     options = ["-q", "-s", "-p", "no:cacheprovider", "-p", "no:benchmark", "--basetemp", temporary]
     status = int(pytest.main([*options, *tests], plugins=list(plugins)))
     shutil.rmtree(temporary, ignore_errors=True)
