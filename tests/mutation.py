@@ -4,8 +4,8 @@
     python tests/mutation.py --report
 
 Outcomes are kept in `benchmarks/results/mutation/AREA.jsonl`, a line for each mutant, and a run that was stopped
-resumes: a mutant whose outcome is there is not tried again, unless its module has changed since. `--retry` tries those
-again that survived, after tests were added. `--page` writes the tables to the folder's README and to docs/trust.md.
+resumes: a mutant whose outcome is there is not tried again, unless its module has changed since. `--retry` tries all
+those again that survived, after tests were added. `--page` writes the tables to the folder's README and docs/trust.md.
 
 Each module gives a sample of its mutants, drawn from `--seed` (see `support/mutants.py` for the kinds); a larger sample
 has the mutants of a smaller one. First the test files of the area run once without a change, and it is noted which
@@ -39,7 +39,7 @@ from importlib.util import cache_from_source
 from pathlib import Path
 from typing import Any
 
-from support.mutants import Mutant, sample
+from support.mutants import Mutant, mutants, sample
 from support.mutation_runs import Baseline, Trials, collected, forked, tried_by_import
 
 ROOT = Path(__file__).parents[1]
@@ -58,15 +58,28 @@ TESTS = {
         "tests/house/test_bad_input_table.py",
         "tests/house/test_library.py",
         "tests/certificates/test_design.py",
+        "tests/evaluation/test_boundary.py",
         "tests/evaluation/test_evaluation_fingerprint.py",
+        "tests/evaluation/test_parties.py",
         "tests/defenses/test_defenses_mistakes.py",
         "tests/defenses/test_fine_tuning.py",
     ),
-    "attacks": ("tests/attacks", "tests/evaluation/test_evaluation_flip.py", "tests/house/test_bad_input_table.py"),
-    "certificates": ("tests/certificates", "tests/house/test_bad_input_table.py"),
-    "defenses": ("tests/defenses", "tests/house/test_bad_input_table.py"),
+    "attacks": (
+        "tests/attacks",
+        "tests/evaluation/test_boundary.py",
+        "tests/evaluation/test_evaluation_flip.py",
+        "tests/evaluation/test_parties.py",
+        "tests/evaluation/test_surroundings.py",
+        "tests/house/test_bad_input_table.py",
+    ),
+    "certificates": (
+        "tests/certificates",
+        "tests/evaluation/test_surroundings.py",
+        "tests/house/test_bad_input_table.py",
+    ),
+    "defenses": ("tests/defenses", "tests/evaluation/test_parties.py", "tests/house/test_bad_input_table.py"),
     "evaluation": ("tests/evaluation", "tests/house/test_bad_input_table.py"),
-    "learning": ("tests/learning", "tests/house/test_bad_input_table.py"),
+    "learning": ("tests/learning", "tests/evaluation/test_surroundings.py", "tests/house/test_bad_input_table.py"),
 }
 
 #: The folders of the core below the package; its own modules belong to it too.
@@ -199,6 +212,12 @@ def outcomes(area: str, folder: Path = KEPT) -> dict[str, dict[str, Any]]:
     return {key(record): record for record in records if record["source"] == newest[record["module"]]}
 
 
+def survivors(module: str, source: bytes, drawn: Sequence[Mutant], folder: Path) -> list[Mutant]:
+    """Returns the mutants of a module that no test has found, but for those drawn already."""
+    left = {name for name, record in outcomes(area_of(module), folder).items() if record["outcome"] not in FOUND}
+    return [one for one in mutants(source) if one not in drawn and key(described(module, one, source)) in left]
+
+
 def alike() -> set[tuple[str, str, str]]:
     """Returns module, former and new lines of the mutants that are listed as equivalent."""
     return {(entry["module"], entry["before"], entry["after"]) for entry in read(EQUIVALENT)}
@@ -287,6 +306,8 @@ def main() -> None:
     for module in modules(arguments.names):
         source = (ROOT / module).read_bytes()
         drawn = sample(module, source, arguments.mutants, arguments.seed)
+        if arguments.retry:
+            drawn += survivors(module, source, drawn, arguments.out)
         planned.setdefault(area_of(module), []).extend((module, mutant, source) for mutant in drawn)
     for area, entries in planned.items():
         if not arguments.report:

@@ -178,3 +178,13 @@ def test_what_a_test_names_without_a_call_counts_for_its_module(monkeypatch: pyt
 def test_the_tables_are_those_of_the_kept_outcomes() -> None:
     assert (mutation.KEPT / "README.md").read_text() == mutation.page()
     assert mutation.tables()[0] in (mutation.ROOT / "docs" / "trust.md").read_text()
+
+
+def test_all_that_survived_are_tried_again(tmp_path: Path) -> None:
+    module = "fdjpeg/rate.py"
+    source = (mutation.ROOT / module).read_bytes()
+    first, second, third, *_ = mutants(source)
+    for mutant, outcome in ((first, "survived"), (second, "caught"), (third, "not called")):
+        mutation.add(tmp_path / "core.jsonl", {**mutation.described(module, mutant, source), "outcome": outcome})
+    assert mutation.survivors(module, source, [], tmp_path) == [first, third]
+    assert mutation.survivors(module, source, [first], tmp_path) == [third]
