@@ -34,7 +34,7 @@ from fdjpeg.attacks.reachable import Box
 from fdjpeg.attacks.transform import to_planes
 from fdjpeg.certificates import reach as reach_module
 from fdjpeg.certificates.outcomes import Outcomes
-from fdjpeg.certificates.reach import CHANNELS_ERROR, Reach, reach_of
+from fdjpeg.certificates.reach import CHANNELS_ERROR, Reach, _channel_intervals, reach_of
 from fdjpeg.certificates.realise import attained, excluded
 from fdjpeg.certificates.units import BITS, AnyBall, ChannelBall, ColourBall, Entry, HalfSpace, Unit, unit_of
 from fdjpeg.reference.exact import _ISLOW, fdct, linear_map, quantize, rgb_to_ycbcr
@@ -110,6 +110,15 @@ def test_black_and_white_are_reached_and_not_passed(layer: str) -> None:
     assert reach.least[0, 0, 0].tolist() == pytest.approx([0] * 4 + [253] * 4, abs=0.001)
     assert reach.most[0, 0, 0].tolist() == pytest.approx([2] * 4 + [255] * 4, abs=0.001)
     assert (int(reach.least.min()), int(reach.most.max())) == (0, 255)
+
+
+def test_a_tie_may_be_rounded_either_way_even_at_a_radius_of_nothing() -> None:
+    """The DCT's rounding is not known: a DC of 8 · 3 levels at a step of 16 is 1.5 steps."""
+    codec = codec_of(fdjpeg.FeatureDistillation("uniform(16)"), torch.zeros(1, 1, 8, 8))
+    levels = torch.full((1, 1, 8, 8), 3.0, dtype=torch.float64)
+    (low,), (high,) = _channel_intervals(codec, levels, levels)
+    assert (int(low[0, 0, 0, 0, 0]), int(high[0, 0, 0, 0, 0])) == (1, 2)
+    assert int(low.count_nonzero()) == int(high.count_nonzero()) == 1
 
 
 # --- each bound, exhaustively or by its proof ------------------------------------------------------------------------

@@ -134,6 +134,7 @@ def test_misclassified_and_open_images(network: nn.Module) -> None:
     certificate = certify(defended, network, x, wrong, 1 / 255, most_outcomes=1)
     assert all(status == "misclassified" for status in certificate.statuses[::2])
     assert {"open", "constant"} >= set(certificate.statuses[1::2])
+    assert {certificate.outcomes.dtype, certificate.unresolved.dtype} == {torch.int64}
     assert "open" in certificate.statuses
     assert certificate.outcomes.tolist() == [int(status == "constant") for status in certificate.statuses]
     assert certificate.certified.tolist() == [status == "constant" for status in certificate.statuses]
@@ -252,6 +253,15 @@ def test_one_pass_is_never_constant(network: nn.Module) -> None:
     certificate = certify(defended, network, x, labels_of(defended, network, x), 1 / 255)
     assert certificate.statuses == ("open",) * 3
     assert int(certificate.changeable.min()) > 30
+
+
+def test_several_members_that_can_move_are_open(network: nn.Module) -> None:
+    """Outcomes of one layer alone are listed."""
+    members = JPEGEnsemble(torch.full((8, 8), 30), torch.full((8, 8), 30), levels=(0.5, 1)).eval()
+    defended, x = of_module(members, "ensemble"), images(1)
+    certificate = certify(defended, network, x, labels_of(defended, network, x), 1 / 255)
+    assert certificate.statuses == ("open",)
+    assert certificate.outcomes.tolist() == [0]
 
 
 def test_every_radius_is_constant_where_nothing_can_move(network: nn.Module) -> None:
