@@ -451,7 +451,7 @@ def test_a_layer_makes_an_attackers_gradient_its_own() -> None:
         (lambda: RandomJPEG(tables=QuantTables.flat(3)), "tables must be a list of fdjpeg.QuantTables"),
         (lambda: RandomJPEG(tables=[QuantTables.flat(300)]), r"tables.y\[0, 0\] must be in 1…255, got 300"),
         (
-            lambda: RandomJPEG(tables=[QuantTables.standard(torch.tensor([3]))]),
+            lambda: RandomJPEG(tables=[QuantTables.standard(torch.tensor([3, 4]))]),
             "tables must be single sets, got a batch",
         ),
         (lambda: RandomJPEG(tables="nowhere.json"), "tables must name a file of fdjpeg tables harvest, got 'nowhere"),

@@ -246,6 +246,10 @@ class TestTextFiles:
     def test_nothing_is_written_for_wrong_tables(self, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=r"tables.y\[0, 0\] must be in 1…255, got 256"):
             QuantTables.flat(256).save(tmp_path / "tables.txt")
-        with pytest.raises(ValueError, match="got a batch of 1: index it"):
-            QuantTables.flat(torch.ones(1)).save(tmp_path / "tables.txt")
+        with pytest.raises(ValueError, match="got a batch of 2: index it"):
+            QuantTables.flat(torch.ones(2)).save(tmp_path / "tables.txt")
         assert not list(tmp_path.iterdir())
+
+    def test_a_batch_of_one_set_is_written_as_the_set(self, tmp_path: Path) -> None:
+        QuantTables.flat(torch.full((1,), 7.0)).save(tmp_path / "tables.txt")
+        assert QuantTables.load(tmp_path / "tables.txt") == QuantTables.flat(7)

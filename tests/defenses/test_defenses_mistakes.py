@@ -152,7 +152,7 @@ def test_mistakes_on_the_command_line_are_sentences(
     assert "labels must be in 0…3 for a model of 4 classes, got 1…4" in said
     np.savez(tmp_path / "negative.npz", images=images.numpy(), labels=labels.numpy() - 1)
     said = fails(capsys, "defensive-distillation", "--data", str(tmp_path / "negative.npz"), *small)
-    assert "labels must be at least 0, got -1" in said
+    assert "labels must be classes 0, 1, …, got -1" in said
     assert not (tmp_path / "out").exists()
     said = fails(capsys, "feature-distillation", "--data", npz, "--device", "tpu", *small)
     assert 'device must be "auto", "cpu"' in said

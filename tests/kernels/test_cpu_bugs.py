@@ -203,7 +203,7 @@ def _bugs_of_lanes(kind: str) -> list[Mutant]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", filter(_bugs_of_lanes, PORTABLE))
+@pytest.mark.parametrize("kind", list(filter(_bugs_of_lanes, PORTABLE)))
 def test_planted_bugs_of_lanes_are_found_on_aarch64(kind: str, tmp_path: Path) -> None:
     assert _unnoticed(KINDS[kind]._replace(machine="aarch64"), _bugs_of_lanes(kind), tmp_path) == []
 
