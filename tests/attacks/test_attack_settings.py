@@ -18,6 +18,9 @@ from fdjpeg.attacks import (
     margin,
     parse_eps,
 )
+from fdjpeg.attacks.autoattack import APGD
+from fdjpeg.attacks.calls import usual_defaults
+from fdjpeg.attacks.exposed import Exposed
 
 EPS = 8 / 255
 
@@ -111,3 +114,31 @@ def test_the_pages_own_attack_runs(model: nn.Module, x: Tensor, y: Tensor) -> No
     torch.testing.assert_close(result.x_adv, (x - EPS).clamp_min(0))
     torch.testing.assert_close(result.margin, margin(model(result.x_adv), y))
     assert names["Darken"]().settings() == {"attack": "Darken", "seed": 0, "norm": "linf"}
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_callers_default_dtype_comes_back(fails: bool) -> None:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        try:
+            with usual_defaults(torch.device("cpu")):
+                assert torch.zeros(1).dtype == torch.float32
+                if fails:
+                    raise KeyError
+        except KeyError:
+            pass
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(before)
+
+
+def test_an_exposed_classifier_judges_and_leaves_the_callers_modes_alone() -> None:
+    network = Tiny().train()
+    exposed = Exposed([nn.Identity()], [network])
+    assert not exposed.training
+    assert network.training
+
+
+def test_a_model_that_is_drawn_more_than_once_is_attacked_image_by_image() -> None:
+    assert [APGD(draws=draws).one_at_a_time for draws in (1, 2, 3)] == [False, True, True]

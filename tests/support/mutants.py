@@ -41,7 +41,7 @@ ARITHMETIC: dict[type[ast.operator], str] = {
 
 
 #: Functions whose first two arguments may be swapped.
-SYMMETRIC = ("equal", "max", "maximum", "min", "minimum")
+SYMMETRIC = ("distances", "equal", "max", "maximum", "min", "minimum")
 
 
 @dataclass(frozen=True)
