@@ -59,8 +59,8 @@ def check_weights(module: nn.Module, party: str = "model") -> None:
         raise party_error(party, f"must be made outside of torch.inference_mode, got {found!r} made inside of it")
 
 
-def check_labels(labels: Tensor, classes: int) -> None:
-    """Refuses labels ``(N,)`` that are no classes of a model.
+def check_labels(labels: Tensor, classes: int, party: str = "model") -> None:
+    """Refuses labels ``(N,)`` that are no classes of a model, whose name in errors is ``party``.
 
     Raises:
         TypeError, ValueError: with the wanted values and the given ones.
@@ -69,7 +69,7 @@ def check_labels(labels: Tensor, classes: int) -> None:
         raise TypeError(f"labels must be int64, got {labels.dtype}")
     if len(labels) and not (int(labels.min()) >= 0 and int(labels.max()) < classes):
         raise ValueError(
-            f"labels must be in 0…{classes - 1} for a model of {classes} classes, "
+            f"labels must be in 0…{classes - 1} for a {party} of {classes} classes, "
             f"got {int(labels.min())}…{int(labels.max())}"
         )
 

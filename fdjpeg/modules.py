@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from fdjpeg import functional, stages, surrogates
 from fdjpeg._arguments import check_arguments, flattened, map_shape
 from fdjpeg._constants import constant
+from fdjpeg._generators import check_generator, check_not_repeated
 from fdjpeg._held import hold, restore, values_of
 from fdjpeg._numbers import is_whole, plain, whole_numbers
 from fdjpeg._tangents import TwoWayFunction, apply_function
 from fdjpeg._tracers import traced_layer
-from fdjpeg.surrogates import Surrogate, check_generator, check_not_repeated
+from fdjpeg.surrogates import Surrogate
 from fdjpeg.tables import QuantTables, check_tables
 
 

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from fdjpeg._descriptions import described
+from fdjpeg._generators import check_generator, check_not_repeated
 from fdjpeg._numbers import is_finite, is_real, is_whole, plain
 
 __all__ = [
@@ -488,26 +489,6 @@ def _set_number(surrogate: Floored, name: str, wanted: str, holds: Callable[[flo
     if not (is_finite(value) and holds(value)):
         raise ValueError(f"{name} must be {wanted}, got {value!r}")
     object.__setattr__(surrogate, name, plain(value))
-
-
-def check_generator(generator: torch.Generator | None) -> None:
-    """Raises unless it is a generator of torch's, or None."""
-    if generator is not None and not isinstance(generator, torch.Generator):
-        raise TypeError(f"generator must be a torch.Generator or None, got {generator!r}")
-
-
-def within_backward() -> bool:
-    """Returns whether a backward pass runs, in which activation checkpointing repeats forward passes."""
-    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
-
-
-def check_not_repeated(generator: torch.Generator | None, owner: str) -> None:
-    """Raises where activation checkpointing repeats draws of a private generator, which it does not restore."""
-    if generator is not None and within_backward():
-        raise RuntimeError(
-            f"generator must be None where activation checkpointing repeats {owner}, because only torch's own "
-            f"generators are restored, got {generator!r}"
-        )
 
 
 #: The sharpness of a surrogate. Beyond, float32 loses it: the result or the derivative would be NaN.

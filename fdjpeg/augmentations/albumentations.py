@@ -22,7 +22,7 @@ from torch import Tensor
 
 from fdjpeg import augmentations
 from fdjpeg._packages import required
-from fdjpeg.augmentations.base import Augmentation
+from fdjpeg.augmentations.base import Augmentation, without_generator
 
 _Base: Any = required("albumentations", "albumentations").ImageOnlyTransform
 
@@ -71,13 +71,7 @@ class _Transform(_Base):
 
 
 def _own(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Returns the keywords of an augmentation; refuses a generator, which would not be drawn from."""
-    if "generator" in arguments:
-        raise TypeError(
-            "generator must be left out for albumentations, whose draws come from the random state of Compose, got "
-            f"{arguments['generator']!r}"
-        )
-    return arguments
+    return without_generator(arguments, "albumentations", "the random state of Compose")
 
 
 class RandomJPEG(_Transform):

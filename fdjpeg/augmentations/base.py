@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.utils import _pytree
 
 from fdjpeg._arguments import flattened
+from fdjpeg._generators import check_generator, within_backward
 from fdjpeg._numbers import is_real
 from fdjpeg._tracers import traced_layer
-from fdjpeg.surrogates import Surrogate, check_generator, within_backward
+from fdjpeg.surrogates import Surrogate
 from fdjpeg.tables import QuantTables
 
 Key = TypeVar("Key", bound=Hashable)
@@ -267,3 +268,16 @@ def _on(device: torch.device, places: list[int]) -> Tensor:
     if device.type != "cuda":
         return torch.tensor(places, device=device)
     return torch.tensor(places, device="cpu", pin_memory=True).to(device, non_blocking=True)
+
+
+def without_generator(arguments: dict[str, Any], package: str, source: str) -> dict[str, Any]:
+    """Returns the keywords of an augmentation for a package that draws by itself.
+
+    Raises:
+        TypeError: a generator is among them, which would not be drawn from; the package draws from ``source``.
+    """
+    if "generator" in arguments:
+        raise TypeError(
+            f"generator must be left out for {package}, whose draws come from {source}, got {arguments['generator']!r}"
+        )
+    return arguments

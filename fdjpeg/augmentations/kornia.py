@@ -22,7 +22,7 @@ from torch.utils import _pytree
 
 from fdjpeg import augmentations
 from fdjpeg._packages import required
-from fdjpeg.augmentations.base import Augmentation, TorchDraws
+from fdjpeg.augmentations.base import Augmentation, TorchDraws, without_generator
 
 _Base: Any = required("kornia.augmentation", "kornia").IntensityAugmentationBase2D
 
@@ -55,13 +55,7 @@ class _Layer(_Base):
 
 
 def _own(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Returns the keywords of an augmentation; refuses a generator, which would not be drawn from."""
-    if "generator" in arguments:
-        raise TypeError(
-            "generator must be left out for kornia, whose draws come from torch's own generator, got "
-            f"{arguments['generator']!r}"
-        )
-    return arguments
+    return without_generator(arguments, "kornia", "torch's own generator")
 
 
 class RandomJPEG(_Layer):

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fdjpeg._calls import check_labels
 from fdjpeg._checks import check_module, check_no_gradient, check_text, check_whole
 from fdjpeg._fingerprint import digest
 from fdjpeg._numbers import is_whole
@@ -409,9 +410,7 @@ def check_logits(logits: Tensor, labels: Tensor, party: str = "model") -> None:
     classes = logits.shape[1]
     if classes < 2:
         raise ValueError(f"{party} must return logits of at least two classes, got {classes}")
-    low, high = int(labels.min()), int(labels.max())
-    if low < 0 or high >= classes:
-        raise ValueError(f"labels must be in 0…{classes - 1} for a {party} of {classes} classes, got {low}…{high}")
+    check_labels(labels, classes, party)
     if bool(logits.isnan().any()):
         raise ValueError(f"{party} must return finite logits, got NaN")
     sums = logits.sum(dim=1)

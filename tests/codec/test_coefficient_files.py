@@ -115,8 +115,10 @@ def test_streams_and_bytes(rng: np.random.Generator) -> None:
     assert same(Coefficients.load(stream), made)
 
 
-def test_an_empty_batch_is_saved_to_no_files() -> None:
+def test_an_empty_batch_is_saved_to_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     fdjpeg.encode(torch.empty(0, 3, 8, 8)).save([])
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_floating_tables_are_saved_as_the_integers_they_act_as(rng: np.random.Generator, tmp_path: Path) -> None:
