@@ -430,14 +430,15 @@ class Drawn(Chance):
 
 
 def test_flips_are_left_to_right_and_moves_reach_an_eighth() -> None:
-    images = torch.rand(4, 3, 16, 30, generator=torch.Generator().manual_seed(SEED))
+    # An eighth is 8 and 7, which no other divisor gives.
+    images = torch.rand(4, 3, 64, 56, generator=torch.Generator().manual_seed(SEED))
     chance = Drawn([0.0, 0.499, 0.5, 0.999], [[0.0, 0.0], [0.999, 0.999], [0.5, 0.5], [0.25, 0.75]])
     flipped = np.concatenate([images[:2].numpy()[..., ::-1], images[2:].numpy()])
     np.testing.assert_array_equal(augment(images, "flip", chance).numpy(), flipped)
-    padded = np.pad(flipped, ((0, 0), (0, 0), (2, 2), (3, 3)), mode="reflect")
+    padded = np.pad(flipped, ((0, 0), (0, 0), (8, 8), (7, 7)), mode="reflect")
     moved = augment(images, "flip-crop", chance).numpy()
-    for number, (down, right) in enumerate([(0, 0), (4, 6), (2, 3), (1, 5)]):
-        np.testing.assert_array_equal(moved[number], padded[number, :, down : down + 16, right : right + 30])
+    for number, (down, right) in enumerate([(0, 0), (16, 14), (8, 7), (4, 11)]):
+        np.testing.assert_array_equal(moved[number], padded[number, :, down : down + 64, right : right + 56])
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------

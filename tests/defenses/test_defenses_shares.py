@@ -154,6 +154,27 @@ def test_two_processes_normalise_by_the_whole_batch(momentum: float | None, toge
         torch.testing.assert_close(total, parameter.grad, rtol=1e-9, atol=1e-9)
 
 
+def test_two_values_have_the_variance_of_a_sample(together: Together) -> None:
+    """The least that a batch may hold: one value of each channel in each of two processes."""
+    x = torch.tensor([[1.0, -2.0], [4.0, 2.0]], dtype=torch.float64)
+    shares = [nn.BatchNorm1d(2, momentum=1.0).double() for _ in range(2)]
+
+    def work(rank: int) -> None:
+        with batch_statistics.of_all_processes(shares[rank]):
+            shares[rank](x[rank : rank + 1])
+
+    threads = [threading.Thread(target=work, args=(rank,)) for rank in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for share in shares:
+        assert share.running_mean is not None
+        assert share.running_var is not None
+        assert share.running_mean.tolist() == [2.5, 0.0]
+        assert share.running_var.tolist() == [4.5, 8.0]  # divided by 2 − 1
+
+
 class Other(nn.BatchNorm2d):
     """A layer that may do more than normalise."""
 
@@ -183,6 +204,7 @@ def test_only_the_first_process_writes(tmp_path: Path) -> None:
         ({}, 1, 1),
         ({"WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "4"}, 4, 2),
         ({"WORLD_SIZE": "3", "LOCAL_WORLD_SIZE": "3"}, 3, 1),
+        ({"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}, 2, 1),
     ],
 )
 def test_processes_are_those_that_torchrun_started(
