@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import FrozenInstanceError
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from support.defense_data import SEED, patterns
@@ -127,11 +131,81 @@ def test_entry_and_passes_place_the_attacker() -> None:
         ("math:pi", "callable|defense"),
         ("bit-depth:0", "must be an integer 1…8, got 'bit-depth:0'"),
         ("bit-depth:9", "must be an integer 1…8, got 'bit-depth:9'"),
+        ("bit-depth:x", "must be an integer 1…8, got 'bit-depth:x'"),
+        ("median:x", "must be an integer of at least 2, got 'median:x'"),
+        ("median:3,4", "must be an integer of at least 2, got 'median:3,4'"),
+        ("total-variation:0", "weight in a defense .* must be a positive number, got 'total-variation:0'"),
+        ("total-variation:inf", "weight in a defense .* must be a positive number, got 'total-variation:inf'"),
+        ("total-variation:x", "weight in a defense .* must be a positive number, got 'total-variation:x'"),
+        ("total-variation:0.1,2", "weight in a defense .* must be a positive number, got 'total-variation:0.1,2'"),
     ],
 )
 def test_wrong_names_are_refused(name: str, message: str) -> None:
     with pytest.raises((ValueError, TypeError), match=message):
         parse_defense(name)
+
+
+def test_names_at_the_ends_of_their_ranges_are_taken() -> None:
+    for name in ("jpeg:1", "jpeg:100", "random-jpeg:1-100", "stochastic-jpeg:1+100", "jpeg:100,4:4:4"):
+        assert parse_defense(name).name == name
+    for quality in (1, 100):
+        assert names.jpeg_defense(quality).name == f"jpeg:{quality}"
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: names.jpeg_defense(75, "4:4:0"), "subsampling must be one of '4:4:4', '4:2:2', '4:2:0', got '4:4:0'"),
+        (lambda: names.jpeg_defense(75, 2), "subsampling must be one of '4:4:4', '4:2:2', '4:2:0', got 2"),
+        (lambda: names.jpeg_defense(0), "quality must be at least 1, got 0"),
+        (lambda: names.feature_distillation_defense("paper", True), "passes must be 1 or 2, got True"),
+        (lambda: names.feature_distillation_defense("paper", 3), "passes must be 1 or 2, got 3"),
+        (
+            lambda: names.feature_distillation_defense("paper", 2, "between"),
+            "entry must be 'before' or 'after', got 'between'",
+        ),
+    ],
+)
+def test_wrong_arguments_of_named_defences_are_refused(make: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        make()
+
+
+def test_a_callable_gets_the_network_if_it_needs_an_argument_by_place(
+    classifier: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of those that lack a default only arguments that can be given by their place count."""
+    got: list[tuple[Any, ...]] = []
+
+    def note(*given: Any) -> nn.Module:
+        got.append(given)
+        return Dark()
+
+    takes: list[Any] = [
+        lambda network: note(network),
+        lambda network, /: note(network),
+        lambda network, size=3: note(network),
+    ]
+    others: list[Any] = [
+        lambda: note(),
+        lambda size=3: note(*[size][1:]),
+        lambda *rest: note(*rest),
+        lambda **options: note(*options),
+        lambda *, size=3: note(*[size][1:]),
+    ]
+    for make in (*takes, *others):
+        monkeypatch.setattr(defenses, "made", make, raising=False)
+        assert isinstance(parse_defense("fdjpeg.defenses:made", network=classifier).layer, Dark)
+    assert got == [(classifier,)] * 3 + [()] * 5
+    monkeypatch.setattr(defenses, "made", takes[2], raising=False)
+    with pytest.raises(ValueError, match="missing 1 required positional argument: 'network'"):
+        parse_defense("fdjpeg.defenses:made")
+
+
+def test_a_callable_may_return_what_an_evaluation_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = parse_defense("jpeg:40")
+    monkeypatch.setattr(defenses, "made", lambda: made, raising=False)
+    assert parse_defense("fdjpeg.defenses:made") is made
 
 
 def test_filters_are_called_as_they_were_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,6 +241,39 @@ def test_a_defence_works_on_the_images_device() -> None:
     assert made.layer(made.entered(image)).is_meta
 
 
+def test_a_saved_defence_moves_to_the_images_device(tmp_path: Path) -> None:
+    defenses.save(defenses.FeatureDistillation("uniform(30)"), tmp_path)
+    moved = parse_defense(f"saved:{tmp_path}", image=torch.zeros(1, 3, 16, 16, device="meta"))
+    left = parse_defense(f"saved:{tmp_path}")
+    assert isinstance(moved.module, defenses.FeatureDistillation)
+    assert isinstance(left.module, defenses.FeatureDistillation)
+    assert moved.module.steps.is_meta
+    assert left.module.steps.device == torch.device("cpu")
+    assert not moved.module.training
+
+
+def test_only_both_methods_make_a_module_a_defence() -> None:
+    class Half(Dark):
+        def deployed(self) -> None:
+            """Something else of this name."""
+
+    made = of_module(Half().eval(), "half")
+    assert made.gradients == ("own", "identity")
+    assert torch.equal(made.deployed(nn.Identity())(IMAGES), IMAGES.square())
+
+
+def test_names_are_texts_for_every_kind_of_module(classifier: nn.Module) -> None:
+    wrong: Any = 3
+    for module, image in ((Dark().eval(), None), (defenses.JPEG(75), None), (classifier, IMAGES[:1])):
+        with pytest.raises(TypeError, match=r"^name must be a text, got 3$"):
+            of_module(module, wrong, image=image)
+
+
+def test_a_defence_for_an_evaluation_does_not_change() -> None:
+    with pytest.raises(FrozenInstanceError):
+        UNDEFENDED.name = "another"  # type: ignore[misc]
+
+
 def test_differentiable_changes_all_layers_of_a_copy() -> None:
     inner = nn.Sequential(fdjpeg.JPEG(75), nn.Sequential(fdjpeg.RandomJPEG((30, 90)), nn.ReLU()))
     changed = differentiable(inner, "cubic")
@@ -198,12 +305,19 @@ def test_the_gradients_that_are_asked_for_are_taken() -> None:
     kinds = {
         "median": lambda asked: parse_defense("median:2", asked),
         "module": lambda asked: of_module(defenses.Median(2), "median", asked),
+        "jpeg": lambda asked: of_module(defenses.JPEG(75), "jpeg", asked),
         "purifier": lambda asked: of_module(defenses.Purifier(), "purifier", asked),
         "ensemble": lambda asked: of_module(defenses.JPEGEnsemble(tables.luma, tables.chroma), "ensemble", asked),
     }
     for name, asked, wanted in (
         ("median", ["identity"], ("identity",)),
         ("median", ["own"], ("own",)),
+        ("median", [], ("own", "identity")),
+        ("median", ["identity", "own"], ("identity", "own")),
+        ("module", ["identity", "own"], ("identity", "own")),
+        ("jpeg", ["identity", "straight-through"], ("identity", "straight-through")),
+        ("jpeg", ["straight-through", "identity"], ("straight-through", "identity")),
+        ("ensemble", ["identity", "cubic"], ("identity", "cubic")),
         ("median", ["cubic", "identity"], ("own", "identity")),
         ("module", ["identity"], ("identity",)),
         ("purifier", ["identity"], ("identity",)),

@@ -228,6 +228,18 @@ def test_statistics_are_those_of_an_orthonormal_dct_and_add_up_in_any_order(imag
         _ = BandStatistics.none().deviation
 
 
+def test_sums_over_the_coefficients_are_those_of_a_constant_image_by_hand() -> None:
+    statistics = BandStatistics.none()
+    for _ in range(2):  # white: 8 · (255 − 128) in the first band, in 2 blocks of each of 3 channels
+        statistics.add(torch.ones(1, 3, 8, 16))
+    expected = torch.zeros(8, 8, dtype=torch.int64)
+    expected[0, 0] = 8 * 127
+    assert statistics.count == 12
+    assert torch.equal(statistics.total, 12 * expected)
+    assert torch.equal(statistics.squares, 12 * expected.square())
+    assert statistics.total.dtype == statistics.squares.dtype == torch.int64
+
+
 @needs_foolbox
 def test_two_passes_restore_what_one_pass_does_not() -> None:
     images = defense_data.foolbox_images("cifar10")[0]

@@ -141,6 +141,14 @@ def test_a_classifier_that_cannot_serve_is_named(kind: str, tmp_path: Path) -> N
     assert not (tmp_path / "out").exists()
 
 
+def test_two_classes_suffice() -> None:
+    two = stored(IMAGES.images, IMAGES.labels % 2)
+    network = Network(Made(lambda logits, images: logits[:, :2]).eval(), "mine")
+    check_classifier(network, two, differentiable=True)
+    image = IMAGES.images[:1]
+    assert of_module(network.module, "mine", image=image).gradients == ("own",)
+
+
 def test_a_classifier_may_lack_a_gradient_where_none_is_needed() -> None:
     made = nn.Sequential(Bytes(), defense_data.network())
     check_classifier(Network(made, "mine"), IMAGES, differentiable=False)
@@ -228,6 +236,14 @@ def test_a_classifier_with_computed_buffers_can_be_defended(tmp_path: Path) -> N
     [
         (lambda x: (x, x), "defense mine must return a tensor of floats, images or logits, got tuple"),
         (lambda x: x.mul_(0.5), "defense mine must leave its input as it is, got one that changes it in place"),
+        (
+            lambda x: (x * 255).byte(),
+            r"defense mine must return a tensor of floats, images or logits, got torch\.uint8",
+        ),
+        (
+            lambda x: x.view(2, -1),
+            r"defense mine must return images of the shape that it gets, .*, got \(2, 384\) for \(1, 3, 16, 16\)",
+        ),
         (
             lambda x: x.flatten(1)[:, :1],
             r"defense mine must return logits .* of at least two classes, got 1",

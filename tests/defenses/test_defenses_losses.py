@@ -26,7 +26,11 @@ from fdjpeg.defenses.training.objective import Chance, Objective
 from fdjpeg.defenses.training.run import Run
 
 #: Weights and draws without a seed of their own follow from the name of the test.
-pytestmark = pytest.mark.usefixtures("rng")
+pytestmark = [
+    pytest.mark.usefixtures("rng"),
+    # torch guesses the dimension of a softmax that is given none, and warns.
+    pytest.mark.filterwarnings("error:Implicit dimension choice"),
+]
 
 DRAWN = torch.Generator().manual_seed(SEED)
 
@@ -315,6 +319,10 @@ def test_both_stages_of_the_s2snet_train_one_network(tmp_path: Path) -> None:
     assert same(middle, before)
     assert list(second.frozen) == [classifier]
     assert same(made.autoencoder.state_dict(), after)
+    torch.manual_seed(1)  # the state of torch's generator is of no importance
+    again = Noted(tmp_path / "again")
+    s2snet.train(again, IMAGES, classifier, config)
+    assert same(again.fits["reconstruction"][2], run.fits["reconstruction"][2])
 
 
 @pytest.mark.parametrize("scratch", [True, False])
@@ -334,10 +342,41 @@ def test_the_distilled_network_learns_from_the_teacher_at_its_temperature(scratc
         assert isinstance(student.trained, DistillationNet)
         assert made.network == {"widths": [4, 4, 8], "channels": 3, "size": 16, "classes": 4, "dropout": 0.25}
         assert not same(first, second)  # two networks, each with its own seed
+        again = Noted(tmp_path / "again")
+        torch.manual_seed(1)  # the state of torch's generator is of no importance
+        defensive_distillation.train(again, IMAGES, None, config)
+        assert [same(fit[2], before) for fit, before in zip(again.fits.values(), (first, second), strict=True)] == [
+            True,
+            True,
+        ]
     else:
         assert made.network is None
         assert same(first, dict(classifier.state_dict()))
         assert same(second, first)
+
+
+def test_two_classes_are_enough_for_the_papers_network_and_images_must_be_square(tmp_path: Path) -> None:
+    two = stored(IMAGES.images, IMAGES.labels % 2)
+    config = defensive_distillation.Config(widths=(2, 2, 2), training=ONE)
+    made = defensive_distillation.train(Noted(tmp_path), two, None, config)
+    assert made.network is not None
+    assert made.network["classes"] == 2
+    oblong = stored(torch.zeros(2, 3, 16, 24), torch.tensor([0, 1]))
+    with pytest.raises(ValueError, match=r"^images must be square where no model is given, got 16 × 24$"):
+        defensive_distillation.train(Noted(tmp_path / "oblong"), oblong, None, config)
+
+
+def test_copies_of_a_frozen_classifier_are_trained(tmp_path: Path) -> None:
+    classifier = network().requires_grad_(False)
+    for name, train, config in (
+        ("distilled", defensive_distillation.train, defensive_distillation.Config(training=ONE)),
+        ("ensemble", jpeg_ensemble.train, jpeg_ensemble.Config(importance="deviation", levels=(1.0,), tuning=ONE)),
+    ):
+        run = Noted(tmp_path / name)
+        train(run, IMAGES, classifier, config)  # type: ignore[operator]
+        for _, _, before, after in run.fits.values():
+            assert not same(before, after)
+    assert not any(parameter.requires_grad for parameter in classifier.parameters())
 
 
 def test_each_member_is_tuned_on_its_level_of_the_dealt_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

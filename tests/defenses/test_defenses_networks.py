@@ -39,15 +39,34 @@ def test_the_purifiers_autoencoder_has_a_bottleneck_of_a_quarter() -> None:
     assert sides == [3, 3, 3, 4, 4, 3]
 
 
-@pytest.mark.parametrize("make", [lambda: ConvAutoencoder(3, (4, 6, 8)), lambda: SegNetAutoencoder([[4, 4], [6, 6]])])
-def test_autoencoders_replicate_the_edge_to_the_next_size(make: Any) -> None:
+@pytest.mark.parametrize(
+    ("make", "size", "padded"),
+    [
+        (lambda: ConvAutoencoder(3, (4, 6, 8)), (11, 13), (12, 16)),
+        (lambda: SegNetAutoencoder([[4, 4], [6, 6]]), (13, 11), (16, 12)),
+        (lambda: SegNetAutoencoder([[2], [2], [2]]), (9, 19), (16, 24)),  # three stages divide by 8
+    ],
+)
+def test_autoencoders_replicate_the_edge_to_the_next_size(
+    make: Any, size: tuple[int, int], padded: tuple[int, int]
+) -> None:
     net = make().eval()
-    x = torch.rand(1, 3, 10, 13, generator=torch.Generator().manual_seed(SEED))
-    padded = torch.from_numpy(np.pad(x.numpy(), ((0, 0), (0, 0), (0, 2), (0, 3)), mode="edge").copy())
+    x = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(SEED))
+    more = [(0, after - before) for before, after in zip(size, padded, strict=True)]
+    whole = torch.from_numpy(np.pad(x.numpy(), ((0, 0), (0, 0), *more), mode="edge").copy())
     with torch.no_grad():
-        torch.testing.assert_close(net(x), net(padded)[..., :10, :13])
-        whole = torch.rand(1, 3, 12, 16)
-        assert net(whole).shape == whole.shape
+        torch.testing.assert_close(net(x), net(whole)[..., : size[0], : size[1]])
+
+
+def test_images_that_fit_are_not_moved() -> None:
+    net = ConvAutoencoder(3, (4, 6, 8))
+    assert torch.equal(net(IMAGES), net.decoder(net.encoder(IMAGES)))
+    kept = SegNetAutoencoder([[3], [3]])
+    kept.encoder = kept.decoder = nn.ModuleList([nn.Identity(), nn.Identity()])
+    kept.last = nn.Identity()  # type: ignore[assignment]
+    x = torch.zeros(1, 3, 8, 12)
+    x[..., ::4, ::4] = torch.rand(1, 3, 2, 3) + 0.1  # the largest of its four by four
+    assert torch.equal(kept(x), x)
 
 
 def test_segnet_mirrors_its_encoder() -> None:
@@ -101,6 +120,16 @@ def test_the_s2snet_limits_its_images() -> None:
     assert float(defense(IMAGES).detach().max()) == 1
     nn.init.constant_(defense.autoencoder.last.bias, -5.0)  # type: ignore[arg-type]
     assert float(defense(IMAGES).detach().min()) == 0
+
+
+@pytest.mark.parametrize("size", range(16, 24))
+def test_the_papers_network_takes_every_size_from_16(size: int) -> None:
+    assert DistillationNet((2, 2, 2), size=size, classes=3)(torch.rand(2, 3, size, size)).shape == (2, 3)
+
+
+def test_smaller_images_are_refused_by_the_papers_network() -> None:
+    with pytest.raises(ValueError, match="size must be at least 16, got 15"):
+        DistillationNet((2, 2, 2), size=15)
 
 
 def test_the_papers_network_is_built_as_documented() -> None:

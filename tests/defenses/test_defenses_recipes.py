@@ -98,6 +98,60 @@ def test_a_folder_is_of_one_run(change: dict[str, Any], key: str, tmp_path: Path
         defenses.train("purifier", **{**same, **change})
 
 
+def test_options_are_passed_to_the_run(given: list[tuple[Any, ...]], tmp_path: Path) -> None:
+    network = Network(defense_data.network(), "mine")
+    for workers, quiet in ((2, True), (0, False)):
+        defenses.train(
+            "purifier",
+            IMAGES,
+            tmp_path / str(workers),
+            settings=purifier.Config(),
+            network=network,
+            workers=workers,
+            quiet=quiet,
+        )
+    assert [(run.workers, run.quiet) for run, *_ in given] == [(2, True), (0, False)]
+    for option, message in (
+        ({"device": "tpu"}, 'device must be "auto", "cpu" or, where torch has it, "cuda", got \'tpu\''),
+        ({"precision": "8"}, "precision must be one of 32-true, bf16-mixed, got '8'"),
+        ({"workers": -1}, "workers must be at least 0, got -1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            defenses.train("feature-distillation", IMAGES, tmp_path / "none", **option)  # type: ignore[arg-type]
+    assert not (tmp_path / "none").exists()
+
+
+def test_settings_without_chance_have_seed_0_and_hold_out_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs: list[Run] = []
+
+    def spy(run: Run, *_: Any) -> defenses.Defense:
+        runs.append(run)
+        return defenses.FeatureDistillation("paper")
+
+    changed = dataclasses.replace(recipes.RECIPES["feature-distillation"], train=spy)
+    monkeypatch.setitem(recipes.RECIPES, "feature-distillation", changed)
+    defenses.train("feature-distillation", IMAGES, tmp_path, quiet=True)
+    assert [(run.seed, run.validation) for run in runs] == [(0, 0.0)]
+
+
+def test_arguments_that_cannot_be_are_refused_before_any_work(tmp_path: Path) -> None:
+    negative = dataclasses.replace(IMAGES, labels=IMAGES.labels - 1)
+    wrong: Any = defense_data.network()
+    for arguments, kind, message in (
+        ({"network": wrong}, TypeError, "network must be a Network or None, got Sequential"),
+        ({"images": negative}, ValueError, "labels must be at least 0, got -1"),
+        ({"out": 3}, TypeError, "out must be a path, got 3"),
+        ({"kind": "jpeg"}, ValueError, "defense must be one of feature-distillation, .*, got 'jpeg'"),
+        ({"kind": ["purifier"]}, ValueError, r"defense must be one of .*, got \['purifier'\]"),
+    ):
+        same: dict[str, Any] = {"kind": "feature-distillation", "images": IMAGES, "out": tmp_path / "out"}
+        with pytest.raises(kind, match=f"^{message}$"):
+            defenses.train(**{**same, **arguments})
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_second_call_trains_nothing(given: list[tuple[Any, ...]], tmp_path: Path) -> None:
     for _ in range(2):
         network = Network(defense_data.network(), "mine")

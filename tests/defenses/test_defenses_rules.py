@@ -157,6 +157,8 @@ ARGUMENTS: dict[Any, dict[str, Any]] = {
         "workers": 0,
         "quiet": False,
     },
+    defenses.FeatureSqueezing: {"threshold": float("inf")},
+    defenses.FeatureSqueezing.calibrated: {"false_alarms": 0.05, "at_once": 250},
     names.jpeg_defense: {"subsampling": "4:2:0", "gradients": defenses.GRADIENTS},
     names.feature_distillation_defense: {"passes": 1, "entry": "before", "gradients": defenses.GRADIENTS},
     parse_defense: {"gradients": defenses.GRADIENTS, "network": None, "image": None},
@@ -210,11 +212,14 @@ def test_defences_that_draw_in_each_call_are_marked(images: Tensor) -> None:
         (lambda: purifier.Config(attack_steps=0), "attack_steps must be at least 1, got 0"),
         (lambda: purifier.Config(widths=(4, 0, 4)), "widths must be at least 1, got 0"),
         (lambda: purifier.Config(eps=0), "eps must be positive and finite, got 0"),
+        (lambda: purifier.Config(eps=1.5), "eps must be at most 1, as images are, got 1.5"),
+        (lambda: defenses.Purifier(3, (4, 0, 4)), "widths must be at least 1, got 0"),
         (lambda: purifier.Config(noise=0), "noise must be positive and finite, got 0"),
         (lambda: purifier.Config(quality=(0, 95)), r"quality must be two of 1…100, the least first, got \(0, 95\)"),
         (lambda: purifier.Config(quality=(30, 101)), r"quality must be two of 1…100"),
         (lambda: feature_distillation.Config(n=-1), "n must be in 0…64, got -1"),
         (lambda: feature_distillation.Config(fine=256), "fine must be at most 255, got 256"),
+        (lambda: feature_distillation.Config(coarse=0), "coarse must be at least 1, got 0"),
         (lambda: feature_distillation.Config(passes=0), "passes must be 1 or 2, got 0"),
         (lambda: feature_distillation.Config(batch_size=0), "batch_size must be at least 1, got 0"),
         (lambda: jpeg_ensemble.Config(levels=()), "levels must hold at least one number, got none"),
@@ -245,7 +250,7 @@ def test_values_at_the_ends_of_their_ranges_are_taken() -> None:
         assert jpeg_ensemble.Config(quality=quality, analysed=1, levels=(1e-3,)).quality == quality
     assert jpeg_ensemble.Config(analysed=None, importance="deviation").analysed is None
     assert defensive_distillation.Config(temperature=1, dropout=0, widths=(1, 1, 1)).dropout == 0
-    assert DistillationNet((1, 1, 1), size=16)(torch.rand(1, 3, 16, 16)).shape[0] == 1
+    assert defenses.Purifier(1, (1, 1, 1))(IMAGES[:, :1]).shape == (6, 1, 16, 16)
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------
@@ -287,6 +292,31 @@ def test_equally_important_bands_are_dealt_in_their_order() -> None:
     luma = favoured_tables(importance, importance, QuantTables.standard(50)).luma.flatten().tolist()
     ascending = sorted(QuantTables.standard(50).luma.flatten().tolist())
     assert luma == [*ascending[1:], ascending[0]]
+
+
+def test_bands_are_sorted_by_a_stable_sort(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU torch keeps the order of equal numbers only where it is asked for."""
+    asked: list[dict[str, Any]] = []
+    argsort = Tensor.argsort
+
+    def spy(tensor: Tensor, *given: Any, **options: Any) -> Tensor:
+        asked.append(options)
+        return argsort(tensor, *given, **options)
+
+    monkeypatch.setattr(Tensor, "argsort", spy)
+    favoured_tables(torch.ones(8, 8), torch.ones(8, 8), QuantTables.standard(50))
+    assert asked[::2] == [{"descending": True, "stable": True}] * 2
+
+
+def test_weights_of_members_that_an_ensemble_lacks_are_refused() -> None:
+    made = defenses.JPEGEnsemble([[9] * 8] * 8, [[9] * 8] * 8, (1, 2))
+    for key in ("members.2.weight", "members.x.weight", "members.-1.weight"):
+        with pytest.raises(ValueError, match=f"^checkpoint must hold weights of 2 members, got '{key}'$"):
+            made.load_tensors({key: torch.zeros(1)})
+    made.load_tensors({"members.0.a.b": torch.zeros(1), "members.1.a.b": torch.ones(1)})
+    assert [float(member.state_dict()["a.b"]) for member in made.members] == [0, 1]
+    made.load_tensors({})
+    assert len(made.members) == 0
 
 
 def test_squared_coefficients_are_about_the_mean_of_their_image() -> None:
