@@ -241,3 +241,17 @@ def test_short_curves_are_not_judged(steps: int) -> None:
     short = cell("jpeg:75", "adaptive", 200, gradient="tanh", attacked=1, loss=rise)
     found = [check for check in report(short).checks if check.name.startswith("The loss")]
     assert [check.passed for check in found] == ([] if steps < 10 else [False])
+
+
+@pytest.mark.parametrize(("before", "passed"), [(9.0, True), (8.99, False)])
+def test_a_tenth_of_the_gain_may_come_in_the_last_tenth_of_the_steps(before: float, passed: bool) -> None:
+    losing = cell("jpeg:75", "adaptive", 200, gradient="tanh", attacked=1, loss=[0.0] * 10 + [before, 10.0])
+    (found,) = (check for check in report(losing).checks if check.name.startswith("The loss"))
+    figure = "at most 10.0 % of the gain" if passed else "PGD-20 on jpeg:75 through tanh at 1/255: 10 %"
+    assert (found.passed, found.figure) == (passed, figure)
+
+
+@pytest.mark.parametrize(("count", "few"), [(99, True), (100, False), (101, False)])
+def test_fewer_than_a_hundred_images_are_called_few(count: int, few: bool) -> None:
+    images = ImageSet(torch.zeros(count, 3, 1, 1), torch.zeros(count).long(), tuple(map(str, range(count))))
+    assert ("They are few" in Report(SETTINGS, [], images).headline) == few

@@ -6,27 +6,30 @@ import time
 from collections.abc import Sequence
 from dataclasses import FrozenInstanceError, replace
 from fractions import Fraction
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from support.evaluation_cases import Stub, Tiny
+from support.evaluation_cases import Stub, Tiny, textured
 from support.report_cases import CELLS, cell, made
 from torch import Tensor
 
 from fdjpeg.attacks import PGD
 from fdjpeg.defenses import parse_defense
 from fdjpeg.evaluation import Cell, Plan, Report, World, page
-from fdjpeg.evaluation.cells import CERTIFICATE, Picture, join
+from fdjpeg.evaluation.cells import CERTIFICATE, Picture, join, png, unpng
 from fdjpeg.evaluation.certified import lacking
 from fdjpeg.evaluation.checks import _named
 from fdjpeg.evaluation.controls import gradient_cells, ones_cells, seed_fixed_cells
 from fdjpeg.evaluation.judging import Crafted, Evaluation, Job
 from fdjpeg.evaluation.results import Row
 from fdjpeg.evaluation.store import Store
+from fdjpeg.evaluation.text import Table
 from fdjpeg.evaluation.threats import bare_cells, entered_cells, threat_jobs
 from fdjpeg.sources import ImageSet, Network
+from fdjpeg.sources.image_set import to_pillow
 
 EPS = Fraction(8, 255)
 
@@ -136,6 +139,25 @@ def test_a_cell_holds_the_cost_of_its_attack(network: Network, photographs: Imag
     assert 0 <= crafted.seconds <= time.perf_counter() - begun
 
 
+def test_pictures_of_every_batch_are_kept() -> None:
+    parts = []
+    for number in (1, 0):
+        image = torch.full((3, 8, 8), number, dtype=torch.uint8)
+        pictures = [Picture(number, image, image, image, image, 0)]
+        parts.append(cell("none", "white-box", [0], pictures=pictures))
+        parts[-1] = replace(parts[-1], indices=[number])
+    (joined,) = join(parts)
+    assert [picture.index for picture in joined.pictures] == joined.indices == [0, 1]
+
+
+def test_pictures_are_as_small_as_png_can_make_them() -> None:
+    image = textured(64)
+    plain = BytesIO()
+    to_pillow(image).save(plain, "PNG")
+    assert torch.equal(unpng(png(image)), image)
+    assert 3 * len(png(image)) / 4 < len(plain.getvalue())
+
+
 def test_an_attack_is_judged_by_who_is_given(network: Network, photographs: ImageSet) -> None:
     class Judge(Tiny):
         met = 0
@@ -224,6 +246,19 @@ def test_markdown_has_every_part_of_the_report() -> None:
     checks, origins = lines.index("## Checks"), lines.index("## Images and network")
     words = {True: "passed", False: "FAILED"}
     assert lines[checks + 2 : origins - 1] == [f"- {words[c.passed]}: {c.name} ({c.figure})" for c in report.checks]
+
+
+def test_rows_of_one_defence_are_below_its_name() -> None:
+    rows = [["a", "1/255", "3"], ["a", "2/255", "2"], ["b", "1/255", "1"], ["a", "4/255", "0"]]
+    assert page._grouped(Table(["defence", "ε", "right"], rows), "Images right") == {
+        "caption": "Images right",
+        "header": ["ε", "right"],
+        "groups": [
+            {"name": "a", "rows": [["1/255", "3"], ["2/255", "2"]]},
+            {"name": "b", "rows": [["1/255", "1"]]},
+            {"name": "a", "rows": [["4/255", "0"]]},
+        ],
+    }
 
 
 def test_losses_are_drawn_by_attack_at_the_largest_radius(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from support.evaluation_cases import Tiny, outcomes, small, tiny
 from torch import Tensor, nn
 
 import fdjpeg
+from fdjpeg.attacks import PGD
 from fdjpeg.evaluation import Plan, World
 from fdjpeg.sources import ImageSet, load_network
 from fdjpeg.sources.networks import evaluating
@@ -29,6 +30,11 @@ MISTAKES: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "too small": ({"eps": ["1e-400"]}, ValueError, "eps must be above 0 as a floating number, got '1e-400'"),
     "too large": ({"eps": [1e308], "norm": "l2"}, ValueError, "eps must be a number such as"),
     "a large seed": ({"seed": 2**64}, ValueError, "seed must be in "),
+    "a large seed of attacks that have their own": (
+        {"seed": 2**64, "attacks": [PGD(1)]},
+        ValueError,
+        f"seed must be in -2\\^63…2\\^64 - 1, got {2**64}",
+    ),
     "a large batch": ({"batch_size": 2**70}, ValueError, "batch_size must be an integer of 64 bits, got "),
     "no flag": ({"certify": 1}, TypeError, "certify must be True or False, got 1"),
     "another transfer": ({"transfer": [{}]}, TypeError, "transfer must be a torch.nn.Module, got dict"),
@@ -74,9 +80,16 @@ def test_a_network_that_is_not_there_is_named_by_its_argument() -> None:
         load_network("nowhere:net", "transfer")
 
 
-@pytest.mark.parametrize(("rank", "size"), [(2, 2), (-1, 2), (0, 0)])
-def test_a_process_outside_of_its_world_is_named(rank: int, size: int) -> None:
-    with pytest.raises(ValueError, match=r"^(rank|size) must be "):
+@pytest.mark.parametrize(
+    ("rank", "size", "message"),
+    [
+        (2, 2, "rank must be below size, 2, got 2"),
+        (-1, 2, "rank must be at least 0, got -1"),
+        (0, 0, "size must be at least 1, got 0"),
+    ],
+)
+def test_a_process_outside_of_its_world_is_named(rank: int, size: int, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{message}$"):
         World(rank, size)
 
 
