@@ -1,0 +1,309 @@
+"""Rules of the ops under transformations: maps along any dimension, missing gradients, second derivatives, devices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import fdjpeg
+from fdjpeg import QuantTables, _library, _onnx, ops, reference, surrogates
+from fdjpeg._geometry import Sampling
+from fdjpeg.ops import packed_steps, pieces, registration
+
+#: 4:2:0, as the ops take it.
+SAMPLING = Sampling(2, 2, True)
+
+
+class Own:
+    """A surrogate of one's own, which no single op serves."""
+
+    def forward(self, c: Tensor) -> Tensor:
+        return c.round()
+
+    def derivative(self, c: Tensor) -> Tensor:
+        return 1 / (1 + (c - c.round()) ** 2)
+
+
+class Cut(torch.autograd.Function):
+    """Passes a tensor on, and no gradient back, as a branch does on which nothing depends."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> None:
+        return None
+
+
+class Calls(TorchDispatchMode):
+    """Notes the calls of this package's ops: name and arguments."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[tuple[str, tuple[Any, ...]]] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function.namespace == "fdjpeg":
+            self.found.append((function._opname, args))
+        return function(*args, **(kwargs or {}))
+
+
+def random(*shape: int) -> Tensor:
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(sum(shape)), dtype=torch.float64)
+
+
+def mapped_is_each(function: Callable[..., Any], tensors: list[Tensor], dims: tuple[int | None, ...]) -> None:
+    """Asserts that vmap along ``dims`` is one call for each entry of the tensors' first dimension."""
+    turned = [one[0] if dim is None else one.movedim(0, dim) for one, dim in zip(tensors, dims, strict=True)]
+    found = torch.func.vmap(function, in_dims=dims)(*turned)
+    for number in range(len(tensors[0])):
+        wanted = function(*(one[0 if dim is None else number] for one, dim in zip(tensors, dims, strict=True)))
+        for result, expected in zip(found, wanted, strict=True):
+            assert torch.equal(result[number], expected)
+
+
+@pytest.mark.parametrize("dims", [(0, 0), (2, 3), (3, 1), (1, None), (None, 2)])
+def test_a_round_trip_maps_along_any_dimension(dims: tuple[int | None, ...]) -> None:
+    """Four maps of two images of three channels: no two of these numbers are alike."""
+    tensors = [random(4, 2, 3, 8, 16).float(), (1 + 90 * random(4, 2, 3, 8, 8)).float()]
+    mapped_is_each(lambda image, tables: torch.ops.fdjpeg.round_trip(image, tables, 0.0, *SAMPLING), tensors, dims)
+
+
+@pytest.mark.parametrize("dims", [(0, 0, 2, 0), (1, 0, 0, 2), (2, 1, 3, None)])
+def test_gradients_of_a_round_trip_map_along_any_dimension(dims: tuple[int | None, ...]) -> None:
+    image, tables = random(4, 2, 3, 8, 16).float(), (1 + 90 * random(4, 2, 3, 8, 8)).float()
+    planes = torch.stack(
+        [torch.ops.fdjpeg.round_trip(*one, 0.0, *SAMPLING)[1] for one in zip(image, tables, strict=True)]
+    )
+    mapped_is_each(
+        lambda *tensors: torch.ops.fdjpeg.round_trip_backward(*tensors, 0.0, *SAMPLING, True),
+        [random(4, 2, 3, 8, 16).float() - 0.5, planes, image, tables],
+        dims,
+    )
+
+
+@pytest.mark.parametrize("dims", [(1, 0, 0, 2), (0, 2, 1, 3), (2, 0, 1, None)])
+def test_a_decoder_maps_along_any_dimension(dims: tuple[int | None, ...]) -> None:
+    each = [torch.ops.fdjpeg.encode(one, None, 50.0, 2, 2) for one in random(4, 2, 3, 16, 16).float()]
+    tables = torch.randint(1, 99, (4, 2, 3, 8, 8), generator=torch.Generator().manual_seed(3)).float()
+    mapped_is_each(
+        lambda *tensors: (torch.ops.fdjpeg.decode(*tensors, 16, 16, *SAMPLING, torch.uint8),),
+        [*map(torch.stack, zip(*each, strict=True)), tables],
+        dims,
+    )
+
+
+@pytest.mark.parametrize("slope", [True, False])
+def test_gradients_of_rounding_map_with_and_without_a_slope(slope: bool) -> None:
+    tensors = [random(4, 2, 6, 8, 8) for _ in range(4 if slope else 3)]
+    mapped_is_each(
+        lambda *given: torch.ops.fdjpeg.rounded_backward(*given, *[None] * (4 - len(given))),
+        tensors,
+        (0, 1, 2, 0)[: len(tensors)],
+    )
+
+
+@pytest.mark.parametrize("name", ["jpeg", "block_dct"])
+def test_a_map_passes_the_gradient_of_a_tensor_outside_of_it(name: str) -> None:
+    """Inside of the map the tensor does not say that it requires a gradient."""
+    function: Callable[[Tensor], Tensor] = {"jpeg": lambda x: fdjpeg.jpeg(x, 50), "block_dct": fdjpeg.block_dct}[name]
+    images = random(2, 3, 8, 8)
+
+    def mapped(x: Tensor) -> Tensor:
+        return torch.func.vmap(function)(x).square().sum()
+
+    leaf = images.clone().requires_grad_()
+    (wanted,) = torch.autograd.grad(function(leaf).square().sum(), leaf)
+    assert torch.equal(torch.func.grad(mapped)(images), wanted)
+    assert torch.equal(torch.autograd.grad(mapped(leaf), leaf)[0], wanted)
+    assert bool(wanted.any())
+
+
+_WAYS: dict[str, dict[str, Any]] = {
+    "exact": {},
+    "identity": {"gradient": "identity"},
+    "surrogate": {"gradient": "sine"},
+    "real": {"arithmetic": "real"},
+    "map": {"quality": torch.full((1, 2, 2), 50)},
+}
+
+
+@pytest.mark.parametrize("way", _WAYS)
+def test_an_image_on_which_nothing_depends_gets_no_gradient(way: str) -> None:
+    """Neither zeros, which cost memory, nor an error."""
+    image, tables = random(1, 3, 16, 16).requires_grad_(), torch.full((3, 8, 8), 9.0, requires_grad=True)
+    settings = _WAYS[way] if way == "map" else {"tables": QuantTables(*tables), **_WAYS[way]}
+    out = Cut.apply(fdjpeg.jpeg(image, **settings))
+    assert torch.autograd.grad(out.sum(), (image, tables), allow_unused=True) == (None, None)
+
+
+def test_coefficients_on_which_nothing_depends_get_no_gradient() -> None:
+    blocks, image = random(1, 6, 8, 8).requires_grad_(), torch.empty(1, 3, 16, 16)
+    out = Cut.apply(ops.blocks_image(blocks, image, SAMPLING))
+    assert torch.autograd.grad(out.sum(), blocks, allow_unused=True) == (None,)
+
+
+@pytest.mark.parametrize("way", _WAYS)
+def test_no_gradient_of_tables_is_computed_where_none_is_wanted(way: str) -> None:
+    image = random(1, 3, 16, 16).requires_grad_()
+    out = fdjpeg.jpeg(image, **{"quality": 50, **_WAYS[way]})
+    with Calls() as calls:
+        out.sum().backward()
+    assert [arguments[-2 if way == "surrogate" else -1] for _, arguments in calls.found] == [False] * (
+        way != "identity"
+    )
+
+
+def test_an_images_second_gradient_does_not_need_that_of_tables() -> None:
+    image, tables = random(1, 3, 16, 16).requires_grad_(), torch.full((3, 8, 8), 9.0, requires_grad=True)
+    incoming = random(1, 3, 16, 16).requires_grad_()
+    found = []
+    for given in (tables, tables.detach()):
+        out = fdjpeg.jpeg(image, tables=QuantTables(*given))
+        (of_image,) = torch.autograd.grad(out, image, incoming, create_graph=True)
+        found += torch.autograd.grad(of_image.square().sum(), incoming)
+    assert torch.equal(*found)
+    assert bool(found[0].any())
+
+
+@pytest.mark.parametrize("by_block", [True, False])
+@pytest.mark.parametrize("of", ["image", "steps", "both"])
+def test_second_derivatives_in_forward_mode_are_those_in_reverse_mode(by_block: bool, of: str) -> None:
+    """The derivative of a gradient along a direction of the image alone, of the steps alone, and of both."""
+    image, direction = 0.2 + 0.6 * random(1, 1, 8, 8), (random(1, 1, 8, 8) - 0.5, random(1, 1, 1) - 0.5)
+    steps = torch.full((1, 1, 1), 40.0, dtype=torch.float64)
+    if not by_block:
+        steps, direction = 5 + 9 * random(1, 8, 8), (direction[0], random(1, 8, 8) - 0.5)
+
+    def loss(image: Tensor, steps: Tensor) -> Tensor:
+        settings: dict[str, Any] = {"gradient": "sine", "arithmetic": "real", "soft": True}
+        if by_block:
+            return fdjpeg.jpeg(image, steps, **settings).pow(3).sum()
+        return fdjpeg.jpeg(image, tables=QuantTables(steps, steps), **settings).pow(3).sum()
+
+    def gradient(*given: Tensor) -> tuple[Tensor, ...]:
+        return torch.func.grad(loss, (0, 1))(*given)
+
+    inputs = (image, steps)
+    if of == "both":
+        _, found = torch.func.jvp(gradient, inputs, direction)
+    elif of == "image":
+        _, found = torch.func.jvp(lambda x: gradient(x, steps), inputs[:1], direction[:1])
+    else:
+        _, found = torch.func.jvp(lambda x: gradient(image, x), inputs[1:], direction[1:])
+    moved = tuple(v if of in ("both", name) else v * 0 for v, name in zip(direction, ("image", "steps"), strict=True))
+    leaves = tuple(one.clone().requires_grad_() for one in inputs)
+    first = torch.autograd.grad(loss(*leaves), leaves, create_graph=True)
+    wanted = torch.autograd.grad(first, leaves, moved)
+    for result, expected in zip(found, wanted, strict=True):
+        assert float(expected.abs().max()) > 1e-6
+        torch.testing.assert_close(result, expected, rtol=1e-8, atol=1e-10)
+
+
+def test_forward_mode_has_no_tangent_of_a_sample_that_is_nan_where_the_codec_is_exact() -> None:
+    """As in reverse mode: ⟨Jv, g⟩ = ⟨v, Jᵀg⟩."""
+    image, v, g = (random(1, 1, 8, size) for size in (16, 17, 18))
+    v, g = v[..., :16], g[..., :16]
+    image[..., 3, 4] = float("nan")
+    function = lambda x: fdjpeg.jpeg(x, 50, gradient=Own())  # noqa: E731
+    leaf = image.clone().requires_grad_()
+    (backward,) = torch.autograd.grad(function(leaf), leaf, g)
+    assert float(backward[..., 3, 4]) == 0
+    _, forward = torch.func.jvp(function, (image,), (v,))
+    torch.testing.assert_close((forward * g).sum(), (backward * v).sum())
+    assert float((backward * v).sum()) != 0
+
+
+def test_coefficients_of_an_image_with_nan_have_one_derivative_in_both_modes() -> None:
+    """In real numbers a sample that is NaN has a derivative, and by the exact codec's planes it has none."""
+    image, v = random(1, 1, 8, 8), random(1, 1, 8, 8)
+    image[..., 3, 4] = float("nan")
+    g = random(1, 1, 8, 8) - 0.5
+    _, forward = torch.func.jvp(lambda x: ops.image_blocks(x, SAMPLING), (image,), (v,))
+    for planes in (None, torch.empty(1, 0, dtype=torch.uint8)):
+        of_blocks = g.clone().requires_grad_()
+        backward = pieces.image_blocks_backward(of_blocks, image, planes, SAMPLING)
+        assert bool(backward[..., 3, 4]) == (planes is None)
+        # The gradient is linear in g: its own derivative, transposed, takes v to the coefficients' change.
+        (again,) = torch.autograd.grad(backward, of_blocks, v)
+        torch.testing.assert_close((again * g).sum(), (backward * v).sum())
+        if planes is None:
+            torch.testing.assert_close(again, forward)
+
+
+def test_the_floor_of_a_surrogate_holds_under_rounding_alone() -> None:
+    """Of a grey image all coefficients are 0, where sine's derivative is 0; with a floor of a half it is that."""
+    image = torch.full((1, 1, 8, 8), 128 / 255, dtype=torch.float64, requires_grad=True)
+    incoming = random(1, 1, 8, 8)
+    for soft, expected in ((False, 0.5), (True, 0.0)):
+        out = fdjpeg.jpeg(image, 50, gradient=surrogates.Sine(floor=0.5), arithmetic="real", soft=soft)
+        (found,) = torch.autograd.grad(out, image, incoming)
+        torch.testing.assert_close(found, expected * incoming)
+
+
+def test_the_default_device_does_not_matter() -> None:
+    image, qualities = random(1, 3, 16, 16).requires_grad_(), 1 + 99 * random(1, 150)
+    wanted = fdjpeg.jpeg(image, 50)
+    with torch.device("meta"):
+        assert torch.equal(fdjpeg.jpeg(image, 50, gradient=Own()), wanted)
+        found = packed_steps._looked_up_steps(qualities, 90, True, False)
+    assert torch.equal(found, reference.standard_steps(qualities, 90, True, False))
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float16, torch.float32, torch.float64])
+def test_steps_without_values_have_the_dtype_of_steps(dtype: torch.dtype) -> None:
+    made, empty = (
+        torch.ops.fdjpeg.standard_steps(torch.full((1, 3), 50, dtype=dtype, device=device), 1, True, False)
+        for device in ("cpu", "meta")
+    )
+    assert (empty.dtype, empty.shape) == (made.dtype, made.shape)
+    assert made.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+
+
+def test_a_derivative_that_depends_on_the_image_is_not_differentiated_by_it() -> None:
+    image, tables = torch.ones(2, requires_grad=True), torch.ones(2, requires_grad=True)
+    for given in ((image,), (tables, image)):
+        out = registration.once_differentiable(image * tables, *given)
+        (gradient,) = torch.autograd.grad(out.sum(), image, create_graph=True)
+        for one in given:
+            with pytest.raises(RuntimeError, match=r"^a surrogate's gradient under a forward that rounds cannot be"):
+                torch.autograd.grad(gradient.sum(), one, retain_graph=True)
+
+
+@pytest.mark.parametrize("way", ["exact", "real", "map"])
+def test_a_graph_for_onnx_computes_the_same_image(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_onnx, "exporting", lambda: False)
+    image = random(1, 3, 16, 16)
+    settings = _WAYS[way] if way == "map" else {"tables": QuantTables.standard(50), **_WAYS[way]}
+    wanted = fdjpeg.jpeg(image, **settings)
+    monkeypatch.setattr(_onnx, "exporting", lambda: True)
+    with Calls() as calls:
+        torch.testing.assert_close(fdjpeg.jpeg(image, **settings), wanted, rtol=0, atol=1e-9)
+    assert calls.found == []  # ONNX has no translation for an op of this package
+
+
+@pytest.mark.parametrize(
+    ("backend", "compiled", "served"),
+    [("triton", False, True), ("triton", True, True), ("cuda", False, True), ("cuda", True, False)],
+)
+def test_triton_serves_its_devices_and_what_cudas_library_lacks(
+    backend: str, compiled: bool, served: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kernel of Triton's takes the place of a compiled one."""
+    found: list[tuple[str, dict[str, Any]]] = []
+    library = SimpleNamespace(impl=lambda name, function, **options: found.append((name, options)))
+    monkeypatch.setattr(registration, "_by_triton", {"cuda": library})
+    monkeypatch.setattr(registration, "_fallbacks", SimpleNamespace(impl=lambda *_: None))
+    monkeypatch.setitem(_library.SERVED, "cuda", _library.Served(backend, "it is there"))
+    monkeypatch.setattr(torch._C, "_dispatch_has_kernel_for_dispatch_key", lambda name, key: compiled)
+    monkeypatch.setattr(torch.library, "register_fake", lambda *_: None)
+    monkeypatch.setattr(torch.library, "register_vmap", lambda *_: None)
+    registration.register("block_dct", registration.SCHEMAS["block_dct"], fake=len, vmap=len)
+    assert found == [("block_dct", {"allow_override": True})] * served
