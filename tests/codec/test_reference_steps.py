@@ -1,0 +1,92 @@
+"""The reference's steps at qualities, by formulas of libjpeg in plain numbers; and the dtype of its integers."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from fdjpeg import reference
+from fdjpeg._geometry import SAMPLING_FACTORS, geometry_of
+from fdjpeg.reference import exact, pieces
+from fdjpeg.reference.tables import standard_tables_by_block
+
+#: The first step of luma and of chroma (T.81, Tables K.1 and K.2), and the largest of luma, at [6, 5].
+LUMA, CHROMA, LARGEST = 16, 17, 121
+
+QUALITIES = (1.0, 3.0, 12.5, 48.5, 49.0, 49.5, 50.0, 50.5, 51.0, 75.25, 99.0)
+
+
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_slopes_and_curvatures_are_the_derivatives_of_libjpegs_percentage(dtype: torch.dtype, soft: bool) -> None:
+    """s is 5000 / q below 50 and 200 − 2 q from there on, and a step is base · s / 100."""
+    qualities = torch.tensor([QUALITIES], dtype=dtype)
+    number = len(QUALITIES)
+    slopes = pieces.standard_slopes(qualities, number, False, soft)
+    curvatures = pieces.standard_curvatures(qualities, number, False, soft)
+    assert slopes.dtype == curvatures.dtype == dtype
+    assert slopes.shape == curvatures.shape == (1, number, 8, 8)
+    first = [-5000 / quality**2 if quality < 50 else -2 for quality in QUALITIES]
+    second = [10000 / quality**3 if quality < 50 else 0 for quality in QUALITIES]
+    assert slopes[0, :, 6, 5].tolist() == pytest.approx([LARGEST * value / 100 for value in first], rel=1e-6)
+    assert curvatures[0, :, 6, 5].tolist() == pytest.approx([LARGEST * value / 100 for value in second], rel=1e-6)
+    of_chroma = pieces.standard_slopes(qualities, 0, False, soft)[0, :-1, 0, 0]
+    assert of_chroma.tolist() == pytest.approx([CHROMA * value / 100 for value in first[:-1]], rel=1e-6)
+
+
+def test_only_soft_steps_stay_where_a_quality_is_out_of_range() -> None:
+    """Straight through, the slope there is that of the nearer end; a quality without a value has none."""
+    qualities = torch.tensor([[0.5, -3.0, 100.5, 1e6, math.nan, math.inf, -math.inf]])
+    for derivative, low in ((pieces.standard_slopes, -5000.0), (pieces.standard_curvatures, 10000.0)):
+        assert not bool(derivative(qualities, 7, False, True).any())
+        high = -2.0 if low < 0 else 0.0
+        expected = [LUMA * value / 100 for value in (low, low, high, high, 0, 0, 0)]
+        assert derivative(qualities, 7, False, False)[0, :, 0, 0].tolist() == pytest.approx(expected)
+
+
+def test_whole_qualities_are_rounded_half_to_even_before_their_slope() -> None:
+    qualities = torch.tensor([[49.5, 49.6, 10.5, 11.5]])
+    whole, exactly = pieces.standard_slopes(qualities, 4, True, False), pieces.standard_slopes(
+        torch.tensor([[50.0, 50.0, 10.0, 12.0]]), 4, False, False
+    )
+    assert torch.equal(whole, exactly)
+    rounded = pieces.standard_steps(torch.tensor([[50.0, 50.0, 10.0, 12.0]]), 4, False, False)
+    assert torch.equal(pieces.standard_steps(qualities, 4, True, False), rounded)
+
+
+def test_the_gradient_of_qualities_is_the_sum_over_a_table_in_their_dtype() -> None:
+    grad = torch.zeros(1, 2, 8, 8)
+    grad[0, 0, 0, 0], grad[0, 1, 0, 0], grad[0, 0, 6, 5] = 1, 10, 100
+    for dtype in (torch.float16, torch.float64):
+        found = pieces.standard_steps_backward(grad, torch.tensor([[60.0, 70.0]], dtype=dtype), 1, False, False)
+        assert found.dtype == dtype
+        assert found[0].tolist() == pytest.approx([-0.02 * (LUMA + 100 * LARGEST), -0.02 * 10 * CHROMA], rel=1e-3)
+
+
+def test_tables_of_a_map_are_those_of_each_quality() -> None:
+    """All uint8 numbers, those out of range as the nearer end."""
+    every = torch.arange(256, dtype=torch.uint8).view(1, 16, 16)
+    geometry = geometry_of(torch.empty(1, 3, 128, 128), 2, 1)
+    luma, cb, cr = standard_tables_by_block(every, geometry)
+    assert (luma.shape, cb.shape, luma.dtype) == ((1, 16, 16, 8, 8), (1, 16, 8, 8, 8), torch.int32)
+    for number in range(256):
+        y, chroma, _ = reference.standard_tables(min(max(number, 1), 100), every)[0]
+        row, column = divmod(number, 16)
+        assert torch.equal(luma[0, row, column], y)
+        if column % 2 == 0:  # of two blocks of luma, chroma takes the quality of the left one
+            assert torch.equal(cb[0, row, column // 2], chroma)
+            assert torch.equal(cr[0, row, column // 2], chroma)
+
+
+@pytest.mark.parametrize("factors", SAMPLING_FACTORS.values(), ids=str)
+def test_integers_of_the_reference_are_int32(factors: tuple[int, int]) -> None:
+    """Their products wrap around as those of the kernels do."""
+    image = torch.full((1, 3, 9, 17), 0.25)
+    geometry = geometry_of(image, *factors)
+    transformed = exact.transform_components(image, geometry)
+    tables = reference.standard_tables(50, image)
+    decoded = exact.decode_components([exact.quantize(blocks, tables[0, 0]) for blocks in transformed], tables)
+    whole = [*transformed, *decoded, exact.unlimited_rgb(decoded, geometry, True), tables]
+    assert {one.dtype for one in whole} == {torch.int32}

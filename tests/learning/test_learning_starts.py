@@ -1,0 +1,92 @@
+"""Where learning starts, what it takes for images, how closely it meets its budget, and who judges its result."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import fdjpeg
+from fdjpeg import QuantTables
+from fdjpeg.learning import measure
+from fdjpeg.learning import tables as learning
+
+_DRAWN = torch.Generator().manual_seed(4)
+IMAGES = torch.randint(256, (3, 3, 16, 16), generator=_DRAWN, dtype=torch.uint8)
+BUDGET = fdjpeg.bits(fdjpeg.encode(IMAGES, tables=QuantTables.flat(40))).double()
+
+
+def learned(images: Tensor = IMAGES, budget: Tensor = BUDGET, **given: Any) -> QuantTables:
+    return learning.learn_tables(images, budget, **{"iterations": 1, "learning_rate": 1e-9, **given})
+
+
+@pytest.mark.parametrize(("subsampling", "samples"), [("4:4:4", 1), ("4:2:2", 2), ("4:2:0", 4)])
+def test_the_first_tables_are_flat_with_finer_chroma_the_fewer_its_samples(subsampling: str, samples: int) -> None:
+    """An error in a sample of chroma reaches as many pixels as it covers: its square weighs as much more."""
+    found = learned(subsampling=subsampling)
+    luma, chroma = (table.flatten()[1:].unique().tolist() for table in (found.y, found.cb))  # DC is chosen apart
+    assert torch.equal(found.cb, found.cr)
+    assert len(luma) == len(chroma) == 1
+    assert luma[0] > 20
+    assert chroma[0] == pytest.approx(luma[0] / samples**0.5, abs=1)
+
+
+def test_defaults_of_torch_do_not_reach_what_is_learned() -> None:
+    expected = learned(learning_rate=0.05, subsampling="4:2:2")
+    before = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(torch.float16)
+        assert learned(learning_rate=0.05, subsampling="4:2:2") == expected
+    finally:
+        torch.set_default_dtype(before)
+
+
+def test_images_may_leave_their_range_by_less_than_half_a_byte() -> None:
+    budget = BUDGET[:1]
+    for value in (-0.49 / 255, 1 + 0.49 / 255):
+        image = torch.full((1, 3, 16, 16), 0.5)
+        image[0, 1, 2, 3] = value
+        learned(image, budget)
+    for value, got in ((-0.51 / 255, "-0.00200000009 to 0.5"), (1 + 0.51 / 255, "0.5 to 1.00199997"), (1.5, "0.5 to 1.5")):
+        image[0, 1, 2, 3] = value
+        with pytest.raises(ValueError, match=rf"images must be in \[0, 1\], got values from {got}$"):
+            learned(image, budget)
+
+
+def test_a_budget_that_is_far_from_the_start_is_met_within_half_a_percent() -> None:
+    """From a step of 1, which takes some 20 times the bits: each correction leaves at most 0.3 of the error."""
+    coarse = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    smooth = torch.nn.functional.interpolate(coarse, size=(64, 64), mode="bicubic").clamp(0, 1)
+    for start, wanted in ((1.0, 60.0), (200.0, 10.0)):
+        budget = fdjpeg.bits(fdjpeg.encode(smooth, tables=QuantTables.flat(wanted))).double()
+        fitted = learning._fitted(QuantTables.flat(start), smooth, budget, "4:2:0")
+        taken = float(fdjpeg.bits(fdjpeg.encode(smooth, tables=fitted)).sum())
+        assert taken == pytest.approx(float(budget.sum()), rel=0.005)
+
+
+def test_the_images_of_sixteen_minibatches_judge_the_dc_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    judges: list[Tensor] = []
+
+    def kept(layer: fdjpeg.LearnableJPEG, cost: Any) -> QuantTables:
+        judges.extend(images for images, _ in cost.args[0])
+        return layer.tables
+
+    monkeypatch.setattr(learning, "_with_best_dc", kept)
+    images = torch.arange(35, dtype=torch.uint8)[:, None, None, None].expand(35, 1, 8, 8)
+    learned(images, torch.full((35,), 10.0), batch_size=2)
+    assert [len(part) for part in judges] == [2] * 16
+    assert len(torch.cat(judges)[:, 0, 0, 0].unique()) == 32
+    judges.clear()
+    learned(images[:3], torch.full((3,), 10.0), batch_size=2)
+    assert [len(part) for part in judges] == [2, 1]
+
+
+def test_images_as_long_as_a_file_may_be_are_measured() -> None:
+    found = measure(torch.zeros(1, 1, 65500, 1, dtype=torch.uint8), QuantTables.flat(9))
+    assert found.ms_ssim is None
+    # 8188 blocks of one grey: the first has a difference, each other 2 bits for no difference, and all 4 for EOB.
+    assert int(found.bits) == pytest.approx(6 * 8188, abs=16)
+    with pytest.raises(ValueError, match=r"1 or 3 channels and 1…65500 rows and columns, got shape \(1, 1, 1, 65501\)"):
+        measure(torch.zeros(1, 1, 1, 65501, dtype=torch.uint8), QuantTables.flat(9))
