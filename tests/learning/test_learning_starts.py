@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -31,16 +32,6 @@ def test_the_first_tables_are_flat_with_finer_chroma_the_fewer_its_samples(subsa
     assert len(luma) == len(chroma) == 1
     assert luma[0] > 20
     assert chroma[0] == pytest.approx(luma[0] / samples**0.5, abs=1)
-
-
-def test_defaults_of_torch_do_not_reach_what_is_learned() -> None:
-    expected = learned(learning_rate=0.05, subsampling="4:2:2")
-    before = torch.get_default_dtype()
-    try:
-        torch.set_default_dtype(torch.float16)
-        assert learned(learning_rate=0.05, subsampling="4:2:2") == expected
-    finally:
-        torch.set_default_dtype(before)
 
 
 def test_images_may_leave_their_range_by_less_than_half_a_byte() -> None:
@@ -90,3 +81,98 @@ def test_images_as_long_as_a_file_may_be_are_measured() -> None:
     assert int(found.bits) == pytest.approx(6 * 8188, abs=16)
     with pytest.raises(ValueError, match=r"1 or 3 channels and 1…65500 rows and columns, got shape \(1, 1, 1, 65501\)"):
         measure(torch.zeros(1, 1, 1, 65501, dtype=torch.uint8), QuantTables.flat(9))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Minibatches and steps
+
+
+@pytest.fixture
+def unjudged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leaves out the search for DC steps, which takes most of the time."""
+    monkeypatch.setattr(learning, "_with_best_dc", lambda layer, cost: layer.tables)
+
+
+def batches(images: Tensor, seed: int = 0, **given: Any) -> list[list[int]]:
+    """Returns the images of each minibatch, told by their first sample."""
+    seen: list[list[int]] = []
+
+    def loss(decoded: Tensor, original: Tensor, labels: Tensor | None) -> Tensor:
+        seen.append((255 * original[:, 0, 0, 0]).round().int().tolist())
+        return (decoded - original).square().flatten(1).mean(1)
+
+    learned(images, torch.full((len(images),), 30.0), loss=loss, seed=seed, **given)
+    return seen
+
+
+def numbered(count: int) -> Tensor:
+    return torch.arange(count, dtype=torch.uint8)[:, None, None, None].repeat(1, 1, 8, 8)
+
+
+@pytest.mark.usefixtures("unjudged")
+def test_images_are_drawn_without_repetition_until_all_have_been_seen() -> None:
+    parts = batches(numbered(6), iterations=6, batch_size=2)
+    assert [sorted(sum(parts[start : start + 3], [])) for start in (0, 3)] == [list(range(6))] * 2
+    assert parts[:3] != parts[3:]
+    few = batches(numbered(5), iterations=3, batch_size=2)  # what is left is too small a minibatch
+    assert [len(part) for part in few] == [2, 2, 2]
+    assert len(set(few[0] + few[1])) == 4
+    assert [len(part) for part in batches(numbered(70))] == [64]
+
+
+@pytest.mark.usefixtures("unjudged")
+def test_draws_are_of_the_seed_alone() -> None:
+    torch.manual_seed(1)
+    first = batches(numbered(12), 5, iterations=4, batch_size=4)
+    torch.manual_seed(2)
+    assert batches(numbered(12), 5, iterations=4, batch_size=4) == first
+    assert batches(numbered(12), 6, iterations=4, batch_size=4) != first
+
+
+@pytest.mark.usefixtures("unjudged")
+def test_the_default_dtype_does_not_reach_what_is_learned() -> None:
+    given: dict[str, Any] = {"iterations": 4, "learning_rate": 0.05, "batch_size": 2, "subsampling": "4:2:2"}
+    expected = learned(**given)
+    before = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(torch.float16)
+        assert learned(**given) == expected
+    finally:
+        torch.set_default_dtype(before)
+
+
+@pytest.mark.usefixtures("unjudged")
+def test_the_learning_rate_falls_to_nothing_like_a_cosine(monkeypatch: pytest.MonkeyPatch) -> None:
+    rates: list[float] = []
+    step = torch.optim.Adam.step
+
+    def noted(optimizer: torch.optim.Adam, *arguments: Any) -> Any:
+        rates.append(optimizer.param_groups[0]["lr"])
+        return step(optimizer, *arguments)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", noted)
+    learned(iterations=4, learning_rate=0.08)
+    assert rates == pytest.approx([0.04 * (1 + math.cos(math.pi * done / 4)) for done in range(4)])
+
+
+@pytest.mark.usefixtures("unjudged")
+def test_images_of_inference_mode_are_learned_from() -> None:
+    with torch.inference_mode():
+        images = IMAGES.clone()
+    assert images.is_inference()
+    assert learned(images, loss="ms-ssim") == learned(loss="ms-ssim")
+
+
+def test_the_budget_is_that_of_the_subsampling() -> None:
+    smooth = torch.nn.functional.interpolate(IMAGES.float() / 255, size=(64, 64), mode="bilinear")
+    for subsampling in ("4:4:4", "4:1:1"):
+        budget = fdjpeg.bits(fdjpeg.encode(smooth, tables=QuantTables.flat(12), subsampling=subsampling)).double()
+        fitted = learning._fitted(QuantTables.flat(30), smooth, budget, subsampling)
+        taken = float(fdjpeg.bits(fdjpeg.encode(smooth, tables=fitted, subsampling=subsampling)).sum())
+        assert taken == pytest.approx(float(budget.sum()), rel=0.01)
+
+
+def test_tables_with_the_smallest_steps_stay_if_they_meet_the_budget() -> None:
+    tables = QuantTables(torch.ones(8, 8), torch.full((8, 8), 40.0))
+    budget = fdjpeg.bits(fdjpeg.encode(IMAGES, tables=tables)).double()
+    assert learning._fitted(tables, IMAGES, budget, "4:2:0") == tables
