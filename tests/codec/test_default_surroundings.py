@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 from torch.utils import _pytree
 
 import fdjpeg
@@ -130,7 +129,7 @@ def calls() -> list[Any]:
     for setting in settings:
         for strength in (QUALITIES[0, :2], MAP, TABLES):
             image, leaf = IMAGE.clone().requires_grad_(), strength.clone().requires_grad_()
-            given = {"tables": QuantTables(*leaf.unbind(1))} if leaf is not None and leaf.ndim == 4 else {"quality": leaf}
+            given = {"tables": QuantTables(*leaf.unbind(1))} if leaf.ndim == 4 else {"quality": leaf}
             out = fdjpeg.jpeg(image, **given, **setting)
             results += [out, *torch.autograd.grad(out, (image, leaf), GRAD)]
     return results

@@ -48,8 +48,9 @@ def test_only_soft_steps_stay_where_a_quality_is_out_of_range() -> None:
 
 def test_whole_qualities_are_rounded_half_to_even_before_their_slope() -> None:
     qualities = torch.tensor([[49.5, 49.6, 10.5, 11.5]])
-    whole, exactly = pieces.standard_slopes(qualities, 4, True, False), pieces.standard_slopes(
-        torch.tensor([[50.0, 50.0, 10.0, 12.0]]), 4, False, False
+    whole, exactly = (
+        pieces.standard_slopes(qualities, 4, True, False),
+        pieces.standard_slopes(torch.tensor([[50.0, 50.0, 10.0, 12.0]]), 4, False, False),
     )
     assert torch.equal(whole, exactly)
     rounded = pieces.standard_steps(torch.tensor([[50.0, 50.0, 10.0, 12.0]]), 4, False, False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import chain
 from typing import Any
 
 import pytest
@@ -40,7 +41,8 @@ def test_images_may_leave_their_range_by_less_than_half_a_byte() -> None:
         image = torch.full((1, 3, 16, 16), 0.5)
         image[0, 1, 2, 3] = value
         learned(image, budget)
-    for value, got in ((-0.51 / 255, "-0.00200000009 to 0.5"), (1 + 0.51 / 255, "0.5 to 1.00199997"), (1.5, "0.5 to 1.5")):
+    beyond = ((-0.51 / 255, "-0.00200000009 to 0.5"), (1 + 0.51 / 255, "0.5 to 1.00199997"), (1.5, "0.5 to 1.5"))
+    for value, got in beyond:
         image[0, 1, 2, 3] = value
         with pytest.raises(ValueError, match=rf"images must be in \[0, 1\], got values from {got}$"):
             learned(image, budget)
@@ -112,7 +114,7 @@ def numbered(count: int) -> Tensor:
 @pytest.mark.usefixtures("unjudged")
 def test_images_are_drawn_without_repetition_until_all_have_been_seen() -> None:
     parts = batches(numbered(6), iterations=6, batch_size=2)
-    assert [sorted(sum(parts[start : start + 3], [])) for start in (0, 3)] == [list(range(6))] * 2
+    assert [sorted(chain(*parts[start : start + 3])) for start in (0, 3)] == [list(range(6))] * 2
     assert parts[:3] != parts[3:]
     few = batches(numbered(5), iterations=3, batch_size=2)  # what is left is too small a minibatch
     assert [len(part) for part in few] == [2, 2, 2]
