@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import errno
+import io
+from types import SimpleNamespace
 
 import pytest
+from PIL import Image, JpegImagePlugin
 
+import fdjpeg
 from fdjpeg import _coefficient_files, _descriptions, _fingerprint, _table_files
 from fdjpeg._whole_files import of_the_system
 
@@ -91,3 +95,61 @@ def test_defaults_of_a_function_count() -> None:
     for described in (_fingerprint.described, _descriptions.described):
         one, two, again = map(described, functions)
         assert one == again != two
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Files that are read and written by jpeglib
+
+
+def written(height: int = 16, width: int = 24) -> bytes:
+    stream = io.BytesIO()
+    Image.new("RGB", (width, height), (10, 200, 30)).save(stream, "JPEG")
+    return stream.getvalue()
+
+
+def test_a_file_has_at_most_twice_the_pixels_that_pillow_warns_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 192)
+    assert fdjpeg.Coefficients.load(written()).size == (16, 24)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 191)
+    message = r"^file must have at most 382 pixels \(twice PIL.Image.MAX_IMAGE_PIXELS\), got one of 16 × 24$"
+    with pytest.raises(ValueError, match=message):
+        fdjpeg.Coefficients.load(written())
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    assert fdjpeg.Coefficients.load(written()).size == (16, 24)
+
+
+def test_errors_of_the_machine_pass_through_where_a_file_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    library = SimpleNamespace(read_dct=full)
+    with monkeypatch.context() as patch:
+        patch.setattr(_coefficient_files, "_library", lambda: library)
+        with pytest.raises(OSError, match="No space left on device") as caught:
+            fdjpeg.Coefficients.load(written())
+        assert caught.value.errno == errno.ENOSPC
+    monkeypatch.setattr(JpegImagePlugin.JpegImageFile, "load", full)
+    with pytest.raises(OSError, match="No space left on device"):
+        fdjpeg.Coefficients.load(written())
+
+
+@pytest.mark.parametrize(
+    ("factors", "name"),
+    [
+        ([(2, 2)] * 3, "4:4:4"),
+        ([(2, 2), (1, 2), (1, 2)], "4:2:2"),
+        ([(4, 2), (2, 1), (2, 1)], "4:2:0"),
+        ([(2, 4), (2, 2), (2, 2)], "4:4:0"),
+        ([(4, 2), (1, 2), (1, 2)], "4:1:1"),
+        ([(3, 3)], "4:4:4"),
+    ],
+)
+def test_subsampling_is_a_ratio_of_factors(factors: list[tuple[int, int]], name: str) -> None:
+    assert _coefficient_files._subsampling(factors) == name
+
+
+def test_chroma_of_two_ratios_has_no_name() -> None:
+    with pytest.raises(
+        ValueError, match=r"one of 4:4:4, 4:2:2, 4:2:0, 4:4:0, 4:1:1, got sampling factors 2×2, 1×1, 2×1"
+    ):
+        _coefficient_files._subsampling([(2, 2), (1, 1), (2, 1)])

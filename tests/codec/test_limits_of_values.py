@@ -1,0 +1,208 @@
+"""Numbers at their limits: tried on both sides, and written with the digits that show on which side they are."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+import pytest
+import torch
+from torch.utils import _pytree
+
+import fdjpeg
+from fdjpeg import JPEG, Coefficients, LearnableJPEG, QuantTables, _standard_tables
+from fdjpeg._arguments import without_autocast
+
+IMAGE = torch.rand(2, 3, 9, 17, generator=torch.Generator().manual_seed(5))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Qualities and steps
+
+
+def test_a_percentage_is_that_of_fractions_of_a_quality_too() -> None:
+    found = [_standard_tables.percentage(quality) for quality in (0.5, 1, 1.5, 2, 49.5, 50, 50.5, 99.5, 100, 100.5)]
+    assert found == pytest.approx([5000, 5000, 5000 / 1.5, 2500, 5000 / 49.5, 100, 99, 1, 0, 0])
+
+
+def test_steps_have_a_second_derivative_below_50_only() -> None:
+    qualities = torch.tensor([49.999, 50.0], dtype=torch.float64, requires_grad=True)
+    first = torch.autograd.grad(QuantTables.standard(qualities).y[:, 0, 0].sum(), qualities, create_graph=True)[0]
+    assert first.tolist() == pytest.approx([-0.16 * 5000 / 49.999**2, -0.32])
+    second = torch.autograd.grad(first.sum(), qualities)[0]
+    assert second.tolist() == pytest.approx([0.16 * 10000 / 49.999**3, 0])
+
+
+@pytest.mark.parametrize(("step", "right"), [(1e-30, True), (0.9e-30, False), (1e30, True), (1.1e30, False)])
+def test_flat_steps_are_within_what_float32_divides_by(step: float, right: bool) -> None:
+    if right:
+        assert QuantTables.flat(step).y.unique().tolist() == pytest.approx([step])
+        return
+    with pytest.raises(ValueError, match=re.escape(f"step must be in 1e-30…1e+30, got {step}")):
+        QuantTables.flat(step)
+
+
+@pytest.mark.parametrize(
+    ("arithmetic", "right", "wrong", "wanted"),
+    [
+        ("libjpeg", (0.51, 1, 255, 255.49), (0.5, 0, 255.51, math.nan, math.inf), "in 1…255"),
+        ("real", (1e-30, 0.3, 1e30), (0, -1, math.nan, math.inf), "above 0 and finite"),
+    ],
+)
+def test_steps_are_checked_as_they_act(
+    arithmetic: str, right: tuple[float, ...], wrong: tuple[float, ...], wanted: str
+) -> None:
+    for step in (*right, *wrong):
+        table = torch.full((2, 8, 8), 9.0, dtype=torch.float64)
+        table[1, 3, 4] = table[1, 7, 7] = step
+        tables = QuantTables(torch.full((8, 8), 9.0), table)
+        if step in right:
+            fdjpeg.tables.check_tables(tables, arithmetic)
+            continue
+        message = re.escape(f"tables.cb[1, 3, 4] must be {wanted}, got {step:g}")
+        with pytest.raises(ValueError, match=f"^{message}$"):
+            fdjpeg.tables.check_tables(tables, arithmetic)
+
+
+@pytest.mark.parametrize(("images", "sets"), [(2, 3), (3, 2), (1, 2), (0, 2)])
+def test_tables_are_one_set_or_one_for_each_image(images: int, sets: int) -> None:
+    tables = QuantTables.flat(torch.full((sets,), 9))
+    message = re.escape(f"tables must be (8, 8) or one for each of the {images} images, got {sets}")
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        fdjpeg.jpeg(IMAGE[:1].expand(images, 3, 9, 17), tables=tables)
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        fdjpeg.check(IMAGE[:1].expand(images, 3, 9, 17), tables=tables)
+    assert fdjpeg.jpeg(IMAGE, tables=tables[:1]).shape == IMAGE.shape
+
+
+def test_tables_of_two_sizes_of_batches_do_not_fit_unless_one_is_one() -> None:
+    one, two, three = (torch.full((count, 8, 8), 9) for count in (1, 2, 3))
+    assert QuantTables(one, three).batch_size == QuantTables(three, one, three).batch_size == 3
+    for tables, listed in (((two, three), "y: 2, cb: 3"), ((one, three, two), "cb: 3, cr: 2")):
+        with pytest.raises(ValueError, match=f"^tables must be for the same number of images, got {listed}$"):
+            QuantTables(*tables)
+
+
+def test_nearly_equal_is_torchs_allclose_of_these_tables_to_the_others() -> None:
+    one = torch.ones(8, 8, dtype=torch.float64)
+
+    def close(step: float, other: float, **tolerances: float) -> bool:
+        return QuantTables(step * one, step * one).allclose(QuantTables(other * one, other * one), **tolerances)
+
+    assert close(1 + 0.9e-5, 1)
+    assert not close(1 + 1.5e-5, 1)
+    assert close(1e-9, 1e-8)
+    assert not close(1e-9, 1.6e-8)
+    assert close(1, 2, rtol=0.5, atol=0)
+    assert not close(2, 1, rtol=0.5, atol=0)
+    assert close(2, 1, rtol=0, atol=1)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Messages and texts
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ((-1.0, 1.0), "-1 to 1"),
+        ((-1.0, 0.99999999), "-1 to 1"),
+        ((-1.0, 1.0000001), "-1 to 1.0000001"),
+        ((0.0, 255.0), "0 to 255"),
+        ((-0.0021, 0.5), "-0.0021 to 0.5"),
+    ],
+)
+def test_a_sample_that_is_too_large_is_shown_to_be(values: tuple[float, float], text: str) -> None:
+    image = torch.full((1, 3, 8, 8), 0.5, dtype=torch.float64)
+    image[0, 0, 0, 0], image[0, 2, 7, 7] = values
+    with pytest.raises(ValueError, match=rf"^image must lie in \[0, 1\], got values from {text}$"):
+        fdjpeg.check(image)
+
+
+@pytest.mark.parametrize(("quality", "text"), [(100.0000001, "100.0000001"), (0.99999, "0.99999"), (-3.0, "-3")])
+def test_a_quality_that_is_out_of_range_is_shown_to_be(quality: float, text: str) -> None:
+    qualities = torch.tensor([50.0, quality, 1000.0], dtype=torch.float64)
+    with pytest.raises(ValueError, match=rf"^quality must be in 1…100, got {text}$"):
+        fdjpeg.check(IMAGE[:1].expand(3, 3, 9, 17), qualities)
+
+
+def test_a_layer_is_written_with_what_differs_from_its_defaults() -> None:
+    common = "subsampling='4:2:0', gradient='straight-through'"
+    assert repr(JPEG(30)) == f"JPEG(quality=30, {common})"
+    assert repr(JPEG(30, upsampling="nearest")) == f"JPEG(quality=30, {common}, upsampling='nearest')"
+    assert repr(JPEG(torch.ones(2), arithmetic="real")) == (
+        f"JPEG(quality=tensor of shape (2,), {common}, arithmetic='real', soft=False)"
+    )
+    soft = JPEG(tables=QuantTables.flat(9), gradient="sine", subsampling="4:4:4", arithmetic="real", soft=True)
+    assert repr(soft) == "JPEG(tables=..., subsampling='4:4:4', gradient='sine', arithmetic='real', soft=True)"
+
+
+def test_tables_are_written_below_each_other() -> None:
+    lines = repr(QuantTables(torch.full((8, 8), 9), torch.full((8, 8), 7))).splitlines()
+    assert lines[0] == "QuantTables("
+    assert lines[1] == "    luma=tensor([[9, 9, 9, 9, 9, 9, 9, 9],"
+    assert lines[2:8] == ["                 [9, 9, 9, 9, 9, 9, 9, 9],"] * 6
+    assert lines[8] == "                 [9, 9, 9, 9, 9, 9, 9, 9]]),"
+    assert lines[9] == "    chroma=tensor([[7, 7, 7, 7, 7, 7, 7, 7],"
+    assert lines[10] == "                   [7, 7, 7, 7, 7, 7, 7, 7],"
+    assert lines[-1] == ")"
+
+
+def test_the_leaves_of_tables_have_their_names() -> None:
+    tables = QuantTables(*(torch.full((8, 8), step) for step in (1, 2, 3)))
+    named, _ = _pytree.tree_flatten_with_path({"a": tables, "b": QuantTables.flat(9)})
+    assert [_pytree.keystr(path) for path, _ in named] == ["['a'].y", "['a'].cb", "['a'].cr", "['b'].y", "['b'].cb"]
+    assert [int(leaf[0, 0]) for _, leaf in named] == [1, 2, 3, 9, 9]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Layers and devices
+
+
+def test_learned_steps_are_limited_and_come_back() -> None:
+    """At a bound a gradient passes that points inside, however small it is."""
+    layer = LearnableJPEG(QuantTables.standard(50), share="all")
+    (logs,) = layer.log_steps
+    with torch.no_grad():
+        logs.fill_(math.log(9))
+        logs[0] = torch.tensor([-1.0, 0.0, 0.5, 1.0, 5.0, math.log(255), 6.0, 100.0])
+    assert layer.steps().y[0].tolist() == pytest.approx([1, 1, math.exp(0.5), math.e, math.exp(5), 255, 255, 255])
+    for sign in (-1e-3, 1e-3, -5, 5):
+        (gradient,) = torch.autograd.grad(sign * layer.steps().y.sum(), logs)
+        inwards = [sign < 0] * 2 + [True] * 3 + [sign > 0] * 3
+        assert gradient[0].bool().tolist() == inwards
+
+
+class Moved:
+    """A leaf that notes how it is moved."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, dict[str, Any]]] = []
+
+    def to(self, device: Any, **given: Any) -> Moved:
+        self.calls.append((device, given))
+        return self
+
+
+def test_coefficients_wait_for_their_move_unless_told_otherwise() -> None:
+    structure = _pytree.tree_flatten(fdjpeg.encode(IMAGE, 50))[1]
+    leaves = [Moved() for _ in range(structure.num_leaves)]
+    coefficients: Coefficients = _pytree.tree_unflatten(leaves, structure)
+    tables = Moved()
+    object.__setattr__(coefficients, "tables", tables)
+    coefficients.to("cpu")
+    coefficients.to("cuda:1", non_blocking=True)
+    wanted = [("cpu", {"non_blocking": False}), ("cuda:1", {"non_blocking": True})]
+    assert [one.calls for one in (*leaves[:3], tables)] == [wanted] * 4
+
+
+def test_autocast_is_off_inside_whether_it_was_on_or_not() -> None:
+    one = torch.ones(4, 4)
+    device = torch.device("cpu")
+    for outer in (False, True):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=outer), without_autocast(device):
+            assert not torch.is_autocast_enabled("cpu")
+            assert (one @ one).dtype == torch.float32
+    with without_autocast(torch.device("meta")):
+        assert (one @ one).dtype == torch.float32
