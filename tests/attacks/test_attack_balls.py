@@ -62,8 +62,9 @@ def test_a_radius_is_a_floating_number_in_bytes_and_in_units_of_the_range() -> N
     """Where it is not, because 255 times it exceeds them or because nothing above 0 is left, it is refused."""
     largest = Fraction(sys.float_info.max) / 255
     assert parse_eps(largest, "l2") == largest
-    assert parse_eps(Fraction(4, 5) * Fraction(5e-324), "l2") > 0
-    for wrong in (largest * 1001 / 1000, Fraction(1, 3) * Fraction(5e-324)):
+    least = Fraction(5e-324) / 255  # a 255th of the least number; 128 of these are rounded up to it
+    assert parse_eps(128 * least, "l2") == 128 * least
+    for wrong in (largest * 1001 / 1000, 127 * least):
         with pytest.raises(ValueError, match="^eps must be "):
             parse_eps(wrong, "l2")
 
@@ -100,7 +101,7 @@ def test_what_is_in_the_ball_of_l2_stays_and_the_rest_is_scaled_to_its_surface()
     assert listed(project(x + row(0.3, -0.4), x, 0.1, "l2")) == pytest.approx([0.56, 0.17], abs=1e-15)
     # Whatever the size of the ball: this move is half as long again as the radius.
     tiny = project(row(1.5e-12, 0), row(0, 0), 1e-12, "l2")
-    assert listed(tiny) == pytest.approx([1e-12, 0], rel=1e-9)
+    assert listed(tiny) == pytest.approx([1e-12, 0], rel=1e-9, abs=0)
 
 
 def test_in_l0_the_samples_that_changed_most_keep_their_change_up_to_the_range() -> None:
@@ -137,8 +138,7 @@ def test_a_search_gets_images_in_the_range() -> None:
         assert listed(x) == [0.5, end]
 
 
-def test_a_search_gets_tensors_that_autograd_can_keep() -> None:
-    """Also where the caller's were made in inference mode; others are handed over as they are."""
+def test_a_search_gets_tensors_that_autograd_can_keep_of_those_made_in_inference_mode() -> None:
     with torch.inference_mode():
         x, y = torch.full((1, 1, 2, 2), 0.25), torch.tensor([0])
     seen = Seen()

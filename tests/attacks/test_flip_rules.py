@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -255,6 +255,106 @@ def test_many_flips_are_those_that_gain_most_for_their_cost(
     monkeypatch.setattr(Problem, "_groups", [group])
     problem = Problem(ball(10**0.5), [], Units(1, 4, 1, 1, 1))
     assert moved(problem.many_flips(problem.box, share)) == chosen  # type: ignore[arg-type]
+
+
+def test_flips_gain_for_their_cost_whatever_the_first_quantizers_step_is() -> None:
+    """Gains of 2 · 8 and 1.25 · 4 for moves of 4 and 2 levels: the second gains more for the square of its move."""
+    transform = plain()
+    large = Quantizer(transform, [row(8, 8, 8, 8)], [row(2, 2, 2, 2)])
+    small = Quantizer(transform, [row(4, 4, 4, 4)], [row(1.25, 0.75, 0, 1.25)])
+    found = _Group(transform, [large, small]).cheapest_flips(ball(10))
+    assert found.values[0].flatten().tolist() == pytest.approx([5, 16, 16, 5])
+
+
+def by_hand(box: Any, *groups: Any) -> Problem:
+    """A problem of one unit a sample, with groups made up; their flips, if they have any, are there already."""
+    problem = Problem(box, [], SimpleNamespace(best=_largest, sum=lambda a, _: a[0], to_samples=lambda a: a))  # type: ignore[arg-type]
+    problem.__dict__["_groups"] = list(groups)
+    return problem
+
+
+def _largest(values: Any) -> Any:
+    """`Units.best` of units of one sample: of several transforms those with the largest value."""
+    most = torch.stack([stacks[0] for stacks, _ in values]).amax(dim=0)
+    return [[stacks[0] == most] for stacks, _ in values]
+
+
+def test_samples_without_a_flip_stay_and_others_go_as_far_as_all_of_theirs_need() -> None:
+    """Flips of two transforms gain 3, 0, −1, 3, 0.5 and 3, 0, −2, 1, 0.5: where they are equal, both count."""
+    x = grey(size=(1, 5))
+    values, others = row(3, 0, -1, 3, 0.5), row(3, 0, -2, 1, 0.5)
+    directions, shares = row(1, 1, 1, -1, -1), row(0.75, 0.25, 0.25, 0.25, 0.125)
+    flips = [_Flips([value], [directions], [shares]) for value in (values, others)]
+    groups = [SimpleNamespace(single_flips=lambda box, flip=flip: flip, transform=plain()) for flip in flips]
+    real = Box.of(x, 8 / 255, rounds=False, whole_bytes=False)
+    # Shares of the way to the end add up, to all of it at most.
+    assert moved(by_hand(real, *groups).single_flips()) == pytest.approx([8, 0, 0, -2, -2], abs=1e-4)
+    whole = Box.of(x, 8 / 255, rounds=True, whole_bytes=True)
+    assert moved(by_hand(whole, *groups).single_flips()) == [8, 0, 0, -8, -8]
+
+
+def test_climbs_are_in_samples_less_the_shift_of_the_first_transform() -> None:
+    """An ascent's point is shifted by it, each other transform gets its own shift, and the result has none."""
+    seen: list[list[float]] = []
+
+    def group(shift: float, slope: float) -> Any:
+        transform = plain()
+        transform.shift = shift
+        transform.forward = lambda samples: (seen.append(samples.flatten().tolist()), [samples])[1]
+        return SimpleNamespace(transform=transform, slope=lambda place, stack, window: torch.full_like(stack, slope))
+
+    box = Box.of(grey(), 2 / 255, rounds=True, whole_bytes=True)
+    problem = by_hand(box, group(MIDDLE, 3), group(0, -1), group(28, 5))
+    shifted, shift = problem._shifted
+    assert shift == MIDDLE
+    assert (shifted.least.unique().tolist(), shifted.most.unique().tolist()) == ([-2], [2])
+    gradient = problem._gradient(levels(0, 1, -1, 2) - MIDDLE, 0.5)
+    assert gradient.flatten().tolist() == [7] * 4
+    assert seen == [[0, 1, -1, 2], [128, 129, 127, 130], [100, 101, 99, 102]]
+    assert moved(problem.ascend(levels(0, 0, 0, 0))) == [2] * 4
+    # The candidate is the start that climbs, brought back.
+    assert moved(by_hand(box, group(MIDDLE, 0)).ascend(levels(0, 1, -1, 2))) == [0, 1, -1, 2]
+
+
+def test_each_step_of_an_ascent_knows_the_last_move(monkeypatch: pytest.MonkeyPatch) -> None:
+    lasts: list[float] = []
+
+    def move(point: Tensor, gradient: None, length: float, last: Tensor, inertia: float) -> Tensor:
+        assert inertia == 0.25
+        lasts.append(float(last[0, 0, 0, 0]))
+        return point + len(lasts)
+
+    monkeypatch.setattr(Problem, "_shifted", (SimpleNamespace(moved=move), 0.0))
+    monkeypatch.setattr(Problem, "_gradient", lambda _, point, window: None)
+    start = levels(0, 0)
+    found = Problem(SimpleNamespace(settled=lambda x: x), [], Units(1, 2, 1, 1, 1)).ascend(start)  # type: ignore[arg-type]
+    assert lasts == list(range(16))
+    assert moved(found) == [sum(range(1, 17))] * 2
+    assert moved(start) == [0, 0]
+
+
+def chosen_flips(gains: list[float], costs: list[float], share: float, radius: float) -> list[float]:
+    """The moves of `Problem.many_flips` of so many samples, whose gains and costs are given."""
+    ones = torch.ones(1, 1, 1, len(gains))
+    flips = _Flips([row(*gains)], [ones], [row(*costs)])
+    group = SimpleNamespace(cheapest_flips=lambda ball: flips, transform=plain())
+    of_size = Ball.of(grey(size=(1, len(gains))), 1 / 255, rounds=True, whole_bytes=True)
+    exact = replace(of_size, radius=radius, least=of_size.least - 9, most=of_size.most + 9)
+    return moved(by_hand(exact, group).many_flips(exact, share))
+
+
+def test_flips_are_chosen_by_price_until_the_next_does_not_fit() -> None:
+    """Twelve gains that differ by a tenth, each at the cost of one: of every budget exactly the best ones."""
+    gains = [1.1**number for number in range(12)]
+    for count in range(13):
+        wanted = [0.0] * (12 - count) + [1.0] * count
+        assert chosen_flips(gains, [1] * 12, 1.0, (count + 0.5) ** 0.5) == wanted
+    # Costs that are exactly the share of the squared radius fit.
+    assert chosen_flips([3, 6, 1], [1, 3, 1], 0.25, 4.0) == [1, 1, 0]
+    # However small gains are; one that gains nothing is none.
+    assert chosen_flips([0.5, 1e-3, 0, -1], [1, 1, 1, 1], 1.0, 4.0) == [1, 1, 0, 0]
+    assert chosen_flips([2e-13, 1e-13], [1, 1], 1.0, 1.2) == [1, 0]
+    assert chosen_flips([0, 0], [1, 1], 1.0, 4.0) == [0, 0]
 
 
 def test_of_unlike_passes_the_coarsest_of_each_image_is_searched() -> None:

@@ -150,28 +150,32 @@ def test_weights_grow_fourfold_in_each_failed_round() -> None:
 
 
 class Broken(torch.autograd.Function):
-    """The sum of each image's samples, with a gradient made up for each of four."""
+    """The sum of each image's samples, with gradients made up, the next of a list in each call."""
 
     @staticmethod
-    def forward(ctx: Any, images: Tensor) -> Tensor:
+    def forward(ctx: Any, images: Tensor, gradients: list[Tensor]) -> Tensor:
+        ctx.gradients = gradients
         return images.flatten(1).sum(dim=1)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return torch.tensor([torch.nan, torch.inf, -torch.inf, 1.0]).view(1, 1, 1, 4) * gradient.view(-1, 1, 1, 1)
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return ctx.gradients.pop(0) * gradient.view(-1, 1, 1, 1), None
 
 
-def test_samples_whose_gradient_is_not_finite_stay_where_they_are() -> None:
+@pytest.mark.parametrize("steps", [1, 2])
+def test_samples_whose_gradient_is_not_finite_stay_until_it_is(steps: int) -> None:
+    gradients = [row(torch.nan, torch.inf, -torch.inf, 1), row(1, 1, 1, 1)]
+
     class Front(nn.Module):
         def forward(self, images: Tensor) -> Tensor:
-            score = Broken.apply(images)
+            score = Broken.apply(images, gradients)
             return torch.stack([9 - score, score - 9], dim=1)
 
     x = row(0.25, 0.25, 0.25, 0.25)
     state = _State.at(x)
-    CarliniWagnerLinf(steps=1)._round(Front(), state, zeros(), zeros())  # type: ignore[arg-type]
+    CarliniWagnerLinf(steps=steps)._round(Front(), state, zeros(), zeros())  # type: ignore[arg-type]
     moved = (state.here - x).flatten().abs() > 1e-3
-    assert moved.tolist() == [False, False, False, True]
+    assert moved.tolist() == [steps == 2] * 3 + [True]
 
 
 def test_a_change_of_exactly_half_of_a_bytes_step_is_seen() -> None:
