@@ -112,6 +112,48 @@ def test_distances_are_those_of_misclassified_images_alone(monkeypatch: pytest.M
     assert (found.margin > 0).tolist() == [True, False, False, True]
 
 
+def test_a_tie_is_given_to_foolbox_and_does_not_count_as_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images of one sample, of the processor."""
+    foolbox = pytest.importorskip("foolbox")
+    wrapped, given = foolbox.PyTorchModel, []
+
+    def noted(model: Any, bounds: Any, device: Any) -> Any:
+        given.append(device)
+        return wrapped(model, bounds=bounds, device=device)
+
+    def theirs(model: Any, x: Tensor, y: Tensor, epsilons: None) -> tuple[Tensor, None, None]:
+        given.append(x.flatten().tolist())
+        return torch.tensor([0.5, 0.625]).view(2, 1, 1, 1), None, None
+
+    monkeypatch.setattr(foolbox, "PyTorchModel", noted)
+    monkeypatch.setattr(DeepFool, "theirs", lambda _: theirs)
+    found = DeepFool().run(Bright().eval(), grey(0.25, 0.5, size=(1, 1)), zeros(2), 1.0)
+    assert given == [torch.device("cpu"), [0.25, 0.5]]
+    assert found.distance is not None
+    assert found.distance.tolist() == [torch.inf, 0.125]
+
+
+@pytest.mark.parametrize(("words", "known"), [("init_attack failed for 1 of 1 inputs", True), ("no such class", False)])
+def test_only_a_missing_start_of_foolboxs_is_a_failure_to_find(
+    words: str, known: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("foolbox")
+
+    def theirs(model: Any, x: Tensor, y: Tensor, epsilons: None) -> Any:
+        raise ValueError(words)
+
+    monkeypatch.setattr(DeepFool, "theirs", lambda _: theirs)
+    x = grey(0.25)
+    if not known:
+        with pytest.raises(ValueError, match=f"^{words}$"):
+            DeepFool().run(Bright().eval(), x, zeros(1), 1.0)
+        return
+    found = DeepFool().run(Bright().eval(), x, zeros(1), 1.0)
+    assert torch.equal(found.x_adv, x)
+    assert found.distance is not None
+    assert found.distance.tolist() == [torch.inf]
+
+
 # --- pyautoattack -----------------------------------------------------------------------------------------------------
 
 

@@ -152,6 +152,8 @@ def test_noise_in_l2_is_normal_and_of_the_radius_in_each_image(model: nn.Module)
     indices = torch.tensor([5, 0, 2])
     moved = Noise(seed=4, norm="l2").run(model.double(), x, y, 0.5, indices=indices).x_adv - x
     assert moved.flatten(1).norm(dim=1).tolist() == pytest.approx([0.5] * 3)
+    far = Noise(seed=4, norm="l2").run(model.double(), x, y, 2.0).x_adv - x  # a radius of more than 1
+    assert far.flatten(1).norm(dim=1).tolist() == pytest.approx([2] * 3)
     drawn = draw(x.shape[1:], indices, 4, "noise", normal=True).double()
     cosine = nn.functional.cosine_similarity(moved.flatten(1), drawn.flatten(1))
     assert cosine.tolist() == pytest.approx([1] * 3)
@@ -200,6 +202,14 @@ def test_the_ratio_towards_a_class_equals_its_formula() -> None:
     logits = torch.tensor([[3.0, 5.0, 2.0, 1.0, -7.0]] * 2)
     assert dlr_towards(logits, torch.tensor([0, 1])).tolist() == pytest.approx([-2 / 3.5, 2 / 3.5])
     assert dlr(logits, torch.tensor([0, 1])).tolist() == pytest.approx([2 / 3, -2 / 3])
+
+
+def test_ratios_do_not_change_with_the_scale_of_logits() -> None:
+    """In float64 also where the largest logits are a millionth of a millionth apart."""
+    logits, y = torch.tensor([[3.0, 2.0, 1.5, 0.0]] * 2, dtype=torch.float64), torch.tensor([0, 1])
+    for ratio in (dlr, dlr_towards):
+        for scale in (1e-12, 1e9):
+            torch.testing.assert_close(ratio(scale * logits, y), ratio(logits, y), rtol=1e-9, atol=0)
 
 
 # --- ties, NaN, no derivative -----------------------------------------------------------------------------------------

@@ -159,7 +159,7 @@ def test_a_byte_may_be_off_by_a_thousandth() -> None:
 
 
 def test_whole_bytes_reach_as_many_levels_as_are_in_the_radius() -> None:
-    for radius, reach in ((1.0, 1), (2.0, 2), (2.9, 2), (8.0, 8), (32.0, 32), (0.5, 0)):
+    for radius, reach in ((1.0, 1), (2.0, 2), (2.995, 2), (8.0, 8), (32.0, 32), (0.5, 0)):
         box = Box.of(grey(), radius / 255, rounds=True, whole_bytes=True)
         assert set(moved(box.most)) == {reach}
         assert set(moved(box.least)) == {-reach}

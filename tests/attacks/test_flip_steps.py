@@ -173,6 +173,33 @@ def test_an_image_without_any_gradient_gets_random_ones() -> None:
     assert found[1][2].unique().tolist() == [0]
 
 
+def test_gradients_so_far_weigh_three_quarters() -> None:
+    here = flip._Climbers(torch.arange(1), SimpleNamespace(), torch.zeros(1), [])  # type: ignore[arg-type]
+    first, second = [torch.tensor([4.0]), torch.tensor([8.0])], [torch.tensor([12.0]), torch.tensor([0.0])]
+    here.remember(first)
+    assert here.gradients == first
+    here.remember(second)
+    assert [float(gradient) for gradient in here.gradients] == [6, 6]
+    here.remember(first)
+    assert [float(gradient) for gradient in here.gradients] == [5.5, 6.5]
+
+
+def test_draws_are_averaged_image_by_image_and_their_gradients_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two draws of three images: losses, margins and gradients."""
+    draws = [
+        (torch.tensor([1.0, 2.0, 3.0]), torch.tensor([0.5, -1.0, 0.5]), [torch.ones(3), torch.tensor([1.0, 2, 3])]),
+        (torch.tensor([3.0, 0.0, 9.0]), torch.tensor([0.5, 2.0, 0.0]), [torch.ones(3) * 4, torch.ones(3)]),
+    ]
+    given = iter(draws)
+    monkeypatch.setattr(flip._View, "_one_draw", lambda *_: next(given))
+    view = flip._View(*[None] * 7)  # type: ignore[arg-type]
+    look = view.look(torch.zeros(3), torch.arange(3), [[], []], differentiate=True)
+    assert look.value.tolist() == [2, 1, 6]
+    assert look.score.tolist() == [0.5, 0.5, 0.25]
+    assert look.fooled.tolist() == [True, False, False]  # a tie is none
+    assert [gradient.tolist() for gradient in look.gradients] == [[5, 5, 5], [2, 3, 4]]
+
+
 # --- the choice of each unit ------------------------------------------------------------------------------------------
 
 

@@ -121,6 +121,55 @@ def test_a_pair_is_of_two_features_that_may_move_and_of_the_largest_product() ->
     assert (place.tolist(), found.tolist()) == ([[0]], [True])  # 1 · 6 as 2 · 3; the first of equals
 
 
+@pytest.mark.parametrize("pairs", [True, False])
+def test_a_product_of_derivatives_is_as_small_as_its_type_makes_it(pairs: bool) -> None:
+    """Half of the least positive number of float32 is rounded to zero, and then nothing moves."""
+    least = torch.finfo(torch.float32).smallest_normal * torch.finfo(torch.float32).eps
+    attack, movable = JSMA(pairs=pairs), torch.ones(1, 2, dtype=torch.bool)
+    share = 2 if pairs else 1  # of two features that are alike
+    towards = torch.full((1, 2), 2.0**-74 / share)
+    for times, found in ((0.5, False), (1.5, True)):
+        others = -torch.full((1, 2), times * (least / 2.0**-74) / share)
+        assert attack._best(towards, others, movable)[1].tolist() == [found]
+
+
+def test_a_lone_feature_moves_only_where_it_raises_the_target_and_lowers_the_rest() -> None:
+    attack, movable = JSMA(pairs=False), torch.ones(1, 3, dtype=torch.bool)
+    for towards, others in (
+        ([0.5, -0.25, 0], [0.5, -0.25, -1]), ([-3, 2, 0], [-3, 2, 0]), ([0, 0, 0], [-1, -2, -3]),
+    ):  # fmt: skip
+        _, found = attack._best(torch.tensor([towards]), torch.tensor([others]), movable)
+        assert found.tolist() == [False]
+    place, found = attack._best(torch.tensor([[0.5, 0.25, 9]]), torch.tensor([[-0.25, -0.75, 9]]), movable)
+    assert (place.tolist(), found.tolist()) == ([[1]], [True])
+
+
+def test_targets_are_every_wrong_class_the_likeliest_or_the_given() -> None:
+    logits = torch.tensor([[5.0, 1, 2, 3], [0.0, 9, 8, 4]])
+    x, y = torch.zeros(2, 1, 1, 1), torch.tensor([0, 2])
+
+    class Fixed(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return logits
+
+    for target, rows, classes in (
+        ("every", [0, 0, 0, 1, 1, 1], [3, 2, 1, 1, 3, 0]), ("likeliest", [0, 1], [3, 1]), ("given", [0, 1], [0, 2]),
+    ):  # fmt: skip
+        found = JSMA(target=target)._targets(Fixed(), x, y)  # type: ignore[arg-type]
+        assert [part.tolist() for part in found] == [rows, classes]
+
+
+def test_a_tie_needs_a_change_and_a_wrong_image_none() -> None:
+    model = Weighted([1, 1], 0.5).eval()
+    found = JSMA(surface="logits", pairs=False).run(model, row(0.25, 0.25), zeros(), 2)
+    assert found.distance is not None
+    assert found.distance.tolist() == [1]
+    found = JSMA(surface="logits", pairs=False).run(model, row(0.25, 0.26), zeros(), 2)
+    assert found.distance is not None
+    assert found.distance.tolist() == [0]
+    assert torch.equal(found.x_adv, row(0.25, 0.26))
+
+
 # --- Carlini and Wagner -----------------------------------------------------------------------------------------------
 
 
