@@ -142,7 +142,7 @@ def test_a_direction_has_a_length_of_one_however_small_the_gradient_is(size: flo
 @pytest.mark.parametrize("schedule", ["constant", "cosine", "halving"])
 def test_images_of_float64_take_the_same_steps_whatever_torchs_default_is(schedule: Any) -> None:
     x = torch.rand(2, 1, 4, 4, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
-    attack = PGD(7, schedule=schedule, step=0.7, until_fooled=False)
+    attack = PGD(7, schedule=schedule, step=0.07, random_start=False, until_fooled=False)
     wanted = attack(Slope().eval(), x, zeros(2), 0.3)
     torch.set_default_dtype(torch.float64)
     try:

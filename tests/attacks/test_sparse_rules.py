@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fdjpeg.attacks import JSMA, CarliniWagnerL0, CarliniWagnerLinf, jsma
-from fdjpeg.attacks.carlini_wagner import UNSEEN, _State
+from fdjpeg.attacks.carlini_wagner import _State
 
 
 class Weighted(nn.Module):
@@ -144,6 +144,24 @@ def test_a_lone_feature_moves_only_where_it_raises_the_target_and_lowers_the_res
     assert (place.tolist(), found.tolist()) == ([[1]], [True])
 
 
+def test_the_sum_of_the_others_derivatives_is_taken_over_their_own() -> None:
+    """Near saturation: the derivative of the sum, which is that of the target's with the other sign, would differ."""
+    logits, targets = torch.tensor([[0.0, 10.0, 40.0]]), torch.tensor([0])
+    p = logits.softmax(dim=1)[0]
+    of_target, of_others = jsma._softmax_seeds(logits, targets)
+    own = [[p[k] * (float(k == by) - p[by]) for by in range(3)] for k in range(3)]
+    assert of_target.tolist() == [[float(value) for value in own[0]]]
+    assert of_others.tolist() == [[float(own[1][by] + own[2][by]) for by in range(3)]]
+    assert float(of_others[0, 1]) == 0 != float(of_target[0, 1])
+
+
+@pytest.mark.parametrize("pairs", [True, False])
+def test_derivatives_that_are_no_numbers_move_nothing(pairs: bool) -> None:
+    nothing = torch.full((1, 3), torch.nan)
+    _, found = JSMA(pairs=pairs)._best(nothing, nothing, torch.ones(1, 3, dtype=torch.bool))
+    assert found.tolist() == [False]
+
+
 def test_targets_are_every_wrong_class_the_likeliest_or_the_given() -> None:
     logits = torch.tensor([[5.0, 1, 2, 3], [0.0, 9, 8, 4]])
     x, y = torch.zeros(2, 1, 1, 1), torch.tensor([0, 2])
@@ -230,14 +248,15 @@ def test_samples_whose_gradient_is_not_finite_stay_until_it_is(steps: int) -> No
 def test_a_change_of_exactly_half_of_a_bytes_step_is_seen() -> None:
     x = row(0, 0, dtype=torch.float64)
     state = _State.at(x)
-    point = row(UNSEEN, 0.999 * UNSEEN, dtype=torch.float64)
+    half = 0.5 / 255
+    point = row(half, 0.999 * half, dtype=torch.float64)
     model: Any = Weighted([1, 1], 0.0)
     note = CarliniWagnerL0()._note
     assert note(model, state, zeros(), point, zeros()).tolist() == [True]
-    assert listed(state.best) == [UNSEEN, 0]
+    assert listed(state.best) == [half, 0]
     # The same distance again is not nearer.
     assert note(model, state, zeros(), point.flip(3), zeros()).tolist() == [False]
-    assert listed(state.best) == [UNSEEN, 0]
+    assert listed(state.best) == [half, 0]
 
 
 def test_samples_that_did_not_change_are_not_among_the_share_that_is_put_back() -> None:
