@@ -65,7 +65,7 @@ def test_a_radius_is_a_floating_number_in_bytes_and_in_units_of_the_range() -> N
     least = Fraction(5e-324) / 255  # a 255th of the least number; 128 of these are rounded up to it
     assert parse_eps(128 * least, "l2") == 128 * least
     for wrong in (largest * 1001 / 1000, 127 * least):
-        with pytest.raises(ValueError, match="^eps must be "):
+        with pytest.raises(ValueError, match=r"^eps must be "):
             parse_eps(wrong, "l2")
 
 
@@ -186,7 +186,7 @@ def test_seeds_have_63_bits() -> None:
     seeds = [image_seed(0, "start", index) for index in range(200)]
     assert len(set(seeds)) == 200
     assert 2**62 < max(seeds) < 2**63
-    assert 0 <= min(seeds)
+    assert min(seeds) >= 0
 
 
 def test_no_images_take_no_numbers_of_float32() -> None:

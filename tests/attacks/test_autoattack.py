@@ -103,9 +103,7 @@ def test_a_gradient_of_zero_is_no_warning_of_auto_pgds() -> None:
 @pytest.mark.parametrize(
     ("name", "needed"), [("apgd-ce", 2), ("apgd-dlr", 3), ("apgd-t", 4)], ids=lambda value: str(value)
 )
-def test_auto_pgd_needs_as_many_classes_as_its_loss_has_logits(
-    name: str, needed: int, single_runs: list[Any]
-) -> None:
+def test_auto_pgd_needs_as_many_classes_as_its_loss_has_logits(name: str, needed: int, single_runs: list[Any]) -> None:
     class Few(nn.Module):
         def __init__(self, classes: int) -> None:
             super().__init__()
@@ -180,7 +178,7 @@ def test_a_tie_is_broken_by_the_least_possible_amount() -> None:
     logits = torch.tensor([[1.0, 1.0, 0.0], [-2.0, 3.0, 3.0]])
     untied = _Untied(nn.Flatten(), torch.tensor([0, 2]))(logits.view(2, 1, 1, 3))
     least = torch.finfo(torch.float32).eps
-    assert (untied - logits).tolist() == [[least, 0, 0], [0, 0, 2 * least]]  # numbers from 2 to 4 are twice as far apart
+    assert (untied - logits).tolist() == [[least, 0, 0], [0, 0, 2 * least]]  # 3 has twice the spacing of 1
 
 
 def test_tiles_of_a_fifth_of_the_height_cover_these_sizes() -> None:

@@ -126,8 +126,8 @@ def test_where_the_best_loss_is_reached_again_the_first_such_point_stays() -> No
 
 
 def test_samples_without_a_finite_gradient_do_not_move_and_images_without_any_move_at_random() -> None:
-    gradient = torch.tensor([[torch.nan, torch.inf, -torch.inf, 2.0], [0.0, torch.nan, torch.inf, 0.0]]).view(2, 1, 1, 4)
-    found = PGD(seed=3)._usable(gradient, torch.tensor([4, 8]), "direction 0 1")
+    gradient = torch.tensor([[torch.nan, torch.inf, -torch.inf, 2.0], [0.0, torch.nan, torch.inf, 0.0]])
+    found = PGD(seed=3)._usable(gradient.view(2, 1, 1, 4), torch.tensor([4, 8]), "direction 0 1")
     assert found[0].flatten().tolist() == [0, 0, 0, 2]
     assert torch.equal(found[1:], draw(torch.Size([1, 1, 4]), torch.tensor([8]), 3, "direction 0 1", normal=True))
 

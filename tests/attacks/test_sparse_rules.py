@@ -80,7 +80,8 @@ def test_maps_are_of_derivatives_at_the_temperature(surface: Any, temperature: f
     outputs = logits / temperature
     outputs = outputs.softmax(dim=1) if surface == "probabilities" else outputs
     for number, target in enumerate(targets.tolist()):
-        jacobian = [torch.autograd.grad(outputs[number, k], x, retain_graph=True)[0][number].flatten() for k in range(4)]
+        found = [torch.autograd.grad(outputs[number, k], x, retain_graph=True)[0][number] for k in range(4)]
+        jacobian = [gradient.flatten() for gradient in found]
         torch.testing.assert_close(towards[number], jacobian[target])
         rest = torch.stack([one for k, one in enumerate(jacobian) if k != target]).sum(dim=0)
         torch.testing.assert_close(others[number], rest)
