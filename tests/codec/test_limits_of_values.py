@@ -6,12 +6,13 @@ import math
 import re
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.utils import _pytree
 
 import fdjpeg
-from fdjpeg import JPEG, Coefficients, LearnableJPEG, QuantTables, _standard_tables
+from fdjpeg import JPEG, Coefficients, LearnableJPEG, QuantTables, _standard_tables, surrogates
 from fdjpeg._arguments import without_autocast
 
 IMAGE = torch.rand(2, 3, 9, 17, generator=torch.Generator().manual_seed(5))
@@ -206,3 +207,81 @@ def test_autocast_is_off_inside_whether_it_was_on_or_not() -> None:
             assert (one @ one).dtype == torch.float32
     with without_autocast(torch.device("meta")):
         assert (one @ one).dtype == torch.float32
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Surrogates and stages
+
+
+@pytest.mark.parametrize("kind", [surrogates.Tanh, surrogates.Softmax])
+def test_alpha_is_between_a_thousandth_and_a_thousand(kind: type[surrogates.Tanh | surrogates.Softmax]) -> None:
+    for alpha in (1e-3, 0.5, 1e3, np.float32(0.5), np.int64(1000)):
+        assert kind(alpha).alpha == alpha
+        assert type(kind(alpha).alpha) in (int, float)
+    for alpha in (0.9e-3, 1001, 1999.0):
+        with pytest.raises(ValueError, match=re.escape(f"alpha must be in 0.001…1000, got {alpha!r}")):
+            kind(alpha)
+    for alpha in (0, -1e-9, math.inf, math.nan):
+        with pytest.raises(ValueError, match=re.escape(f"alpha must be a positive finite number, got {alpha!r}")):
+            kind(alpha)
+
+
+def test_numbers_of_surrogates_are_pythons() -> None:
+    """Their texts are in fingerprints, where NumPy's would differ."""
+    assert repr(surrogates.Fourier(np.int64(3), floor=np.float32(0.5))) == "Fourier(floor=0.5, terms=3)"
+    assert repr(surrogates.Tanh(np.float64(2), floor=np.int32(0))) == "Tanh(floor=0, alpha=2.0)"
+    assert [surrogates.Fourier().terms, surrogates.Tanh().alpha, surrogates.Softmax().alpha] == [10, 4, 4]
+    for floor in (0.25, 0.0):
+        assert float(surrogates.Cubic(floor=floor).derivative(torch.zeros(()))) == floor
+    with pytest.raises(TypeError, match="positional argument"):
+        surrogates.Cubic(0.5)  # type: ignore[misc]
+
+
+def test_noise_is_what_its_generator_draws_less_a_half() -> None:
+    c = torch.linspace(-3, 3, 50)
+    drawn = torch.rand(50, generator=torch.Generator().manual_seed(9))
+    found = surrogates.Noise(torch.Generator().manual_seed(9)).forward(c)
+    assert torch.equal(found, c + (drawn - 0.5))
+    assert torch.equal(surrogates.Noise().derivative(c), torch.ones(50))
+
+
+@pytest.mark.parametrize("outer", [(), (2,), (2, 1), (1, 2, 1)], ids=str)
+def test_stages_take_any_number_of_outer_dimensions(outer: tuple[int, ...]) -> None:
+    image = torch.rand(*outer, 3, 8, 16, generator=torch.Generator().manual_seed(9))
+    one = image.reshape(-1, 3, 8, 16)[0]
+    ycbcr = fdjpeg.rgb_to_ycbcr(image)
+    assert torch.equal(ycbcr.reshape(-1, 3, 8, 16)[0], fdjpeg.rgb_to_ycbcr(one))
+    torch.testing.assert_close(fdjpeg.ycbcr_to_rgb(ycbcr), image)
+    blocks = fdjpeg.block_dct(image)
+    assert blocks.shape == (*outer, 3, 1, 2, 8, 8)
+    torch.testing.assert_close(fdjpeg.block_idct(blocks), image)
+    for wrong in (image[..., :12], image[..., :4, :]):
+        shape = re.escape(str(tuple(wrong.shape)))
+        with pytest.raises(ValueError, match=rf"^samples must have shape .*, H and W multiples of 8, got {shape}: pad"):
+            fdjpeg.block_dct(wrong)
+    for wrong in (image[..., :2, :, :], torch.cat([image, image], -3)):
+        for function in (fdjpeg.rgb_to_ycbcr, fdjpeg.ycbcr_to_rgb):
+            with pytest.raises(ValueError, match=r"^image must have shape \(..., 3, H, W\), got"):
+                function(wrong)
+    with pytest.raises(ValueError, match=r"^blocks must have shape \(..., rows, columns, 8, 8\), got"):
+        fdjpeg.block_idct(blocks[..., :4])
+
+
+def test_blocks_need_rows_and_columns_and_samples_two_dimensions() -> None:
+    assert fdjpeg.block_idct(torch.zeros(2, 3, 8, 8)).shape == (16, 24)
+    assert fdjpeg.block_dct(torch.zeros(16, 24)).shape == (2, 3, 8, 8)
+    for wrong in (torch.zeros(3, 8, 8), torch.zeros(8, 8)):
+        with pytest.raises(ValueError, match=r"^blocks must have shape \(..., rows, columns, 8, 8\), got"):
+            fdjpeg.block_idct(wrong)
+    for wrong in (torch.zeros(8), torch.zeros(16)):
+        with pytest.raises(ValueError, match=r"^samples must have shape \(..., H, W\)"):
+            fdjpeg.block_dct(wrong)
+
+
+def test_the_rate_of_one_grey_is_exact_with_its_dummy_blocks() -> None:
+    """2 bits of luma or chroma for no difference, 4 or 2 for the end of a block: nothing is left to chance."""
+    for height, width, subsampling in ((8, 8, "4:4:4"), (9, 17, "4:2:0"), (9, 33, "4:1:1")):
+        image = torch.full((1, 3, height, width), 128 / 255, dtype=torch.float64)
+        counted = fdjpeg.bits(fdjpeg.encode(image, 50, subsampling=subsampling))
+        assert fdjpeg.rate(image, 50, subsampling=subsampling).tolist() == pytest.approx(counted.tolist(), abs=1e-6)
+    assert int(counted) == 16 * 6 + 2 * 4 * 4  # two rows of two MCUs, of four blocks of luma and two of chroma

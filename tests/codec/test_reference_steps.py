@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from fdjpeg import reference
+from fdjpeg import QuantTables, reference
 from fdjpeg._geometry import SAMPLING_FACTORS, geometry_of
 from fdjpeg.reference import exact, pieces
 from fdjpeg.reference.tables import standard_tables_by_block
@@ -91,3 +91,88 @@ def test_integers_of_the_reference_are_int32(factors: tuple[int, int]) -> None:
     decoded = exact.decode_components([exact.quantize(blocks, tables[0, 0]) for blocks in transformed], tables)
     whole = [*transformed, *decoded, exact.unlimited_rgb(decoded, geometry, True), tables]
     assert {one.dtype for one in whole} == {torch.int32}
+
+
+@pytest.mark.parametrize(
+    ("quality", "percentage"),
+    [(49.01, 102), (49.5, 101), (50.502, 98), (51, 98), (1.5, 3333), (99.75, 0), (100.5, 0), (0.3, 5000)],
+)
+def test_a_fraction_of_a_quality_makes_its_own_tables(quality: float, percentage: int) -> None:
+    """5000 / 49.01 is 102.02, and 200 − 2 · 50.502 is 98.996: each is rounded down."""
+    table = reference.standard_tables(quality, torch.empty(0))[0, 0]
+    step = min(max((LARGEST * percentage + 50) // 100, 1), 255)
+    assert int(table[6, 5]) == step
+    if 1 <= quality <= 100:
+        assert torch.equal(table, QuantTables.standard(quality).y)
+        assert torch.equal(table, QuantTables.standard(torch.tensor([quality], dtype=torch.float64)).y[0])
+    soft = reference.real_tables(None, quality, True, torch.empty(0, dtype=torch.float64))[0, 0]
+    act = min(max(quality, 1), 100)
+    expected = max(LARGEST * (5000 / act if act < 50 else 200 - 2 * act) / 100, 1)
+    assert float(soft[6, 5]) == pytest.approx(expected)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Which samples the last limiting passes
+
+
+@pytest.mark.parametrize(
+    ("y", "cr", "red"),
+    [(255, 128, True), (255, 129, False), (254, 129, True), (0, 128, True), (0, 127, False), (1, 127, True)],
+)
+def test_red_passes_where_it_is_within_its_range_before_the_last_limiting(y: int, cr: int, red: bool) -> None:
+    """A step of Cr is 1.402 of red, rounded to 1: of 256 and of −1 nothing passes."""
+    image = torch.zeros(1, 3, 8, 8)
+    geometry = geometry_of(image, 1, 1)
+    decoded = [torch.full((1, 8, 8), value, dtype=torch.int32) for value in (y, 128, cr)]
+    planes = exact.pack_planes(decoded, torch.zeros(1, 1, 1, dtype=torch.bool), geometry)
+    grad = torch.zeros(1, 3, 8, 8)
+    grad[:, 0] = 1
+    of_image, _ = reference.round_trip_backward(grad, planes, image, None, 50.0, 1, 1, True, False)
+    of_blocks = pieces.blocks_image_backward(grad, planes, image, 1, 1, True)
+    assert bool(of_image.any()) == bool(of_blocks.any()) == red
+    assert bool(reference.straight_through_tangent(grad, planes, image, 1, 1, True)[:, 0].any()) == red
+
+
+def test_in_real_numbers_every_sample_between_black_and_white_passes() -> None:
+    """Nearly black, nearly white: what comes out between the two was not limited, and what comes out at one was."""
+    noise = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(2), dtype=torch.float64) / 30
+    image = torch.cat([noise, 1 - noise])
+    setting = (torch.full((1, 3, 8, 8), 15.0), 0.0, 1, 1, True, "straight-through", 0.0, 0.0, False)
+    out, mask = reference.real_round_trip(image, *setting)
+    inside = torch.stack([mask >> channel & 1 for channel in range(3)], 1).bool()
+    assert torch.equal(inside, (out > 0) & (out < 1))
+    assert 0.05 < float(inside.float().mean()) < 0.95
+    assert bool((out * 255 < 1)[:2].logical_and(inside[:2]).any())
+
+
+def test_a_change_of_a_sample_without_a_value_is_none_where_the_codec_is_exact() -> None:
+    image = torch.full((1, 3, 8, 8), 0.5)
+    image[0, 1, 3, 4] = math.nan
+    v = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(3))
+    without = v.clone()
+    without[0, 1, 3, 4] = 0
+    found = pieces.image_blocks_tangent(v, image, True, 1, 1)
+    assert torch.equal(found, pieces.image_blocks_tangent(without, image, False, 1, 1))
+    assert not torch.equal(found, pieces.image_blocks_tangent(v, image, False, 1, 1))
+    assert torch.allclose(found, pieces.image_blocks(without, 1, 1) - pieces.image_blocks(0 * without, 1, 1), atol=1e-3)
+
+
+def test_grey_images_have_no_blocks_of_chroma() -> None:
+    coefficients = reference.encode(torch.zeros(2, 1, 9, 17), None, 50.0, 2, 2)
+    assert [tuple(one.shape) for one in coefficients] == [(2, 2, 3, 8, 8), (2, 0, 0, 8, 8), (2, 0, 0, 8, 8)]
+    assert {one.dtype for one in coefficients} == {torch.int16}
+    decoded = reference.decode(*coefficients, torch.ones(1, 3, 8, 8), 9, 17, 2, 2, True, torch.uint8)
+    assert decoded.shape == (2, 1, 9, 17)
+
+
+def test_gradients_of_tables_that_nobody_wants_are_empty() -> None:
+    image = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(3))
+    _, planes = reference.round_trip(image, None, 50.0, 1, 1, True)
+    slopes = torch.ones(1025)
+    exactly = (image, planes, image, None, 50.0, 1, 1, True)
+    real = (None, 50.0, 1, 1, True, "sine", 0.0, 0.0, False)
+    _, mask = reference.real_round_trip(image, *real)
+    for wanted, shape in ((False, (0,)), (True, (2, 3, 8, 8))):
+        assert reference.round_trip_backward(*exactly, wanted)[1].shape == shape
+        assert reference.surrogate_backward(*exactly, wanted, slopes)[1].shape == shape
+        assert reference.real_round_trip_backward(image, mask, image, *real, wanted)[1].shape == shape
