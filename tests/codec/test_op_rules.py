@@ -100,14 +100,16 @@ def test_a_decoder_maps_along_any_dimension(dims: tuple[int | None, ...]) -> Non
     )
 
 
-@pytest.mark.parametrize("slope", [True, False])
-def test_gradients_of_rounding_map_with_and_without_a_slope(slope: bool) -> None:
-    tensors = [random(4, 2, 6, 8, 8) for _ in range(4 if slope else 3)]
-    mapped_is_each(
-        lambda *given: torch.ops.fdjpeg.rounded_backward(*given, *[None] * (4 - len(given))),
-        tensors,
-        (0, 1, 2, 0)[: len(tensors)],
-    )
+@pytest.mark.parametrize(("c", "slope"), [(True, True), (True, False), (False, True), (False, False)])
+def test_gradients_of_rounding_map_with_and_without_a_slope(c: bool, slope: bool) -> None:
+    given = (True, True, c, slope)
+
+    def gradients(*tensors: Tensor) -> tuple[Tensor, Tensor]:
+        left = list(tensors)
+        return torch.ops.fdjpeg.rounded_backward(*(left.pop(0) if one else None for one in given))
+
+    dims = [dim for one, dim in zip(given, (0, 1, 2, 0), strict=True) if one]
+    mapped_is_each(gradients, [random(4, 2, 6, 8, 8) for _ in dims], tuple(dims))
 
 
 @pytest.mark.parametrize("name", ["jpeg", "block_dct"])
@@ -173,9 +175,18 @@ def test_an_images_second_gradient_does_not_need_that_of_tables() -> None:
     assert bool(found[0].any())
 
 
-@pytest.mark.parametrize("by_block", [True, False])
+_SOFT: dict[str, Any] = {"gradient": "sine", "arithmetic": "real", "soft": True}
+
+
+@pytest.mark.parametrize(
+    ("by_block", "settings"),
+    [(True, _SOFT), (False, _SOFT), (True, {"arithmetic": "real"})],
+    ids=["soft-map", "soft-tables", "straight-map"],
+)
 @pytest.mark.parametrize("of", ["image", "steps", "both"])
-def test_second_derivatives_in_forward_mode_are_those_in_reverse_mode(by_block: bool, of: str) -> None:
+def test_second_derivatives_in_forward_mode_are_those_in_reverse_mode(
+    by_block: bool, settings: dict[str, Any], of: str
+) -> None:
     """The derivative of a gradient along a direction of the image alone, of the steps alone, and of both."""
     image, direction = 0.2 + 0.6 * random(1, 1, 8, 8), (random(1, 1, 8, 8) - 0.5, random(1, 1, 1) - 0.5)
     steps = torch.full((1, 1, 1), 40.0, dtype=torch.float64)
@@ -183,7 +194,6 @@ def test_second_derivatives_in_forward_mode_are_those_in_reverse_mode(by_block: 
         steps, direction = 5 + 9 * random(1, 8, 8), (direction[0], random(1, 8, 8) - 0.5)
 
     def loss(image: Tensor, steps: Tensor) -> Tensor:
-        settings: dict[str, Any] = {"gradient": "sine", "arithmetic": "real", "soft": True}
         if by_block:
             return fdjpeg.jpeg(image, steps, **settings).pow(3).sum()
         return fdjpeg.jpeg(image, tables=QuantTables(steps, steps), **settings).pow(3).sum()
@@ -205,6 +215,20 @@ def test_second_derivatives_in_forward_mode_are_those_in_reverse_mode(by_block: 
     for result, expected in zip(found, wanted, strict=True):
         assert float(expected.abs().max()) > 1e-6
         torch.testing.assert_close(result, expected, rtol=1e-8, atol=1e-10)
+
+
+def test_a_gradient_is_linear_in_the_incoming_one_in_forward_mode_too() -> None:
+    """Of a surrogate under rounding, whose gradient by the image itself cannot be had."""
+    image, tables, incoming = random(1, 1, 8, 8), QuantTables.standard(50), (random(1, 1, 8, 8), random(1, 1, 8, 8) - 1)
+
+    def compressed(x: Tensor) -> Tensor:
+        return fdjpeg.jpeg(x, tables=tables, gradient="sine", arithmetic="real")
+
+    backward = torch.func.vjp(compressed, image)[1]
+    _, found = torch.func.jvp(lambda g: backward(g)[0], incoming[:1], incoming[1:])
+    assert torch.equal(found, backward(incoming[1])[0])
+    with pytest.raises(RuntimeError, match=r"^a surrogate's gradient under a forward that rounds cannot be"):
+        torch.func.jvp(torch.func.grad(lambda x: compressed(x).sum()), (image,), incoming[1:])
 
 
 def test_forward_mode_has_no_tangent_of_a_sample_that_is_nan_where_the_codec_is_exact() -> None:
@@ -238,14 +262,42 @@ def test_coefficients_of_an_image_with_nan_have_one_derivative_in_both_modes() -
             torch.testing.assert_close(again, forward)
 
 
-def test_the_floor_of_a_surrogate_holds_under_rounding_alone() -> None:
+@pytest.mark.parametrize("quality", [50, torch.full((1, 1, 1), 50)], ids=["number", "map"])
+def test_the_floor_of_a_surrogate_holds_under_rounding_alone(quality: Any) -> None:
     """Of a grey image all coefficients are 0, where sine's derivative is 0; with a floor of a half it is that."""
     image = torch.full((1, 1, 8, 8), 128 / 255, dtype=torch.float64, requires_grad=True)
     incoming = random(1, 1, 8, 8)
     for soft, expected in ((False, 0.5), (True, 0.0)):
-        out = fdjpeg.jpeg(image, 50, gradient=surrogates.Sine(floor=0.5), arithmetic="real", soft=soft)
+        out = fdjpeg.jpeg(image, quality, gradient=surrogates.Sine(floor=0.5), arithmetic="real", soft=soft)
         (found,) = torch.autograd.grad(out, image, incoming)
         torch.testing.assert_close(found, expected * incoming)
+
+
+def test_noise_moves_a_coefficient_by_half_a_step_at_most() -> None:
+    blocks, steps = 100 * random(3, 2, 8, 8), 5 + 20 * random(1, 2, 8, 8)
+    noise = surrogates.Noise(torch.Generator().manual_seed(3))
+    moved = (ops.rounded(blocks, steps, noise, True) - blocks) / steps
+    assert 0.4 < float(moved.abs().max()) <= 0.5
+    assert abs(float(moved.mean())) < 0.05
+
+
+def test_no_gradient_of_steps_is_computed_where_none_is_wanted() -> None:
+    image, quality = random(1, 1, 8, 8).requires_grad_(), torch.full((1, 1, 1), 50.0, requires_grad=True)
+    for one, wanted in ((quality, ["rounded_backward"]), (quality.detach(), [])):
+        out = fdjpeg.jpeg(image, one, **_SOFT)
+        with Calls() as calls:
+            out.sum().backward()
+        assert [name for name, _ in calls.found if name == "rounded_backward"] == wanted
+
+
+def test_images_of_one_block_keep_a_gradient_for_each_map() -> None:
+    images, qualities = random(2, 1, 8, 8), torch.tensor([30.0, 60.0], dtype=torch.float64).view(2, 1, 1)
+    both = qualities.clone().requires_grad_()
+    (found,) = torch.autograd.grad(fdjpeg.jpeg(images, both, **_SOFT).square().sum(), both)
+    for number in range(2):
+        one = qualities[number : number + 1].clone().requires_grad_()
+        out = fdjpeg.jpeg(images[number : number + 1], one, **_SOFT)
+        torch.testing.assert_close(found[number], torch.autograd.grad(out.square().sum(), one)[0][0])
 
 
 def test_the_default_device_does_not_matter() -> None:
@@ -254,7 +306,21 @@ def test_the_default_device_does_not_matter() -> None:
     with torch.device("meta"):
         assert torch.equal(fdjpeg.jpeg(image, 50, gradient=Own()), wanted)
         found = packed_steps._looked_up_steps(qualities, 90, True, False)
-    assert torch.equal(found, reference.standard_steps(qualities, 90, True, False))
+    torch.testing.assert_close(found, reference.standard_steps(qualities, 90, True, False), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_steps_that_are_looked_up_have_the_dtype_of_steps(dtype: torch.dtype) -> None:
+    assert packed_steps._looked_up_steps(torch.full((2, 60), 50, dtype=dtype), 40, True, False).dtype == dtype
+    whole = torch.full((2, 60), 50, dtype=torch.uint8)
+    assert packed_steps._looked_up_steps(whole, 40, True, False).dtype == torch.float32
+
+
+def test_a_quality_between_two_whole_ones_has_its_own_steps() -> None:
+    image = random(1, 3, 16, 16).requires_grad_()
+    found = [fdjpeg.jpeg(image, quality, gradient=Own()) for quality in (50.4, 50)]
+    assert torch.equal(found[0], fdjpeg.jpeg(image.detach(), 50.4))
+    assert not torch.equal(*found)
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float16, torch.float32, torch.float64])
@@ -265,6 +331,28 @@ def test_steps_without_values_have_the_dtype_of_steps(dtype: torch.dtype) -> Non
     )
     assert (empty.dtype, empty.shape) == (made.dtype, made.shape)
     assert made.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_gradients_of_tables_are_in_the_dtype_of_computations(dtype: torch.dtype) -> None:
+    """With values and without: of the exact codec float32, of real numbers that of the computation."""
+    for device in ("cpu", "meta"):
+        image, tables = torch.rand(2, 3, 8, 8).to(device, dtype), torch.full((1, 3, 8, 8), 9.0, device=device)
+        _, planes = torch.ops.fdjpeg.round_trip(image, tables, 0.0, *SAMPLING)
+        exact = torch.ops.fdjpeg.round_trip_backward(image, planes, image, tables, 0.0, *SAMPLING, True)
+        setting = (0.0, *SAMPLING, "straight-through", 0.0, 0.0, False)
+        _, mask = torch.ops.fdjpeg.real_round_trip(image, tables.to(reference.real_dtype(image)), *setting)
+        real = torch.ops.fdjpeg.real_round_trip_backward(
+            image, mask, image, tables.to(reference.real_dtype(image)), *setting, True
+        )
+        assert [one.shape for one in (exact[1], real[1])] == [(2, 3, 8, 8)] * 2
+        assert [one.dtype for one in (exact[1], real[1])] == [torch.float32, reference.real_dtype(image)]
+
+
+def test_one_set_of_tables_gets_the_sum_of_all_images_gradients() -> None:
+    of_each = random(2, 3, 8, 8)
+    torch.testing.assert_close(registration.of_given_tables(of_each, torch.ones(1, 3, 8, 8)), of_each[:1] + of_each[1:])
+    assert registration.of_given_tables(of_each, torch.ones(2, 3, 8, 8)) is of_each
 
 
 def test_a_derivative_that_depends_on_the_image_is_not_differentiated_by_it() -> None:
