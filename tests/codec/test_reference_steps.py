@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from fdjpeg import QuantTables, reference
+from fdjpeg import QuantTables, reference, surrogates
 from fdjpeg._geometry import SAMPLING_FACTORS, geometry_of
 from fdjpeg.reference import exact, pieces
 from fdjpeg.reference.tables import standard_tables_by_block
@@ -176,3 +176,56 @@ def test_gradients_of_tables_that_nobody_wants_are_empty() -> None:
         assert reference.round_trip_backward(*exactly, wanted)[1].shape == shape
         assert reference.surrogate_backward(*exactly, wanted, slopes)[1].shape == shape
         assert reference.real_round_trip_backward(image, mask, image, *real, wanted)[1].shape == shape
+
+
+def test_samples_without_a_value_get_no_gradient_and_pass_no_change() -> None:
+    image = torch.rand(1, 3, 9, 17, generator=torch.Generator().manual_seed(3))
+    image[0, 1, 3, 4] = image[0, 2, 8, 16] = math.nan
+    odd = image.isnan()
+    v, of_tables = torch.randn(1, 3, 9, 17, generator=torch.Generator().manual_seed(4)), torch.ones(1, 3, 8, 8)
+    slopes = surrogates.Tanh().derivative(torch.linspace(-0.5, 0.5, 1025))
+    _, planes = reference.round_trip(image, None, 50.0, 2, 2, True)
+    setting = (planes, image, None, 50.0, 2, 2, True)
+    for backward in (
+        reference.round_trip_backward(v, *setting, False),
+        reference.surrogate_backward(v, *setting, False, slopes),
+    ):
+        assert not bool(backward[0][odd].any())
+        assert bool(backward[0][~odd].all())
+    for values in (0.0, 5.0):  # whatever the change is there
+        changed = v.masked_fill(odd, values)
+        exactly = reference.straight_through_tangent(changed, planes, image, 2, 2, True)
+        by_slopes = reference.surrogate_tangent(changed, of_tables, *setting, slopes)
+        if values == 0:
+            expected = exactly, by_slopes
+    assert torch.equal(exactly, expected[0])
+    assert torch.equal(by_slopes, expected[1])
+    alone = [reference.surrogate_tangent(v, None, *setting, slopes) for _ in range(2)]
+    none = reference.surrogate_tangent(torch.zeros_like(v), of_tables, *setting, slopes)
+    torch.testing.assert_close(alone[0] + none, by_slopes, atol=1e-5, rtol=1e-4)
+
+
+def test_tangents_of_surrogates_are_the_transposed_maps_of_their_gradients() -> None:
+    """⟨Jv, g⟩ = ⟨v, Jᵀg⟩ for images and tables, exact and in real numbers."""
+    generator = torch.Generator().manual_seed(8)
+    image = torch.rand(2, 3, 9, 17, generator=generator, dtype=torch.float64)
+    v, g = torch.randn(2, 2, 3, 9, 17, generator=generator, dtype=torch.float64)
+    of_tables = torch.randn(2, 3, 8, 8, generator=generator, dtype=torch.float64)
+    tables = torch.randint(5, 60, (2, 3, 8, 8), generator=generator).double()
+    slopes = surrogates.Tanh().derivative(torch.linspace(-0.5, 0.5, 8193, dtype=torch.float64))
+    for factors in ((2, 1), (2, 2)):
+        setting = (tables, 0.0, *factors, True)
+        _, planes = reference.round_trip(image, *setting)
+        change = reference.surrogate_tangent(v, of_tables, planes, image, *setting, slopes)
+        back = reference.surrogate_backward(g, planes, image, *setting, True, slopes)
+        expected = (v * back[0]).sum() + (of_tables * back[1]).sum()
+        torch.testing.assert_close((change * g).sum(), expected, rtol=1e-5, atol=1e-5)
+        for soft in (False, True):
+            real = (*setting, "tanh", 4.0, 0.0, soft)
+            _, mask = reference.real_round_trip(image, *real)
+            change = reference.real_tangent(v, of_tables, mask, image, *real)
+            back = reference.real_round_trip_backward(g, mask, image, *real, True)
+            expected = (v * back[0]).sum() + (of_tables * back[1]).sum()
+            torch.testing.assert_close((change * g).sum(), expected)
+            without = reference.real_tangent(v, None, mask, image, *real)
+            torch.testing.assert_close((without * g).sum(), (v * back[0]).sum())
