@@ -41,7 +41,7 @@ def test_images_may_leave_their_range_by_less_than_half_a_byte() -> None:
         image = torch.full((1, 3, 16, 16), 0.5)
         image[0, 1, 2, 3] = value
         learned(image, budget)
-    beyond = ((-0.501 / 255, "-0.0019647059 to 0.5"), (1 + 0.501 / 255, "0.5 to 1.00196469"), (1.5, "0.5 to 1.5"))
+    beyond = ((-0.501 / 255, "-0.001964706 to 0.5"), (1 + 0.501 / 255, "0.5 to 1.00196469"), (1.5, "0.5 to 1.5"))
     for value, got in beyond:
         image[0, 1, 2, 3] = value
         with pytest.raises(ValueError, match=rf"images must be in \[0, 1\], got values from {got}$"):
