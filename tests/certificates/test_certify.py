@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import FrozenInstanceError
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -179,6 +179,44 @@ class Mean(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         score = images.flatten(1).mean(dim=1) - self.threshold
         return torch.stack([-score, score], dim=1)
+
+
+@pytest.mark.parametrize(("lead", "status"), [(0.9e-5, "misclassified"), (1.1e-5, "constant")])
+def test_the_true_class_must_lead_by_a_share_of_the_largest_logit(lead: float, status: str) -> None:
+    """By more than 10⁻⁵ of it, since another batch size may change the last bits of a network's arithmetic."""
+
+    class Leading(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return torch.tensor([[-100.0, -100 * (1 + lead)]]).expand(len(images), -1) + 0 * images.sum()
+
+    y = torch.zeros(1, dtype=torch.int64)
+    assert certify(lattice("uniform(31)"), Leading().eval(), images(1), y, 0.0).statuses == (status,)
+
+
+def test_at_most_256_images_go_through_the_network_at_once() -> None:
+    class Counting(Mean):
+        sizes: ClassVar[list[int]] = []
+
+        def forward(self, images: Tensor) -> Tensor:
+            self.sizes.append(len(images))
+            return super().forward(images)
+
+    x = images(1).expand(257, -1, -1, -1).contiguous()
+    assert certify(lattice("uniform(31)"), Counting(-1).eval(), x, torch.ones(257).long(), 0.0).count("constant") == 257
+    assert Counting.sizes == [256, 1]
+
+
+def test_a_certificate_of_no_image_holds_nothing() -> None:
+    nothing = torch.zeros(0, dtype=torch.int64)
+    certificate = Certificate((), nothing, nothing, nothing)
+    assert certificate.found == {}
+    assert (certificate.certified.dtype, certificate.certified.shape) == (torch.bool, (0,))
+
+
+def test_labels_beyond_the_networks_classes_are_named() -> None:
+    message = "^labels must be in 0…1 for a network of 2 classes, got 2$"
+    with pytest.raises(ValueError, match=message):
+        certify(lattice("uniform(31)"), Mean(0.5).eval(), images(1), torch.tensor([2]), 0.0)
 
 
 @pytest.mark.parametrize("proof", [True, False])

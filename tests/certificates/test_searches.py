@@ -11,14 +11,14 @@ import pytest
 import torch
 from scipy.fft import idctn
 from support.classifiers import Tiny
-from support.perturbations import codec_of, image
+from support.perturbations import codec_of, image, listed
 from torch import Tensor
 
 import fdjpeg
 from fdjpeg.attacks.reachable import Box
-from fdjpeg.certificates import certify
+from fdjpeg.certificates import certify, realise
 from fdjpeg.certificates.outcomes import Outcomes
-from fdjpeg.certificates.realise import DITHERS, MARGINS, _approached, excluded
+from fdjpeg.certificates.realise import DITHERS, MARGINS, _approached, _random, attained, excluded
 from fdjpeg.certificates.units import AnyBall, ChannelBall, Entry, HalfSpace, Unit, unit_of
 from fdjpeg.defenses.defended import layer_defense
 
@@ -60,17 +60,33 @@ def test_a_hundred_and_fifty_weightings_are_tried(proof: int, found: bool) -> No
 
 def test_weights_are_positive_and_sum_to_one() -> None:
     """Whatever torch's default dtype; they grow where the ball falls short of a tie by more."""
-    ball = Tried([HalfSpace(0, axis(sample), tie) for sample, tie in enumerate((1.0, 2.0, 30.0))])
+    ball = Tried([HalfSpace(0, axis(sample), 10.0) for sample in range(4)])
+    ball.middle[:4] = torch.tensor([9.0, 8.0, -20.0, 50.0])
     excluded(Unit(ball, [ENTRY], None), (1,))
-    weights = torch.stack(ball.normals)[:, :3]
+    weights = torch.stack(ball.normals)[:, :4]
     assert weights.dtype == torch.float64
     assert bool((weights > 0).all())
     assert torch.allclose(weights.sum(dim=1), torch.ones(150, dtype=torch.float64), rtol=0, atol=1e-12)
-    assert weights[0].tolist() == pytest.approx([1 / 3] * 3, abs=1e-15)
-    assert bool((weights[1:].diff(dim=1) > 0).all())
+    assert weights[0].tolist() == pytest.approx([1 / 4] * 4, abs=1e-15)
     growth = (weights[:, 1] / weights[:, 0]).log().diff()
     assert bool((growth > 0).all())
     assert bool((growth.diff() < 0).all())  # by smaller and smaller steps, so that they settle
+
+
+@pytest.mark.parametrize("tie", [10.0, 0.25])
+def test_weights_follow_what_is_short_of_the_largest_tie(tie: float) -> None:
+    """By four of its shares, at most by a factor of e, and by 1/√n in step n; ties below 1 count as 1.
+
+    Which outcomes are excluded, and so every certificate that was ever kept, depends on these numbers.
+    """
+    ball = Tried([HalfSpace(0, axis(sample), tie) for sample in range(4)])
+    scale = max(tie, 1)
+    ball.middle[:4] = tie - scale * torch.tensor([0.1, 0.2, 3.0, -4.0], dtype=torch.float64)
+    excluded(Unit(ball, [ENTRY], None), (1,))
+    logarithms = torch.stack(ball.normals)[:, :4].log()
+    steps = (logarithms - logarithms[:, :1]).diff(dim=0)
+    assert steps[0].tolist() == pytest.approx([0, 0.4, 1 - 0.4, -1 - 0.4])
+    assert steps[3].tolist() == pytest.approx([0, 0.2, 1 - 0.2, -1 - 0.2])
 
 
 @pytest.mark.parametrize(("spaces", "total"), [(1, 1024), (2, 1024), (3, 3 * 341), (7, 7 * 146)])
@@ -126,10 +142,77 @@ def test_samples_are_rounded_to_the_nearest_levels_first() -> None:
     entries = [Entry(c, 0, 0, 1, 2, value=k, lowest=k, highest=k + 1, step=16) for c, k in enumerate(own)]
     unit, outcome = Unit(AnyBall(), entries, None), tuple(k + 1 for k in own)
     real, whole = (_approached(codec, replace(box, whole=w), unit, outcome, box.origin) for w in (False, True))
-    assert (len(real), len(whole)) == (MARGINS, DITHERS * MARGINS)
+    assert (len(real), len(whole)) == (MARGINS, DITHERS * MARGINS) == (8, 16 * 8)
     nearest = torch.minimum(torch.maximum(real.round(), box.least), box.most)
     assert torch.equal(whole[:MARGINS], nearest)
     assert not torch.equal(whole[MARGINS : 2 * MARGINS], nearest)
+
+
+def test_whole_levels_that_have_the_outcome_stay() -> None:
+    """Rounding moves a sample by less than half a level."""
+    layer = fdjpeg.FeatureDistillation("uniform(31)")
+    x = image(layer, 3, (8, 8), True)
+    box = Box.of(x, 1.6 / 255, rounds=True, whole_bytes=False)
+    codec = codec_of(layer, x)
+    entry = Entry(0, 0, 0, 1, 2, value=int(codec.blocks(x)[0][0, 0, 0, 1, 2]), lowest=-9, highest=9, step=31)
+    found = _approached(codec, box, Unit(AnyBall(), [entry], None), (entry.value,), box.origin)
+    assert torch.equal(found, box.origin.expand_as(found))
+
+
+def test_samples_are_looked_for_from_three_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the image and from two random places, the same in every call; of samples that fit the first are taken."""
+    layer = fdjpeg.FeatureDistillation("uniform(31)")
+    x = image(layer, 3, (8, 8), True)
+    codec = codec_of(layer, x)
+    box = Box.of(x, 20 / 255, rounds=True, whole_bytes=False)
+    own = [k.int() for k in codec.blocks(x)]
+    entry = Entry(0, 0, 0, 0, 0, value=int(own[0][0, 0, 0, 0, 0]), lowest=-99, highest=99, step=31)
+    place, unit = (None, 0, 0), Unit(AnyBall(), [entry], None)
+    outcomes = Outcomes({place: unit}, own, None)
+    starts: list[Tensor] = []
+    near = box.origin.clone()
+    near[0, 0, 0, 0] += 1
+
+    def approached(codec: Any, box: Box, unit: Unit, outcome: Any, start: Tensor) -> Tensor:
+        starts.append(start)
+        return torch.cat([box.most, near, box.origin])
+
+    monkeypatch.setattr(realise, "_approached", approached)
+    found = attained(codec, box, outcomes, place, (entry.value,))
+    assert found is not None
+    assert torch.equal(found, near)
+    assert len(starts) == 1
+    for _ in range(2):
+        assert attained(codec, box, outcomes, place, (entry.value + 1,)) is None
+    _, *places = starts
+    assert torch.equal(places[0], box.origin)
+    assert len(torch.cat(places).unique(dim=0)) == 3
+    assert all(torch.equal(one, again) for one, again in zip(places[:3], places[3:], strict=True))
+
+
+def test_searches_do_not_depend_on_torchs_default_dtype() -> None:
+    layer = fdjpeg.FeatureDistillation("uniform(16)")
+    x = image(layer, 3, (8, 8), True)
+    codec = codec_of(layer, x)
+    box = Box.of(x, 1.0 / 255, rounds=True, whole_bytes=False)
+
+    def search() -> Any:
+        (unit,) = listed(codec, x, 1.0, 60).units.values()
+        entries = unit.entries[:3]
+        few = Unit(unit.ball, entries, None)
+        outcome = tuple(entry.highest for entry in entries)
+        tried = _approached(codec, box, few, outcome, box.at(_random(box, 0)))
+        return [entry.values for entry in unit.entries], unit.outcomes, tried, excluded(few, outcome)
+
+    wanted = search()
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = search()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert found[2].dtype == wanted[2].dtype
+    assert torch.equal(found[2], wanted[2])
+    assert (found[:2], found[3]) == (wanted[:2], wanted[3])
 
 
 @pytest.mark.parametrize(("vertical", "horizontal"), [(0, 0), (3, 5), (7, 1)])
