@@ -255,3 +255,91 @@ def test_a_tenth_of_the_gain_may_come_in_the_last_tenth_of_the_steps(before: flo
 def test_fewer_than_a_hundred_images_are_called_few(count: int, few: bool) -> None:
     images = ImageSet(torch.zeros(count, 3, 1, 1), torch.zeros(count).long(), tuple(map(str, range(count))))
     assert ("They are few" in Report(SETTINGS, [], images).headline) == few
+
+
+#: The checks of every report, and of `report` above.
+OF_EVERY_REPORT = [
+    "Every network and defence returns numbers: NaN counts as wrong",
+    "No image is a decompressed JPEG",
+    "Adversarial images stay within their radius",
+    "A larger radius never helps the defender",
+    "Random noise does less harm than the attacks",
+    "Knowing the layer never hurts the attacker",
+]
+
+
+def test_checks_are_those_that_the_cells_allow() -> None:
+    assert [check.name for check in report().checks] == OF_EVERY_REPORT
+    assert all(check.passed for check in report().checks)
+    proof = cell("jpeg:75", "certificate", 100, attack=None, status=["constant"] * COUNT)
+    checks = report(proof, certify=True).checks
+    assert [check.name for check in checks if check.stops] == ["No attack breaks a certified image"]
+
+
+def named(found: Report, start: str) -> tuple[bool, str]:
+    (check,) = (check for check in found.checks if check.name.startswith(start))
+    return check.passed, check.figure
+
+
+@pytest.mark.parametrize("unfinished", ["1/255", "2/255"])
+def test_radii_are_compared_where_all_attacks_are_finished(unfinished: str) -> None:
+    """More images are right at 2/255 than at 1/255, but an attack is missing at one of them."""
+    (done,) = {"1/255", "2/255"} - {unfinished}
+    second = {"attack": "FGSM"}
+    fgsm = [cell("jpeg:75", "adaptive", 150, done, gradient="cubic", **second), cell("none", "white-box", 150, done)]
+    settings = {**TWO, "attacks": {"PGD-20": {}, "FGSM": {}}}
+    assert named(report(*larger(101), *fgsm, **settings), "A larger radius") == (True, "worst case")
+    both = [cell("jpeg:75", "adaptive", 150, eps, gradient="cubic", **second) for eps in ("1/255", "2/255")]
+    assert not named(report(*larger(101), *both, **settings), "A larger radius")[0]
+
+
+def test_defences_are_not_compared_with_each_other() -> None:
+    """A defence may be better at a small radius than another one at a large one."""
+    worse = cell("none", "white-box", 50)
+    assert named(report(worse), "A larger radius") == (True, "worst case")
+
+
+def test_noise_is_compared_where_all_attacks_are_finished() -> None:
+    noise = cell("jpeg:75", "noise", 50, attack="noise")
+    assert not named(report(noise), "Random noise")[0]
+    assert named(report(noise, attacks={"PGD-20": {}, "FGSM": {}}), "Random noise") == (True, "every row")
+
+
+def test_noise_alone_is_not_compared() -> None:
+    """Attacks on coefficients leave the bare network without an attack: noise may do more harm than nothing."""
+    settings = {"attacks": {"Flip-2": {}}, "on_coefficients": ["Flip-2"], "exposed": ["jpeg:75"]}
+    only = report(cell("jpeg:75", "adaptive", 100, attack="Flip-2", gradient="flip"), **settings)
+    cells = [found for found in only.cells if found.attack != "PGD-20"]
+    assert named(Report(only.settings, cells, only.images), "Random noise") == (True, "every row")
+
+
+def test_the_gradient_with_most_zeros_is_named() -> None:
+    shares = {"identity": 0.25, "sine": 0.5, "cubic": 0.125}
+    cells = [Cell("jpeg:75", "zero gradients", gradient=name, zeros=[share]) for name, share in shares.items()]
+    figure = "at most 50.0 % of samples (jpeg:75 through sine)"
+    assert named(report(*cells), "Gradients are not zero") == (True, figure)
+
+
+@pytest.mark.parametrize(
+    ("loss", "figure"),
+    [
+        ([1.0] * 20, None),  # does not rise
+        ([3.0, 1.0, *[1.5] * 17, 2.0], None),  # ends below its start
+        ([1.0, 3.0, *[1.5] * 17, 2.0], "50.0"),  # and above it, though below a step after it
+        ([0.0] * 27 + [1.0, 1.0], "100.0"),  # of 29 points the last tenth is two steps
+        ([0.0] * 26 + [1.0] * 3, "0.0"),
+        ([0.0] * 19 + [1.0, 1.0], "100.0"),
+        ([0.0] * 18 + [1.0] * 3, "0.0"),
+    ],
+)
+def test_the_rise_is_that_of_the_last_tenth_of_the_steps(loss: list[float], figure: str | None) -> None:
+    losing = cell("jpeg:75", "adaptive", 200, gradient="tanh", attacked=1, loss=loss)
+    found = [check.figure for check in report(losing).checks if check.name.startswith("The loss")]
+    of_it = f"PGD-20 on jpeg:75 through tanh at 1/255: {figure} %".replace(".0", "")
+    assert found == ([] if figure is None else ["at most 0.0 % of the gain"] if figure == "0.0" else [of_it])
+
+
+def test_three_decompressed_images_are_named() -> None:
+    found = {f"{number}.png": 60 + number for number in range(5)}
+    names = "; ".join(f"{number}.png of quality {60 + number}" for number in range(3))
+    assert named(report(**lattice(found)), "No image is a decompressed") == (False, f"5 of the 4 images tried; {names}")

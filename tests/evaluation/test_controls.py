@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
+import pytest
 import torch
+from support.evaluation_cases import Stub
 from torch import Tensor, nn
 
 from fdjpeg.attacks import PGD, Attack
 from fdjpeg.defenses import Defended, of_module, parse_defense
-from fdjpeg.evaluation import Plan
-from fdjpeg.evaluation.controls import control_jobs, one_step_cells, ones_cells
+from fdjpeg.evaluation import Cell, Plan
+from fdjpeg.evaluation.controls import control_jobs, one_step_cells, ones_cells, seed_fixed_cells
 from fdjpeg.evaluation.judging import Crafted, Evaluation
 from fdjpeg.sources import ImageSet, Network
 
@@ -27,7 +30,7 @@ class Bytes(nn.Module):
 
 def run_of(network: Network, images: ImageSet, *defenses: Defended, **settings: Any) -> Evaluation:
     """A run of one batch of three images."""
-    plan = Plan(attacks=["pgd-2"], eps=["8/255"], batch_size=3, pictures=0, **settings)
+    plan = Plan(**{"attacks": ["pgd-2"], "eps": ["8/255"], "batch_size": 3, "pictures": 0, **settings})
     return Evaluation(network, images.select([0, 1, 2]), defenses, plan)
 
 
@@ -48,6 +51,79 @@ def test_plain_rounding_is_tried_where_a_layer_has_it(network: Network, photogra
         "a large radius on bytes",
         "tables of ones at 8/255",
     ]
+
+
+@pytest.mark.parametrize(
+    ("attacks", "by"),
+    [
+        (["pgd-2", "pgd-3"], "PGD-2"),
+        ([Stub(), PGD(4, draws=2), PGD(3)], "PGD-3"),
+        ([Stub()], None),
+        ([PGD(4, draws=2)], None),
+    ],
+)
+def test_controls_are_by_the_first_pgd_without_draws(
+    attacks: Sequence[str | Attack], by: str | None, network: Network, photographs: ImageSet
+) -> None:
+    run = run_of(network, photographs, attacks=attacks)
+    used = {job.settings["attack"]["steps"] for job in control_jobs(run)}
+    assert used == ({int(by.removeprefix("PGD-"))} if by else set())
+
+
+def test_controls_are_at_all_radii_or_at_the_first_or_last(network: Network, photographs: ImageSet) -> None:
+    run = run_of(network, photographs, parse_defense("jpeg:75", ["cubic"]), eps=["2/255", "4/255", "8/255"])
+    found: dict[str, list[str]] = {}
+    for job in control_jobs(run):
+        name, _, radius = job.name.partition(" at ")
+        found.setdefault(name.removeprefix("check: "), []).append(radius)
+    every = ["2/255", "4/255", "8/255"]
+    assert found == {
+        "share of zero gradients": [""],
+        "twice the steps on none": every,
+        "a large radius on none": [""],
+        "one step on jpeg:75": every,
+        "twice the steps on jpeg:75": every,
+        "a large radius on jpeg:75": [""],
+        "plain rounding on jpeg:75": ["8/255"],
+        "tables of ones": ["2/255"],
+    }
+
+
+def test_cells_of_controls_name_defence_attack_gradient_and_radius(network: Network, photographs: ImageSet) -> None:
+    """The steps of plain rounding are in its attack's name."""
+    layers = [parse_defense(name, ["cubic"]) for name in ("jpeg:75", "stochastic-jpeg:20+60")]
+    run = run_of(network, photographs, *layers, attacks=[PGD(5)], draws=2)
+    run.craft = lambda attack, model, judge, batch, x, *_: Crafted(x, [1.0], 2, 3, 0.5)  # type: ignore[method-assign]
+    run.found[0] = [
+        Cell(defense.name, "clean", indices=[0, 1, 2], predicted=[0, 0, 0], right=[1, 1, 1]) for defense in run.defenses
+    ]
+    cells = [cell for job in control_jobs(run) if "zero grad" not in job.name for cell in job.compute(run.batch(0))]
+    jpeg, random = (defense.name for defense in layers)
+    assert [cell.key for cell in cells] == [
+        ("none", "twice the steps", "PGD-5", None, None, "8/255"),
+        ("none", "large radius", "PGD-5", None, None, None),
+        (jpeg, "one step", "PGD-5", "cubic", None, "8/255"),
+        (jpeg, "twice the steps", "PGD-5", None, None, "8/255"),
+        (jpeg, "large radius", "PGD-5", None, None, None),
+        (jpeg, "plain rounding", "PGD-3", "zero", None, "8/255"),
+        (random, "one step", "PGD-5", "cubic", None, "8/255"),
+        (random, "twice the steps", "PGD-5", None, None, "8/255"),
+        (random, "large radius", "PGD-5", None, None, None),
+        (random, "plain rounding", "PGD-3", "zero", None, "8/255"),
+        (random, "seed fixed", "PGD-5", None, None, "8/255"),
+        ("tables of ones", "tables of ones", "PGD-5", None, None, "8/255"),
+    ]
+    assert all((cell.loss, cell.attacked, cell.queries, cell.seconds) == ([1.0], 2, 3, 0.5) for cell in cells)
+
+
+def test_a_seed_that_is_fixed_is_judged_by_one_draw(network: Network, photographs: ImageSet) -> None:
+    run = run_of(network, photographs, parse_defense("stochastic-jpeg:20+60", ["cubic"]), draws=7)
+    drawn: list[tuple[str, int]] = []
+    judge = run.judge
+    run.judge = lambda model, *given: (drawn.append((type(model).__name__, given[3])), judge(model, *given))[1]  # type: ignore[method-assign]
+    run.craft = lambda attack, model, judge, batch, x, *_: Crafted(x, [], 0, 0, 0.0)  # type: ignore[method-assign]
+    seed_fixed_cells(run, PGD(1), run.defenses[1], EPS, run.batch(0))
+    assert drawn == [("SeedFixed", 1), ("SeedFixed", 1), ("SeedFixed", 7)]
 
 
 def test_one_step_is_of_the_seed_and_norm_of_the_run(network: Network, photographs: ImageSet) -> None:
