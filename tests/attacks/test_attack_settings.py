@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from dataclasses import FrozenInstanceError
 from fractions import Fraction
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,7 @@ import torch
 from support.classifiers import Tiny
 from torch import Tensor, nn
 
-from fdjpeg.attacks import (
-    PGD,
-    Noise,
-    margin,
-    parse_eps,
-)
+from fdjpeg.attacks import NAMES, PGD, Noise, from_name, margin, parse_eps, registry
 from fdjpeg.attacks.autoattack import APGD
 from fdjpeg.attacks.calls import usual_defaults
 from fdjpeg.attacks.exposed import Exposed
@@ -79,6 +76,64 @@ def test_no_images_and_no_radius_are_fine(model: nn.Module, x: Tensor, y: Tensor
     for attack in (PGD(2), PGD(2, norm="l2", draws=3), Noise(norm="l2")):
         assert attack(model, x[:0], y[:0], EPS).shape == (0, 3, 24, 24)
         assert torch.equal(attack(model, x, y, 0.0), x)
+
+
+#: Everything that decides an attack's result, where only its name is given; but for the seed, which is 0.
+PGD_20: dict[str, Any] = {
+    "attack": "PGD", "steps": 20, "restarts": 1, "loss": "cross-entropy", "step": 2.0, "until_fooled": True,
+    "norm": "linf", "schedule": "cosine", "momentum": 0.25, "random_start": True, "aim": "away", "draws": 1,
+    "whole_bytes": False, "label": None,
+}  # fmt: skip
+PLAIN = PGD_20 | {"schedule": "constant", "momentum": 0.0, "random_start": False}
+OF_CLIMBS = ("steps", "restarts", "loss", "until_fooled", "norm", "aim", "draws", "whole_bytes", "label")
+FLIP_20 = {name: PGD_20[name] for name in OF_CLIMBS} | {"attack": "Flip"}
+LIKELIEST = {"loss": "margin", "aim": "likeliest", "restarts": 9}
+APGD_100: dict[str, Any] = {"attack": "APGD", "loss": "ce", "steps": 100, "restarts": 1, "draws": 1, "norm": "linf"}
+SALIENCY: dict[str, Any] = {
+    "attack": "JSMA", "theta": 1.0, "pairs": True, "surface": "probabilities", "temperature": 1.0, "target": "every",
+    "norm": "l0",
+}  # fmt: skip
+SETTINGS: dict[str, dict[str, Any]] = {
+    "fgsm": PLAIN | {"steps": 1, "step": 1.0, "label": "FGSM"},
+    "bim": PLAIN | {"steps": 10, "step": 0.25, "label": "BIM-10"},
+    "pgd": PGD_20,
+    "pgd-margin": PGD_20 | {"loss": "margin"},
+    "pgd-dlr": PGD_20 | {"loss": "dlr"},
+    "pgd-targeted": PGD_20 | LIKELIEST,
+    "flip": FLIP_20,
+    "flip-margin": FLIP_20 | {"loss": "margin"},
+    "flip-targeted": FLIP_20 | LIKELIEST,
+    "apgd-ce": APGD_100,
+    "apgd-dlr": APGD_100 | {"loss": "dlr"},
+    "apgd-t": APGD_100 | {"loss": "dlr-targeted", "restarts": 9},
+    "fab": {"attack": "FAB", "steps": 100, "targets": 9, "norm": "linf"},
+    "square": {"attack": "Square", "queries": 5000, "norm": "linf"},
+    "deepfool": {"attack": "DeepFool", "steps": 50, "candidates": 10, "norm": "linf"},
+    "cw": {"attack": "CarliniWagner", "steps": 200, "searches": 6, "step": 0.01, "norm": "l2"},
+    "cw-l0": {"attack": "CarliniWagnerL0", "steps": 40, "rounds": 30, "step": 0.05, "share": 0.2, "norm": "l0"},
+    "cw-linf": {"attack": "CarliniWagnerLinf", "steps": 40, "rounds": 30, "step": 0.02, "norm": "linf"},
+    "jsma": SALIENCY,
+    "jsma-logits": SALIENCY | {"surface": "logits"},
+    "ddn": {"attack": "DDN", "steps": 100, "norm": "l2"},
+    "boundary": {"attack": "Boundary", "steps": 5000, "norm": "l2"},
+    "hopskipjump": {"attack": "HopSkipJump", "steps": 10, "norm": "linf"},
+    "noise": {"attack": "Noise", "norm": "linf"},
+}
+
+
+def test_a_name_alone_means_the_same_attack_in_every_version() -> None:
+    """Kept results and reports have these settings: who changes one makes other results by the same name."""
+    for package in ("foolbox", "pyautoattack"):
+        if find_spec(package) is None:
+            pytest.skip(f'needs {package}: pip install "fdjpeg[eval]"')
+    assert {name: from_name(name).settings() for name in NAMES} == {
+        name: settings | {"seed": 0} for name, settings in SETTINGS.items()
+    }
+
+
+def test_the_meaning_of_a_name_cannot_be_changed() -> None:
+    with pytest.raises(FrozenInstanceError):
+        registry._KINDS["pgd"].budget = ()  # type: ignore[misc]
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,32 @@ def test_transfer_asks_the_attacked_model_nothing_while_it_searches(model: nn.Mo
     assert transfer.settings()["by"]["steps"] == 5
 
 
+def test_examples_of_a_surrogate_are_those_of_the_images_places(model: nn.Module, x: Tensor, y: Tensor) -> None:
+    places = torch.tensor([7, 4, 9, 1, 3, 8])
+    found = Transfer(PGD(2), model).run(nn.Sequential(fdjpeg.JPEG(50), model).eval(), x, y, EPS, indices=places)
+    assert torch.equal(found.x_adv, PGD(2, until_fooled=False)(model, x, y, EPS, indices=places))
+    assert not torch.equal(found.x_adv, PGD(2, until_fooled=False)(model, x, y, EPS))
+
+
+@pytest.mark.parametrize("gradient", [True, False])
+def test_shares_of_zero_gradients_are_float32_on_the_images_device(gradient: bool, x: Tensor, y: Tensor) -> None:
+    """Whatever torch's defaults are, and whether the model has a derivative or none."""
+
+    class Mean(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            means = images.mean(dim=(2, 3))
+            return means if gradient else means.detach()
+
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device("meta"):
+            shares = zero_gradients(Mean(), x, y.clamp(max=2))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert (shares.dtype, shares.device) == (torch.float32, x.device)
+    assert bool((shares < 0.5).all() if gradient else (shares == 1).all())
+
+
 def test_first_pass_puts_images_where_a_second_changes_nothing(x: Tensor) -> None:
     layer = fdjpeg.FeatureDistillation("uniform(30)")
     placed = first_pass(layer, x)

@@ -199,6 +199,56 @@ def test_what_fits_a_ball_does_not_depend_on_the_other_images() -> None:
     assert both.only(slice(0, 1)).settled(points[:1])[0].flatten().tolist() == [0, 2]
 
 
+def test_a_share_of_a_half_is_no_way_and_others_point_up_or_down_to_the_surface() -> None:
+    real = Ball.of(grey(), 10 / 255, rounds=False, whole_bytes=False)
+    for shares, way in (
+        ([1, 0.5, 0.5, 0.5], [10, 0, 0, 0]),
+        ([0.2, 0.5, 0.9, 0.5], [-6, 0, 8, 0]),
+        ([0.5] * 4, [0] * 4),
+    ):
+        assert moved(real.at(row(*shares))) == pytest.approx(way, abs=1e-3)
+    assert moved(ball(10).at(row(0.3, 0.5, 0.9, 0.5))) == [-4, 0, 9, 0]  # −4.47 and 8.94
+
+
+@pytest.mark.parametrize(
+    ("dtype", "room"),
+    [(torch.float64, 0.499), (torch.float32, 0.499), (torch.float16, 0.5 - 255 / 1024), (torch.bfloat16, 0)],
+)
+def test_samples_keep_off_a_tie_by_what_their_type_may_be_wrong_by(dtype: torch.dtype, room: float) -> None:
+    """At least a thousandth of a byte; and the ball is no larger than its radius, but for that."""
+    found = Ball.of(grey().to(dtype), 10 / 255, rounds=True, whole_bytes=False)
+    assert found.room == pytest.approx(room, abs=1e-9)
+    precision = max(torch.finfo(dtype).eps, torch.finfo(torch.float32).eps)
+    assert 10 * (1 - 8 * precision) < found.radius < 10
+
+
+def test_half_the_width_of_a_box_is_each_images_own() -> None:
+    x = torch.tensor([[0.5, 0.5], [0.0, 1.0], [0.0, 0.0]]).view(3, 1, 1, 2)
+    assert Box.of(x, 0.25, rounds=False, whole_bytes=False).half_width.flatten().tolist() == [63.75, 31.875, 31.875]
+    assert Box.of(x, 0.25, rounds=False, whole_bytes=False).half_width.shape == (3, 1, 1, 1)
+
+
+def test_what_is_exactly_as_long_as_the_radius_is_within_reach() -> None:
+    """Two black samples, seen as 3 and 4 from 2.5 and 3.5 on."""
+    black = torch.zeros(1, 1, 1, 2, dtype=torch.float64)
+    real = replace(Ball.of(black, 1.0, rounds=True, whole_bytes=False), room=0.5)
+    wanted = row(3, 4)
+    for radius, reached in ((5.0, [3, 4]), (4.375, [2.625, 3.5])):
+        found = replace(real, radius=radius).images(wanted)
+        assert (255 * found).flatten().tolist() == pytest.approx(reached, rel=1e-9)
+    files = replace(Ball.of(black, 1.0, rounds=True, whole_bytes=True), radius=3.0)
+    assert files.settled(row(3.4, 0.4)).flatten().tolist() == [3, 0]
+    assert files.settled(row(2.4, 2.6)).flatten().tolist() == [0, 3]
+
+
+def test_steps_and_balls_may_be_as_short_as_numbers_go() -> None:
+    black = torch.zeros(1, 1, 1, 2)
+    tiny = replace(Ball.of(black, 1.0, rounds=False, whole_bytes=False), radius=1e-12)
+    assert tiny.within(row(1.5e-12, 0)).flatten().tolist() == pytest.approx([1e-12, 0], rel=1e-5, abs=0)
+    climbed = ball(10).moved(levels(0, 0, 0, 0), row(1.5e-12, 0, 0, 0), 0.5, levels(0) * 0, 0.2)
+    assert moved(climbed) == pytest.approx([4, 0, 0, 0], abs=1e-3)
+
+
 # --- flips of single coefficients -------------------------------------------------------------------------------------
 
 
@@ -314,6 +364,18 @@ def test_climbs_are_in_samples_less_the_shift_of_the_first_transform() -> None:
     assert moved(problem.ascend(levels(0, 0, 0, 0))) == [2] * 4
     # The candidate is the start that climbs, brought back.
     assert moved(by_hand(box, group(MIDDLE, 0)).ascend(levels(0, 1, -1, 2))) == [0, 1, -1, 2]
+
+
+def test_a_balls_candidates_are_flips_for_half_and_twice_its_square_and_a_climb(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Problem, "many_flips", lambda _, box, share: ("flips", box.radius, share))
+    monkeypatch.setattr(Problem, "single_flips", lambda _: ("flips",))
+    monkeypatch.setattr(Problem, "ascend", lambda _, start: ("climb", start))
+    found = list(by_hand(ball(10)).candidates("start"))  # type: ignore[arg-type]
+    assert found == [("flips", ball(10).radius, 0.5), ("flips", ball(10).radius, 2.0), ("climb", "start")]
+    box = Box.of(grey(), 1 / 255, rounds=True, whole_bytes=False)
+    assert list(by_hand(box).candidates("start")) == [("flips",), ("climb", "start")]  # type: ignore[arg-type]
 
 
 def test_each_step_of_an_ascent_knows_the_last_move(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -115,6 +115,32 @@ def test_climbs_start_at_the_point_at_the_image_and_anywhere_in_turn(monkeypatch
         assert torch.equal(start, wanted), number
 
 
+@pytest.mark.parametrize(
+    ("shape", "parts"), [((3, 1, 256, 512), [2, 1]), ((3, 1, 256, 513), [1, 1, 1]), ((2, 1, 1024, 512), [1, 1])]
+)
+def test_as_many_images_are_solved_at_once_as_have_a_quarter_of_a_million_samples(
+    shape: tuple[int, ...], parts: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At most 2¹⁸ on a processor, or one larger image; 2²⁵ elsewhere."""
+    seen: list[int] = []
+
+    def noted(box: Box, draws: Any, gradients: list[Tensor], here: Tensor, start: Tensor) -> Tensor:
+        seen.append(len(here))
+        return here
+
+    monkeypatch.setattr(flip, "best_of_each_unit", noted)
+    monkeypatch.setattr(flip, "_normalised", lambda gradients, branches: gradients)
+    x, rows = torch.full(shape, 0.5), torch.arange(shape[0])
+    box = Box.of(x, EPS, rounds=True, whole_bytes=False)
+    look: Any = SimpleNamespace(gradients=[x])
+    for at_once, wanted in ((flip.AT_ONCE, parts), ({}, [len(x)])):
+        seen.clear()
+        monkeypatch.setattr(flip, "AT_ONCE", at_once)
+        Flip()._move(flip._Climbers(rows, box, box.origin, []), [[]], look, rows, rows, 0, 0)
+        assert seen == wanted
+    assert flip.AT_ONCE_ELSEWHERE == 2**25
+
+
 @pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad, lambda: torch.device("meta")])
 def test_flip_and_pgd_that_go_on_do_not_depend_on_torchs_defaults(mode: Any) -> None:
     model, x = exposed(), images()
@@ -201,6 +227,19 @@ def test_draws_are_averaged_image_by_image_and_their_gradients_add_up(monkeypatc
 
 
 # --- the choice of each unit ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("gain", "moves"), [(1.5e-9, True), (0.75e-9, False), (0.0, False), (-1.0, False)])
+def test_a_unit_moves_for_a_gain_of_more_than_a_billionth(
+    gain: float, moves: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choice, "_gain", lambda *_: torch.full((1, 1, 1, 1), gain))
+    monkeypatch.setattr(choice.Problem, "candidates", lambda problem, start: iter([start + 1, start + 2]))
+    x = images(1)
+    box = Box.of(x, EPS, rounds=True, whole_bytes=False)
+    codecs = codecs_of(fdjpeg.JPEG(50), x, torch.arange(1), 0, "test")
+    found = best_of_each_unit(box, [[codecs]], [torch.ones_like(x)], box.origin, box.origin)
+    assert torch.equal(found, box.origin + float(moves))  # of equals the first
 
 
 class Stop(Exception):
