@@ -10,7 +10,7 @@ import torch
 from support.classifiers import Linear, Tiny
 from torch import Tensor, nn
 
-from fdjpeg.attacks import PGD, Noise, correct, distances, dlr, draw, from_name, margin, project
+from fdjpeg.attacks import PGD, Noise, correct, distances, dlr, draw, from_name, margin, noise, project
 from fdjpeg.attacks.calls import Flat, has_derivative
 from fdjpeg.attacks.losses import dlr_towards
 
@@ -147,6 +147,14 @@ def test_noise_moves_every_sample_by_the_radius_up_or_down(dtype: torch.dtype) -
     assert torch.equal(moved, torch.where(below, -0.125, 0.125).to(dtype))
 
 
+def test_exactly_half_of_the_drawn_numbers_lead_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are multiples of a number in [0, 1): here of a quarter."""
+    monkeypatch.setattr(noise, "draw", lambda *_: torch.tensor([0.0, 0.25, 0.5, 0.75]).view(1, 1, 2, 2))
+    x = torch.full((1, 1, 2, 2), 0.5)
+    found = Noise().run(Linear(x.shape[1:]), x, torch.zeros(1).long(), 0.125).x_adv
+    assert (found - x).flatten().tolist() == [-0.125, -0.125, 0.125, 0.125]
+
+
 def test_noise_in_l2_is_normal_and_of_the_radius_in_each_image(model: nn.Module) -> None:
     x, y = torch.full((3, 3, 24, 24), 0.5, dtype=torch.float64), torch.zeros(3, dtype=torch.int64)
     indices = torch.tensor([5, 0, 2])
@@ -208,7 +216,7 @@ def test_ratios_do_not_change_with_the_scale_of_logits() -> None:
     """In float64 also where the largest logits are a millionth of a millionth apart."""
     logits, y = torch.tensor([[3.0, 2.0, 1.5, 0.0]] * 2, dtype=torch.float64), torch.tensor([0, 1])
     for ratio in (dlr, dlr_towards):
-        for scale in (1e-12, 1e9):
+        for scale in (0.75e-12, 1e9):
             torch.testing.assert_close(ratio(scale * logits, y), ratio(logits, y), rtol=1e-9, atol=0)
 
 

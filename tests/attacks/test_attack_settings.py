@@ -18,6 +18,7 @@ from fdjpeg.attacks import NAMES, PGD, Noise, from_name, margin, parse_eps, regi
 from fdjpeg.attacks.autoattack import APGD
 from fdjpeg.attacks.calls import usual_defaults
 from fdjpeg.attacks.exposed import Exposed
+from fdjpeg.attacks.losses import AWAY
 
 EPS = 8 / 255
 
@@ -131,9 +132,23 @@ def test_a_name_alone_means_the_same_attack_in_every_version() -> None:
     }
 
 
-def test_the_meaning_of_a_name_cannot_be_changed() -> None:
+def test_attacks_of_other_packages_are_those_of_the_page() -> None:
+    """They search under torch's own defaults, and in float32 where images are of a half type."""
+    page = (Path(__file__).parents[2] / "docs" / "attacks.md").read_text(encoding="utf-8")
+    foreign = set()
+    for line in page.splitlines():
+        cells = [cell.strip() for cell in line.split("|")[1:-1]]
+        if len(cells) == 4 and cells[3] in ("foolbox", "pyautoattack"):
+            foreign |= {re.sub(r"-\d.*", "", name) for name in re.findall("`(.*?)`", cells[0])}
+    assert len(foreign) == 10
+    assert {name for name in NAMES if from_name(name).foreign} == foreign
+
+
+def test_the_meaning_of_a_name_or_a_loss_cannot_be_changed() -> None:
     with pytest.raises(FrozenInstanceError):
         registry._KINDS["pgd"].budget = ()  # type: ignore[misc]
+    with pytest.raises(FrozenInstanceError):
+        AWAY["margin"].climb = margin  # type: ignore[misc]
 
 
 @pytest.mark.parametrize(

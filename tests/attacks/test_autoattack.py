@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fdjpeg._packages import MissingPackage
-from fdjpeg.attacks import APGD, FAB, Square, draw, from_name
+from fdjpeg.attacks import APGD, FAB, Square, autoattack, draw, from_name
 from fdjpeg.attacks.autoattack import _check_tiles, _Single, _Untied
 
 pytest.importorskip("pyautoattack")
@@ -172,6 +172,28 @@ def test_square_takes_rectangles_in_linf() -> None:
     for size in ((4, 7), (7, 4)):
         x = grey(0.25, 0.375, size=size)
         assert float((Square(2)(Bright().eval(), x, zeros(2), 0.25) - x).abs().max()) > 0.2
+
+
+def test_exactly_half_of_the_drawn_numbers_are_stripes_of_one_sign(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are multiples of a number in [0, 1): here of a quarter."""
+    quarters = torch.tensor([0.0, 0.25, 0.5, 0.75]).view(1, 1, 1, 4)
+    given: list[Tensor] = []
+    make = autoattack._first_then
+    monkeypatch.setattr(autoattack, "draw", lambda *_: quarters)
+    monkeypatch.setattr(autoattack, "_first_then", lambda first, other: given.append(first) or make(first, other))
+    Square(1)(Bright().eval(), grey(0.25, size=(4, 4)), zeros(1), 0.125)
+    assert given[0].flatten().tolist() == [-1, -1, 1, 1]
+
+
+def test_squares_are_drawn_from_the_seed_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are the same for all images, whichever are in the batch."""
+    purposes: list[tuple[Any, ...]] = []
+    true = autoattack.image_seed
+    monkeypatch.setattr(autoattack, "image_seed", lambda *label: (purposes.append(label), true(*label))[1])
+    x = grey(0.25, 0.375, size=(4, 4))
+    for rows in (torch.tensor([0, 1]), torch.tensor([1])):
+        Square(1, seed=5)(Bright().eval(), x[rows], zeros(len(rows)), 0.125, indices=rows)
+    assert purposes == [(5, "squares", 0)] * 2
 
 
 def test_a_tie_is_broken_by_the_least_possible_amount() -> None:

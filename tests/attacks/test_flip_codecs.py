@@ -127,7 +127,7 @@ def transform_of(subsampling: str, size: tuple[int, int]) -> Transform:
 
 
 @pytest.mark.parametrize("subsampling", list(SAMPLING_FACTORS))
-@pytest.mark.parametrize("size", [(12, 10), (20, 36)])
+@pytest.mark.parametrize("size", [(12, 10), (20, 10)])
 def test_even_sizes_that_are_no_blocks_are_the_references_and_have_their_transpose(
     subsampling: str, size: tuple[int, int]
 ) -> None:
@@ -152,14 +152,21 @@ def test_the_dct_is_rounded_once() -> None:
 
 
 def test_sensitivities_are_of_the_colour_matrix_rounded_once() -> None:
-    """A gradient of one channel alone, flat: each component's first coefficient is 8 times its share of it."""
+    """A gradient of one channel alone, flat: each component's first coefficient is 8 times its share of it.
+
+    Also where torch's default is a half type.
+    """
     codec = codec_of(fdjpeg.JPEG(50, subsampling="4:4:4"), images(1, 3, 8, 8))
     unit = torch.eye(3, dtype=torch.float64).reshape(3, 3, 1)
     to_rgb = reference.real_ycbcr_to_rgb(unit).flatten(1)
     for channel in range(3):
         gradient = torch.zeros(1, 3, 8, 8)
         gradient[:, channel] = 255.0
-        (found,) = codec.sensitivity(gradient)
+        torch.set_default_dtype(torch.float16)
+        try:
+            (found,) = codec.sensitivity(gradient)
+        finally:
+            torch.set_default_dtype(torch.float32)
         flat = found[0, :, 0, 0].double() / 8
         torch.testing.assert_close(flat, to_rgb[channel].float().double(), rtol=3e-7, atol=0)
 

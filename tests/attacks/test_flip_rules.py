@@ -149,6 +149,9 @@ def test_a_byte_may_be_off_by_a_thousandth() -> None:
     for radius, reach in ((2.0, 2), (1.9995, 2), (1.9985, 1), (0.5, 0)):
         found = to_byte_grid(x + 9 / 255, x, radius / 255, "linf")
         assert (found * 255 - MIDDLE).round().unique().tolist() == [reach]
+    bright = torch.full((1, 1, 1, 2), 254 / 255, dtype=torch.float64)
+    for norm in ("linf", "l2"):  # never out of the range
+        assert to_byte_grid(bright + 3 / 255, bright, 9 / 255, norm).unique().tolist() == [1]  # type: ignore[arg-type]
     # Of L2 the nearest bytes if they are within the radius, else those towards the image.
     point = levels(2.6, -1.6, 0.4, 0.0).double() / 255
     assert moved((to_byte_grid(point, grey(), 3.7 / 255, "l2") * 255).round()) == [3, -2, 0, 0]  # √13 = 3.606
