@@ -7,14 +7,17 @@ import html.parser
 import io
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import torch
 from support.evaluation_cases import smooth, tiny
-from support.report_cases import cell, made
+from support.report_cases import SETTINGS, cell, made
 
 from fdjpeg import evaluation
-from fdjpeg.evaluation import Cell
-from fdjpeg.evaluation.cells import join
+from fdjpeg.evaluation import Cell, Report
+from fdjpeg.evaluation.cells import CERTIFICATE, join
+from fdjpeg.sources import ImageSet
 
 
 def test_worst_case_is_taken_image_by_image() -> None:
@@ -228,3 +231,71 @@ def test_notes_tell_what_a_run_had() -> None:
     assert queries[3:] == ["Black-box: attacks by queries alone (Square-5)."]
     other = made(cell("jpeg:75", "transfer", [0, 0, 0, 0], source="net"), transfer={"net": "here"}).notes
     assert other[3:] == ["Transfer: the images that fool net."]
+
+
+@pytest.mark.parametrize("count", [4, 10, 20, 50, 98])
+def test_chance_moves_a_share_by_half_of_its_widest_interval(count: int) -> None:
+    stats = pytest.importorskip("scipy.stats")
+    widest = stats.binomtest(count // 2, count).proportion_ci(0.95, method="wilson")
+    images = ImageSet(torch.zeros(count, 3, 1, 1), torch.zeros(count).long(), tuple(map(str, range(count))))
+    headline = Report(SETTINGS, [], images).headline
+    points = f"{50 * (widest.high - widest.low):.0f}"
+    assert headline.endswith(f"They are few: chance alone moves a share by up to {points} points (95 %).")
+    assert headline.startswith(
+        f"<net> on {count} images, PGD-20 in the L∞ ball: images classified correctly, of {count}."
+    )
+
+
+def test_a_single_attack_has_no_table_of_attacks() -> None:
+    assert made().text.by_attack is None
+    assert made(attacks={"PGD-20": {}, "FGSM": {}}).text.by_attack is not None
+    text = made().text
+    assert (text.table.header, text.table.rows) == (made().header, made().table)
+    assert (text.finding, text.headline, text.findings) == (made().finding, made().headline, made().findings)
+    assert (text.warnings, text.notes, text.checks) == (made().summary(), made().notes, made().checks)
+    assert text.overview_caption == "Images right, of 4."
+
+
+def test_certificates_have_a_column_where_they_were_asked_for() -> None:
+    proof = cell("jpeg:75", CERTIFICATE, [0, 0, 1, 1], attack=None, status=["constant"] * 2 + ["open"] * 2)
+    with_, without = made(proof, certify=True), made(proof)
+    place = with_.header.index("certified")
+    assert [row[place] for row in with_.table] == ["–", "2"]
+    assert "certified" not in without.header
+    assert {len(row) for row in without.table} == {len(without.header)}
+    assert {len(row) for row in with_.table} == {len(with_.header)}
+    assert with_.findings[0].endswith("1 when the attacker does, 2 certified against any attack.")
+    assert with_.overview.rows[1][-1] == "2"
+
+
+def test_findings_are_of_finished_rows_at_the_largest_radius() -> None:
+    larger = [cell("jpeg:75", "gray-box", [0, 1, 1, 1], "2/255"), cell("none", "white-box", [1, 1, 1, 1], "2/255")]
+    through = [cell("jpeg:75", "adaptive", [0, 1, 1, 1], "2/255", gradient=name) for name in ("identity", "cubic")]
+    settings = {"eps": ["1/255", "2/255"]}
+    (finding,) = made(*larger, *through, **settings).findings
+    assert finding.startswith("jpeg:75 at 2/255: 3 of 4 right without an attack, 1 when the attacker does not know")
+    assert made(*larger, through[0], **settings).findings == []  # an attack is missing
+    assert made(*larger, through[0], **settings).finding == "The bare network keeps 0 of 4 images at 2/255."
+    assert made(larger[1], *through, **settings).finding == "The bare network keeps 0 of 4 images at 2/255."
+
+
+def test_what_is_wrong_is_on_top() -> None:
+    """Masked gradients, checks that failed for another reason, and what is not finished."""
+    zeros = Cell("jpeg:75", "zero gradients", gradient="cubic", zeros=[1.0])
+    worse = cell("jpeg:75", "noise", [1, 1, 1, 1], attack="noise")
+    masked, failed, open_ = made(zeros, worse, open=["a", "b", "c", "d"]).summary()
+    assert masked.startswith("Masked gradients: jpeg:75 is not shown to be robust.")
+    assert masked.endswith("(jpeg:75 through cubic: 100 % exactly zero).")
+    assert failed.startswith(
+        "Check failed: Random noise does less harm than the attacks: no (jpeg:75 at 1/255: 0 after"
+    )
+    assert open_ == "4 experiments are not finished: a, b, c, …"
+    assert made().summary() == []
+
+
+def test_results_are_one_value_a_line_in_utf_8(tmp_path: Path) -> None:
+    model = replace(made().settings.model, name="über")
+    text = made(model=model).save(tmp_path)[0].read_text(encoding="utf-8")
+    assert text.splitlines()[:2] == ["{", ' "settings": {']
+    assert '"name": "über"' in text
+    assert text.endswith("}\n")

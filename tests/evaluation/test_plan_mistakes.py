@@ -12,7 +12,7 @@ from support.evaluation_cases import Tiny, outcomes, small, tiny
 from torch import Tensor, nn
 
 import fdjpeg
-from fdjpeg.attacks import PGD
+from fdjpeg.attacks import JSMA, PGD
 from fdjpeg.evaluation import Plan, World
 from fdjpeg.sources import ImageSet, load_network
 from fdjpeg.sources.networks import evaluating
@@ -35,6 +35,37 @@ MISTAKES: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
         ValueError,
         f"seed must be in -2\\^63…2\\^64 - 1, got {2**64}",
     ),
+    "an unknown norm of attacks that have their own": (
+        {"norm": "l3", "attacks": [PGD(1)]},
+        ValueError,
+        "norm must be ",
+    ),
+    "two norms": (
+        {"attacks": [PGD(1), PGD(1, norm="l2")]},
+        ValueError,
+        "attacks must share one norm, got PGD-1 in linf, PGD-1.* in l2$",
+    ),
+    "a count of samples": (
+        {"attacks": [JSMA()], "eps": [3]},
+        ValueError,
+        "attacks must be in the norm linf or l2 in an evaluation, got JSMA.* in l0$",
+    ),
+    "an attack twice": ({"attacks": ["pgd-1", PGD(1)]}, ValueError, "attacks must be different, got PGD-1, PGD-1$"),
+    "no attack": ({"attacks": []}, ValueError, "attacks must hold at least one attack, got none$"),
+    "no radius": ({"eps": []}, ValueError, "eps must hold at least one radius, got none$"),
+    "a text of radii": ({"eps": "1/255"}, TypeError, "eps must be a list, got '1/255'$"),
+    "a text of attacks": ({"attacks": "pgd"}, TypeError, "attacks must be a list, got 'pgd'$"),
+    "one transfer": ({"transfer": tiny()}, TypeError, "transfer must be a list, got "),
+    "a text of defences": ({"defenses": "jpeg:75"}, TypeError, "defenses must be a list, got 'jpeg:75'$"),
+    "certificates in l2": (
+        {"certify": True, "norm": "l2"},
+        ValueError,
+        "certify must be False for attacks in a norm other than linf, got True for l2$",
+    ),
+    "a derived field": ({"chosen": ()}, TypeError, ".* unexpected keyword argument 'chosen'$"),
+    "no image at once": ({"batch_size": 0}, ValueError, "batch_size must be at least 1, got 0$"),
+    "no draw": ({"draws": 0}, ValueError, "draws must be at least 1, got 0$"),
+    "fewer pictures than none": ({"pictures": -1}, ValueError, "pictures must be at least 0, got -1$"),
     "a large batch": ({"batch_size": 2**70}, ValueError, "batch_size must be an integer of 64 bits, got "),
     "no flag": ({"certify": 1}, TypeError, "certify must be True or False, got 1"),
     "another transfer": ({"transfer": [{}]}, TypeError, "transfer must be a torch.nn.Module, got dict"),
@@ -46,6 +77,13 @@ def test_a_setting_that_cannot_be_kept_is_named(kind: str) -> None:
     settings, error, message = MISTAKES[kind]
     with pytest.raises(error, match=f"^{message}"):
         Plan(**settings)
+
+
+def test_the_least_numbers_make_a_plan_in_any_norm() -> None:
+    plan = Plan(batch_size=1, draws=1, pictures=0, attacks=["pgd-1"], norm="l2", eps=["1"])
+    assert (plan.batch_size, plan.draws, plan.pictures, plan.ball) == (1, 1, 0, "l2")
+    assert Plan(attacks=[PGD(1, norm="l2")], eps=["1"]).ball == "l2"
+    assert Plan(certify=True).certify
 
 
 def test_radii_that_are_one_number_count_once() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import html.parser
 import importlib.resources
 import json
@@ -88,6 +89,40 @@ def test_pictures_show_what_each_network_sees_and_a_difference_in_radii() -> Non
     assert difference[0].tolist() == [[255, 128], [128, 64]]  # +ε, none; none, −ε/2
     assert "black −2/255 and white +2/255" in report.html()
     assert "dog &amp; bone (1)" in report.html()
+
+
+def test_a_difference_is_in_shares_of_the_radius_and_cut_off_beyond() -> None:
+    grey = torch.full((1, 2, 3), 100, dtype=torch.uint8)
+    moved = grey + torch.tensor([[[3, 9, 2], [-3 + 256, -9 + 256, -2 + 256]]], dtype=torch.uint8)
+    picture = Picture(0, grey, moved, grey, grey, bare=0)
+    # 2/3 of 127.5 is 85; halves are rounded to even numbers.
+    assert page._difference(made(eps=["3/255"]), picture).tolist() == [[[255, 255, 212], [0, 0, 42]]]
+    # In L2 the largest change is black or white.
+    assert page._difference(made(eps=["3/255"], norm="l2"), picture).tolist() == [[[170, 255, 156], [85, 0, 99]]]
+    unmoved = replace(picture, adversarial=grey)
+    assert page._difference(made(norm="l2"), unmoved).unique().tolist() == [128]
+
+
+def test_classes_are_named_where_they_have_names() -> None:
+    report = named(made(), classes=("cat", "dog"))
+    assert [page._class(report, index) for index in (-1, 0, 1, 2)] == [
+        "no class (NaN)",
+        "cat (0)",
+        "dog (1)",
+        "class 2",
+    ]
+
+
+def test_verdicts_are_right_wrong_or_a_share_of_draws() -> None:
+    found = cell("jpeg:75", "adaptive", [0, 0, 0, 0], right=[1.0, 0.0, 0.05, 0.95])
+    shares = ["right", "wrong", "right in 5 % of draws", "right in 95 % of draws"]
+    assert [page._verdict(found, index) for index in range(4)] == shares
+
+
+def test_settings_are_readable_on_the_page() -> None:
+    report = made()
+    settings = json.dumps(report.settings.to_json(), indent=2, ensure_ascii=False)
+    assert html.unescape(report.html()).count(settings) == 1
 
 
 def test_the_page_holds_no_control_characters(monkeypatch: pytest.MonkeyPatch) -> None:
