@@ -12,6 +12,7 @@ import json
 import math
 import re
 from collections.abc import Callable
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ pytest.importorskip("matplotlib")
 
 from matplotlib import colors
 from matplotlib.backend_bases import RendererBase
+from matplotlib.textpath import text_to_path
 
 from fdjpeg.evaluation import charts
 
@@ -189,6 +191,28 @@ def test_names_have_the_width_of_the_page_but_for_margins(monkeypatch: pytest.Mo
     monkeypatch.setattr(charts, "_wrapped", lambda name, width: asked.append((name, width)) or ["one", "two"])
     assert 'viewBox="0 0 380 155"' in charts.defences([("a\x1bb", [UNCERTIFIED])], "Shares")
     assert asked == [("a�b", 370)]
+
+
+def test_names_are_broken_where_their_bold_letters_are_too_wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, float, object]] = []
+
+    def measure(text: str, font: Any, ismath: object) -> tuple[float, float, float]:
+        asked.append((font.get_weight(), font.get_size_in_points(), ismath))
+        return 10.0 * len(text), 99.0, 99.0
+
+    monkeypatch.setattr(text_to_path, "get_text_width_height_descent", measure)
+    assert charts._wrapped("abcdefg", 30) == ["abc", "def", "g"]
+    assert charts._wrapped("abc", 29.9) == ["ab", "c"]
+    assert charts._wrapped("", 30) == [""]
+    assert set(asked) == {("bold", 11, False)}
+
+
+def test_colours_are_those_of_the_style_sheet() -> None:
+    style = resources.files("fdjpeg.evaluation").joinpath("report.css").read_text(encoding="utf-8")
+    names = set(re.findall(r"--([a-z0-9-]+): #", style))
+    assert set(charts.COLOURS) < names
+    assert set(charts.GRADIENT_COLOURS) == {name for name in names if name.startswith("gradient-")}
+    assert len(set(charts._STAND_INS.values())) == len(charts._STAND_INS) == 14
 
 
 def test_samples_of_lines_have_their_dashes() -> None:
