@@ -296,6 +296,7 @@ def main() -> None:
     parser.add_argument("--report", action="store_true", help="only report what is kept")
     parser.add_argument("--page", action="store_true", help="only write the page of what is kept")
     arguments = parser.parse_args()
+    arguments.out = arguments.out.resolve()  # the tests run in another folder
     arguments.out.mkdir(parents=True, exist_ok=True)
     if arguments.page:
         (KEPT / "README.md").write_text(page())
