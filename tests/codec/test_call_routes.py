@@ -111,3 +111,29 @@ def test_without_a_gradient_one_op_serves_any_surrogate() -> None:
     assert "round_trip_by_steps" in served(IMAGE, 75, tables=tables, gradient=Own())
     soft = served(image, 50, gradient=surrogates.Noise(), arithmetic="real", soft=True)
     assert soft == ["image_blocks", "standard_steps", "blocks_image"]
+
+
+@pytest.mark.parametrize("arithmetic", ["libjpeg", "real"])
+def test_a_surrogate_of_ones_own_is_exported_with_the_same_numbers(
+    arithmetic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tables = torch.randint(5, 50, (2, 3, 8, 8), generator=torch.Generator().manual_seed(6)).double()
+    given: list[dict[str, Any]] = [
+        {"quality": 40},
+        {"quality": torch.tensor([30.0, 70.0])},
+        {"tables": fdjpeg.QuantTables(*tables.unbind(1))},
+    ]
+
+    def computed(arguments: dict[str, Any]) -> tuple[Tensor, Tensor, list[str]]:
+        image = IMAGE.clone().requires_grad_()
+        with Names() as names:
+            out = fdjpeg.jpeg(image, **arguments, gradient=Own(), arithmetic=arithmetic)
+        return out, torch.autograd.grad(out, image, GRAD)[0], names.called
+
+    expected = [computed(arguments) for arguments in given]
+    monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)
+    for arguments, (out, gradient, _) in zip(given, expected, strict=True):
+        ours, of_image, names = computed(arguments)
+        torch.testing.assert_close(ours, out)
+        torch.testing.assert_close(of_image, gradient)
+        assert set(names) == {"block_dct", "block_idct"}
