@@ -285,3 +285,35 @@ def test_the_rate_of_one_grey_is_exact_with_its_dummy_blocks() -> None:
         counted = fdjpeg.bits(fdjpeg.encode(image, 50, subsampling=subsampling))
         assert fdjpeg.rate(image, 50, subsampling=subsampling).tolist() == pytest.approx(counted.tolist(), abs=1e-6)
     assert int(counted) == 16 * 6 + 2 * 4 * 4  # two rows of two MCUs, of four blocks of luma and two of chroma
+
+
+def test_straight_through_quantization_has_second_derivatives() -> None:
+    """Of c / q by q, twice: 2 c / q³."""
+    coefficients = torch.full((1, 8, 8), 30.0, dtype=torch.float64, requires_grad=True)
+    steps = torch.full((8, 8), 4.0, dtype=torch.float64, requires_grad=True)
+    levels = fdjpeg.quantize(coefficients, steps)
+    assert levels.unique().tolist() == [8]  # 7.5, half to even
+    (first,) = torch.autograd.grad(levels.sum(), steps, create_graph=True)
+    assert first[0, 0].item() == pytest.approx(-30 / 16)
+    (second,) = torch.autograd.grad(first.sum(), steps, create_graph=True)
+    assert second[0, 0].item() == pytest.approx(2 * 30 / 64)
+
+
+@pytest.mark.parametrize("function", [fdjpeg.quantize, fdjpeg.dequantize])
+def test_steps_of_stages_are_dense(function: Any) -> None:
+    message = r"^steps must be a dense tensor, got one of layout torch.sparse_coo$"
+    with pytest.raises(TypeError, match=message):
+        function(torch.zeros(8, 8), torch.ones(8, 8).to_sparse())
+
+
+def test_tables_that_chroma_shares_are_two() -> None:
+    for tables in (
+        QuantTables.certifying(1 / 255),
+        QuantTables.from_pillow([list(range(1, 65))]),
+        QuantTables.load(b"16 " * 64),
+        QuantTables.flat(9),
+        QuantTables.standard(50),
+        QuantTables.feature_distillation(torch.rand(8, 8)),
+    ):
+        assert len(_pytree.tree_leaves(tables)) == 2
+        assert len(tables.to_pillow()) == 2
