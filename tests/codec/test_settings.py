@@ -64,6 +64,11 @@ def test_of_alternatives_the_one_that_fits_furthest_is_described() -> None:
         _settings.build(Outer, {"named": ["b", 3]})
 
 
+def test_a_date_is_a_text() -> None:
+    """YAML makes a date of a name that looks like one."""
+    assert _settings.build(Outer, _settings.from_yaml("named: [2026-12-01]", "mine.yaml")).named == ["2026-12-01"]
+
+
 def test_an_empty_file_has_no_settings() -> None:
     assert _settings.from_yaml("", "mine.yaml") == {}
     assert _settings.from_yaml("0", "mine.yaml") == 0

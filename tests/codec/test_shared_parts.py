@@ -16,8 +16,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, JpegImagePlugin
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from fdjpeg import _checks, _cuda_library, _lattice, _library, _machine, _numbers, _slopes, surrogates
+from fdjpeg import _checks, _cuda_library, _generators, _lattice, _library, _machine, _numbers, _slopes, surrogates
 from fdjpeg._geometry import PILLOW_SUBSAMPLINGS, SAMPLING_FACTORS
 
 
@@ -49,6 +51,85 @@ def test_seeds_are_those_that_torch_takes() -> None:
         with pytest.raises((RuntimeError, ValueError), match="Overflow"):
             torch.Generator().manual_seed(wrong)
     assert refused(_checks.check_seed, 1.0) == "TypeError: it must be an integer, got 1.0"
+
+
+@pytest.mark.parametrize(
+    ("check", "wanted", "right", "wrong"),
+    [
+        (_checks.check_positive, "a number", [1, 0.5, np.float32(2)], [True, "1", None]),
+        (_checks.check_text, "a text", ["", "a"], [None, 1, b"a"]),
+        (_checks.check_tensor, "a torch.Tensor", [torch.ones(1)], [[1.0]]),
+        (_checks.check_module, "a torch.nn.Module", [torch.nn.Identity()], [torch.relu]),
+        (_checks.check_flag, "True or False", [True, False], [None, 1, "yes"]),
+        (_checks.check_path, "a path", ["a", Path("a")], [None, 1, b"a"]),
+        (_checks.check_list, "a list", [[1], (), {"a": 1}, {1}, range(2)], ["ab", b"ab", 1, None]),
+        (_checks.check_callable, "a function or None", [None, len, torch.relu], [1, "len"]),
+    ],
+    ids=lambda one: getattr(one, "__name__", None),
+)
+def test_an_argument_of_another_kind_is_refused(check: Any, wanted: str, right: list[Any], wrong: list[Any]) -> None:
+    assert [refused(check, one) for one in right] == [""] * len(right)
+    for one in wrong:
+        got = type(one).__name__ if "torch" in wanted else repr(one)
+        assert refused(check, one) == f"TypeError: it must be {wanted}, got {got}"
+
+
+def test_numbers_above_zero_are_finite_and_flags_are_named() -> None:
+    for wrong in (0, -1, float("inf"), float("nan")):
+        assert refused(_checks.check_positive, wrong) == f"ValueError: it must be positive and finite, got {wrong}"
+    assert refused(_checks.check_tensor, 1, shape="(N,)") == "TypeError: it must be a torch.Tensor (N,), got int"
+    owner = SimpleNamespace(on=True, off=False, odd=1)
+    _checks.check_flags(owner, "on", "off")
+    with pytest.raises(TypeError, match=r"^odd must be True or False, got 1$"):
+        _checks.check_flags(owner, "on", "odd")
+
+
+def test_a_gradient_that_would_be_lost_is_refused() -> None:
+    plain, wanted = torch.ones(1), torch.ones(1, requires_grad=True)
+    _checks.check_no_gradient("it", plain, 3, None)
+    with pytest.raises(ValueError, match=r"^it must need no gradient, which would be lost here, got a tensor that"):
+        _checks.check_no_gradient("it", plain, wanted)
+
+
+def test_a_generator_is_one_of_torchs() -> None:
+    _generators.check_generator(None)
+    _generators.check_generator(torch.Generator())
+    with pytest.raises(TypeError, match=r"^generator must be a torch.Generator or None, got 3$"):
+        _generators.check_generator(3)  # type: ignore[arg-type]
+
+
+def test_values_are_not_read_while_anything_traces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A default device is a mode too, and disturbs nobody."""
+
+    class Function(TorchFunctionMode):
+        pass
+
+    class Dispatch(TorchDispatchMode):
+        pass
+
+    x, read = torch.ones(1), _numbers.values_can_be_read
+    with torch.device("cpu"):
+        assert read(x)
+        assert read()
+    for mode in (Function(), Dispatch()):
+        with mode:
+            assert not read(x)
+    assert not read(x, torch.ones(1, device="meta"))
+    assert not read(x, x.as_subclass(torch.nn.Buffer))
+    for owner, name, value in ((torch.compiler, "is_compiling", True), (torch._C, "_get_tracing_state", object())):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, lambda value=value: value)
+            assert not read(x)
+    assert read(x)
+
+
+@pytest.mark.parametrize("name", SAMPLING_FACTORS)
+def test_the_name_of_a_subsampling_tells_its_factors(name: str) -> None:
+    """J:a:b, of four columns of luma in two rows: chroma has a samples in the first row, and b more in the second."""
+    columns, first, second = map(int, name.split(":"))
+    horizontal, vertical = SAMPLING_FACTORS[name]
+    assert (columns // horizontal, 2 // vertical) == (first, 1 + (second > 0))
+    assert second in (0, first)
 
 
 def test_settings_hold_numbers_of_python() -> None:
