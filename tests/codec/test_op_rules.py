@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +11,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import fdjpeg
-from fdjpeg import QuantTables, _library, _onnx, ops, reference, surrogates
+from fdjpeg import QuantTables, _onnx, _slopes, ops, reference, surrogates
 from fdjpeg._geometry import Sampling
 from fdjpeg.ops import packed_steps, pieces, registration
 
@@ -217,6 +216,62 @@ def test_second_derivatives_in_forward_mode_are_those_in_reverse_mode(
         torch.testing.assert_close(result, expected, rtol=1e-8, atol=1e-10)
 
 
+class OwnSine:
+    """A surrogate of one's own in rounding's place, with the numbers of the built-in one."""
+
+    smooth = True
+
+    def forward(self, c: Tensor) -> Tensor:
+        return c - torch.sin(2 * torch.pi * c) / (2 * torch.pi)
+
+    def derivative(self, c: Tensor) -> Tensor:
+        return 1 - torch.cos(2 * torch.pi * c)
+
+
+@pytest.mark.parametrize("of_tables", [True, False])
+def test_a_soft_surrogate_of_ones_own_has_all_derivatives_of_a_built_in_one(of_tables: bool) -> None:
+    inputs = (0.2 + 0.6 * random(2, 1, 8, 8), 5 + 9 * random(1, 8, 8))[: 1 + of_tables]
+    direction = (random(2, 1, 8, 8) - 0.5, random(1, 8, 8) - 0.5)[: 1 + of_tables]
+    found: list[list[Tensor]] = []
+    for surrogate in (OwnSine(), surrogates.Sine(floor=0)):
+
+        def compressed(image: Tensor, steps: Tensor, surrogate: Any = surrogate) -> Tensor:
+            tables = QuantTables(steps, steps)
+            return fdjpeg.jpeg(image, tables=tables, gradient=surrogate, arithmetic="real", soft=True)
+
+        fixed = () if of_tables else (5 + 9 * random(1, 8, 8),)
+        leaves = tuple(one.clone().requires_grad_() for one in inputs)
+        out = compressed(*leaves, *fixed)
+        first = torch.autograd.grad(out.pow(3).sum(), leaves, create_graph=True)
+        second = torch.autograd.grad(first, leaves, direction)
+        tangent = torch.func.jvp(lambda *x: compressed(*x, *fixed), inputs, direction)[1]  # noqa: B023
+        found.append([out, *first, *second, tangent])
+    for own, built_in in zip(*found, strict=True):
+        torch.testing.assert_close(own, built_in, rtol=1e-8, atol=1e-10)
+
+
+def test_gradients_of_ones_own_surrogate_are_not_differentiated_in_forward_mode() -> None:
+    image, quality = random(1, 1, 8, 8), torch.full((1, 1, 1), 50.0)
+    gradient = torch.func.grad(lambda x: fdjpeg.jpeg(x, quality, gradient=Own(), arithmetic="real").sum())
+    with pytest.raises(RuntimeError, match=r"^a surrogate's gradient under a forward that rounds cannot be"):
+        torch.func.jvp(gradient, (image,), (image,))
+
+
+def test_an_op_passes_gradients_through_the_codec_unless_they_are_to_pass_by() -> None:
+    """Through chroma's averages a gradient is spread over the samples."""
+    image, incoming = random(1, 3, 16, 16).requires_grad_(), random(1, 3, 16, 16)
+    qualities = torch.full((1, 2, 2), 50, dtype=torch.uint8)
+    formula, setting = _slopes.Formula("straight-through", 0.0, 0.0), registration.Setting(50.0, *SAMPLING)
+    for options, expected in (({}, [False] * 3), ({"identity": True}, [True] * 3)):
+        results = [
+            ops.round_trip(image, None, setting, **options)[0],
+            ops.round_trip_by_block(image, qualities, SAMPLING, **options)[0],
+            ops.real_round_trip(image, None, setting, formula, False, **options),
+        ]
+        gradients = [torch.autograd.grad(out, image, incoming)[0] for out in results]
+        assert [torch.equal(gradient, incoming) for gradient in gradients] == expected
+
+
 def test_a_gradient_is_linear_in_the_incoming_one_in_forward_mode_too() -> None:
     """Of a surrogate under rounding, whose gradient by the image itself cannot be had."""
     image, tables, incoming = random(1, 1, 8, 8), QuantTables.standard(50), (random(1, 1, 8, 8), random(1, 1, 8, 8) - 1)
@@ -333,6 +388,25 @@ def test_steps_without_values_have_the_dtype_of_steps(dtype: torch.dtype) -> Non
     assert made.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
 
 
+def test_results_without_values_have_the_shapes_of_those_with_values() -> None:
+    """Of the ops that serve a surrogate of one's own, noise, and maps of qualities."""
+    shapes: list[list[tuple[int, ...]]] = []
+    for device in ("cpu", "meta"):
+        image, steps = torch.rand(2, 3, 16, 24).to(device), torch.ones(1, 10, 8, 8, device=device)
+        blocks, slopes = torch.ones(2, 10, 8, 8, device=device), torch.ones(8193, device=device)
+        results = [
+            *torch.ops.fdjpeg.round_trip_by_steps(image, steps, None, *SAMPLING),
+            *torch.ops.fdjpeg.round_trip_by_steps(image, steps, slopes, *SAMPLING),
+            *torch.ops.fdjpeg.rounded_backward(blocks, blocks, blocks, blocks),
+            *torch.ops.fdjpeg.rounded_backward(blocks, blocks, blocks, None),
+            *torch.ops.fdjpeg.scaled_backward(blocks, blocks, blocks, True),
+            *torch.ops.fdjpeg.surrogate(blocks, "sine", 0.0, 0.0, True),
+        ]
+        assert {one.device.type for one in results} == {device}
+        shapes.append([tuple(one.shape) for one in results])
+    assert shapes[0] == shapes[1]
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
 def test_gradients_of_tables_are_in_the_dtype_of_computations(dtype: torch.dtype) -> None:
     """With values and without: of the exact codec float32, of real numbers that of the computation."""
@@ -375,23 +449,3 @@ def test_a_graph_for_onnx_computes_the_same_image(way: str, monkeypatch: pytest.
     with Calls() as calls:
         torch.testing.assert_close(fdjpeg.jpeg(image, **settings), wanted, rtol=0, atol=1e-9)
     assert calls.found == []  # ONNX has no translation for an op of this package
-
-
-@pytest.mark.parametrize(
-    ("backend", "compiled", "served"),
-    [("triton", False, True), ("triton", True, True), ("cuda", False, True), ("cuda", True, False)],
-)
-def test_triton_serves_its_devices_and_what_cudas_library_lacks(
-    backend: str, compiled: bool, served: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A kernel of Triton's takes the place of a compiled one."""
-    found: list[tuple[str, dict[str, Any]]] = []
-    library = SimpleNamespace(impl=lambda name, function, **options: found.append((name, options)))
-    monkeypatch.setattr(registration, "_by_triton", {"cuda": library})
-    monkeypatch.setattr(registration, "_fallbacks", SimpleNamespace(impl=lambda *_: None))
-    monkeypatch.setitem(_library.SERVED, "cuda", _library.Served(backend, "it is there"))
-    monkeypatch.setattr(torch._C, "_dispatch_has_kernel_for_dispatch_key", lambda name, key: compiled)
-    monkeypatch.setattr(torch.library, "register_fake", lambda *_: None)
-    monkeypatch.setattr(torch.library, "register_vmap", lambda *_: None)
-    registration.register("block_dct", registration.SCHEMAS["block_dct"], fake=len, vmap=len)
-    assert found == [("block_dct", {"allow_override": True})] * served
