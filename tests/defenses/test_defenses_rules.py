@@ -352,8 +352,8 @@ def test_importance_is_measured_on_images_drawn_from_the_seed(
 
 
 def test_blocks_that_an_image_does_not_fill_are_left_out_of_the_importance() -> None:
-    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 12 * 12, 3))
-    images = torch.rand(1, 3, 12, 12)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 15 * 12, 3))
+    images = torch.rand(1, 3, 15, 12)
     labels = torch.tensor([1])
     x = images.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(nn.functional.cross_entropy(model(x), labels), x)
