@@ -53,7 +53,11 @@ SAMPLES: dict[str, Callable[[], str]] = {
     "losses": lambda: charts.losses(
         curves(), {name: charts.GRADIENT_COLOURS[n % 7] for n, (name, _) in enumerate(curves())}, "Loss"
     ),
-    "one loss": lambda: charts.losses(curves()[1:2], {"bare network": "ink", "gradient 1": "gradient-1"}, "Loss"),
+    "one loss of two steps": lambda: charts.losses(
+        [("bare network", Cell("none", "white-box", loss=[0.0, 0.25, 1.0], attacked=1))],
+        {"bare network": "ink"},
+        "Loss",
+    ),
 }
 
 
