@@ -228,6 +228,17 @@ class OwnSine:
         return 1 - torch.cos(2 * torch.pi * c)
 
 
+def test_gradients_by_blocks_and_steps_are_one_launch_each() -> None:
+    """Of the quotient and of the product around a soft surrogate of one's own; autograd's own rules take more."""
+    image, steps = random(1, 1, 8, 8).requires_grad_(), 5 + 9 * random(1, 8, 8)
+    for wanted in (True, False):
+        tables = QuantTables(steps.clone().requires_grad_(wanted), steps)
+        out = fdjpeg.jpeg(image, tables=tables, gradient=OwnSine(), arithmetic="real", soft=True)
+        with Calls() as calls:
+            out.sum().backward()
+        assert [name for name, _ in calls.found].count("scaled_backward") == 2 * wanted
+
+
 @pytest.mark.parametrize("of_tables", [True, False])
 def test_a_soft_surrogate_of_ones_own_has_all_derivatives_of_a_built_in_one(of_tables: bool) -> None:
     inputs = (0.2 + 0.6 * random(2, 1, 8, 8), 5 + 9 * random(1, 8, 8))[: 1 + of_tables]
@@ -389,12 +400,18 @@ def test_steps_without_values_have_the_dtype_of_steps(dtype: torch.dtype) -> Non
 
 
 def test_results_without_values_have_the_shapes_of_those_with_values() -> None:
-    """Of the ops that serve a surrogate of one's own, noise, and maps of qualities."""
+    """Of the ops that serve maps of qualities, surrogates, one's own too, and noise."""
     shapes: list[list[tuple[int, ...]]] = []
     for device in ("cpu", "meta"):
         image, steps = torch.rand(2, 3, 16, 24).to(device), torch.ones(1, 10, 8, 8, device=device)
         blocks, slopes = torch.ones(2, 10, 8, 8, device=device), torch.ones(8193, device=device)
+        qualities = torch.full((2, 2, 3), 50, dtype=torch.uint8, device=device)
+        out, planes = torch.ops.fdjpeg.round_trip_by_block(image, qualities, *SAMPLING)
         results = [
+            out,
+            planes,
+            *torch.ops.fdjpeg.surrogate_backward(image, planes, image, None, 50.0, *SAMPLING, True, slopes),
+            *torch.ops.fdjpeg.surrogate_backward(image, planes, image, None, 50.0, *SAMPLING, False, slopes),
             *torch.ops.fdjpeg.round_trip_by_steps(image, steps, None, *SAMPLING),
             *torch.ops.fdjpeg.round_trip_by_steps(image, steps, slopes, *SAMPLING),
             *torch.ops.fdjpeg.rounded_backward(blocks, blocks, blocks, blocks),
