@@ -12,6 +12,7 @@ import json
 import math
 import re
 from collections.abc import Callable
+from dataclasses import FrozenInstanceError
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -209,6 +210,11 @@ def test_names_are_broken_where_their_bold_letters_are_too_wide(monkeypatch: pyt
     assert charts._wrapped("abc", 29.9) == ["ab", "c"]
     assert charts._wrapped("", 30) == [""]
     assert set(asked) == {("bold", 11, False)}
+
+
+def test_a_mark_cannot_be_changed() -> None:
+    with pytest.raises(FrozenInstanceError):
+        WHOLE.clean = 1.0  # type: ignore[misc]
 
 
 def test_colours_are_those_of_the_style_sheet() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import FrozenInstanceError, replace
 from fractions import Fraction
 from types import SimpleNamespace
 from typing import Any
@@ -231,6 +231,15 @@ def test_a_network_without_a_derivative_is_attacked_with_zero(network: Network, 
         assert isinstance(run.climbable(detached, images), Flat)
         assert run.climbable(network.module, images) is network.module
     assert run.climbable(detached, photographs.images[:0]) is detached
+
+
+def test_batches_and_what_attacks_made_cannot_be_changed(network: Network, photographs: ImageSet) -> None:
+    batch = run_of(network, photographs).batch(1)
+    assert (batch.number, batch.indices.tolist()) == (1, [3, 4, 5])
+    with pytest.raises(FrozenInstanceError):
+        batch.number = 2  # type: ignore[misc]
+    with pytest.raises(FrozenInstanceError):
+        Crafted(batch.x, [], 0, 0, 0.0).queries = 2  # type: ignore[misc]
 
 
 def test_a_network_moves_to_a_device_as_a_copy() -> None:
