@@ -339,6 +339,20 @@ def test_the_rise_is_that_of_the_last_tenth_of_the_steps(loss: list[float], figu
     assert found == ([] if figure is None else ["at most 0.0 % of the gain"] if figure == "0.0" else [of_it])
 
 
+def test_tables_of_ones_are_compared_with_the_bare_network_at_their_radius() -> None:
+    ones = cell("tables of ones", "tables of ones", 95, "2/255")
+    cells = [cell("none", "white-box", 90, "2/255"), cell("jpeg:75", "adaptive", 80, "2/255", gradient="cubic"), ones]
+    assert named(report(*cells, **TWO), "A codec") == (True, "95 right at 2/255, 90 of the bare network")
+    # Without an attack on the bare network at that radius there is nothing to compare with.
+    assert all(not check.name.startswith("A codec") for check in report(*cells[1:], **TWO).checks)
+
+
+@pytest.mark.parametrize(("distance", "passed"), [(1.00009, True), (1 + 1e-4, False)])
+def test_a_ten_thousandth_of_the_radius_is_not_rounding(distance: float, passed: bool) -> None:
+    far = cell("jpeg:75", "gray-box", 150, "1", distance=[distance])
+    assert named(report(far), "Adversarial images")[0] is passed
+
+
 def test_three_decompressed_images_are_named() -> None:
     found = {f"{number}.png": 60 + number for number in range(5)}
     names = "; ".join(f"{number}.png of quality {60 + number}" for number in range(3))

@@ -13,8 +13,15 @@ from torch import Tensor, nn
 
 from fdjpeg.attacks import PGD, Attack
 from fdjpeg.defenses import Defended, of_module, parse_defense
-from fdjpeg.evaluation import Cell, Plan
-from fdjpeg.evaluation.controls import control_jobs, one_step_cells, ones_cells, seed_fixed_cells
+from fdjpeg.evaluation import Cell, Plan, controls
+from fdjpeg.evaluation.controls import (
+    control_jobs,
+    gradient_cells,
+    one_step_cells,
+    ones_cells,
+    seed_fixed_cells,
+    twice_cells,
+)
 from fdjpeg.evaluation.judging import Crafted, Evaluation
 from fdjpeg.sources import ImageSet, Network
 
@@ -151,6 +158,41 @@ def test_tables_of_ones_are_judged_once_before_and_once_after(network: Network, 
     run.judge = lambda *given: (seen.append(given[4]), judge(*given))[1]  # type: ignore[method-assign]
     ones_cells(run, PGD(1), EPS, run.batch(0))
     assert seen == [1, 1]
+
+
+def test_shares_of_zeros_have_four_digits(
+    network: Network, photographs: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shares = torch.tensor([1 / 3, 2 / 3, 1.0])
+    monkeypatch.setattr(controls, "zero_gradients", lambda model, x, y: shares)
+    run = run_of(network, photographs, parse_defense("jpeg:75", ["cubic"]))
+    assert [cell.zeros for cell in gradient_cells(run, run.batch(0))] == [[0.3333, 0.6667, 1.0]]
+
+
+def test_twice_the_steps_go_through_the_best_gradient_at_that_radius(network: Network, photographs: ImageSet) -> None:
+    """On the images that attacks at that radius left right."""
+    defense = parse_defense("jpeg:75", ["cubic", "sine"])
+    run = run_of(network, photographs, defense, eps=["2/255", "8/255"])
+
+    def adaptive(gradient: str, eps: str, right: list[float]) -> Cell:
+        return Cell("jpeg:75", "adaptive", gradient=gradient, eps=eps, indices=[0, 1, 2], right=right)
+
+    run.found[0] = [
+        Cell("jpeg:75", "clean", indices=[0, 1, 2], right=[1, 1, 1]),
+        adaptive("cubic", "2/255", [0, 0, 0]),
+        adaptive("cubic", "8/255", [1, 1, 1]),
+        adaptive("sine", "8/255", [1, 0, 1]),
+    ]
+    tried: list[tuple[int, str, Fraction, list[bool]]] = []
+
+    def through(attack: PGD, defense: Any, gradient: str, batch: Any, eps: Fraction, left: Tensor) -> Crafted:
+        tried.append((attack.steps, gradient, eps, left.tolist()))
+        return Crafted(batch.x, [], 0, 0, 0.0)
+
+    run.through = through  # type: ignore[method-assign, assignment]
+    (cell,) = twice_cells(run, PGD(7), defense, EPS, run.batch(0))
+    assert tried == [(14, "sine", EPS, [True, False, True])]
+    assert cell.right == [1, 0, 1]
 
 
 def test_a_layer_that_acts_in_seven_of_ten_calls_is_random(network: Network, photographs: ImageSet) -> None:
