@@ -180,6 +180,10 @@ def test_gradients_are_divided_by_the_mean_sensitivity_of_the_last_passes_in_ste
         mean = (2 * 3 * last[image].abs().sum() + 4 * alone[image].abs().sum()) / (2 * last[image].numel())
         for before, after in zip(gradients, found, strict=True):
             torch.testing.assert_close(after[image], before[image] / mean)
+    # However small gradients are: here their sensitivities add up to 1.5e-30.
+    tiny = torch.full((1, 3, 4, 4), 1.5e-30 / 48 / 4)
+    (unit,) = flip._normalised([tiny], [[single]])
+    torch.testing.assert_close(unit, torch.full_like(unit, 0.25))
 
 
 def test_an_image_without_any_gradient_gets_random_ones() -> None:

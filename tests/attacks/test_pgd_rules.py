@@ -139,6 +139,13 @@ def test_a_direction_has_a_length_of_one_however_small_the_gradient_is(size: flo
     assert not bool(_unit(torch.zeros(1, 1, 1, 2)).any())
 
 
+def test_a_direction_has_a_length_of_one_also_where_numbers_are_nearly_none() -> None:
+    """A millionth of a millionth of the least number of float64 that has all its digits."""
+    least = 1.5e-12 * torch.finfo(torch.float64).smallest_normal
+    unit = _unit(torch.tensor([0.0, -least], dtype=torch.float64).view(1, 1, 1, 2))
+    assert unit.flatten().tolist() == pytest.approx([0, -1])
+
+
 @pytest.mark.parametrize("schedule", ["constant", "cosine", "halving"])
 def test_images_of_float64_take_the_same_steps_whatever_torchs_default_is(schedule: Any) -> None:
     x = torch.rand(2, 1, 4, 4, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
