@@ -137,6 +137,7 @@ def test_misclassified_and_open_images(network: nn.Module) -> None:
     assert {certificate.outcomes.dtype, certificate.unresolved.dtype} == {torch.int64}
     assert "open" in certificate.statuses
     assert certificate.outcomes.tolist() == [int(status == "constant") for status in certificate.statuses]
+    assert not bool(certificate.unresolved.any())  # there were too many outcomes to judge any
     assert certificate.certified.tolist() == [status == "constant" for status in certificate.statuses]
 
 
@@ -265,6 +266,41 @@ def test_each_wrong_outcome_counts(wrong: int, monkeypatch: pytest.MonkeyPatch) 
     certificate = certify(defended, Except(decoded).eval(), x, torch.zeros(1, dtype=torch.int64), 1 / 255)
     assert certificate.statuses == ("open" if wrong else "enumerated",)
     assert (int(certificate.outcomes), int(certificate.unresolved)) == (outcomes.total, wrong)
+
+
+def test_units_are_searched_where_they_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two blocks side by side, of which one has its own outcome: there is nothing to look for in it."""
+    defended, x = lattice("uniform(17)"), images(1, (8, 16), 0)
+    with torch.no_grad():
+        entered = defended.entered(x)
+    codec = codec_of(fdjpeg.FeatureDistillation("uniform(17)"), entered)
+    outcomes = listed(codec, entered, 1.0, 3000)
+    (first, unit), (second, _) = outcomes.units.items()
+    assert unit.outcomes is not None
+    wrong = torch.tensor([len(unit.outcomes)])  # the second unit's first other outcome
+    decoded = codec.only(torch.zeros(1, dtype=torch.int64)).decode(outcomes.coefficients(wrong), torch.float32)
+    asked: list[Any] = []
+    module = importlib.import_module("fdjpeg.certificates.certify")
+    monkeypatch.setattr(module, "attained", lambda codec, box, outcomes, place, outcome: asked.append((place, outcome)))
+    monkeypatch.setattr(module, "excluded", lambda unit, outcome: asked.append(unit.outcomes.index(outcome)))
+    certificate = certify(defended, Except(decoded).eval(), x, torch.zeros(1, dtype=torch.int64), 1 / 255)
+    assert certificate.statuses == ("open",)
+    (place, outcome), number = asked
+    assert (place, number) == (second, 1)
+    assert outcome == outcomes.units[second].outcomes[1]  # type: ignore[index]
+    assert first != second
+
+
+def test_what_was_made_in_inference_mode_is_named_and_nothing_is_made_in_it() -> None:
+    with torch.inference_mode():
+        network = Tiny().eval()
+    y = torch.zeros(1, dtype=torch.int64)
+    with pytest.raises(ValueError, match=r"^network must be made outside of torch.inference_mode, got "):
+        certify(lattice("uniform(31)"), network, images(1), y, 0.0)
+    with torch.inference_mode():
+        certificate = certify(lattice("uniform(31)"), Mean(-1).eval(), images(1), y, 0.0)
+    assert not certificate.changeable.is_inference()
+    assert not certificate.outcomes.is_inference()
 
 
 @pytest.mark.parametrize("tie", [True, False])

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
 import pytest
 import torch
-from support.evaluation_cases import Stub
+from support.evaluation_cases import Stub, Tiny
 from torch import Tensor, nn
 
 from fdjpeg.attacks import PGD, Attack
-from fdjpeg.defenses import Defended, of_module, parse_defense
+from fdjpeg.defenses import Defended, SeedFixed, of_module, parse_defense
 from fdjpeg.evaluation import Cell, Plan, controls
 from fdjpeg.evaluation.controls import (
     control_jobs,
@@ -131,6 +132,53 @@ def test_a_seed_that_is_fixed_is_judged_by_one_draw(network: Network, photograph
     run.craft = lambda attack, model, judge, batch, x, *_: Crafted(x, [], 0, 0, 0.0)  # type: ignore[method-assign]
     seed_fixed_cells(run, PGD(1), run.defenses[1], EPS, run.batch(0))
     assert drawn == [("SeedFixed", 1), ("SeedFixed", 1), ("SeedFixed", 7)]
+
+
+def test_controls_attack_what_was_right_before(network: Network, photographs: ImageSet) -> None:
+    labels = photographs.labels.clone()
+    labels[1] = (labels[1] + 1) % 4
+    run = run_of(
+        network, replace(photographs, labels=labels), parse_defense("stochastic-jpeg:90+95", ["cubic"]), draws=2
+    )
+    batch, left = run.batch(0), list[list[bool]]()
+
+    def craft(attack: Any, model: Any, judge: Any, batch: Any, x: Tensor, eps: Any, chosen: Tensor) -> Crafted:
+        left.append(chosen.tolist())
+        return Crafted(x, [], 0, 0, 0.0)
+
+    run.craft = craft  # type: ignore[method-assign]
+    for (cell,) in (ones_cells(run, PGD(1), EPS, batch), seed_fixed_cells(run, PGD(1), run.defenses[1], EPS, batch)):
+        assert cell.right == [1, 0, 1]
+    assert left == [[True, False, True]] * 2
+
+
+@pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize("gradients", [("cubic",), ()])
+def test_the_seed_is_fixed_of_what_is_attacked_and_of_its_judge(
+    exact: bool, gradients: tuple[str, ...], network: Network, photographs: ImageSet
+) -> None:
+    """The gradient is that of the network as attackers see it; without gradients, of the deployed one."""
+    run = run_of(network, photographs, parse_defense("stochastic-jpeg:90+95", ["cubic"]), draws=2)
+    deployed, seen = Tiny().eval(), Tiny().eval()
+    defense = replace(
+        run.defenses[1],
+        gradients=gradients,
+        exact=exact,
+        deployed=lambda _: deployed,
+        attacked=lambda *_: seen,
+    )
+    met: list[tuple[Any, Any]] = []
+
+    def craft(attack: Any, model: Any, judge: Any, batch: Any, x: Tensor, *_: Any) -> Crafted:
+        met.append((model, judge))
+        return Crafted(x, [], 0, 0, 0.0)
+
+    run.craft = craft  # type: ignore[method-assign]
+    seed_fixed_cells(run, PGD(1), defense, EPS, run.batch(0))
+    ((model, judge),) = met
+    assert isinstance(model, SeedFixed)
+    assert (seen in model.modules(), deployed in model.modules()) == (bool(gradients), not gradients)
+    assert judge is None if exact else (isinstance(judge, SeedFixed) and deployed in judge.modules())
 
 
 def test_one_step_is_of_the_seed_and_norm_of_the_run(network: Network, photographs: ImageSet) -> None:

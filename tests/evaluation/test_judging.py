@@ -50,6 +50,7 @@ def run_of(network: Network, images: ImageSet, *defenses: Defended, **settings: 
     ("function", "random"),
     [
         (lambda x: x + 1e-6 * torch.rand_like(x), True),
+        (lambda x: x * (1 + 1e-6 * torch.rand_like(x)), True),
         (lambda x: 0 * x + 1e-10 * torch.rand_like(x), True),
         (lambda x: x * (1 + torch.rand(())), True),
         (lambda x: x / 0 * 0, False),
@@ -68,6 +69,14 @@ def test_a_defence_is_random_where_two_calls_differ(
     assert torch.equal(torch.get_rng_state(), state)  # the caller's draws go on as they would have
     draws = {name: run.describe(defense)[1] for name, defense in zip(run.random, run.defenses, strict=True)}
     assert draws == {"none": 1, "layer": 20 if random else 1}
+
+
+def test_randomness_is_asked_of_one_image(network: Network, photographs: ImageSet) -> None:
+    met: list[tuple[int, ...]] = []
+    run = run_of(network, photographs, layer(lambda x: (met.append(tuple(x.shape)), x)[1]))
+    met.clear()
+    assert not run.random["layer"]
+    assert set(met) == {(1, 3, 24, 24)}
 
 
 def test_randomness_does_not_depend_on_torchs_default_dtype(network: Network, photographs: ImageSet) -> None:
@@ -95,7 +104,7 @@ def test_a_first_pass_may_leave_the_range_by_rounding_only(
     run = run_of(network, photographs)
     assert entered(sign * 0.9e-5, base, run).unique().tolist() == [base]
     assert entered(0, base, run).unique().tolist() == [base]
-    for offset in (sign * 1.1e-5, float("nan")):
+    for offset in (sign * 1e-5, sign * 1.1e-5, float("nan")):
         with pytest.raises(ValueError, match=r"^defense first must return images like its input, in \[0, 1\]"):
             entered(offset, base, run)
     smaller = replace(run.defenses[0], name="first", first=Layer(lambda x: x[..., 1:]))
