@@ -317,3 +317,38 @@ def test_tables_that_chroma_shares_are_two() -> None:
     ):
         assert len(_pytree.tree_leaves(tables)) == 2
         assert len(tables.to_pillow()) == 2
+
+
+class Own:
+    """A surrogate of one's own that says nothing of being smooth."""
+
+    def forward(self, c: torch.Tensor) -> torch.Tensor:
+        return c.round()
+
+    def derivative(self, c: torch.Tensor) -> torch.Tensor:
+        return torch.ones_like(c)
+
+
+def test_a_surrogate_is_soft_only_if_it_says_that_it_is_smooth() -> None:
+    own: Any = Own()
+    for call in (
+        lambda: fdjpeg.jpeg(IMAGE, 50, gradient=own, arithmetic="real", soft=True),
+        lambda: JPEG(50, gradient=own, arithmetic="real", soft=True),
+        lambda: fdjpeg.quantize(torch.zeros(8, 8), torch.ones(8, 8), own, soft=True),
+    ):
+        with pytest.raises(ValueError, match=r"^soft=True needs a gradient with a smooth forward, got <.*Own object"):
+            call()
+    own.smooth = True
+    assert fdjpeg.jpeg(IMAGE, 50, gradient=own, arithmetic="real", soft=True).shape == IMAGE.shape
+
+
+def test_files_have_libjpegs_floors_for_numbers_and_tensors() -> None:
+    """At 33 the percentage is 151.5: soft tables would have it, files have 151."""
+    expected = QuantTables.standard(33)
+    assert int(expected.y[6, 5]) == (121 * 151 + 50) // 100
+    for quality in (33, torch.tensor(33), torch.tensor([33.0, 33.0]), torch.tensor([33.0], dtype=torch.float64)):
+        made = fdjpeg.encode(IMAGE, quality)
+        assert torch.equal(made.tables.stacked()[0], expected.stacked()[0])
+        assert torch.equal(made.y, fdjpeg.encode(IMAGE, tables=expected).y)
+        assert torch.equal(fdjpeg.rate(IMAGE, quality), fdjpeg.rate(IMAGE, tables=expected))
+        assert not torch.allclose(fdjpeg.rate(IMAGE, quality, soft=True), fdjpeg.rate(IMAGE, quality), rtol=1e-6)
