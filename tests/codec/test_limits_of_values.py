@@ -352,3 +352,5 @@ def test_files_have_libjpegs_floors_for_numbers_and_tensors() -> None:
         assert torch.equal(made.y, fdjpeg.encode(IMAGE, tables=expected).y)
         assert torch.equal(fdjpeg.rate(IMAGE, quality), fdjpeg.rate(IMAGE, tables=expected))
         assert not torch.allclose(fdjpeg.rate(IMAGE, quality, soft=True), fdjpeg.rate(IMAGE, quality), rtol=1e-6)
+    finer = torch.tensor(90.1, dtype=torch.float64)  # of 19.8 %, a base of 18 makes 3.56; of 19 % it makes 3
+    assert torch.equal(fdjpeg.encode(IMAGE, finer).y, fdjpeg.encode(IMAGE, 90.1).y)

@@ -51,11 +51,16 @@ def test_colours_and_all_else_stay_byte_by_byte() -> None:
     for content in (
         START + jfif + adobe + TABLE + SCAN + END,
         START + jfif + b"\xff\x01" + TABLE + SCAN + SCAN + END + END + b"\xff\xe1\x00\x04ab",
+        START + TABLE + SCAN + END + b"\x00\x02" + application(0xE1, b"of another file"),
+        START + application(0xDF, b"an expansion") + application(0xF0, b"an extension") + TABLE + SCAN + END,
         START + TABLE + SCAN,  # cut off
         START,
     ):
         assert _coefficient_files._without_applications(content) == content
     assert _coefficient_files._without_applications(START + application(0xE1, b"Exif") + jfif) == START + jfif
+    for alone in (b"\xff\x01", START):  # which no length follows
+        content = START + alone + application(0xE1, b"Exif") + TABLE + SCAN + END
+        assert _coefficient_files._without_applications(content) == START + alone + TABLE + SCAN + END
 
 
 @pytest.mark.parametrize(("tables", "titles"), [(2, ["Y", "Cb and Cr"]), (3, ["with -qslots 0,1,2", "Y", "Cb", "Cr"])])
