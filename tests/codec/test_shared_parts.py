@@ -128,8 +128,17 @@ def test_the_name_of_a_subsampling_tells_its_factors(name: str) -> None:
     """J:a:b, of four columns of luma in two rows: chroma has a samples in the first row, and b more in the second."""
     columns, first, second = map(int, name.split(":"))
     horizontal, vertical = SAMPLING_FACTORS[name]
-    assert (columns // horizontal, 2 // vertical) == (first, 1 + (second > 0))
+    assert (first * horizontal, (1 + (second > 0)) * vertical) == (columns, 2)
     assert second in (0, first)
+
+
+def test_whole_numbers_come_in_order() -> None:
+    for given in ([3, 1], (3, 1), range(3, 0, -2), np.array([3, 1]), (one for one in (3, 1)), [np.uint8(3), 1]):
+        found = _numbers.whole_numbers(given)
+        assert found == (3, 1)
+        assert [type(one) for one in found] == [int, int]
+    for wrong in ("31", b"31", torch.tensor([3, 1]), {3, 1}, {3: 1}, 3, None, [3, 1.0], [3, True]):
+        assert _numbers.whole_numbers(wrong) is None
 
 
 def test_settings_hold_numbers_of_python() -> None:
