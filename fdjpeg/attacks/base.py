@@ -144,7 +144,7 @@ class Attack(ABC):
         check_input(x, y, eps)
         # Whatever modes the caller is in: an attack differentiates.
         with torch.inference_mode(False), torch.enable_grad():
-            return self._run(model, _outside(x), _outside(y), eps, indices, judge)
+            return self._run(model, x, y, eps, indices, judge)
 
     def _run(
         self, model: nn.Module, x: Tensor, y: Tensor, eps: float, indices: Tensor | None, judge: nn.Module | None
@@ -179,6 +179,7 @@ class Attack(ABC):
         self, model: Counted, judge: Counted, x: Tensor, y: Tensor, eps: float, indices: Tensor, group: Tensor
     ) -> Found:
         """Attacks the images ``group`` together, with the global generators seeded from the first of them."""
+        # These are copies, which autograd can keep also where the caller's were made in inference mode.
         x, y, indices = x[group], y[group], indices[group.cpu()]
         if len(x) == 0:
             return Found(x.clone(), margin=x.new_empty(0))
@@ -213,11 +214,6 @@ class Found:
     margin: Tensor | None = None
     loss_curve: Tensor | None = None
     distance: Tensor | None = None
-
-
-def _outside(tensor: Tensor) -> Tensor:
-    """Returns a tensor that autograd can keep: a copy of one that was made in inference mode."""
-    return tensor.clone() if tensor.is_inference() else tensor
 
 
 def _inside(x_adv: Tensor, x: Tensor, eps: float, norm: Norm) -> Tensor:

@@ -172,7 +172,6 @@ class CarliniWagnerL0(_Rounds):
     norm: Norm = "l0"
 
     def __post_init__(self) -> None:
-        make_plain(self)
         super().__post_init__()
         if not is_real(self.share):
             raise TypeError(f"share must be a number, got {self.share!r}")

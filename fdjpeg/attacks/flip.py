@@ -214,8 +214,7 @@ def _usable(gradients: list[Tensor], indices: Tensor, seed: int, purpose: str) -
     if bool(lost.any()):
         for place, gradient in enumerate(found):
             random = draw(gradient.shape[1:], indices[lost.cpu()], seed, f"direction {purpose} {place}", normal=True)
-            found[place] = gradient.clone()
-            found[place][lost] = random.to(gradient)
+            gradient[lost] = random.to(gradient)
     return found
 
 
