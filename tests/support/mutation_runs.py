@@ -408,7 +408,7 @@ class Trials:
         able = [test for test in self.baseline.able(module, mutant) if test in self.items]
         if not able:
             return "not called", "", 0
-        tests = self.baseline.chosen(able, self.budget)
+        tests = self.baseline.chosen(able, min(1.0, self.budget) if early else self.budget)
 
         def work() -> int:
             if not planter.plant(module, mutant, source):
