@@ -110,6 +110,9 @@ def test_black_and_white_are_reached_and_not_passed(layer: str) -> None:
     assert reach.least[0, 0, 0].tolist() == pytest.approx([0] * 4 + [253] * 4, abs=0.001)
     assert reach.most[0, 0, 0].tolist() == pytest.approx([2] * 4 + [255] * 4, abs=0.001)
     assert (int(reach.least.min()), int(reach.most.max())) == (0, 255)
+    none = reach_of(codec_of(LAYERS[layer], x), x, 0.0, whole_bytes=True)
+    assert torch.equal(none.least.float(), 255 * x)
+    assert torch.equal(none.most.float(), 255 * x)
 
 
 def test_a_tie_may_be_rounded_either_way_even_at_a_radius_of_nothing() -> None:

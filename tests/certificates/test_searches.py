@@ -11,7 +11,7 @@ import pytest
 import torch
 from scipy.fft import idctn
 from support.classifiers import Tiny
-from support.perturbations import codec_of, image, listed
+from support.perturbations import codec_of, image
 from torch import Tensor
 
 import fdjpeg
@@ -19,7 +19,7 @@ from fdjpeg.attacks.reachable import Box
 from fdjpeg.certificates import certify, realise
 from fdjpeg.certificates.outcomes import Outcomes
 from fdjpeg.certificates.realise import DITHERS, MARGINS, _approached, _random, attained, excluded
-from fdjpeg.certificates.units import AnyBall, ChannelBall, Entry, HalfSpace, Unit, unit_of
+from fdjpeg.certificates.units import AnyBall, ChannelBall, ColourBall, Entry, HalfSpace, Unit, unit_of
 from fdjpeg.defenses.defended import layer_defense
 
 ENTRY = Entry(0, 0, 0, 0, 0, value=0, lowest=-1, highest=1, step=16)
@@ -60,14 +60,14 @@ def test_a_hundred_and_fifty_weightings_are_tried(proof: int, found: bool) -> No
 
 def test_weights_are_positive_and_sum_to_one() -> None:
     """Whatever torch's default dtype; they grow where the ball falls short of a tie by more."""
-    ball = Tried([HalfSpace(0, axis(sample), 10.0) for sample in range(4)])
-    ball.middle[:4] = torch.tensor([9.0, 8.0, -20.0, 50.0])
+    ball = Tried([HalfSpace(0, axis(sample), 10.0) for sample in range(3)])
+    ball.middle[:3] = torch.tensor([9.0, 8.0, -20.0])
     excluded(Unit(ball, [ENTRY], None), (1,))
-    weights = torch.stack(ball.normals)[:, :4]
+    weights = torch.stack(ball.normals)[:, :3]
     assert weights.dtype == torch.float64
     assert bool((weights > 0).all())
     assert torch.allclose(weights.sum(dim=1), torch.ones(150, dtype=torch.float64), rtol=0, atol=1e-12)
-    assert weights[0].tolist() == pytest.approx([1 / 4] * 4, abs=1e-15)
+    assert weights[0].tolist() == pytest.approx([1 / 3] * 3, abs=1e-15)
     growth = (weights[:, 1] / weights[:, 0]).log().diff()
     assert bool((growth > 0).all())
     assert bool((growth.diff() < 0).all())  # by smaller and smaller steps, so that they settle
@@ -190,19 +190,31 @@ def test_samples_are_looked_for_from_three_places(monkeypatch: pytest.MonkeyPatc
     assert all(torch.equal(one, again) for one, again in zip(places[:3], places[3:], strict=True))
 
 
+def test_ways_of_rounding_are_the_same_in_every_search() -> None:
+    layer = fdjpeg.FeatureDistillation("uniform(16)")
+    x = image(layer, 3, (8, 8), True)
+    box, codec = Box.of(x, 1.6 / 255, rounds=True, whole_bytes=False), codec_of(layer, x)
+    entry = Entry(0, 0, 0, 1, 2, value=0, lowest=-9, highest=9, step=16)
+    state = torch.get_rng_state()
+    first, again = (_approached(codec, box, Unit(AnyBall(), [entry], None), (5,), box.origin) for _ in range(2))
+    assert torch.equal(first, again)
+    assert torch.equal(torch.get_rng_state(), state)  # no draw of the caller is taken
+
+
 def test_searches_do_not_depend_on_torchs_default_dtype() -> None:
     layer = fdjpeg.FeatureDistillation("uniform(16)")
     x = image(layer, 3, (8, 8), True)
     codec = codec_of(layer, x)
     box = Box.of(x, 1.0 / 255, rounds=True, whole_bytes=False)
 
+    own = [int(k[0, 0, 0, 1, 2]) for k in codec.blocks(x)]
+    entries = [Entry(c, 0, 0, 1, 2, value=k, lowest=k - 1, highest=k + 1, step=16) for c, k in enumerate(own)]
+
     def search() -> Any:
-        (unit,) = listed(codec, x, 1.0, 60).units.values()
-        entries = unit.entries[:3]
-        few = Unit(unit.ball, entries, None)
+        unit = unit_of(ColourBall(box.least[0], box.most[0]), entries, 60)
         outcome = tuple(entry.highest for entry in entries)
-        tried = _approached(codec, box, few, outcome, box.at(_random(box, 0)))
-        return [entry.values for entry in unit.entries], unit.outcomes, tried, excluded(few, outcome)
+        tried = _approached(codec, box, unit, outcome, box.at(_random(box, 0)))
+        return unit.outcomes, tried, excluded(unit, outcome)
 
     wanted = search()
     torch.set_default_dtype(torch.float64)
@@ -210,9 +222,9 @@ def test_searches_do_not_depend_on_torchs_default_dtype() -> None:
         found = search()
     finally:
         torch.set_default_dtype(torch.float32)
-    assert found[2].dtype == wanted[2].dtype
-    assert torch.equal(found[2], wanted[2])
-    assert (found[:2], found[3]) == (wanted[:2], wanted[3])
+    assert found[1].dtype == wanted[1].dtype
+    assert torch.equal(found[1], wanted[1])
+    assert (found[0], found[2]) == (wanted[0], wanted[2])
 
 
 @pytest.mark.parametrize(("vertical", "horizontal"), [(0, 0), (3, 5), (7, 1)])

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from fdjpeg.attacks.calls import Flat
 from fdjpeg.defenses import Defended, of_module, parse_defense
-from fdjpeg.evaluation import Cell, Plan
+from fdjpeg.evaluation import Cell, Plan, judging
 from fdjpeg.evaluation.judging import Crafted, Evaluation, Verdict, _on_device
 from fdjpeg.sources import ImageSet, Network
 
@@ -134,6 +134,17 @@ def test_a_network_of_too_few_classes_is_named(
         assert judged().predicted.tolist() == [0, 0, 0]
 
 
+def test_draws_of_a_verdict_have_seeds_of_run_draw_and_batch(
+    network: Network, photographs: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(judging, "image_seed", lambda *given: (asked.append(given), len(asked))[1])
+    run = run_of(network, photographs, seed=5)
+    batch = run.batch(1)
+    run.judge(network.module, batch.x, batch.y, batch, 2)
+    assert asked == [(5, "verdict 0", 3), (5, "verdict 1", 3)]
+
+
 def test_figures_of_a_cell_are_rounded(network: Network, photographs: ImageSet) -> None:
     """Margins and losses to four digits, distances to seven, seconds to two."""
     run = run_of(network, photographs)
@@ -240,6 +251,25 @@ def test_a_network_without_a_derivative_is_attacked_with_zero(network: Network, 
         assert isinstance(run.climbable(detached, images), Flat)
         assert run.climbable(network.module, images) is network.module
     assert run.climbable(detached, photographs.images[:0]) is detached
+
+
+def test_one_image_shows_a_derivative(network: Network, photographs: ImageSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(judging, "has_derivative", lambda model, x: (asked.append(len(x)), True)[1])
+    run_of(network, photographs).climbable(network.module, photographs.images)
+    assert asked == [1]
+
+
+def test_a_surrogate_is_judged_by_the_deployed_network(network: Network, photographs: ImageSet) -> None:
+    """Where the attacked network computes the exact forward pass, or is the deployed one, it is its own judge."""
+    run = run_of(network, photographs, parse_defense("jpeg:75", ["cubic"]))
+    deployed, seen, shown = (Layer(lambda x: x) for _ in range(3))
+    named = {"deployed": lambda _: deployed, "attacked": lambda *_: seen, "exposes": lambda _: shown}
+    exact, other = (replace(run.defenses[1], exact=truth, **named) for truth in (True, False))
+    assert run._attacked(exact, "cubic") == (seen, None)
+    assert run._attacked(other, "cubic") == (seen, deployed)
+    assert run._attacked(other, None) == (deployed, None)
+    assert run._attacked(other, "flip") == (shown, None)
 
 
 def test_batches_and_what_attacks_made_cannot_be_changed(network: Network, photographs: ImageSet) -> None:

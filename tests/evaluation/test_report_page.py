@@ -119,6 +119,22 @@ def test_verdicts_are_right_wrong_or_a_share_of_draws() -> None:
     assert [page._verdict(found, index) for index in range(4)] == shares
 
 
+def test_the_chart_has_the_rows_of_each_defence_and_the_page_a_table_of_attacks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    drawn: list[tuple[Any, str]] = []
+    monkeypatch.setattr(page.charts, "defences", lambda *given: drawn.append(given) or "")
+    report = made(attacks={"PGD-20": {}, "FGSM": {}})
+    assert "Images right, worst case over gradients." in report.html()
+    ((groups, label),) = drawn
+    assert [(name, [(mark.eps, mark.clean, mark.unknowing) for mark in marks]) for name, marks in groups] == [
+        ("none", [("1/255", 0.75, None)]),
+        ("jpeg:75", [("1/255", 0.75, 0.5)]),
+    ]
+    assert label == f"Share of images right for each defence and radius. {report.finding}"
+    assert "worst case over gradients" not in made().html()
+
+
 def test_settings_are_readable_on_the_page() -> None:
     report = made()
     settings = json.dumps(report.settings.to_json(), indent=2, ensure_ascii=False)
