@@ -122,3 +122,20 @@ def test_a_value_that_cannot_occur_is_in_no_outcome() -> None:
     entry = Entry(0, 0, 0, 0, 0, value=0, lowest=0, highest=3, step=16)
     assert unit_of(ball, [entry], 9).outcomes == [(0,), (1,)]
     assert entry.values == [0, 1, 2, 3]
+    # Whichever value is the image's own.
+    wide = Entry(0, 0, 0, 0, 0, value=2, lowest=-3, highest=3, step=255)
+    assert unit_of(colour_ball(6), [wide], 9).outcomes == [(-1,)]
+
+
+@pytest.mark.parametrize(("tie", "possible"), [(1000 - 1e-9, True), (1000.0, True), (1000 + 1e-9, False)])
+def test_what_is_just_reached_is_possible(tie: float, possible: bool) -> None:
+    """In float64: samples of 1000 reach a tie of 1000."""
+
+    class Point(ChannelBall):
+        def half_spaces(self, entry: Entry, value: int) -> list[HalfSpace]:
+            normal = torch.zeros(1, 64, dtype=torch.float64)
+            normal[0, 0] = 1
+            return [HalfSpace(0, normal, tie)] if value == 1 else []
+
+    ball = Point(*(torch.full((8, 8), 1000.0, dtype=torch.float64),) * 2)
+    assert unit_of(ball, [replace(ENTRY, lowest=0)], 9).outcomes == ([(0,), (1,)] if possible else [(0,)])

@@ -129,6 +129,8 @@ def test_a_network_that_is_not_there_is_named_by_its_argument() -> None:
 def test_a_process_outside_of_its_world_is_named(rank: int, size: int, message: str) -> None:
     with pytest.raises(ValueError, match=f"^{message}$"):
         World(rank, size)
+    with pytest.raises(TypeError, match=r"^together must be True or False, got 1$"):
+        World(0, 1, together=1)  # type: ignore[arg-type]
 
 
 def test_a_shard_without_a_batch_is_named(photographs: ImageSet) -> None:

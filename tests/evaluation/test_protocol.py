@@ -9,16 +9,17 @@ from typing import Any
 
 import pytest
 import torch
-from support.evaluation_cases import Stub, Tiny, textured, tiny
+from support.evaluation_cases import Stub, Tiny, small, textured, tiny
 from torch import Tensor
 
 import fdjpeg
+from fdjpeg.attacks import PGD
 from fdjpeg.defenses import Defended, of_module, parse_defense
 from fdjpeg.evaluation import Cell, Plan, external, protocol
 from fdjpeg.evaluation.cells import Picture
 from fdjpeg.evaluation.judging import Batch, Crafted, Evaluation, Job
 from fdjpeg.evaluation.store import Store
-from fdjpeg.evaluation.threats import threat_jobs
+from fdjpeg.evaluation.threats import _onwards, threat_jobs
 from fdjpeg.sources import ImageSet, Network
 
 
@@ -118,6 +119,11 @@ def test_keys_of_work_do_not_depend_on_the_order_of_settings(
     others = [key({"a": 1, "b": 3}), key({"a": 1, "b": 2}, 1), key({"a": 1, "b": 2}, images=moved)]
     others += [key({"a": 1, "b": 2}, **{name: 9}) for name in ("seed", "pictures", "draws")]
     assert len({first, *others}) == 7
+    # Of the versions only torch's and fdjpeg's decide.
+    here = protocol.versions()
+    for name, decides in (("torch", True), ("fdjpeg", True), ("python", False), ("pillow", False)):
+        monkeypatch.setattr(protocol, "versions", lambda name=name: {**here, name: "0.0"})
+        assert (key({"a": 1, "b": 2}) != first) is decides
 
 
 # --- the report -------------------------------------------------------------------------------------------------------
@@ -196,6 +202,28 @@ def test_images_of_inference_mode_are_copied() -> None:
         assert torch.equal(copy.images, usual.images)
 
 
+def test_a_network_of_inference_mode_is_named(photographs: ImageSet) -> None:
+    with torch.inference_mode():
+        module = Tiny().eval()
+    with pytest.raises(ValueError, match=r"^transfer network net must be made outside of torch.inference_mode, got "):
+        protocol._check_network(Network(module, "net"), photographs, 2, "transfer network net")
+
+
+def test_defences_are_made_with_one_image(
+    network: Network, photographs: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Made(Exception):
+        pass
+
+    def made(plan: Plan, module: Any, image: Tensor) -> list[Defended]:
+        raise Made(*image.shape)
+
+    monkeypatch.setattr(protocol, "_defenses", made)
+    with pytest.raises(Made) as error:
+        small(network, photographs)
+    assert error.value.args == (1, 3, 24, 24)
+
+
 # --- threats ----------------------------------------------------------------------------------------------------------
 
 
@@ -239,3 +267,10 @@ def test_costs_of_an_attack_are_of_one_cell(network: Network, photographs: Image
         ("none", "transfer", "stub", None, "other", "1", True),
         ("jpeg:75", "transfer", "stub", None, "other", "1", False),
     ]
+
+
+def test_attacks_go_on_beyond_the_first_success_where_images_carry_over() -> None:
+    onwards = _onwards(PGD(3, until_fooled=True))
+    assert onwards == PGD(3, until_fooled=False)
+    stub = Stub()
+    assert _onwards(stub) is stub
