@@ -177,7 +177,6 @@ def learn_tables(
         tables = learn_tables(images, budget, "mse", iterations=10)
     """
     batch = flattened(images, "images")
-    batch = batch.clone() if batch.is_inference() else batch
     sampling = sampling_of(subsampling, "fancy")
     _check(batch, budget, labels, start, iterations, batch_size, learning_rate, seed, progress)
     iterations, batch_size, seed = int(iterations), int(batch_size), int(seed)  # torch takes no NumPy's
@@ -298,14 +297,7 @@ def _as_floats(images: Tensor) -> Tensor:
 def _balance(loss: Tensor, rate: Tensor, layer: LearnableJPEG) -> float:
     """Returns the multiplier at which a common factor on all steps would gain as much as it loses."""
     parameters = list(layer.parameters())
-    sums = [
-        sum(
-            float(g.sum())
-            for g in torch.autograd.grad(x, parameters, retain_graph=True, allow_unused=True)
-            if g is not None
-        )
-        for x in (loss, rate)
-    ]
+    sums = [sum(float(g.sum()) for g in torch.autograd.grad(x, parameters, retain_graph=True)) for x in (loss, rate)]
     return max(sums[0], 1e-12) / max(-sums[1], 1e-12)
 
 
@@ -346,12 +338,18 @@ def _with_best_dc(layer: LearnableJPEG, cost: Callable[[QuantTables], float]) ->
 def _fitted(tables: QuantTables, images: Tensor, budget: Tensor, subsampling: str) -> QuantTables:
     """Multiplies tables by the one number at which the images take their budget by `bits`, steps within 1…255."""
     stacked, factor = tables.stacked()[0], 1.0
+    small, large = 0.0, math.inf  # factors that take too many bits, and no more than the budget
     for _ in range(_CORRECTIONS):
         fitted = QuantTables(*(factor * stacked).clamp(1, 255))
         taken = sum(int(bits(encode(part, tables=fitted, subsampling=subsampling)).sum()) for part in images.split(256))
-        factor *= (taken / float(budget.sum())) ** _ELASTICITY
+        excess = taken / float(budget.sum())
+        small, large = (factor, large) if excess > 1 else (small, factor)
+        factor *= excess**_ELASTICITY
+        if not small <= factor <= large:
+            factor = math.sqrt(small * large)
     return QuantTables(*(factor * stacked).clamp(1, 255))
 
 
-#: Bits fall like steps to the power of −0.6 to −1, so that each correction leaves at most 0.3 of the previous error.
+#: Bits fall like steps to the power of −0.6 to −1, so that each correction leaves at most 0.3 of the previous error. Of
+#: noise they fall faster, and the corrections would swing, so they stay between factors known to be too small or large.
 _CORRECTIONS, _ELASTICITY = 6, 1.2

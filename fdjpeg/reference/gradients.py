@@ -86,7 +86,7 @@ def round_trip_backward(
     samples = torch.where(image.isnan(), 0, components_of_adjoint(components, geometry))
     of_image = torch.empty_like(image).copy_(samples)
     if not table_gradient:
-        return of_image, torch.empty(0, device=image.device)
+        return of_image, _no_table_gradient(image)
 
     of_tables = torch.zeros(image.size(0), 3, BLOCK, BLOCK, device=image.device, dtype=samples.dtype)
     for i, errors in enumerate(_table_errors(image, tables, quality, geometry)):
@@ -143,7 +143,12 @@ def surrogate_backward(
         components.append(from_blocks(real_idct(of_coefficients * slope)))
     samples = torch.where(image.isnan(), 0, components_of_adjoint(components, geometry))
     of_image = torch.empty_like(image).copy_(samples)
-    return of_image, of_tables.to(torch.float32) if table_gradient else torch.empty(0, device=image.device)
+    return of_image, of_tables.to(torch.float32) if table_gradient else _no_table_gradient(image)
+
+
+def _no_table_gradient(image: Tensor) -> Tensor:
+    """Returns what an op gives in place of a gradient of tables that is not wanted."""
+    return torch.empty(0, device=image.device, dtype=torch.float32)
 
 
 def straight_through_tangent(

@@ -166,5 +166,6 @@ def test_defaults_reach_into_no_call(group: Callable[[], list[Any]]) -> None:
             found = _pytree.tree_leaves(group())
         assert len(found) == len(expected)
         for place, (ours, plain) in enumerate(zip(found, expected, strict=True)):
-            assert (place, ours.device, ours.shape) == (place, plain.device, plain.shape), defaults
-            assert ours.numel() == 0 or (ours.dtype == plain.dtype and torch.equal(ours, plain)), (place, defaults)
+            seen, expected_of_it = ((place, one.device, one.shape, one.dtype) for one in (ours, plain))
+            assert seen == expected_of_it, defaults
+            assert torch.equal(ours, plain), (place, defaults)

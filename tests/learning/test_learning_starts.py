@@ -66,6 +66,16 @@ def test_a_budget_that_is_far_from_the_start_is_met_within_half_a_percent() -> N
         assert taken == pytest.approx(float(budget.sum()), rel=0.005)
 
 
+@pytest.mark.parametrize(("start", "wanted"), [(1.0, 200.0), (1.0, 120.0), (255.0, 40.0)])
+def test_noise_meets_its_budget_although_its_bits_fall_faster(start: float, wanted: float) -> None:
+    """Corrections by the power that suits photographs would swing between steps of 115 and 255."""
+    noise = torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    budget = fdjpeg.bits(fdjpeg.encode(noise, tables=QuantTables.flat(wanted))).double()
+    fitted = learning._fitted(QuantTables.flat(start), noise, budget, "4:2:0")
+    taken = float(fdjpeg.bits(fdjpeg.encode(noise, tables=fitted)).sum())
+    assert taken == pytest.approx(float(budget.sum()), rel=0.05)
+
+
 def test_the_images_of_sixteen_minibatches_judge_the_dc_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     judges: list[Tensor] = []
 
