@@ -33,7 +33,7 @@ def commit() -> str:
     try:
         found = subprocess.run(
             ["git", "rev-parse", "--show-toplevel", "--short", "HEAD"], cwd=PACKAGE, capture_output=True, text=True
-        ).stdout.split("\n")
+        ).stdout.splitlines()
     except OSError:
         return "unknown"
     return found[1] if len(found) > 1 and Path(found[0]) == PACKAGE.parent else "unknown"

@@ -272,7 +272,7 @@ class _RoundedBackwardInBothModes(_RoundedBackward):
         grad, blocks, steps, used, c, slope = ctx.saved_tensors
         rest = (blocks, steps, used, c, slope, ctx.smooth, ctx.wanted)
         blocks_tangent, steps_tangent = apply_function(_RoundedBackward, tangent_or_zeros(of_grad, grad), *rest)
-        if slope is None or (v is None and of_steps is None):
+        if slope is None:
             return blocks_tangent, steps_tangent
         if ctx.smooth is None:
             raise RuntimeError(ONCE)

@@ -150,7 +150,7 @@ def test_gpus_that_answer_are_listed_by_their_capability(monkeypatch: pytest.Mon
     [
         (f"{_machine.PACKAGE.parent}\nabc1234\n", "abc1234"),
         ("/another/project\nabc1234\n", "unknown"),
-        (str(_machine.PACKAGE.parent), "unknown"),  # a repository without commits
+        (f"{_machine.PACKAGE.parent}\n", "unknown"),  # a repository without commits
         ("", "unknown"),
     ],
 )
