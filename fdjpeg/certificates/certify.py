@@ -18,7 +18,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from fdjpeg._calls import check_weights, logits_of
+from fdjpeg._calls import about, check_weights, logits_of
 from fdjpeg._checks import check_module, check_whole
 from fdjpeg.attacks.base import Counted, check_input, frozen
 from fdjpeg.attacks.codec import codecs_of, is_random
@@ -184,7 +184,8 @@ class _Certifying:
         """Certifies each image."""
         judged = Counted(self.exposed, self.y, self.x.dtype)
         judged.names = ("labels", "network")
-        right = self._judge(lambda rows: judged(self.x[rows]), torch.arange(len(self.x), device="cpu"))
+        with about("network"):
+            right = self._judge(lambda rows: judged(self.x[rows]), torch.arange(len(self.x), device="cpu"))
         changeable = torch.stack([reach.changeable for reach in self.reaches]).sum(dim=0)
         statuses: list[Status] = []
         outcomes, unresolved = (

@@ -430,3 +430,12 @@ def test_defenses_show_their_layers(network: nn.Module) -> None:
             torch.testing.assert_close(margin(defended.deployed(network)(found.x_adv), y), found.margin)
     for defense in (fdjpeg.defenses.RandomJPEG(40, 60), fdjpeg.defenses.StochasticJPEG()):
         assert isinstance(of_module(defense.eval(), "random").exposed(network), Exposed)
+
+
+def test_a_network_that_fails_is_named_by_its_argument() -> None:
+    class Failing(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            raise RuntimeError("no")
+
+    with pytest.raises(ValueError, match=r"^network must take float32 images of shape \(1, 3, 8, 8\) in"):
+        certify(lattice("uniform(31)"), Failing().eval(), images(1), torch.zeros(1, dtype=torch.int64), 0.0)

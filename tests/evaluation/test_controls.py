@@ -12,6 +12,7 @@ import torch
 from support.evaluation_cases import Stub, Tiny
 from torch import Tensor, nn
 
+import fdjpeg
 from fdjpeg.attacks import PGD, Attack
 from fdjpeg.defenses import Defended, SeedFixed, of_module, parse_defense
 from fdjpeg.evaluation import Cell, Plan, controls
@@ -243,10 +244,12 @@ def test_twice_the_steps_go_through_the_best_gradient_at_that_radius(network: Ne
     assert cell.right == [1, 0, 1]
 
 
-def test_a_layer_that_acts_in_seven_of_ten_calls_is_random(network: Network, photographs: ImageSet) -> None:
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.7, 0.9])
+def test_a_layer_that_acts_in_some_calls_is_random(share: float, network: Network, photographs: ImageSet) -> None:
     class Sometimes(nn.Module):
         def forward(self, images: Tensor) -> Tensor:
-            return images.flip(3) if torch.rand(()) < 0.7 else images
+            return images.flip(3) if torch.rand(()) < share else images
 
-    layer = of_module(Sometimes(), "sometimes")
-    assert run_of(network, photographs, layer).random == {"none": False, "sometimes": True}
+    layers = [of_module(Sometimes(), "sometimes"), of_module(fdjpeg.RandomJPEG(p=share), "random")]
+    found = run_of(network, photographs, *layers, parse_defense("jpeg:75", ["cubic"])).random
+    assert found == {"none": False, "sometimes": True, "random": True, "jpeg:75": False}
