@@ -126,13 +126,15 @@ class Measured:
     Args:
         area: its name.
         longest: seconds of the longest test.
+        root: the copy of the tree that is measured; the tree itself may change meanwhile.
     """
 
-    def __init__(self, area: str, longest: float) -> None:
+    def __init__(self, area: str, longest: float, root: Path) -> None:
+        self.root = root
         self.file = ROOT / "build" / "mutation" / f"{area}.json"
-        support = [file for file in (ROOT / "tests" / "support").glob("*.py") if not file.name.startswith("muta")]
-        shared = [*(ROOT / "fdjpeg").rglob("*.py"), *support]
-        self.shared = _hash([*shared, *(ROOT / "tests").rglob("conftest.py"), *(ROOT / "fdjpeg").glob("*.so")])
+        support = [file for file in (root / "tests" / "support").glob("*.py") if not file.name.startswith("muta")]
+        shared = [*(root / "fdjpeg").rglob("*.py"), *support]
+        self.shared = _hash([*shared, *(root / "tests").rglob("conftest.py"), *(root / "fdjpeg").glob("*.so")])
         self.shared += f" {longest:g}"
         self.baseline, self.files = Baseline(), {}
         if self.file.exists() and (kept := json.loads(self.file.read_text()))["shared"] == self.shared:
@@ -143,9 +145,8 @@ class Measured:
                     del values[test]
             self.files = {name: self.of(name) for name in same}
 
-    @staticmethod
-    def of(name: str) -> str:
-        return _hash([ROOT / name]) if (ROOT / name).exists() else ""
+    def of(self, name: str) -> str:
+        return _hash([self.root / name]) if (self.root / name).exists() else ""
 
     def keep(self, baseline: Baseline) -> None:
         files = {test.partition("::")[0] for test in baseline.seconds}
@@ -353,7 +354,7 @@ def try_all(area: str, entries: Sequence[tuple[str, Mutant, bytes]], arguments: 
         root, tried = Path(folder).resolve() / "tree", Path(folder) / "tried"
         tried.write_text("")
         copy_tree(root)
-        measured = Measured(area, arguments.longest)
+        measured = Measured(area, arguments.longest, root)
         files = arguments.tests or TESTS[area]
 
         result = Path(folder) / "baseline.json"
