@@ -143,9 +143,6 @@ struct Sample<SampleType::uint8> {
   static FDJPEG_DEVICE unsigned byte(uint8_t x) {
     return x;
   }
-  static FDJPEG_DEVICE uint8_t of(int value) {
-    return static_cast<uint8_t>(clamp(value, 0, kMaxSample));
-  }
   template <int count>
   static FDJPEG_DEVICE void pack(const int* value, uint8_t* samples) {
     FDJPEG_UNROLL
@@ -167,9 +164,6 @@ struct SixteenBits {
   }
   static FDJPEG_DEVICE unsigned order(uint16_t x) {
     return processor::bits_of(widen(x));
-  }
-  static FDJPEG_DEVICE uint16_t of(int value) {
-    return static_cast<uint16_t>(narrow(fraction(value), 0.0f));
   }
   template <int count>
   static FDJPEG_DEVICE void pack(const int* value, uint16_t* samples) {
@@ -203,13 +197,10 @@ struct Sample<SampleType::float32> {
   static FDJPEG_DEVICE unsigned order(float x) {
     return processor::bits_of(x);
   }
-  static FDJPEG_DEVICE float of(int value) {
-    return fraction(value);
-  }
   template <int count>
   static FDJPEG_DEVICE void pack(const int* value, float* samples) {
     FDJPEG_UNROLL
-    for (int i = 0; i < count; ++i) samples[i] = of(value[i]);
+    for (int i = 0; i < count; ++i) samples[i] = fraction(value[i]);
   }
   static FDJPEG_DEVICE float real(float x) {
     return x;
