@@ -28,6 +28,7 @@ from fdjpeg.attacks import (
     carlini_wagner,
     from_name,
 )
+from fdjpeg.attacks.base import Counted, _joined
 from fdjpeg.attacks.pgd import _Climbers
 
 
@@ -355,3 +356,15 @@ def test_steps_are_halved_where_three_quarters_raise_the_loss_or_the_best_stays(
     assert scales([0, 1, 2, 3, 9, 0, 1, 2, 3, 4, 10], {4: 4, 10: 6})[-1] == 1
     # Where the checkpoint before has halved it, the best loss may stay.
     assert scales([0, 1, 2, 3, 2, 0, 1, 2, 2.1, 2.2, 2.3], {4: 4, 10: 6})[-1] == 0.5
+
+
+def test_a_counted_model_is_in_the_mode_of_the_model() -> None:
+    for model in (nn.Dropout().train(), nn.Dropout().eval()):
+        assert Counted(model, torch.zeros(1, dtype=torch.int64)).training is model.training
+
+
+def test_parts_of_a_batch_are_joined_along_their_images() -> None:
+    joined = _joined([torch.ones(3, 2), None, torch.zeros(3, 1)])
+    assert joined is not None
+    assert joined.tolist() == [[1, 1, 0]] * 3
+    assert _joined([None, None]) is None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock
@@ -198,3 +198,8 @@ def test_the_plot_goes_from_0_to_100_percent_with_its_legend(plotting: MagicMock
     assert colours == {"before": "C1", "after": "C0"}
     lines = {call.kwargs["label"]: (call.args, call.kwargs["color"]) for call in axes.axhline.call_args_list}
     assert lines == {"before, clean": ((45,), "C1"), "after, clean": ((47.5,), "C0")}
+
+
+def test_a_row_does_not_change() -> None:
+    with pytest.raises(FrozenInstanceError):
+        ROWS[0].before = 200  # type: ignore[misc]

@@ -329,3 +329,16 @@ def test_the_gradients_that_are_asked_for_are_taken() -> None:
         ("ensemble", ["end-to-end"], ("straight-through", "cubic")),
     ):
         assert kinds[name](asked).gradients == wanted, (name, asked)
+
+
+def test_feature_distillation_attacked_before_both_passes_has_both_in_its_layer() -> None:
+    for passes, entry, inside in ((1, "before", 1), (2, "before", 2), (2, "after", 1)):
+        made = names.feature_distillation_defense("paper", passes, entry)
+        layer = fdjpeg.FeatureDistillation("paper", passes=inside)
+        assert torch.equal(made.deployed(nn.Identity())(IMAGES), layer(IMAGES)), (passes, entry)
+
+
+def test_gradients_are_a_list_for_every_name() -> None:
+    for name in ("none", "jpeg:75", "median:2", "feature-distillation:paper"):
+        with pytest.raises(TypeError, match=r"^gradients must be a list, got 'cubic'$"):
+            parse_defense(name, "cubic")  # type: ignore[arg-type]

@@ -13,10 +13,11 @@ import torch
 from support.evaluation_cases import Stub, Tiny
 from torch import Tensor, nn
 
+from fdjpeg.attacks import PGD
 from fdjpeg.attacks.calls import Flat
 from fdjpeg.defenses import Defended, of_module, parse_defense
 from fdjpeg.evaluation import Cell, Plan, judging
-from fdjpeg.evaluation.judging import Crafted, Evaluation, Verdict, _on_device
+from fdjpeg.evaluation.judging import Batch, Crafted, Evaluation, Verdict, _on_device
 from fdjpeg.sources import ImageSet, Network
 
 EPS = Fraction(8, 255)
@@ -286,3 +287,16 @@ def test_a_network_moves_to_a_device_as_a_copy() -> None:
     assert _on_device(network, torch.device("cpu")) is network
     moved = _on_device(network, torch.device("meta"))
     assert (moved.device.type, network.device.type, moved.name) == ("meta", "cpu", "tiny")
+
+
+def test_only_attacks_on_random_defences_average_over_draws(
+    network: Network, photographs: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fixed, drawn = layer(lambda x: x.flip(3), "fixed"), layer(lambda x: x * (1 + 1e-3 * torch.rand(())), "drawn")
+    run = run_of(network, photographs, fixed, drawn, draws=3)
+    batch = Batch(0, torch.arange(3), photographs.images[:3], photographs.labels[:3])
+    seen: dict[str, int] = {}
+    for defense in (fixed, drawn):
+        monkeypatch.setattr(run, "craft", lambda attack, *_, name=defense.name: seen.update({name: attack.draws}))
+        run.through(PGD(steps=1), defense, "own", batch, EPS, torch.ones(len(batch.x), dtype=torch.bool))
+    assert seen == {"fixed": 1, "drawn": 3}
