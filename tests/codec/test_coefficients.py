@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import inspect
 import io
 import pickle
 import re
@@ -228,3 +229,7 @@ def test_repr() -> None:
     ]
     assert lines[6] == "    tables=QuantTables("
     assert "    cb=None," in repr(coefficients(grey=True)).splitlines()
+
+
+def test_coefficients_move_at_once_unless_asked_otherwise() -> None:
+    assert inspect.signature(Coefficients.to).parameters["non_blocking"].default is False

@@ -153,11 +153,15 @@ def test_gpus_that_answer_are_listed_by_their_capability(monkeypatch: pytest.Mon
         (f"{_machine.PACKAGE.parent}\n", "unknown"),  # a repository without commits
         ("", "unknown"),
     ],
+    ids=["own", "another's", "without commits", "without git"],
 )
 def test_the_commit_is_that_of_the_packages_own_checkout(
     said: str, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(subprocess, "run", lambda *_, **__: SimpleNamespace(stdout=said))
+    def run(*_: Any, text: bool = False, **__: Any) -> SimpleNamespace:
+        return SimpleNamespace(stdout=said if text else said.encode())
+
+    monkeypatch.setattr(subprocess, "run", run)
     assert _machine.commit() == expected
 
 

@@ -55,6 +55,55 @@ def test_images_may_leave_their_range_by_less_than_half_a_byte() -> None:
             learned(image, budget)
 
 
+def test_images_of_float64_may_not_leave_their_range_by_half_a_byte_exactly() -> None:
+    for value in (-0.5 / 255, 1 + 0.5 / 255):
+        image = torch.full((1, 3, 16, 16), 0.5, dtype=torch.float64)
+        image[0, 1, 2, 3] = value
+        with pytest.raises(ValueError, match=r"^images must be in \[0, 1\], got values from"):
+            learned(image, BUDGET[:1])
+
+
+@pytest.mark.usefixtures("unjudged")
+def test_each_step_follows_the_gradient_of_its_own_minibatch(monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths: list[float] = []
+    step = torch.optim.Adam.step
+
+    def noted(optimizer: torch.optim.Adam, *given: Any) -> Any:
+        steps = [parameter.grad for group in optimizer.param_groups for parameter in group["params"]]
+        lengths.append(math.sqrt(sum(float(grad.square().sum()) for grad in steps)))
+        return step(optimizer, *given)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", noted)
+    learned(iterations=4)
+    # Tables and minibatch are the same in each, so that only the multiplier differs, which meets the budget already.
+    assert max(lengths) < 1.2 * min(lengths)
+
+
+@pytest.mark.usefixtures("unjudged")
+def test_the_layer_that_learns_has_the_subsampling_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+
+    class Noting(fdjpeg.LearnableJPEG):
+        def forward(self, image: Tensor) -> Tensor:
+            made.append(self.subsampling)
+            return super().forward(image)
+
+    monkeypatch.setattr(learning, "LearnableJPEG", Noting)
+    for subsampling in ("4:4:4", "4:2:0"):
+        learned(subsampling=subsampling)
+    assert made == ["4:4:4", "4:2:0"]
+
+
+@pytest.mark.usefixtures("unjudged")
+def test_the_first_tables_have_float32s_digits_under_every_default_dtype() -> None:
+    expected = learned()
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        assert learned() == expected
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 def test_a_budget_that_is_far_from_the_start_is_met_within_half_a_percent() -> None:
     """From a step of 1, which takes some 20 times the bits: each correction leaves at most 0.3 of the error."""
     coarse = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
