@@ -289,6 +289,8 @@ def test_an_augmentation_is_the_layer_with_the_given_arguments() -> None:
 def test_settings_of_a_wrong_type_are_values_out_of_place() -> None:
     with pytest.raises(ValueError, match=r"p must be a .*, got 'often'"):
         AugmentationSettings("random-jpeg", p="often")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"^tables must be .*, got int$"):  # a TypeError of the layer
+        AugmentationSettings("random-jpeg", tables=3)  # type: ignore[arg-type]
 
 
 def test_settings_at_the_ends_of_their_ranges_are_taken() -> None:
