@@ -239,7 +239,7 @@ def counted(records: Sequence[dict[str, Any]]) -> dict[str, Counter[str]]:
 def row(name: str, count: Counter[str]) -> tuple[str, int, int, str, int]:
     """Returns a line of the table: the name, mutants found, tried, the share, and those that behave alike."""
     tried = count["found"] + count["left"]
-    return name, count["found"], tried, f"{100 * count['found'] / tried:.0f} %" if tried else "–", count["alike"]
+    return name, count["found"], tried, f"{100 * count['found'] / tried:.1f} %" if tried else "–", count["alike"]
 
 
 def report(records: Sequence[dict[str, Any]]) -> None:
