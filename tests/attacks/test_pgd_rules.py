@@ -125,6 +125,19 @@ def test_where_the_best_loss_is_reached_again_the_first_such_point_stays() -> No
     assert here.scale.tolist() == [0.5]
 
 
+def test_the_point_to_go_back_to_is_the_one_of_the_largest_loss() -> None:
+    here = _Climbers.at(column(0.25), torch.tensor([0]))
+    for level, gradient, value in ((0.25, 1.0, 1.0), (0.5, 2.0, 3.0), (0.75, 3.0, 2.0)):
+        here.point = column(level)
+        found = here.remember(torch.tensor([value]), column(gradient), None if level < 0.75 else 4)
+    assert float(here.point) == float(here.best_point) == 0.5
+    assert float(found) == 2
+
+
+def test_several_draws_come_image_by_image() -> None:
+    assert [PGD(steps=1, draws=draws).one_at_a_time for draws in (1, 2, 3)] == [False, True, True]
+
+
 def test_samples_without_a_finite_gradient_do_not_move_and_images_without_any_move_at_random() -> None:
     gradient = torch.tensor([[torch.nan, torch.inf, -torch.inf, 2.0], [0.0, torch.nan, torch.inf, 0.0]])
     found = PGD(seed=3)._usable(gradient.view(2, 1, 1, 4), torch.tensor([4, 8]), "direction 0 1")
