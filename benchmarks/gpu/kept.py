@@ -129,11 +129,11 @@ def missing(packages: tuple[str, ...]) -> str | None:
 
 
 def _answer(*command: str) -> str | None:
-    """Returns the first line of a command's output, or None."""
+    """Returns the first line of a command's output; None if the command is missing, fails or says nothing."""
     if shutil.which(command[0]) is None:
         return None
-    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout
-    return said.split("\n")[0].strip() or None
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    return (ended.stdout.split("\n")[0].strip() or None) if ended.returncode == 0 else None
 
 
 def commit() -> str | None:

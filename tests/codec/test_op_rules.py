@@ -58,7 +58,7 @@ def random(*shape: int) -> Tensor:
     return torch.rand(*shape, generator=torch.Generator().manual_seed(sum(shape)), dtype=torch.float64)
 
 
-def mapped_is_each(function: Callable[..., Any], tensors: list[Tensor], dims: tuple[int | None, ...]) -> None:
+def assert_mapped_is_each(function: Callable[..., Any], tensors: list[Tensor], dims: tuple[int | None, ...]) -> None:
     """Asserts that vmap along ``dims`` is one call for each entry of the tensors' first dimension."""
     turned = [one[0] if dim is None else one.movedim(0, dim) for one, dim in zip(tensors, dims, strict=True)]
     found = torch.func.vmap(function, in_dims=dims)(*turned)
@@ -72,7 +72,9 @@ def mapped_is_each(function: Callable[..., Any], tensors: list[Tensor], dims: tu
 def test_a_round_trip_maps_along_any_dimension(dims: tuple[int | None, ...]) -> None:
     """Four maps of two images of three channels: no two of these numbers are alike."""
     tensors = [random(4, 2, 3, 8, 16).float(), (1 + 90 * random(4, 2, 3, 8, 8)).float()]
-    mapped_is_each(lambda image, tables: torch.ops.fdjpeg.round_trip(image, tables, 0.0, *SAMPLING), tensors, dims)
+    assert_mapped_is_each(
+        lambda image, tables: torch.ops.fdjpeg.round_trip(image, tables, 0.0, *SAMPLING), tensors, dims
+    )
 
 
 @pytest.mark.parametrize("dims", [(0, 0, 2, 0), (1, 0, 0, 2), (2, 1, 3, None)])
@@ -81,7 +83,7 @@ def test_gradients_of_a_round_trip_map_along_any_dimension(dims: tuple[int | Non
     planes = torch.stack(
         [torch.ops.fdjpeg.round_trip(*one, 0.0, *SAMPLING)[1] for one in zip(image, tables, strict=True)]
     )
-    mapped_is_each(
+    assert_mapped_is_each(
         lambda *tensors: torch.ops.fdjpeg.round_trip_backward(*tensors, 0.0, *SAMPLING, True),
         [random(4, 2, 3, 8, 16).float() - 0.5, planes, image, tables],
         dims,
@@ -92,7 +94,7 @@ def test_gradients_of_a_round_trip_map_along_any_dimension(dims: tuple[int | Non
 def test_a_decoder_maps_along_any_dimension(dims: tuple[int | None, ...]) -> None:
     each = [torch.ops.fdjpeg.encode(one, None, 50.0, 2, 2) for one in random(4, 2, 3, 16, 16).float()]
     tables = torch.randint(1, 99, (4, 2, 3, 8, 8), generator=torch.Generator().manual_seed(3)).float()
-    mapped_is_each(
+    assert_mapped_is_each(
         lambda *tensors: (torch.ops.fdjpeg.decode(*tensors, 16, 16, *SAMPLING, torch.uint8),),
         [*map(torch.stack, zip(*each, strict=True)), tables],
         dims,
@@ -108,7 +110,7 @@ def test_gradients_of_rounding_map_with_and_without_a_slope(c: bool, slope: bool
         return torch.ops.fdjpeg.rounded_backward(*(left.pop(0) if one else None for one in given))
 
     dims = [dim for one, dim in zip(given, (0, 1, 2, 0), strict=True) if one]
-    mapped_is_each(gradients, [random(4, 2, 6, 8, 8) for _ in dims], tuple(dims))
+    assert_mapped_is_each(gradients, [random(4, 2, 6, 8, 8) for _ in dims], tuple(dims))
 
 
 @pytest.mark.parametrize("name", ["jpeg", "block_dct"])

@@ -466,3 +466,14 @@ def test_parts_add_to_one_file(command: ModuleType, results: Any) -> None:
     assert (kept["rows"], kept["driver"], len(kept["peers"])) == ([1], "new", 1)
     other = command.kept.Kept(results.path.parent, {**results.results, "kernels": "others", "rows": []})
     assert other.results["rows"] == []
+
+
+def test_a_repository_without_commits_has_none(command: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There git prints "HEAD", and fails."""
+    kept = command.kept
+    monkeypatch.delenv(kept.COMMIT, raising=False)
+    monkeypatch.setattr(kept.shutil, "which", lambda name: name)
+    for status, expected in ((128, None), (0, "HEAD")):
+        ended = SimpleNamespace(stdout="HEAD\n", returncode=status)
+        monkeypatch.setattr(kept.subprocess, "run", lambda *_, ended=ended, **__: ended)
+        assert kept.commit() == expected
